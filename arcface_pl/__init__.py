@@ -1,0 +1,1 @@
+"""Image embeddings with angular-margin losses, in PyTorch Lightning."""
