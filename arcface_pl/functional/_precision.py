@@ -1,0 +1,39 @@
+"""Which precision the parts of a loss are computed in."""
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+MIN_NORM = 1e-12
+"""Below this norm a vector has a direction but passes no gradient: 1 / norm would swamp every other sample."""
+
+
+def compute_dtype(embeddings: Tensor, weight: Tensor) -> torch.dtype:
+    """Return the dtype of B x C work: never less than float32, since bfloat16 rounds a cosine of 0.998 to 1."""
+    return torch.promote_types(torch.promote_types(embeddings.dtype, weight.dtype), torch.float32)
+
+
+def pair_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype of work on (sample, own class) pairs: float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which autocast does not touch matrix products."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def unit_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return rows of length one in ``dtype`` and the norms (n, 1); a row of zeros stays zero."""
+    rows = rows.to(dtype)
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / norms.clamp_min(torch.finfo(dtype).tiny), norms
+
+
+def inverse_norms(norms: Tensor) -> Tensor:
+    """Return 1 / norm, or 0 for a norm below ``MIN_NORM``: the factor of every gradient through a normalisation."""
+    return torch.where(norms < MIN_NORM, 0.0, norms.reciprocal())

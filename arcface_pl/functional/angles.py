@@ -1,0 +1,60 @@
+"""Cosines between embeddings and class centers."""
+
+import torch
+from torch import Tensor
+
+from arcface_pl.functional._precision import MIN_NORM, compute_dtype, full_precision, pair_dtype
+
+__all__ = ["cosine_similarity_matrix", "target_cosine_sine"]
+
+
+def _normalize(rows: Tensor, dtype: torch.dtype, wide: torch.dtype) -> Tensor:
+    """Return rows of length one; norms are taken in ``wide``, where the squares of 1e-30 and of 3e38 are numbers."""
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=wide)
+    rows = torch.where(norms < MIN_NORM, rows.detach(), rows)
+    norms = torch.where(norms < MIN_NORM, norms.detach(), norms).clamp_min(torch.finfo(wide).tiny)
+    return (rows / norms).to(dtype)
+
+
+def cosine_similarity_matrix(embeddings: Tensor, weight: Tensor) -> Tensor:
+    r"""Compute the cosine of the angle between every embedding and every class center.
+
+    $$c_{ij} = \frac{x_i \cdot w_j}{\lVert x_i \rVert \lVert w_j \rVert}$$
+
+    Computed in float32 or wider, whatever autocast says. A vector whose norm is below 1e-12 receives no gradient.
+
+    Args:
+        embeddings: (B, D) floating point, of any length.
+        weight: (C, D) floating point, class centers of any length.
+
+    Returns:
+        (B, C) in [-1, 1], float32, or float64 where an argument is.
+
+    Example:
+        >>> import torch
+        >>> cosine_similarity_matrix(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, -2.0]]))
+        tensor([[ 0.6000, -0.8000]])
+    """
+    dtype, wide = compute_dtype(embeddings, weight), pair_dtype(embeddings.device)
+    with full_precision(embeddings.device):
+        cosine = _normalize(embeddings, dtype, wide) @ _normalize(weight, dtype, wide).T
+        # Rounding takes a cosine one step past 1. The bound is put on the value alone: the gradient that `clamp` has at
+        # its bound changed between releases of torch.
+        return cosine + (cosine.clamp(-1, 1) - cosine).detach()
+
+
+def target_cosine_sine(embeddings: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute cos and sin of the angle between each embedding and the center beside it, exact near 0 and pi.
+
+    Args:
+        embeddings: (B, D) floating point, of any length.
+        centers: (B, D) floating point, each sample's own center.
+
+    Returns:
+        Two (B,) tensors, float64 (float32 on MPS, which has no float64).
+    """
+    wide = pair_dtype(embeddings.device)
+    unit, own = _normalize(embeddings, wide, wide), _normalize(centers, wide, wide)
+    apart = torch.linalg.vector_norm(unit - own, dim=1)
+    together = torch.linalg.vector_norm(unit + own, dim=1)
+    return (together - apart) * (together + apart) / 4, apart * together / 2

@@ -1,0 +1,73 @@
+"""ArcFace: a margin added to the angle."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from arcface_pl.functional import arcface_psi
+from arcface_pl.functional._checks import check_choice
+from arcface_pl.heads.margin import MarginHead, check_angle
+
+__all__ = ["ArcFaceHead"]
+
+
+class ArcFaceHead(MarginHead):
+    r"""ArcFace.
+
+    $$L_i = -\log \frac{e^{s \psi(\theta_{y_i})}}{e^{s \psi(\theta_{y_i})} + \sum_{j \ne y_i} e^{s \cos \theta_j}},
+    \qquad \psi(\theta) = \cos(\theta + m)$$
+
+    Past ``pi - m``, where that cosine would rise again, psi falls on to ``cos(m) - 2``.
+
+    Args:
+        embedding_dim: D, the width of the embeddings, at least 1.
+        num_classes: C, at least 1.
+        margin: m, in radians, in [0, pi).
+        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
+        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
+        extension: "monotone", or "none" for the unguarded cos(theta + m), which rewards embeddings opposite to their
+            class.
+        margin_warmup_epochs: Epochs over which the margin grows linearly from 0; 0 begins with the whole margin.
+        class_margins: "equal", or "frequency" for margins that are larger for rarer classes.
+
+    Reference:
+        Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition (CVPR 2019), equation 3.
+
+    Example:
+        >>> import torch
+        >>> head = ArcFaceHead(2, 2, scale=4.0)
+        >>> head.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> head(torch.tensor([[3.0, 4.0]])).detach()
+        tensor([[2.4000, 3.2000]])
+        >>> head(torch.tensor([[3.0, 4.0]]), torch.tensor([1])).detach()
+        tensor([[2.4000, 1.6576]])
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        *,
+        margin: float = 0.5,
+        scale: float | Literal["adacos"] = 30.0,
+        sub_centers: int = 1,
+        extension: Literal["monotone", "none"] = "monotone",
+        margin_warmup_epochs: float = 0,
+        class_margins: Literal["equal", "frequency"] = "equal",
+    ) -> None:
+        check_angle("margin", margin)
+        check_choice("extension", extension, ("monotone", "none"))
+        super().__init__(
+            embedding_dim,
+            num_classes,
+            margin=margin,
+            scale=scale,
+            sub_centers=sub_centers,
+            margin_warmup_epochs=margin_warmup_epochs,
+            class_margins=class_margins,
+        )
+        self.extension = extension
+
+    def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return cos(theta + m), extended past pi - m."""
+        return arcface_psi(cosine, self.grown(self.margin, labels), sine=sine, extension=self.extension)

@@ -1,0 +1,201 @@
+"""What all heads share: class centers, the three calls and the scale."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from arcface_pl.functional import angles, loss
+from arcface_pl.functional._checks import check_batch, check_choice, check_count, check_embeddings, check_number
+from arcface_pl.functional.loss import Reduction
+
+__all__ = ["AngularHead", "Head"]
+
+
+class Head(nn.Module):
+    """Class centers, and what turns embeddings into logits and a loss.
+
+    Args:
+        embedding_dim: D, the width of the embeddings, at least 1.
+        num_classes: C, at least 1.
+        sub_centers: K, centers of each class, at least 1.
+    """
+
+    check_labels: bool
+    """Whether calls read the labels' values. The trainer's loop, whose data was checked once, sets it to False."""
+
+    def __init__(self, embedding_dim: int, num_classes: int, *, sub_centers: int = 1) -> None:
+        super().__init__()
+        check_count("embedding_dim", embedding_dim, low=1)
+        check_count("num_classes", num_classes, low=1)
+        check_count("sub_centers", sub_centers, low=1)
+        self.embedding_dim = embedding_dim
+        self.num_classes = num_classes
+        self.sub_centers = sub_centers
+        self.check_labels = True
+        self.weight = nn.Parameter(torch.empty(num_classes * sub_centers, embedding_dim))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Compute logits: without labels the only path to a prediction, with labels the margin on the own class.
+
+        Args:
+            embeddings: (B, D) floating point.
+            labels: (B,) integers in [0, C), for training and inspection only.
+
+        Returns:
+            (B, C) logits, float32, or float64 where the embeddings or the centers are.
+
+        Raises:
+            ValueError: A wrong shape or dtype, or a label outside [0, C).
+        """
+        raise NotImplementedError
+
+    def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
+        """Compute the training loss without making a batch x classes tensor when there are many classes.
+
+        Args:
+            embeddings: (B, D) floating point, B >= 1.
+            labels: (B,) integers in [0, C).
+            reduction: "mean", "sum" or "none".
+
+        Returns:
+            A scalar, or (B,) for "none".
+
+        Raises:
+            ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
+        """
+        raise NotImplementedError
+
+    def cosine(self, embeddings: Tensor) -> Tensor:
+        """Compute the cosine between embeddings and classes, the largest over a class's centers.
+
+        Args:
+            embeddings: (B, D) floating point.
+
+        Returns:
+            (B, C) in [-1, 1].
+
+        Raises:
+            ValueError: A wrong shape or dtype.
+        """
+        check_embeddings(embeddings, self.weight)
+        cosine = angles.cosine_similarity_matrix(embeddings, self.weight)
+        return cosine if self.sub_centers == 1 else cosine.unflatten(1, (-1, self.sub_centers)).amax(dim=2)
+
+    def set_progress(self, *, epoch: float, step: int, seed: int) -> None:
+        """Say where the training is, before each step; a head's state between steps follows from this alone.
+
+        Args:
+            epoch: Epochs done, with the part of the running one.
+            step: Optimiser steps done.
+            seed: The run's seed.
+        """
+
+    def set_class_counts(self, counts: Tensor) -> None:
+        """Say how many training images each class has, for heads whose margins depend on it.
+
+        Args:
+            counts: (C,) images of each class, at least 1 each.
+        """
+
+    def extra_repr(self) -> str:
+        """Name the sizes in ``print(head)``."""
+        return f"embedding_dim={self.embedding_dim}, num_classes={self.num_classes}, sub_centers={self.sub_centers}"
+
+
+class AngularHead(Head):
+    r"""Head whose logits are scaled cosines, and whose loss puts ``psi`` in the place of the own cosine.
+
+    Args:
+        embedding_dim: D, the width of the embeddings, at least 1.
+        num_classes: C, at least 1.
+        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
+        sub_centers: K, centers of each class, at least 1.
+
+    Reference:
+        "adacos": Zhang et al., AdaCos: Adaptively Scaling Cosine Logits for Effectively Learning Deep Face
+        Representations (CVPR 2019), the fixed variant.
+    """
+
+    def __init__(
+        self, embedding_dim: int, num_classes: int, *, scale: float | Literal["adacos"] = 30.0, sub_centers: int = 1
+    ) -> None:
+        super().__init__(embedding_dim, num_classes, sub_centers=sub_centers)
+        self.scale = scale
+        if isinstance(scale, str):
+            check_choice("scale", scale, ("adacos",))
+            if num_classes < 3:
+                raise ValueError(f"scale='adacos' needs num_classes of at least 3; got {num_classes}: give a number")
+            self.scale_value = math.sqrt(2) * math.log(num_classes - 1)
+        else:
+            check_number("scale", scale, low=0, low_open=True)
+            self.scale_value = float(scale)
+
+    def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return what replaces the cosine to the own class.
+
+        Args:
+            cosine: (B,) cos(theta) to the own class, float64.
+            sine: (B,) sin(theta) to the own class, float64.
+            embeddings: (B, D), for margins that depend on the norm.
+            labels: (B,) int64, for margins that depend on the class.
+        """
+        raise NotImplementedError
+
+    def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Compute scale * cosine; with labels, scale * psi at the own class (training and inspection only).
+
+        Args:
+            embeddings: (B, D) floating point.
+            labels: (B,) integers in [0, C).
+
+        Returns:
+            (B, C), float32, or float64 where the embeddings or the centers are.
+
+        Raises:
+            ValueError: A wrong shape or dtype, or a label outside [0, C).
+        """
+        check_embeddings(embeddings, self.weight)
+        cosine = angles.cosine_similarity_matrix(embeddings, self.weight)
+        best = None
+        if self.sub_centers > 1:
+            cosine, best = cosine.unflatten(1, (-1, self.sub_centers)).max(dim=2)
+        logits = self.scale_value * cosine
+        if labels is None:
+            return logits
+        labels = check_batch(embeddings, labels, self.num_classes, values=self.check_labels)
+        rows = labels if best is None else labels * self.sub_centers + best.gather(1, labels[:, None]).squeeze(1)
+        pair = angles.target_cosine_sine(embeddings, self.weight[rows])
+        own = self.scale_value * self.psi(*pair, embeddings, labels)
+        return logits.scatter(1, labels[:, None], own.to(logits.dtype)[:, None])
+
+    def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
+        """Compute softplus(S - scale * psi), S the log-sum-exp of the other classes' logits.
+
+        Args:
+            embeddings: (B, D) floating point, B >= 1.
+            labels: (B,) integers in [0, C).
+            reduction: "mean", "sum" or "none".
+
+        Returns:
+            A scalar, or (B,) for "none".
+
+        Raises:
+            ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
+        """
+        return loss.margin_softmax_loss(
+            embeddings,
+            self.weight,
+            labels,
+            lambda cosine, sine: self.psi(cosine, sine, embeddings, labels),
+            scale=self.scale_value,
+            sub_centers=self.sub_centers,
+            reduction=reduction,
+            check_labels=self.check_labels,
+        )
+
+    def extra_repr(self) -> str:
+        """Name the sizes and the scale in ``print(head)``."""
+        return f"{super().extra_repr()}, scale={self.scale!r}"

@@ -1,0 +1,95 @@
+"""The two baselines without a margin."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arcface_pl.functional._checks import check_batch, check_embeddings
+from arcface_pl.functional._precision import compute_dtype, full_precision
+from arcface_pl.functional.loss import Reduction, reduce
+from arcface_pl.heads.base import AngularHead, Head
+
+__all__ = ["LinearHead", "NormalizedSoftmaxHead"]
+
+
+class NormalizedSoftmaxHead(AngularHead):
+    r"""Softmax over scaled cosines, without a margin: ArcFace with m = 0.
+
+    $$L_i = -\log \frac{e^{s \cos \theta_{y_i}}}{\sum_j e^{s \cos \theta_j}}$$
+
+    Args:
+        embedding_dim: D, the width of the embeddings, at least 1.
+        num_classes: C, at least 1.
+        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
+        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
+
+    Reference:
+        Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification (ACM MM 2017).
+    """
+
+    def __init__(
+        self, embedding_dim: int, num_classes: int, *, scale: float | Literal["adacos"] = 30.0, sub_centers: int = 1
+    ) -> None:
+        super().__init__(embedding_dim, num_classes, scale=scale, sub_centers=sub_centers)
+
+    def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the cosine as it is."""
+        return cosine
+
+
+class LinearHead(Head):
+    r"""Plain softmax on a linear layer: no normalisation, no scale, no margin.
+
+    $$L_i = -\log \frac{e^{x_i \cdot w_{y_i} + b_{y_i}}}{\sum_j e^{x_i \cdot w_j + b_j}}$$
+
+    Args:
+        embedding_dim: D, the width of the embeddings, at least 1.
+        num_classes: C, at least 1.
+        use_bias: Whether each class has a bias.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, embedding_dim: int, num_classes: int, *, use_bias: bool = True) -> None:
+        super().__init__(embedding_dim, num_classes)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(num_classes)) if use_bias else None)
+        self.use_bias = use_bias
+
+    def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Compute x . w + b; labels change nothing but are checked.
+
+        Args:
+            embeddings: (B, D) floating point.
+            labels: (B,) integers in [0, C).
+
+        Returns:
+            (B, C), float32, or float64 where the embeddings or the centers are.
+
+        Raises:
+            ValueError: A wrong shape or dtype, or a label outside [0, C).
+        """
+        check_embeddings(embeddings, self.weight)
+        if labels is not None:
+            check_batch(embeddings, labels, self.num_classes, values=self.check_labels)
+        dtype = compute_dtype(embeddings, self.weight)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        with full_precision(embeddings.device):
+            return F.linear(embeddings.to(dtype), self.weight.to(dtype), bias)
+
+    def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
+        """Compute the cross-entropy.
+
+        Args:
+            embeddings: (B, D) floating point, B >= 1.
+            labels: (B,) integers in [0, C).
+            reduction: "mean", "sum" or "none".
+
+        Returns:
+            A scalar, or (B,) for "none".
+
+        Raises:
+            ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
+        """
+        return reduce(F.cross_entropy(self(embeddings, labels), labels.long(), reduction="none"), reduction)
