@@ -1,1 +1,21 @@
-"""Image embeddings with angular-margin losses, in PyTorch Lightning."""
+"""Image embeddings with angular-margin losses (ArcFace and its family) in PyTorch Lightning."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from arcface_pl.backbones import SimpleCNN
+    from arcface_pl.data import MNISTDataModule
+    from arcface_pl.heads import ArcFaceHead, LinearHead, NormalizedSoftmaxHead
+    from arcface_pl.module import ArcFaceModule
+
+__all__ = ["ArcFaceHead", "ArcFaceModule", "LinearHead", "MNISTDataModule", "NormalizedSoftmaxHead", "SimpleCNN"]
+
+# Imported when first asked for: torch and lightning take seconds, which `--help` and a wrong flag need not wait for.
+_ROOMS = {"SimpleCNN": "backbones", "MNISTDataModule": "data", "ArcFaceModule": "module"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'arcface_pl' has no attribute {name!r}")
+    return getattr(import_module(f"arcface_pl.{_ROOMS.get(name, 'heads')}"), name)

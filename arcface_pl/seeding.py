@@ -1,8 +1,9 @@
 """Seeds that are functions of where a run is, so that a resumed run draws what the uninterrupted one would have drawn."""
 
 import hashlib
+import os
 
-__all__ = ["derive_seed"]
+__all__ = ["derive_seed", "run_seed"]
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -20,3 +21,8 @@ def derive_seed(*parts: int | str) -> int:
     """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def run_seed() -> int:
+    """Return the seed of this run: what ``seed_everything`` was given, or 0 outside a seeded run."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))

@@ -1,0 +1,39 @@
+"""Where a run writes: lightning_logs/version_N, with the data set in the name where it is not the one meant."""
+
+import re
+from pathlib import Path
+
+from lightning.pytorch.loggers import TensorBoardLogger
+
+__all__ = ["RunLogger"]
+
+
+class RunLogger(TensorBoardLogger):
+    """TensorBoard's event files in a numbered folder of their own for every run.
+
+    Args:
+        save_dir: Folder that holds ``name``; unset: the Trainer's default_root_dir.
+        name: Folder of the runs.
+        log_graph: Draw the network in TensorBoard's Graphs tab.
+    """
+
+    def __init__(self, save_dir: str | None = None, name: str = "lightning_logs", log_graph: bool = True) -> None:
+        super().__init__(save_dir or ".", name=name, version=None, log_graph=log_graph, default_hp_metric=False)
+        self.suffix = ""
+
+    @property
+    def version(self) -> str:
+        """Folder of this run, chosen when it is first asked for: one number past the highest there."""
+        if self._version is None:
+            self._version = f"version_{_next_number(Path(self.root_dir))}{self.suffix}"
+        return str(self._version)
+
+    def continue_in(self, folder: Path) -> None:
+        """Write on in the folder of an earlier run."""
+        self._root_dir, self._name, self._version = str(folder.parent.parent), folder.parent.name, folder.name
+
+
+def _next_number(root: Path) -> int:
+    names = [path.name for path in root.iterdir()] if root.is_dir() else []
+    numbers = [int(found.group(1)) for name in names if (found := re.match(r"version_(\d+)", name))]
+    return max(numbers, default=-1) + 1

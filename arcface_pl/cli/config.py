@@ -1,0 +1,259 @@
+"""Layers of settings: the complete base, overlays that hold differences only, then flags; the later one wins.
+
+The layers are plain dictionaries in LightningCLI's schema (``seed_everything / trainer / model / data``). They are merged here
+rather than by the argument parser because two things must hold that it does not promise: a class chosen in a later layer
+starts from its own defaults, and a list of callbacks in a later layer adds to the base's instead of dropping it.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["BASE_CONFIG", "Request", "SettingsError", "apply_flag", "merge", "parse_command_line", "read_config"]
+
+BASE_CONFIG = Path(__file__).parent.parent / "configs" / "base.yaml"
+SECTIONS = ("seed_everything", "trainer", "model", "data")
+CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+SWITCHES = ("print_config", "help", "help_all", "traceback")
+
+
+class SettingsError(ValueError):
+    """A setting, flag or config file that cannot be used: the message is one line, meant for the user."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars (1e-3 is a number, 12:30 and no are text), and no key twice."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it untyped
+        if key in seen:
+            raise SettingsError(f"line {key_node.start_mark.line + 1}: the key {key!r} stands there twice")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+def _underscored(loader: _Loader, node: yaml.ScalarNode) -> None:
+    raise SettingsError(f"got {node.value!r}: write a number without underscores")
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("tag:yaml.org,2002:int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        "-+.0123456789",
+    ),
+    ("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("!underscored", r"^[-+]?[0-9]*\.?[0-9]*_[0-9_.]*(?:[eE][-+]?[0-9_]+)?$", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_Loader.add_constructor("!underscored", _underscored)
+
+
+def _parse_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except SettingsError as error:
+        raise SettingsError(f"{source}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise SettingsError(f"{source}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read one config file.
+
+    Args:
+        path: A YAML file in LightningCLI's schema, complete or with differences only.
+
+    Returns:
+        Its content.
+
+    Raises:
+        SettingsError: If it cannot be read, is no YAML mapping, repeats a key, or has a section that is not one of
+            seed_everything, trainer, model, data.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SettingsError(f"--config {path}: cannot be read ({reason})") from None
+    content = _parse_yaml(text, str(path)) or {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: holds a {type(content).__name__}, but a config is a mapping of settings")
+    unknown = [key for key in content if key not in SECTIONS]
+    if unknown:
+        raise SettingsError(f"{path}: unknown key {unknown[0]!r}; accepts {', '.join(SECTIONS)}")
+    return content
+
+
+def _is_class(node: Any) -> bool:
+    return isinstance(node, dict) and "class_path" in node
+
+
+def _same_class(one: str, other: str) -> bool:
+    if "." in one and "." in other:
+        return one == other
+    return one.rsplit(".", 1)[-1] == other.rsplit(".", 1)[-1]
+
+
+def merge(base: Any, overlay: Any, key: str = "") -> Any:
+    """Lay ``overlay`` over ``base``; neither is changed.
+
+    A class in the overlay that is not the base's starts from its own defaults. Callbacks are merged by class: one that the
+    base has is changed, another is added.
+
+    Args:
+        base: Settings so far.
+        overlay: Differences.
+        key: Full name of the place, such as "trainer.callbacks".
+
+    Returns:
+        The merged settings.
+    """
+    if key == "trainer.callbacks" and isinstance(overlay, list | dict):
+        return _merge_callbacks(base or [], overlay if isinstance(overlay, list) else [overlay])
+    if _is_class(base) and isinstance(overlay, str):
+        overlay = {"class_path": overlay}
+    if not isinstance(base, dict) or not isinstance(overlay, dict):
+        return deepcopy(overlay)
+    if _is_class(base):
+        if _is_class(overlay) and not _same_class(base["class_path"], overlay["class_path"]):
+            return deepcopy(overlay)
+        if not CLASS_KEYS >= overlay.keys():
+            overlay = {"init_args": overlay}
+    merged = deepcopy(base)
+    for name, value in overlay.items():
+        # `callbacks+` is LightningCLI's way to say "add", which is what happens here in any case.
+        name = "callbacks" if key == "trainer" and name == "callbacks+" else name
+        merged[name] = merge(base.get(name), value, f"{key}.{name}" if key else str(name))
+    return merged
+
+
+def _merge_callbacks(base: list[Any], overlay: list[Any]) -> list[Any]:
+    merged = deepcopy(base)
+    for entry in ({"class_path": item} if isinstance(item, str) else item for item in overlay):
+        if not _is_class(entry):
+            raise SettingsError(f"trainer.callbacks: got {entry!r}, but each one takes a class_path (and init_args)")
+        for place, present in enumerate(merged):
+            if _same_class(present["class_path"], entry["class_path"]):
+                merged[place] = merge(present, entry)
+                break
+        else:
+            merged.append(deepcopy(entry))
+    return merged
+
+
+def apply_flag(settings: dict[str, Any], name: str, text: str) -> dict[str, Any]:
+    """Lay one flag over the settings.
+
+    Args:
+        settings: Settings so far.
+        name: Full name with dots, such as "model.head.margin".
+        text: Its value as typed; read as YAML.
+
+    Returns:
+        The settings with that value.
+
+    Raises:
+        SettingsError: If something on the way is unset or holds no settings of its own.
+    """
+    overlay: Any = _parse_yaml(text, f"--{name}")
+    parts = name.split(".")
+    node: Any = settings
+    for depth, part in enumerate(parts[:-1]):
+        node = node.get("init_args", {}) if _is_class(node) and part not in CLASS_KEYS else node
+        node = node.get(part, {}) if isinstance(node, dict) else node
+        if not isinstance(node, dict):
+            raise SettingsError(
+                f"--{name}: {'.'.join(parts[: depth + 1])} is {node!r} and has no setting {parts[-1]!r}"
+            )
+    for part in reversed(parts):
+        overlay = {part: overlay}
+    return merge(settings, overlay)
+
+
+@dataclass
+class Request:
+    """A command line, sorted: config files, flags for settings, and what the command itself is asked."""
+
+    configs: list[str] = field(default_factory=list)
+    flags: list[tuple[str, str]] = field(default_factory=list)
+    ckpt_path: str | None = None
+    switches: set[str] = field(default_factory=set)
+
+    def layers_over(self, base: dict[str, Any]) -> dict[str, Any]:
+        """Return ``base`` with the config files and then the flags laid over it."""
+        settings = base
+        for path in self.configs:
+            settings = merge(settings, read_config(path))
+        # A class comes before its own settings, in whichever order they were typed.
+        for name, text in sorted(self.flags, key=lambda flag: flag[0].count(".")):
+            settings = apply_flag(settings, name, text)
+        return settings
+
+
+def parse_command_line(args: Sequence[str], trainer_arguments: Iterable[str]) -> Request:
+    """Sort a command line; nothing is checked yet but its form.
+
+    Args:
+        args: What follows the subcommand.
+        trainer_arguments: Names that stand for ``trainer.NAME`` when typed bare.
+
+    Returns:
+        The sorted command line.
+
+    Raises:
+        SettingsError: If a flag is unknown, has no value, or a word stands alone.
+    """
+    trainer_arguments = set(trainer_arguments)
+    request = Request()
+    words = iter(args)
+    for word in words:
+        word = {"-h": "--help", "-c": "--config"}.get(word, word)
+        if not word.startswith("--"):
+            raise SettingsError(f"{word!r}: a value without a flag; flags look like --max_epochs 3")
+        name, equals, value = word[2:].partition("=")
+        if name in SWITCHES and not equals:
+            request.switches.add(name)
+            continue
+        root = name.split(".")[0].rstrip("+")
+        if root in trainer_arguments:
+            name = f"trainer.{name}"
+        elif root not in (*SECTIONS, "config", "ckpt_path"):
+            raise SettingsError(unknown(f"--{name}", [f"--{known}" for known in _known_flags(trainer_arguments)]))
+        if not equals:
+            following = next(words, None)
+            if following is None or following.startswith("--"):
+                raise SettingsError(f"--{name}: needs a value")
+            value = following
+        if name == "config":
+            request.configs.append(value)
+        elif name == "ckpt_path":
+            request.ckpt_path = value
+        else:
+            request.flags.append((name, value))
+    return request
+
+
+def _known_flags(trainer_arguments: Iterable[str]) -> list[str]:
+    return [*SECTIONS, "config", "ckpt_path", *SWITCHES, *trainer_arguments]
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """Say that ``name`` is unknown, and which known name is nearest."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"{name}: unknown" + (f"; did you mean {near[0]}?" if near else "; --help_all lists every setting")

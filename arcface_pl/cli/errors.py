@@ -1,0 +1,72 @@
+"""Turning what the libraries raise over a user's mistake into one clear line."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from arcface_pl.cli.config import SettingsError
+
+__all__ = ["is_for_the_user", "one_line", "settings_errors"]
+
+# What building the parser, the modules and the Trainer raises over a setting.
+_RAISED_OVER_SETTINGS = (
+    argparse.ArgumentError,
+    MisconfigurationException,
+    ValueError,
+    TypeError,
+    ImportError,
+    RuntimeError,
+)
+
+
+@contextmanager
+def settings_errors(key: str = "") -> Iterator[None]:
+    """Turn whatever the body raises over a setting into a `SettingsError` of one line.
+
+    Args:
+        key: Full name of the settings the body is about, to be named where the error does not.
+    """
+    try:
+        yield
+    except SettingsError:
+        raise
+    except _RAISED_OVER_SETTINGS as error:
+        message = _explain(str(error))
+        raise SettingsError(f"{key}: {message}" if key and not message.startswith(key) else message) from error
+
+
+def is_for_the_user(error: ValueError) -> bool:
+    """Tell a user's mistake (a setting, a file) from a fault of the program, whose traceback is wanted."""
+    from arcface_pl.checkpoint import CheckpointError
+    from arcface_pl.data import DataError
+
+    return isinstance(error, SettingsError | DataError | CheckpointError)
+
+
+def one_line(error: Exception) -> str:
+    """Return the message on one line."""
+    return " ".join(str(error).split())
+
+
+def _explain(message: str) -> str:
+    """Condense a parser's nested report to "full.key: got value, but it accepts ..."."""
+    keys = re.findall(r'(?:Parser key|Key) "([^"]+)"', message)
+    name = ".".join(part for key in keys for part in key.split(".") if part != "init_args")
+    if option := re.search(r"(?:does not accept option|Option) '([^']+)'", message):
+        group = re.search(r"Group '([^']+)'", message)
+        place = name or (group.group(1) if group else "")
+        return f"{place}.{option.group(1)}: no such setting"
+    if union := re.search(r"Subtypes: \[(.*?)\]\n.*Given value: (.*)", message, re.DOTALL):
+        return f"{name}: got {union.group(2).strip()}, but it accepts {_plain_types(union.group(1))}"
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    detail = " ".join(line for line in lines if not line.startswith(("Parser key", "Problem with given class_path")))
+    detail = _plain_types(detail) or message
+    return f"{name}: {detail}" if name and not detail.startswith(name) else detail
+
+
+def _plain_types(text: str) -> str:
+    text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>", r"\1", text)
+    return text.replace("NoneType", "null").replace("typing.", "")

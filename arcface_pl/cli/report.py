@@ -1,0 +1,121 @@
+"""What a run prints before and after, and the results it leaves as JSON."""
+
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+__all__ = ["announce", "conclude", "table", "versions", "write_json"]
+
+_LABELS = {
+    "val/accuracy": "validation accuracy",
+    "test/accuracy": "test accuracy",
+    "val/margin_accuracy": "  with the margin left on",
+    "test/margin_accuracy": "  with the margin left on",
+    "val/loss": "validation loss",
+    "test/loss": "test loss",
+    "angle/target_mean": "angle to the own class, validation",
+    "angle/nearest_other_mean": "angle to the nearest other class, validation",
+    "test/angle/target_mean": "angle to the own class, test",
+    "test/angle/nearest_other_mean": "angle to the nearest other class, test",
+}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    packages = {name: version(name) for name in ("arcface_pl", "torch", "lightning", "torchmetrics")}
+    return {"python": platform.python_version(), **packages}
+
+
+def announce(console: Console, trainer: L.Trainer, module: Any, datamodule: Any, checkpoint: Path | None) -> None:
+    """Print what will run: data, model, parameters, device, precision, folder."""
+    rows = Table.grid(padding=(0, 2))
+    sizes = [sum(weight.numel() for weight in part.parameters()) for part in (module.backbone, module.head)]
+    head = module.head
+    settings = ", ".join(f"{name} {getattr(head, name)}" for name in ("margin", "scale") if hasattr(head, name))
+    datamodule.setup("fit")
+    rows.add_row("data", _describe_data(datamodule))
+    rows.add_row(
+        "model", f"{type(module.backbone).__name__} -> {head.embedding_dim} -> {type(head).__name__} ({settings})"
+    )
+    rows.add_row("parameters", f"{sum(sizes):,} ({sizes[0]:,} + {sizes[1]:,} in the head)")
+    rows.add_row("device", _describe_devices(trainer))
+    rows.add_row("precision", str(trainer.precision))
+    # trainer.log_dir would wait for the other processes, which are not there before fit.
+    rows.add_row("folder", str(trainer.logger.log_dir if trainer.logger else trainer.default_root_dir))
+    if checkpoint is not None:
+        rows.add_row("goes on from", str(checkpoint))
+    console.print(Panel(rows, title="arcface-pl fit", title_align="left", expand=False))
+    if getattr(datamodule, "fell_back", False):
+        console.print(
+            Panel(
+                "MNIST was not found and could not be downloaded. This run trains on the 1,797 digits that come with "
+                "scikit-learn instead:\nits accuracy is not MNIST's.",
+                title="Not MNIST",
+                border_style="bold red",
+                expand=False,
+            )
+        )
+
+
+def _describe_data(datamodule: Any) -> str:
+    counts = ", ".join(
+        f"{getattr(datamodule, f'num_{part}'):,} {part}"
+        for part in ("train", "val", "test")
+        if getattr(datamodule, f"num_{part}", None)
+    )
+    return f"{datamodule.dataset_name}: {counts} ({datamodule.batch_size} images a step and process)"
+
+
+def _describe_devices(trainer: L.Trainer) -> str:
+    kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
+    name = torch.cuda.get_device_name() if kind == "CUDA" else kind
+    if trainer.world_size > 1:
+        return f"{trainer.world_size} x {name}, {type(trainer.strategy).__name__}"
+    return f"{name}, {torch.get_num_threads()} threads" if kind == "CPU" else name
+
+
+def table(console: Console, results: dict[str, Any], datamodule: Any) -> None:
+    """Print the numbers of ``results`` as a table."""
+    rows = Table(title=f"{results['dataset']}", title_justify="left")
+    rows.add_column("measure")
+    rows.add_column("value", justify="right")
+    for key, label in _LABELS.items():
+        if key in results:
+            rows.add_row(label, _format(key, results[key], datamodule))
+    console.print(rows)
+
+
+def _format(key: str, value: float, datamodule: Any) -> str:
+    if "accuracy" in key:
+        total = getattr(datamodule, f"num_{key.split('/')[0]}", None)
+        count = f"  ({round(value * total):,} of {total:,})" if total else ""
+        return f"{value:.2%}{count}"
+    return f"{value:.1f} degrees" if "angle" in key else f"{value:.6f}"
+
+
+def conclude(console: Console, results: dict[str, Any], folder: Path, datamodule: Any) -> None:
+    """Print the closing table and the commands to type next."""
+    table(console, results, datamodule)
+    if datamodule.dataset_name == "digits":
+        console.print("These are scikit-learn's digits, not MNIST.", style="bold red")
+    console.print(f"trained in {results['fit_seconds']:.1f} s; numbers in {folder / 'results.json'}", soft_wrap=True)
+    if results["checkpoint"]:
+        checkpoint = os.path.relpath(results["checkpoint"])
+        console.print(f"\ncheckpoint   {checkpoint}", soft_wrap=True)
+        console.print(f"dashboards   tensorboard --logdir {os.path.relpath(folder.parent)}", soft_wrap=True)
+        console.print(f"predictions  arcface-pl predict --ckpt_path {checkpoint}", soft_wrap=True)
+
+
+def write_json(path: Path, results: dict[str, Any]) -> None:
+    """Write ``results``, readable by a person."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

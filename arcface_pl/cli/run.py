@@ -1,0 +1,173 @@
+"""The four commands: settings, data, what will run, the run, what came out."""
+
+import csv
+import inspect
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+
+from arcface_pl import data as data_room
+from arcface_pl.backbones import BACKBONES
+from arcface_pl.callbacks import RunCheckpoint, RunLogger
+from arcface_pl.checkpoint import CheckpointError, read_checkpoint
+from arcface_pl.cli import report
+from arcface_pl.cli.config import BASE_CONFIG, Request, SettingsError, merge, parse_command_line, read_config
+from arcface_pl.cli.settings import ArcFaceCLI, class_path
+from arcface_pl.heads import HEADS
+
+__all__ = ["run"]
+
+TRAINER_ARGUMENTS = tuple(inspect.signature(L.Trainer).parameters)
+
+
+def run(command: str, args: Sequence[str]) -> None:
+    """Run one command.
+
+    Args:
+        command: fit, validate, test or predict.
+        args: Its flags.
+
+    Raises:
+        SettingsError: If a setting cannot be used.
+        DataError: If the data cannot be had or is damaged.
+        CheckpointError: If the checkpoint cannot be used.
+    """
+    request = parse_command_line(args, TRAINER_ARGUMENTS)
+    base = read_config(BASE_CONFIG)
+    settings = request.layers_over(base)
+    checkpoint = _find_checkpoint(request.ckpt_path, settings["trainer"].get("default_root_dir"))
+    if command != "fit" and checkpoint is None:
+        raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last or best")
+    if checkpoint is not None:
+        layer = _settings_of_run(checkpoint) if command == "fit" else _settings_of_checkpoint(checkpoint)
+        settings = request.layers_over(merge(base, layer))
+    if command != "fit":
+        settings["trainer"]["logger"] = False
+    # Lightning's remarks on devices and on how fit ended repeat what is printed here.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    cli = ArcFaceCLI(settings)
+    if "help_all" in request.switches:
+        cli.parser.print_help()
+    elif "print_config" in request.switches:
+        print(cli.parser.dump(cli.config, skip_none=False), end="")  # noqa: T201
+    elif command == "fit":
+        _fit(cli, checkpoint)
+    else:
+        assert checkpoint is not None
+        _evaluate(command, cli, checkpoint)
+
+
+def _find_checkpoint(asked: str | None, root: str | None) -> Path | None:
+    if asked is None:
+        return None
+    if asked not in ("last", "best"):
+        if not Path(asked).is_file():
+            raise SettingsError(f"--ckpt_path {asked}: there is no such file; accepts a path, last or best")
+        return Path(asked)
+    runs = Path(root or ".") / "lightning_logs"
+    found = sorted(runs.glob(f"*/checkpoints/{asked}.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise SettingsError(f"--ckpt_path {asked}: no run under {runs} has a checkpoints/{asked}.ckpt")
+    return found[-1]
+
+
+def _settings_of_run(checkpoint: Path) -> dict[str, Any]:
+    """A resumed run goes on with its own settings."""
+    config = checkpoint.parent.parent / "config.yaml"
+    return read_config(config) if config.is_file() else {}
+
+
+def _settings_of_checkpoint(path: Path) -> dict[str, Any]:
+    """Settings for evaluation, from the names and plain values that the checkpoint holds; no config is read."""
+    checkpoint = read_checkpoint(path)
+    saved, trained_on = checkpoint["hyper_parameters"], checkpoint.get("data", {})
+    modules = {name: value for name, value in vars(data_room).items() if isinstance(value, type)}
+    model = {
+        role: _as_class(path, role, registry, saved.get(role))
+        for role, registry in (("backbone", BACKBONES), ("head", HEADS))
+    }
+    settings: dict[str, Any] = {"model": {**model, "channels_last": saved.get("channels_last", True)}}
+    if trained_on:
+        settings["data"] = _as_class(path, "data", modules, trained_on)
+        settings["seed_everything"] = trained_on.get("seed", 0)
+    return settings
+
+
+def _as_class(path: Path, role: str, registry: dict[str, Any], spec: Any) -> dict[str, Any]:
+    if not isinstance(spec, dict) or spec.get("name") not in registry:
+        name = spec.get("name") if isinstance(spec, dict) else spec
+        raise CheckpointError(path, f"its {role} {name!r} is no class of arcface_pl", f"name yours with --{role}")
+    return {"class_path": class_path(registry[spec["name"]]), "init_args": dict(spec["kwargs"])}
+
+
+def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
+    trainer, module, datamodule = cli.trainer, cli.model, cli.datamodule
+    datamodule.prepare_data()
+    if isinstance(trainer.logger, RunLogger):
+        if checkpoint is not None and (checkpoint.parent.parent / "config.yaml").is_file():
+            trainer.logger.continue_in(checkpoint.parent.parent)
+        elif getattr(datamodule, "fell_back", False):
+            trainer.logger.suffix = f"-{datamodule.dataset_name}"
+    console = Console(quiet=not trainer.is_global_zero)
+    report.announce(console, trainer, module, datamodule, checkpoint)
+    begun = time.perf_counter()
+    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    seconds = time.perf_counter() - begun
+    if not trainer.state.finished or trainer.fast_dev_run:
+        return
+    policy = next((each for each in trainer.callbacks if isinstance(each, RunCheckpoint)), None)
+    best = policy.path if policy is not None else None
+    tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
+    results = {
+        **(policy.best_metrics if policy is not None else {}),
+        **tested,
+        "dataset": datamodule.dataset_name,
+        "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "seed": cli.config.seed_everything,
+        "checkpoint": None if best is None else str(best),
+        "fit_seconds": seconds,
+        "versions": report.versions(),
+    }
+    folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call: every process makes it
+    if trainer.is_global_zero:
+        report.write_json(folder / "results.json", results)
+        report.conclude(console, results, folder, datamodule)
+
+
+def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path) -> None:
+    trainer, module, datamodule = cli.trainer, cli.model, cli.datamodule
+    datamodule.prepare_data()
+    console = Console(quiet=not trainer.is_global_zero)
+    folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    entry = {"datamodule": datamodule, "ckpt_path": checkpoint, "weights_only": True}
+    if command == "predict":
+        batches = trainer.predict(module, **entry)
+        if trainer.is_global_zero and batches:
+            path = folder / "predictions.csv"
+            _write_predictions(path, batches, datamodule.class_names)
+            console.print(f"{sum(len(batch['labels']) for batch in batches):,} predictions written to {path}")
+        return
+    scores = (trainer.validate if command == "validate" else trainer.test)(module, verbose=False, **entry)
+    if not scores:
+        raise SettingsError("--data.val_fraction: is 0, so that there is nothing to validate on")
+    if trainer.is_global_zero:
+        results = {**scores[0], "dataset": datamodule.dataset_name, "checkpoint": str(checkpoint)}
+        report.write_json(folder / f"{command}.json", results)
+        report.table(console, results, datamodule)
+
+
+def _write_predictions(path: Path, batches: list[Any], class_names: list[str]) -> None:
+    joined = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["index", "label", "prediction", "cosine", "angle_degrees"])
+        rows = zip(joined["labels"], joined["predictions"], joined["cosine"], strict=True)
+        for index, (label, prediction, cosine) in enumerate(rows):
+            angle = torch.rad2deg(torch.tensor(cosine, dtype=torch.float64).clamp(-1, 1).acos()).item()
+            writer.writerow([index, class_names[label], class_names[prediction], f"{cosine:.6f}", f"{angle:.3f}"])

@@ -1,0 +1,184 @@
+"""`ArcFaceCLI`: LightningCLI over this package's classes, with sizes from the data and errors in one line."""
+
+import inspect
+from collections.abc import Mapping
+from copy import deepcopy
+from importlib import import_module
+from typing import Any
+
+import lightning as L
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch import loggers as lightning_loggers
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from arcface_pl import callbacks, data, schedules
+from arcface_pl.backbones import BACKBONES
+from arcface_pl.cli.config import SettingsError, unknown
+from arcface_pl.cli.errors import settings_errors
+from arcface_pl.heads import HEADS
+from arcface_pl.module import ArcFaceModule
+
+__all__ = ["ArcFaceCLI", "class_path"]
+
+
+def _public(module: Any, base: type) -> dict[str, type]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)}
+
+
+# Classes that a config or flag may name without their full path.
+_BY_NAME: dict[str, Mapping[str, type]] = {
+    "model.backbone": BACKBONES,
+    "model.head": HEADS,
+    "model.optimizer": _public(torch.optim, torch.optim.Optimizer),
+    "model.lr_schedule": _public(schedules, schedules.Schedule),
+    "data": _public(data, L.LightningDataModule),
+    "trainer.logger": _public(lightning_loggers, lightning_loggers.Logger) | {"RunLogger": callbacks.RunLogger},
+    "trainer.callbacks": _public(lightning_callbacks, L.Callback) | _public(callbacks, L.Callback),
+}
+# A Trainer flag that turns something off takes the callbacks along that Lightning would refuse without it.
+_NEEDS = {
+    "enable_progress_bar": lightning_callbacks.ProgressBar,
+    "enable_checkpointing": lightning_callbacks.Checkpoint,
+    "logger": lightning_callbacks.LearningRateMonitor,
+}
+
+
+class ArcFaceCLI(LightningCLI):
+    """Checks merged settings and builds data module, model and Trainer from them.
+
+    Args:
+        settings: All layers merged, in LightningCLI's schema.
+
+    Raises:
+        SettingsError: If a setting is unknown, of the wrong type or out of range, or the device is not there.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(
+            ArcFaceModule,
+            L.LightningDataModule,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False},
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # it would have checkpoints name classes to import
+            run=False,
+            args=settings,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Name every class in full, fill in what follows from the data, and check every value."""
+        assert isinstance(args, dict)
+        _check_names(args, parser)
+        with settings_errors():
+            self.config = parser.parse_object(_with_sizes(_without_unwanted(_with_full_names(args))))
+
+    def instantiate_classes(self) -> None:
+        """Build everything; the Trainer too, so that a missing device shows before any work."""
+        with settings_errors():
+            super().instantiate_classes()
+
+
+def class_path(cls: type) -> str:
+    """Return the dotted name under which a config names ``cls``."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _check_names(settings: dict[str, Any], parser: LightningArgumentParser) -> None:
+    for section in ("trainer", "model"):
+        known = [action.dest.split(".")[1] for action in parser._actions if action.dest.startswith(f"{section}.")]
+        for name in settings.get(section) or {}:
+            if name not in known:
+                raise SettingsError(unknown(f"{section}.{name}", [f"{section}.{each}" for each in known]))
+
+
+def _resolve(key: str, path: Any) -> type:
+    known = _BY_NAME.get(key, {})
+    if path in known:
+        return known[path]
+    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    try:
+        found = getattr(import_module(module), name) if module else None
+    except (ImportError, AttributeError):
+        found = None
+    if not isinstance(found, type):
+        names = sorted(name for name in known if not name.startswith("_") and not inspect.isabstract(known[name]))
+        raise SettingsError(f"{key}: got {path!r}, but it accepts {', '.join(names)} or the full path of a class")
+    return found
+
+
+def _with_full_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """Name each class by its full path, and check the names of its settings."""
+    settings = deepcopy(settings)
+    for key in _BY_NAME:
+        parts = key.split(".")
+        parent: Any = settings.get(parts[0]) if len(parts) == 2 else settings
+        value = parent.get(parts[-1]) if isinstance(parent, dict) else None
+        if isinstance(value, str):
+            value = parent[parts[-1]] = {"class_path": value}
+        for node in value if isinstance(value, list) else [value]:
+            if not isinstance(node, dict):
+                continue
+            if "class_path" not in node:
+                raise SettingsError(f"{key}: needs a class_path")
+            cls = _resolve(key, node["class_path"])
+            node["class_path"] = class_path(cls)
+            _check_arguments(key, cls, node.get("init_args") or {})
+    return settings
+
+
+def _check_arguments(key: str, cls: type, given: dict[str, Any]) -> None:
+    parameters = inspect.signature(cls).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in given:
+        if name not in parameters:
+            message = unknown(f"{key}.{name}", [f"{key}.{each}" for each in parameters])
+            raise SettingsError(f"{message} ({cls.__name__} accepts {', '.join(parameters)})")
+
+
+def _without_unwanted(settings: dict[str, Any]) -> dict[str, Any]:
+    trainer = settings["trainer"]
+    for flag, kind in _NEEDS.items():
+        if trainer.get(flag) is False:
+            trainer["callbacks"] = [
+                node
+                for node in trainer.get("callbacks") or []
+                if not issubclass(_resolve("trainer.callbacks", node["class_path"]), kind)
+            ]
+    if isinstance(trainer.get("logger"), dict):
+        arguments = trainer["logger"].setdefault("init_args", {})
+        if arguments.get("save_dir") is None and trainer.get("default_root_dir") is not None:
+            arguments["save_dir"] = str(trainer["default_root_dir"])
+    return settings
+
+
+def _with_sizes(settings: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the sizes that follow from the data and the backbone; refuse those that contradict them."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(L.LightningDataModule, "data", required=True)
+    datamodule = parser.instantiate_classes(parser.parse_object({"data": settings["data"]})).data
+    backbone = settings["model"]["backbone"]
+    for name in ("in_channels", "image_size"):
+        _fill(backbone, "model.backbone", name, getattr(datamodule, name, None), "the data's images have")
+    width = (backbone.get("init_args") or {}).get("embedding_dim")
+    default = inspect.signature(_resolve("model.backbone", backbone["class_path"])).parameters.get("embedding_dim")
+    if width is None and default is not None and default.default is not default.empty:
+        width = default.default
+    head = settings["model"]["head"]
+    _fill(head, "model.head", "embedding_dim", width, "the backbone gives")
+    _fill(head, "model.head", "num_classes", getattr(datamodule, "num_classes", None), "the data has")
+    return settings
+
+
+def _fill(node: dict[str, Any], key: str, name: str, value: Any, origin: str) -> None:
+    if value is None or name not in inspect.signature(_resolve(key, node["class_path"])).parameters:
+        return
+    arguments = node.setdefault("init_args", {})
+    if arguments.get(name) is None:
+        arguments[name] = value
+    elif arguments[name] != value:
+        raise SettingsError(f"{key}.{name}: got {arguments[name]!r}, but {origin} {value}; leave it unset")

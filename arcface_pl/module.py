@@ -1,0 +1,255 @@
+"""`ArcFaceModule`: wires backbone, head, metrics and optimiser together for the Trainer."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from arcface_pl.backbones import BACKBONES, Backbone
+from arcface_pl.checkpoint import CheckpointError, read_checkpoint
+from arcface_pl.heads import HEADS, Head
+from arcface_pl.schedules import Schedule
+from arcface_pl.seeding import derive_seed, run_seed
+from arcface_pl.specs import build, spec_of
+
+__all__ = ["ArcFaceModule"]
+
+OptimizerCallable = Callable[[Iterable], Optimizer]
+ScheduleCallable = Callable[[Optimizer, int], Schedule]
+
+# What a model must know of the data it was trained on, to be used later without that data.
+DATA_FACTS = ("dataset_name", "class_names", "normalization")
+# Sums over a test set must not depend on how many processes shared it; Apple's GPUs have no float64.
+SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
+
+
+def _adam(params: Iterable) -> Optimizer:
+    return torch.optim.Adam(params, lr=1e-3)
+
+
+class ArcFaceModule(L.LightningModule):
+    """Trains a backbone and a margin head together, and keeps honest accuracy apart from the margin's.
+
+    ``module(images)`` gives embeddings. A prediction is ``module.head(embeddings).argmax(1)``: it never sees a label.
+    ``*/accuracy`` is measured that way; ``*/margin_accuracy`` leaves the margin on the true class, as the source document
+    does, and is no accuracy of the network.
+
+    Args:
+        backbone: Images (B, C, H, W) to embeddings (B, D). Its sizes are filled in from the data where unset.
+        head: Holds the class centers and the loss. Its sizes are filled in from backbone and data where unset.
+        optimizer: Makes the optimiser from the parameters.
+        lr_schedule: Makes the learning rate's schedule from the optimiser and the number of steps; unset: constant.
+        head_lr: Peak learning rate of the class centers, above 0; unset: the optimiser's own.
+        channels_last: Hold images and convolution weights channel by channel within a pixel, the faster layout on CPUs
+            and recent GPUs.
+
+    Raises:
+        ValueError: If head and backbone disagree on the embeddings' width, or a rate is out of range.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: Head,
+        optimizer: OptimizerCallable = _adam,
+        lr_schedule: ScheduleCallable | None = None,
+        head_lr: float | None = None,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        if backbone.embedding_dim != head.embedding_dim:
+            raise ValueError(
+                f"head.embedding_dim: got {head.embedding_dim}, but the backbone's embeddings have "
+                f"{backbone.embedding_dim} dimensions"
+            )
+        if head_lr is not None and not 0.0 < head_lr < float("inf"):
+            raise ValueError(f"head_lr: got {head_lr!r}, but it takes a finite number above 0")
+        self.backbone = backbone
+        self.head = head
+        self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.head_lr = head_lr
+        self.channels_last = channels_last
+        self.data_facts: dict[str, Any] = {}
+        if channels_last:
+            self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.example_input_array = torch.zeros(1, backbone.in_channels, backbone.image_size, backbone.image_size)
+        self.save_hyperparameters(
+            {"backbone": spec_of(backbone), "head": spec_of(head), "head_lr": head_lr, "channels_last": channels_last},
+            logger=False,
+        )
+        self.scores = nn.ModuleDict({"val": _scores(head.num_classes), "test": _scores(head.num_classes)})
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images (B, C, H, W); returns embeddings (B, D), not normalised."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.backbone(images)
+
+    def setup(self, stage: str) -> None:
+        """Take from the data what the head needs for training and the checkpoint needs for use."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            return
+        if stage == "fit":
+            facts = {name: getattr(data, name, None) for name in DATA_FACTS}
+            self.data_facts = {"name": type(data).__name__, "kwargs": dict(data.hparams), "seed": run_seed(), **facts}
+        if stage == "fit" and getattr(data, "class_counts", None) is not None:
+            self.head.set_class_counts(data.class_counts)
+        # The data module has checked every label, so that no step has to wait for the device to do it again.
+        self.head.check_labels = False
+
+    def teardown(self, stage: str) -> None:
+        """Check labels again: whoever calls the head now is not the Trainer."""
+        self.head.check_labels = True
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed what the step will draw (dropout) by where the run is, so that a resumed run draws the same."""
+        torch.manual_seed(derive_seed(run_seed(), "step", self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the head's loss; logged every ``log_every_n_steps`` so that other steps wait for nothing."""
+        images, labels = batch
+        epoch = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
+        self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed())
+        loss = self.head.loss(self(images), labels)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Score a batch of whatever the data module validates on."""
+        return self._score(self._val_split, batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Score a batch of the test set."""
+        return self._score("test", batch)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return ``labels``, ``predictions`` and the winning ``cosine`` of a batch, each (B,)."""
+        images, labels = batch
+        embeddings = self(images)
+        predictions = self.head(embeddings).argmax(1)
+        cosine = self.head.cosine(embeddings).gather(1, predictions[:, None]).squeeze(1)
+        return {"labels": labels, "predictions": predictions, "cosine": cosine}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation split."""
+        self._log_scores(self._val_split)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test set."""
+        self._log_scores("test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimiser; the class centers in a group of their own; the schedule moves every step."""
+        centers: dict[str, Any] = {"params": list(self.head.parameters())}
+        if self.head_lr is not None:
+            centers["lr"] = self.head_lr
+        optimizer = self.optimizer([{"params": list(self.backbone.parameters())}, centers])
+        if self.lr_schedule is None:
+            return optimizer
+        schedule = self.lr_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a later user needs of the data: its module, class names, normalisation, seed."""
+        checkpoint["data"] = self.data_facts
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self.data_facts = checkpoint.get("data", {})
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's own would import whatever class a file names
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = "cpu",
+        *,
+        backbone: Backbone | None = None,
+        head: Head | None = None,
+    ) -> Self:
+        """Rebuild a trained module from a checkpoint, without running anything that the file names.
+
+        Args:
+            checkpoint_path: A file written by the Trainer.
+            map_location: Device for the weights.
+            backbone: Needed where the checkpoint's backbone is no class of this package.
+            head: Needed where the checkpoint's head is no class of this package.
+
+        Returns:
+            The module in evaluation mode.
+
+        Raises:
+            CheckpointError: If the file is damaged, unsafe, or does not fit the classes.
+        """
+        checkpoint = read_checkpoint(checkpoint_path, map_location)
+        saved = checkpoint["hyper_parameters"]
+        try:
+            module = cls(
+                backbone=build("backbone", BACKBONES, saved["backbone"]) if backbone is None else backbone,
+                head=build("head", HEADS, saved["head"]) if head is None else head,
+                head_lr=saved.get("head_lr"),
+                channels_last=saved.get("channels_last", True),
+            )
+            module.load_state_dict(checkpoint["state_dict"])
+        except (KeyError, ValueError, RuntimeError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(checkpoint_path, reason, "give the classes and sizes it was trained with") from error
+        module.on_load_checkpoint(checkpoint)
+        return module.to(map_location).eval()
+
+    @property
+    def _val_split(self) -> str:
+        return getattr(getattr(self.trainer, "datamodule", None), "val_prefix", "val")
+
+    def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        images, labels = batch
+        embeddings = self(images)
+        cosine = self.head.cosine(embeddings)
+        predictions = self.head(embeddings).argmax(1)
+        own = cosine.gather(1, labels[:, None]).squeeze(1)
+        other = cosine.scatter(1, labels[:, None], -torch.inf).amax(1)
+        scores = self.scores[split]
+        scores["accuracy"].update(predictions, labels)
+        # The source document's way: the margin, and with it the label, is in these logits.
+        scores["margin_accuracy"].update(self.head(embeddings, labels).argmax(1), labels)
+        scores["loss"].update(self.head.loss(embeddings, labels, reduction="none").to(SUM_DTYPE))
+        scores["target_mean"].update(_degrees(own))
+        scores["nearest_other_mean"].update(_degrees(other))
+        return {
+            "embeddings": embeddings,
+            "labels": labels,
+            "predictions": predictions,
+            "target_angle": _degrees(own),
+            "nearest_other_angle": _degrees(other),
+        }
+
+    def _log_scores(self, split: str) -> None:
+        scores = self.scores[split]
+        for name in ("loss", "accuracy", "margin_accuracy"):
+            self.log(f"{split}/{name}", scores[name], prog_bar=name == "accuracy")
+        prefix = "angle" if split == "val" else f"{split}/angle"
+        for name in ("target_mean", "nearest_other_mean"):
+            self.log(f"{prefix}/{name}", scores[name])
+
+
+def _scores(num_classes: int) -> nn.ModuleDict:
+    scores: dict[str, nn.Module] = {
+        name: MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        for name in ("accuracy", "margin_accuracy")
+    }
+    for name in ("loss", "target_mean", "nearest_other_mean"):
+        scores[name] = MeanMetric(nan_strategy="disable").set_dtype(SUM_DTYPE)
+    return nn.ModuleDict(scores)
+
+
+def _degrees(cosine: Tensor) -> Tensor:
+    return torch.rad2deg(torch.acos(cosine.to(SUM_DTYPE).clamp(-1.0, 1.0)))
