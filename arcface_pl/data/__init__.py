@@ -1,7 +1,10 @@
 """Data sets, the batch loader and the LightningDataModules."""
 
+from arcface_pl.data.augment import Augmentation
+from arcface_pl.data.base import ImageDataModule
 from arcface_pl.data.errors import DataError
-from arcface_pl.data.loader import Augmentation, BatchLoader
+from arcface_pl.data.labelled import LabelledImages
+from arcface_pl.data.loader import BatchLoader
 from arcface_pl.data.mnist import MNISTDataModule
 
-__all__ = ["Augmentation", "BatchLoader", "DataError", "MNISTDataModule"]
+__all__ = ["Augmentation", "BatchLoader", "DataError", "ImageDataModule", "LabelledImages", "MNISTDataModule"]

@@ -1,47 +1,76 @@
 """Random rotation, shift and zoom of a whole batch, with a draw of its own for each image."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["affine_matrices", "apply_affine"]
+__all__ = ["Augmentation", "apply_affine"]
 
 
-def affine_matrices(
-    count: int, *, rotation: float, shift: float, zoom: float, size: int, generator: torch.Generator
-) -> Tensor:
-    """Draw one random transformation for each of ``count`` images.
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly each training image is changed at random.
 
-    Args:
-        count: How many to draw.
-        rotation: Angles are uniform in [-rotation, rotation], in degrees.
-        shift: Shifts along either axis are uniform in [-shift, shift], in pixels.
-        zoom: Sizes are uniform in [1 - zoom, 1 + zoom] times the image's own.
-        size: Height and width of the images in pixels.
-        generator: Source of the draws, on the CPU.
+    Attributes:
+        rotation: Largest rotation either way, in degrees, from 0 to 180.
+        shift: Largest shift along either axis, in pixels, at least 0.
+        zoom: Largest change of size, as a fraction, in [0, 1).
 
-    Returns:
-        (count, 2, 3) float32 matrices in the form that :func:`apply_affine` takes.
+    Raises:
+        ValueError: If a value is out of range.
     """
-    draws = torch.rand(count, 4, generator=generator).mul_(2).sub_(1)
-    angle = draws[:, 0] * math.radians(rotation)
-    # The matrices map output places to input places, so a zoom by z divides.
-    cos, sin = (torch.stack((angle.cos(), angle.sin())) / (1 + draws[:, 1] * zoom)).unbind()
-    offset = draws[:, 2:] * (shift * 2 / size)
-    return torch.stack((cos, -sin, offset[:, 0], sin, cos, offset[:, 1]), dim=1).view(count, 2, 3)
+
+    rotation: float = 0.0
+    shift: float = 0.0
+    zoom: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rotation <= 180:
+            raise ValueError(f"rotation: got {self.rotation!r}, accepts degrees from 0 to 180")
+        if not 0 <= self.shift < math.inf:
+            raise ValueError(f"shift: got {self.shift!r}, accepts pixels, at least 0")
+        if not 0 <= self.zoom < 1:
+            raise ValueError(f"zoom: got {self.zoom!r}, accepts 0 <= zoom < 1")
+
+    def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
+        """Draw one transformation for each of ``count`` images: angle, size and both shifts uniform in their ranges.
+
+        Args:
+            count: How many to draw.
+            size: Height and width of the images in pixels.
+            generator: Source of the draws, on the CPU.
+
+        Returns:
+            (count, 2, 3) float32 matrices as :func:`apply_affine` takes them.
+        """
+        draws = torch.rand(count, 4, generator=generator).mul_(2).sub_(1)
+        angle = draws[:, 0] * math.radians(self.rotation)
+        # The matrices map output places to input places, so that growing divides.
+        cos, sin = (torch.stack((angle.cos(), angle.sin())) / (1 + draws[:, 1] * self.zoom)).unbind()
+        x, y = (draws[:, 2:] * (self.shift * 2 / size)).unbind(dim=1)
+        return torch.stack((cos, -sin, x, sin, cos, y), dim=1).view(count, 2, 3)
 
 
 def apply_affine(images: Tensor, matrices: Tensor) -> Tensor:
-    """Transform each image by its own matrix, with bilinear interpolation and black where nothing was.
+    """Transform each image by a matrix of its own, with bilinear interpolation, and black where nothing was.
 
     Args:
         images: (B, C, H, W) floating point.
-        matrices: (B, 2, 3), from output to input places in coordinates that run from -1 to 1 across the image.
+        matrices: (B, 2, 3), from output to input places (x, y, 1) in coordinates that run from -1 to 1 between the
+            outer edges of the image.
 
     Returns:
-        (B, C, H, W), of the same type.
+        (B, C, H, W), of the same type and on the same device.
     """
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    count, _, height, width = images.shape
+    x, y = (
+        torch.arange(1 - size, size, 2, dtype=images.dtype, device=images.device) / size for size in (width, height)
+    )
+    # One product for the whole batch, with the pixels along its long side: several times faster than F.affine_grid,
+    # which multiplies a thin matrix for each image.
+    places = torch.stack((x.repeat(height), y.repeat_interleave(width), torch.ones_like(x).repeat(height)))
+    grid = (matrices.reshape(-1, 3) @ places).view(count, 2, height, width).permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -2,8 +2,8 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
+from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.split import stratified_split
 
 __all__ = ["load_digits"]
@@ -11,21 +11,23 @@ __all__ = ["load_digits"]
 _TEST_FRACTION = 0.2
 
 
-def load_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def load_digits() -> tuple[LabelledImages, LabelledImages]:
     """Load scikit-learn's digits as 28 x 28 images.
 
     The 8 x 8 values from 0 to 16 become 20 x 20 pixels in the middle of a 28 x 28 image, which is how MNIST frames its
     digits. The test part is a stratified fifth and the same for every seed, so that runs can be compared.
 
     Returns:
-        Training images (1437, 1, 28, 28) uint8, training labels (1437,) int64, and the same of the 360 test images.
+        1,438 training images and 359 test images.
     """
     from sklearn import datasets  # takes a second to import, and only the fallback needs it
 
     bunch = datasets.load_digits()
     small = torch.from_numpy(bunch.images).float().unsqueeze(1) * (255 / 16)
     large = F.interpolate(small, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 255)
-    images = F.pad(large, (4, 4, 4, 4)).round().to(torch.uint8)
-    labels = torch.from_numpy(bunch.target).long()
-    train, test = stratified_split(labels, _TEST_FRACTION, seed=0)
-    return images[train], labels[train], images[test], labels[test]
+    digits = LabelledImages(
+        F.pad(large, (4, 4, 4, 4)).round().to(torch.uint8),
+        torch.from_numpy(bunch.target).long(),
+    )
+    train, test = stratified_split(digits.labels, _TEST_FRACTION, seed=0)
+    return digits.select(train), digits.select(test)

@@ -1,0 +1,254 @@
+"""What every data module of images shares: the split, the loaders, the shares of several processes, exact resume."""
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from typing import Any, Literal, NamedTuple
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from arcface_pl.data.agreement import fingerprint, on_all_alike
+from arcface_pl.data.augment import Augmentation
+from arcface_pl.data.labelled import LabelledImages
+from arcface_pl.data.loader import BatchLoader
+from arcface_pl.data.split import stratified_split
+from arcface_pl.seeding import derive_seed
+
+__all__ = ["ImageDataModule"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class _Parts(NamedTuple):
+    train: LabelledImages
+    val: LabelledImages
+    test: LabelledImages
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Images that fit in memory, as whole batches made on the training device.
+
+    A subclass says what the images are like and loads them. Works with and without a Trainer; without one,
+    :meth:`prepare_data` and :meth:`setup` come first.
+
+    Args:
+        batch_size: Training images a step, on each process.
+        eval_batch_size: Images a step in validation, test and prediction.
+        val_fraction: Share of the training images set aside for validation.
+        watch_test: Validate on the test set.
+        normalize: Subtract the training images' mean and divide by their standard deviation.
+        augmentation: How training images are changed at random, or None.
+        seed: Decides split, order and augmentation. None for the run's ``seed_everything``.
+        allow_inexact_resume: Warn, instead of refusing, where a checkpoint was made with other data or batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        val_fraction: float,
+        watch_test: bool,
+        normalize: bool,
+        augmentation: Augmentation | None,
+        seed: int | None,
+        allow_inexact_resume: bool,
+    ) -> None:
+        super().__init__()
+        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name}: got {size!r}, accepts a whole number of at least 1")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction: got {val_fraction!r}, accepts 0 <= val_fraction < 1")
+        if seed is not None and seed < 0:
+            raise ValueError(f"seed: got {seed!r}, accepts a whole number of at least 0, or none")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_fraction = val_fraction
+        self.watch_test = watch_test
+        self.normalize = normalize
+        self.augmentation = augmentation
+        self.seed = seed
+        self.allow_inexact_resume = allow_inexact_resume
+        self._parts: _Parts | None = None
+        self._fingerprint = ""
+
+    # What a subclass says.
+
+    @property
+    @abstractmethod
+    def dataset_name(self) -> str:
+        """Name of the data set, in the form that results and folders use."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """Names of the classes, in label order."""
+
+    @property
+    @abstractmethod
+    def in_channels(self) -> int:
+        """Channels of an image."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Height and width of an image, in pixels."""
+
+    @property
+    @abstractmethod
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the training pixels for each channel, on the scale from 0 to 1."""
+
+    @abstractmethod
+    def load(self) -> tuple[LabelledImages, LabelledImages]:
+        """Read the training and the test images, labels checked, on the CPU."""
+
+    # What follows from it.
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What is subtracted from each channel and what it is divided by; zeros and ones where ``normalize`` is off."""
+        return self.statistics if self.normalize else ((0.0,) * self.in_channels, (1.0,) * self.in_channels)
+
+    @property
+    def val_prefix(self) -> Literal["val", "test"]:
+        """Prefix under which validation is logged: test where ``watch_test`` shows it the test set."""
+        return "test" if self.watch_test else "val"
+
+    @property
+    def num_train(self) -> int:
+        """Training images."""
+        return len(self._loaded.train.labels)
+
+    @property
+    def num_val(self) -> int:
+        """Validation images."""
+        return len(self._loaded.val.labels)
+
+    @property
+    def num_test(self) -> int:
+        """Test images."""
+        return len(self._loaded.test.labels)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training images of each class."""
+        return torch.bincount(self._loaded.train.labels, minlength=self.num_classes).tolist()
+
+    @property
+    def val_images(self) -> Tensor:
+        """The images that validation sees, (N, C, H, W) uint8; the test images where there is no validation."""
+        return self._watched.images
+
+    @property
+    def val_labels(self) -> Tensor:
+        """The labels of :attr:`val_images`, (N,) int64."""
+        return self._watched.labels
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load, check and split the images, and move them to the training device."""
+        if self._parts is None:
+            self._parts, self._fingerprint = on_all_alike(self._load_parts, fingerprint)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        self._parts = _Parts(*(part.to(device) for part in self._parts))
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled and augmented training batches."""
+        return self._loader(
+            self._loaded.train,
+            self.batch_size,
+            shuffle=True,
+            augmentation=self.augmentation,
+            position=self._position if self.trainer else None,
+        )
+
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """Validation batches, in order; an empty list where there is no validation."""
+        return self._loader(self._loaded.val, self.eval_batch_size) if self.num_val else []
+
+    def test_dataloader(self) -> BatchLoader:
+        """Test batches, in order."""
+        return self._loader(self._loaded.test, self.eval_batch_size)
+
+    def predict_dataloader(self) -> BatchLoader:
+        """The test batches again."""
+        return self.test_dataloader()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave a batch where it is: it was made on the training device."""
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say what the batches of this run depend on; kept in its checkpoints."""
+        return {
+            "dataset": self.dataset_name,
+            "split": self._fingerprint,
+            "batch_size": self.batch_size,
+            "world_size": self.trainer.world_size if self.trainer else 1,
+            "seed": self._run_seed,
+            "normalize": self.normalize,
+            "augmentation": str(self.augmentation),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on from a checkpoint whose next batches would have been others."""
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return  # a trained model may be tested on anything
+        differences = [
+            f"{name}: the checkpoint has {state_dict.get(name)!r}, this run {value!r}"
+            for name, value in self.state_dict().items()
+            if state_dict.get(name) != value
+        ]
+        if not differences:
+            return
+        message = f"the run cannot be resumed exactly. {'; '.join(differences)}"
+        if not self.allow_inexact_resume:
+            raise ValueError(f"{message}. Accepts the checkpoint's own values, or allow_inexact_resume: true")
+        _LOG.warning("%s. Its coming batches are not those of the uninterrupted run.", message)
+
+    @property
+    def _loaded(self) -> _Parts:
+        if self._parts is None:
+            raise RuntimeError("the images are there after prepare_data() and setup()")
+        return self._parts
+
+    @property
+    def _watched(self) -> LabelledImages:
+        return self._loaded.val if self.num_val else self._loaded.test
+
+    @property
+    def _run_seed(self) -> int:
+        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+
+    def _load_parts(self) -> _Parts:
+        full, test = self.load()
+        train, val = stratified_split(full.labels, self.val_fraction, derive_seed(self._run_seed, "split"))
+        return _Parts(full.select(train), test if self.watch_test else full.select(val), test)
+
+    def _loader(self, part: LabelledImages, batch_size: int, **kwargs: Any) -> BatchLoader:
+        return BatchLoader(
+            part,
+            batch_size=batch_size,
+            normalization=self.normalization,
+            seed=self._run_seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+            **kwargs,
+        )
+
+    def _position(self) -> tuple[int, int]:
+        """The epoch and how many of its batches are done, from the only one who knows after a restart."""
+        assert self.trainer is not None
+        # Lightning sets this attribute without declaring it.
+        overfit = getattr(self.trainer, "overfit_batches", 0)
+        epoch = 0 if overfit else self.trainer.current_epoch
+        return epoch, self.trainer.fit_loop.batch_idx + 1
