@@ -1,113 +1,236 @@
-"""The margin-free, target-free part of the loss, a chunk of classes at a time.
+"""The part of the loss that knows neither margin nor target, a chunk of classes at a time.
 
 Nothing here knows autograd: these are the two loops that the autograd functions, on one device or on many, are made of.
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from arcface_pl.functional._precision import inverse_norms, pair_dtype
+from arcface_pl.functional._precision import MIN_NORM, inverse_norms, pair_dtype
 
-UNSHIFTED_SCALE = 64.0
-"""Up to this scale exp(scale * cosine) and its sum over 1e9 classes are float32 numbers without a shift."""
+UNSHIFTED_LOGIT = 64.0
+"""Up to this logit exp(logit), and its sum over 1e9 classes, is a float32 number without a shift; so is exp(-logit)."""
 
-CPU_CHUNK = 1024
+CPU_CHUNK_ROWS = 1024
 GPU_CHUNK_CELLS = 1 << 24
 
 
-def choose_chunk(batch: int, device: torch.device, sub_centers: int) -> int:
-    """Return how many classes to take at a time."""
-    if device.type == "cpu":
-        return max(1, CPU_CHUNK // sub_centers)
-    return max(1, GPU_CHUNK_CELLS // (batch * sub_centers))
+@dataclass(frozen=True)
+class Others:
+    """How the classes other than a sample's own one enter its loss."""
+
+    scale: float = 1.0
+    """Factor of the cosines."""
+    sub_centers: int = 1
+    """Centers of each class, of which the nearest counts."""
+    chunk_size: int | None = None
+    """Classes taken at a time; None chooses from the shape and the device."""
+    normalize: bool = True
+    """Whether the centers are brought to length one."""
+
+    def chunk(self, batch: int, device: torch.device) -> int:
+        """Return how many classes to take at a time."""
+        if self.chunk_size is not None:
+            return self.chunk_size
+        rows = CPU_CHUNK_ROWS if device.type == "cpu" else GPU_CHUNK_CELLS // batch
+        return max(1, rows // self.sub_centers)
+
+    def needs_shift(self, hard: "Hard | None") -> bool:
+        """Return whether logits may be too large for exp."""
+        largest = self.scale * (1 if hard is None else 2)
+        return not self.normalize or largest > UNSHIFTED_LOGIT
 
 
-def _chunks(weight: Tensor, dtype: torch.dtype, sub_centers: int, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield the first class of each chunk, its centers at length one, and their norms (n, 1)."""
-    rows = size * sub_centers
-    for start in range(0, weight.shape[0], rows):
-        chunk = weight[start : start + rows].to(dtype)
-        norms = torch.linalg.vector_norm(chunk, dim=1, keepdim=True)
-        yield start // sub_centers, chunk / norms.clamp_min(torch.finfo(dtype).tiny), norms
+class Hard(NamedTuple):
+    """CurricularFace's re-weighting: a cosine c above the sample's threshold counts as c * (t + c)."""
+
+    threshold: Tensor
+    """(B,) cosine above which a class is a hard one for the sample."""
+    t: Tensor
+    """Scalar, the progress of the training."""
 
 
-def _without_own(logits: Tensor, labels: Tensor, start: int) -> Tensor:
-    """Put -inf at each sample's own class, where it is in this chunk; without waiting for the device."""
-    column = labels - start
-    inside = (column >= 0) & (column < logits.shape[1])
-    column = column.clamp(0, logits.shape[1] - 1)[:, None]
-    own = torch.where(inside[:, None], -math.inf, logits.gather(1, column))
-    return logits.scatter_(1, column, own)
+class _Chunk(NamedTuple):
+    rows: slice
+    """Of the weight."""
+    centers: Tensor
+    """(n * K, D), of length one where they are normalised."""
+    norms: Tensor | None
+    """(n * K, 1), where the centers are normalised."""
+    own: Tensor
+    """(B, 1) column of the own class in this chunk, or of the spare cell where the own class is not in it."""
+    logits: Tensor
+    """(B, n) scaled, the nearest center of each class, hard ones re-weighted, -inf at the own class."""
+    best: Tensor | None
+    """(B, n) which center is nearest, for K > 1."""
+    slope: Tensor | None
+    """(B, n) derivative of the re-weighted cosine, where there is re-weighting."""
 
 
-def rest_forward(
-    unit: Tensor, weight: Tensor, labels: Tensor, scale: float, sub_centers: int = 1, chunk_size: int | None = None
-) -> Tensor:
-    """Return log sum over j != label of exp(scale * cosine_j), (B,).
+class _Sweep:
+    """Goes over the classes in chunks, in buffers made once: each chunk is valid until the next one is asked for."""
 
-    Args:
-        unit: (B, D) embeddings of length one, float32 or float64.
-        weight: (C * K, D) class centers of any length.
-        labels: (B,) int64 relative to the first of these classes; a label outside [0, C) excludes nothing.
-        scale: Factor of the cosines.
-        sub_centers: K.
-        chunk_size: Classes at a time.
-    """
-    chunk_size = chunk_size or choose_chunk(unit.shape[0], unit.device, sub_centers)
-    scaled = unit * scale
-    total = unit.new_zeros(unit.shape[0])
-    shift = None if scale <= UNSHIFTED_SCALE else torch.full_like(total, -math.inf)
-    for start, centers, _ in _chunks(weight, unit.dtype, sub_centers, chunk_size):
-        logits = scaled @ centers.T
-        if sub_centers > 1:
-            logits = logits.unflatten(1, (-1, sub_centers)).amax(dim=2)
-        logits = _without_own(logits, labels, start)
-        if shift is None:
-            total += logits.exp_().sum(dim=1)
+    def __init__(
+        self,
+        embeddings: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        others: Others,
+        hard: Hard | None = None,
+        bias: Tensor | None = None,
+    ) -> None:
+        self.weight, self.others, self.hard, self.bias = weight, others, hard, bias
+        self.scaled = embeddings * others.scale
+        batch, classes = embeddings.shape[0], weight.shape[0] // others.sub_centers
+        self.size = min(others.chunk(batch, embeddings.device), classes)
+        rows = self.size * others.sub_centers
+        self.centers = embeddings.new_empty(rows, embeddings.shape[1])
+        self.every = embeddings.new_empty(batch, rows) if others.sub_centers > 1 else None
+        # One column more than a chunk has classes: samples whose class is elsewhere are pointed there, so that no
+        # device has to be asked whether there are any
+        self.cells = embeddings.new_empty(batch, self.size + 1)
+        self.own_chunk, self.own_column = labels.div(self.size, rounding_mode="floor"), labels.remainder(self.size)
+
+    def __iter__(self) -> Iterator[_Chunk]:
+        step, classes = self.size * self.others.sub_centers, self.weight.shape[0]
+        for number, start in enumerate(range(0, classes, step)):
+            rows = slice(start, min(start + step, classes))
+            centers, norms = self.weight[rows].to(self.scaled.dtype), None
+            if self.others.normalize:
+                norms = torch.linalg.vector_norm(centers, dim=1, keepdim=True)
+                centers = torch.div(centers, norms.clamp_min(MIN_NORM), out=self.centers[: centers.shape[0]])
+            own = torch.where(self.own_chunk == number, self.own_column, self.size)[:, None]
+            yield _Chunk(rows, centers, norms, own, *self._logits(centers, own, rows))
+
+    def _logits(self, centers: Tensor, own: Tensor, rows: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        count = centers.shape[0] // self.others.sub_centers
+        logits, best, slope = self.cells[:, :count], None, None
+        if self.every is None:
+            torch.mm(self.scaled, centers.T, out=logits)
         else:
-            lowest = torch.finfo(shift.dtype).min
-            largest = torch.maximum(shift, logits.amax(dim=1)).clamp_min_(lowest)
-            total = total * (shift - largest).exp() + (logits - largest[:, None]).exp_().sum(dim=1)
-            shift = largest
-    return total.to(pair_dtype(total.device)).log() + (0 if shift is None else shift)
+            every = torch.mm(self.scaled, centers.T, out=self.every[:, : centers.shape[0]])
+            nearest, best = every.unflatten(1, (count, -1)).max(dim=2)
+            logits.copy_(nearest)
+        if self.bias is not None:
+            logits += self.bias[rows]
+        if self.hard is not None:
+            is_hard = logits > self.hard.threshold[:, None] * self.others.scale
+            weight = torch.where(is_hard, self.hard.t + logits / self.others.scale, 1)
+            slope = torch.where(is_hard, 2 * weight - self.hard.t, 1)
+            logits.mul_(weight)
+        self.cells.scatter_(1, own, -math.inf)
+        return logits, best, slope
+
+    def logits_without_own(self, chunk: _Chunk) -> Tensor:
+        """Return a copy of the chunk's logits with 0 at the own class."""
+        return self.cells.scatter(1, chunk.own, 0)[:, : chunk.logits.shape[1]]
 
 
-def rest_backward(
-    unit: Tensor,
+def others_forward(
+    embeddings: Tensor,
     weight: Tensor,
     labels: Tensor,
+    others: Others,
+    *,
+    hard: Hard | None = None,
+    bias: Tensor | None = None,
+    with_sum: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the log-sum-exp of the other classes' logits, (B,) float64, and their sum where it is asked for.
+
+    Args:
+        embeddings: (B, D) float32 or float64, of length one where the centers are normalised.
+        weight: (C * K, D) class centers of any length.
+        labels: (B,) int64 relative to the first of these classes; a label outside [0, C) excludes nothing.
+        others: Scale, sub-centers and chunk size.
+        hard: CurricularFace's re-weighting.
+        bias: (C,), added to the logits.
+        with_sum: Whether label smoothing needs the sum.
+    """
+    sweep = _Sweep(embeddings, weight, labels, others, hard, bias)
+    total = embeddings.new_zeros(embeddings.shape[0])
+    linear = torch.zeros_like(total) if with_sum else None
+    shift = torch.full_like(total, torch.finfo(total.dtype).min) if others.needs_shift(hard) else None
+    for chunk in sweep:
+        if linear is not None:
+            linear += sweep.logits_without_own(chunk).sum(dim=1)
+        if shift is None:
+            total += chunk.logits.exp_().sum(dim=1)
+        else:
+            larger = torch.maximum(shift, chunk.logits.amax(dim=1))
+            total = total * (shift - larger).exp() + chunk.logits.sub_(larger[:, None]).exp_().sum(dim=1)
+            shift = larger
+    rest = total.to(pair_dtype(total.device)).log()
+    return (rest if shift is None else rest + shift), linear
+
+
+def others_backward(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    others: Others,
     rest: Tensor,
     grad_rest: Tensor,
+    grad_sum: Tensor | None,
     needs_grad: Sequence[bool],
-    scale: float,
-    sub_centers: int = 1,
-    chunk_size: int | None = None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradient of the unit embeddings (tangent not yet taken) and of the centers, as asked for."""
-    chunk_size = chunk_size or choose_chunk(unit.shape[0], unit.device, sub_centers)
-    scaled = unit * scale
-    grad_unit = torch.zeros_like(unit) if needs_grad[0] else None
+    *,
+    hard: Hard | None = None,
+    bias: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of embeddings, centers and bias; that of unit embeddings with their tangent not yet taken.
+
+    Args:
+        embeddings: As in ``others_forward``, like all that is not named here.
+        weight: Likewise.
+        labels: Likewise.
+        others: Likewise.
+        rest: (B,) what ``others_forward`` returned.
+        grad_rest: (B,) gradient of ``rest``.
+        grad_sum: (B,) gradient of the sum, if there was one.
+        needs_grad: For embeddings, centers and, where there is one, bias.
+        hard: As in ``others_forward``.
+        bias: Likewise.
+    """
+    sweep = _Sweep(embeddings, weight, labels, others, hard, bias)
+    grad_embeddings = torch.zeros_like(embeddings) if needs_grad[0] else None
     grad_weight = torch.empty_like(weight) if needs_grad[1] else None
-    shift = rest.clamp_min(torch.finfo(unit.dtype).min).to(unit.dtype)[:, None]
-    factor = (grad_rest * scale).to(unit.dtype)[:, None]
-    weighted = unit * factor
-    for start, centers, norms in _chunks(weight, unit.dtype, sub_centers, chunk_size):
-        logits = scaled @ centers.T
-        best = None
-        if sub_centers > 1:
-            logits, best = logits.unflatten(1, (-1, sub_centers)).max(dim=2)
-        share = _without_own(logits, labels, start).sub_(shift).exp_()
-        if best is not None:
-            spread = share.new_zeros(*best.shape, sub_centers)
-            share = spread.scatter_(2, best[:, :, None], share[:, :, None]).flatten(1)
-        if grad_unit is not None:
-            grad_unit.addmm_(share, centers)
+    grad_bias = torch.empty_like(bias) if bias is not None and needs_grad[2] else None
+    shift, factor = None, grad_rest * others.scale
+    if others.needs_shift(hard):
+        shift = rest.clamp_min(torch.finfo(embeddings.dtype).min).to(embeddings.dtype)[:, None]
+    else:
+        # The clamp is for a class that is alone: rest is -inf, and all shares are 0
+        factor = factor * rest.clamp_min(-UNSHIFTED_LOGIT).neg().exp()
+    factor = factor.to(embeddings.dtype)[:, None]
+    even = None if grad_sum is None else (grad_sum * others.scale).to(embeddings.dtype)[:, None]
+    # The factor goes to the batch x dim side of the products, which is smaller than batch x classes; not where a second
+    # term is added to the shares
+    weighted = embeddings * factor if even is None else embeddings
+    for chunk in sweep:
+        share = (chunk.logits if shift is None else chunk.logits.sub_(shift)).exp_()
+        if even is not None:
+            share.mul_(factor).add_(even)
+            sweep.cells.scatter_(1, chunk.own, 0)
+        if chunk.slope is not None:
+            share.mul_(chunk.slope)
+        if grad_bias is not None:
+            grad_bias[chunk.rows] = share.sum(dim=0) if even is not None else (factor.T @ share)[0]
+        if chunk.best is not None:
+            spread = share.new_zeros(*chunk.best.shape, others.sub_centers)
+            share = spread.scatter_(2, chunk.best[:, :, None], share[:, :, None]).flatten(1)
+        if grad_embeddings is not None:
+            grad_embeddings.addmm_(share, chunk.centers)
         if grad_weight is not None:
             grad = share.T @ weighted
-            grad -= (grad * centers).sum(dim=1, keepdim=True) * centers
-            rows = slice(start * sub_centers, start * sub_centers + centers.shape[0])
-            grad_weight[rows] = grad.mul_(inverse_norms(norms))
-    return (None if grad_unit is None else grad_unit * factor), grad_weight
+            if chunk.norms is not None:
+                along = (grad * chunk.centers).sum(dim=1, keepdim=True)
+                grad.addcmul_(along, chunk.centers, value=-1).mul_(inverse_norms(chunk.norms))
+            grad_weight[chunk.rows] = grad
+    if grad_embeddings is not None and even is None:
+        grad_embeddings *= factor
+    return grad_embeddings, grad_weight, grad_bias

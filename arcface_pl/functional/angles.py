@@ -5,7 +5,7 @@ from torch import Tensor
 
 from arcface_pl.functional._precision import MIN_NORM, compute_dtype, full_precision, pair_dtype
 
-__all__ = ["cosine_similarity_matrix", "target_cosine_sine"]
+__all__ = ["cosine_similarity_matrix", "own_cosine_sine"]
 
 
 def _normalize(rows: Tensor, dtype: torch.dtype, wide: torch.dtype) -> Tensor:
@@ -43,18 +43,24 @@ def cosine_similarity_matrix(embeddings: Tensor, weight: Tensor) -> Tensor:
         return cosine + (cosine.clamp(-1, 1) - cosine).detach()
 
 
-def target_cosine_sine(embeddings: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute cos and sin of the angle between each embedding and the center beside it, exact near 0 and pi.
+def own_cosine_sine(embeddings: Tensor, weight: Tensor, labels: Tensor, sub_centers: int = 1) -> tuple[Tensor, Tensor]:
+    """Compute cos and sin of the angle between each embedding and its class's nearest center, exact near 0 and pi.
 
     Args:
         embeddings: (B, D) floating point, of any length.
-        centers: (B, D) floating point, each sample's own center.
+        weight: (C * K, D) floating point, class centers of any length, a class's K centers adjacent.
+        labels: (B,) int64 in [0, C).
+        sub_centers: K.
 
     Returns:
         Two (B,) tensors, float64 (float32 on MPS, which has no float64).
     """
     wide = pair_dtype(embeddings.device)
-    unit, own = _normalize(embeddings, wide, wide), _normalize(centers, wide, wide)
+    unit = _normalize(embeddings, wide, wide)
+    rows = labels[:, None] * sub_centers + torch.arange(sub_centers, device=labels.device)
+    centers = _normalize(weight[rows.flatten()], wide, wide).unflatten(0, rows.shape)
+    nearest = (centers.detach() @ unit.detach()[:, :, None]).argmax(dim=1)
+    own = centers.gather(1, nearest[:, :, None].expand(-1, 1, unit.shape[1])).squeeze(1)
     apart = torch.linalg.vector_norm(unit - own, dim=1)
     together = torch.linalg.vector_norm(unit + own, dim=1)
     return (together - apart) * (together + apart) / 4, apart * together / 2

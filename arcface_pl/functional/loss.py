@@ -7,30 +7,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arcface_pl.functional._checks import check_batch, check_choice, check_embeddings
+from arcface_pl.functional._chunks import Hard, Others
 from arcface_pl.functional._precision import compute_dtype
 from arcface_pl.functional.terms import angular_terms
 
 __all__ = ["margin_softmax_loss", "non_target_logsumexp"]
 
 Reduction = Literal["mean", "sum", "none"]
-REDUCTIONS = ("mean", "sum", "none")
 
 
 def reduce(losses: Tensor, reduction: Reduction) -> Tensor:
     """Return the mean, the sum or the losses themselves."""
-    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, ("mean", "sum", "none"))
     if reduction == "none":
         return losses
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
+def smooth(losses: Tensor, own: Tensor, rest_sum: Tensor | None, label_smoothing: float, num_classes: int) -> Tensor:
+    """Return the losses with the target spread: they grow by how far the own logit is above the mean of all."""
+    if rest_sum is None:
+        return losses
+    return losses + label_smoothing * (own - (rest_sum + own) / num_classes)
+
+
 def non_target_logsumexp(
-    embeddings: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    *,
-    scale: float,
-    chunk_size: int | None = None,
+    embeddings: Tensor, weight: Tensor, labels: Tensor, *, scale: float, chunk_size: int | None = None
 ) -> Tensor:
     r"""Compute the log-sum-exp of the scaled cosines to every class but the own one.
 
@@ -51,11 +53,17 @@ def non_target_logsumexp(
 
     Raises:
         ValueError: A batch that is empty or of the wrong shape or dtype, or a label outside [0, C).
+
+    Example:
+        >>> import torch
+        >>> embeddings, weight = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [-3.0, 0.0]])
+        >>> non_target_logsumexp(embeddings, weight, torch.tensor([0]), scale=4.0)
+        tensor([0.0181])
     """
     check_embeddings(embeddings, weight)
     labels = check_batch(embeddings, labels, weight.shape[0], values=True)
-    rest = angular_terms(embeddings, weight, labels, scale=scale, chunk_size=chunk_size).rest
-    return rest.to(compute_dtype(embeddings, weight))
+    terms = angular_terms(embeddings, weight, labels, Others(scale, chunk_size=chunk_size), with_sum=False)
+    return terms.rest.to(compute_dtype(embeddings, weight))
 
 
 def margin_softmax_loss(
@@ -66,6 +74,8 @@ def margin_softmax_loss(
     *,
     scale: float,
     sub_centers: int = 1,
+    label_smoothing: float = 0.0,
+    hard: Hard | None = None,
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     check_labels: bool = True,
@@ -83,6 +93,8 @@ def margin_softmax_loss(
         psi: Takes cos(theta) and sin(theta) to the own class, (B,) each, and returns what replaces the cosine, (B,).
         scale: s, positive.
         sub_centers: K; a class's cosine is the largest over its centers.
+        label_smoothing: Share of the target that is spread evenly over all C classes, in [0, 1).
+        hard: CurricularFace's threshold and t, for the re-weighting of hard classes.
         reduction: "mean", "sum" or "none".
         chunk_size: Classes taken at a time; None chooses from the shape and the device.
         check_labels: False skips reading the labels' values, for which a GPU would have to wait.
@@ -102,7 +114,10 @@ def margin_softmax_loss(
         tensor(0.0294)
     """
     check_embeddings(embeddings, weight)
-    labels = check_batch(embeddings, labels, weight.shape[0] // sub_centers, values=check_labels)
-    terms = angular_terms(embeddings, weight, labels, scale=scale, sub_centers=sub_centers, chunk_size=chunk_size)
-    losses = F.softplus(terms.rest - scale * psi(terms.cosine, terms.sine))
+    num_classes = weight.shape[0] // sub_centers
+    labels = check_batch(embeddings, labels, num_classes, values=check_labels)
+    others = Others(scale, sub_centers, chunk_size)
+    terms = angular_terms(embeddings, weight, labels, others, hard, with_sum=label_smoothing > 0)
+    own = scale * psi(terms.cosine, terms.sine)
+    losses = smooth(F.softplus(terms.rest - own), own, terms.rest_sum, label_smoothing, num_classes)
     return reduce(losses, reduction).to(compute_dtype(embeddings, weight))

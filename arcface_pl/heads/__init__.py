@@ -1,19 +1,47 @@
 """Heads: class centers, and what turns embeddings into logits and a loss."""
 
+from arcface_pl.heads.adaface import AdaFaceHead
 from arcface_pl.heads.arcface import ArcFaceHead
 from arcface_pl.heads.base import AngularHead, Head
+from arcface_pl.heads.combined import CombinedMarginHead
+from arcface_pl.heads.cosface import CosFaceHead
+from arcface_pl.heads.curricularface import CurricularFaceHead
+from arcface_pl.heads.elasticface import ElasticFaceHead
+from arcface_pl.heads.magface import MagFaceHead
 from arcface_pl.heads.margin import MarginHead
 from arcface_pl.heads.softmax import LinearHead, NormalizedSoftmaxHead
+from arcface_pl.heads.sphereface import SphereFaceHead
 
-HEADS: dict[str, type[Head]] = {head.__name__: head for head in (ArcFaceHead, LinearHead, NormalizedSoftmaxHead)}
+HEADS: dict[str, type[Head]] = {
+    head.__name__: head
+    for head in (
+        ArcFaceHead,
+        CosFaceHead,
+        SphereFaceHead,
+        CombinedMarginHead,
+        AdaFaceHead,
+        MagFaceHead,
+        ElasticFaceHead,
+        CurricularFaceHead,
+        NormalizedSoftmaxHead,
+        LinearHead,
+    )
+}
 """The package's heads by class name: what a checkpoint's head is looked up in."""
 
 __all__ = [
     "HEADS",
+    "AdaFaceHead",
     "AngularHead",
     "ArcFaceHead",
+    "CombinedMarginHead",
+    "CosFaceHead",
+    "CurricularFaceHead",
+    "ElasticFaceHead",
     "Head",
     "LinearHead",
+    "MagFaceHead",
     "MarginHead",
     "NormalizedSoftmaxHead",
+    "SphereFaceHead",
 ]

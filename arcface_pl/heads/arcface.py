@@ -27,6 +27,7 @@ class ArcFaceHead(MarginHead):
         sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
         extension: "monotone", or "none" for the unguarded cos(theta + m), which rewards embeddings opposite to their
             class.
+        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
         margin_warmup_epochs: Epochs over which the margin grows linearly from 0; 0 begins with the whole margin.
         class_margins: "equal", or "frequency" for margins that are larger for rarer classes.
 
@@ -52,22 +53,24 @@ class ArcFaceHead(MarginHead):
         scale: float | Literal["adacos"] = 30.0,
         sub_centers: int = 1,
         extension: Literal["monotone", "none"] = "monotone",
+        label_smoothing: float = 0.0,
         margin_warmup_epochs: float = 0,
         class_margins: Literal["equal", "frequency"] = "equal",
     ) -> None:
-        check_angle("margin", margin)
-        check_choice("extension", extension, ("monotone", "none"))
         super().__init__(
             embedding_dim,
             num_classes,
-            margin=margin,
             scale=scale,
             sub_centers=sub_centers,
+            label_smoothing=label_smoothing,
             margin_warmup_epochs=margin_warmup_epochs,
             class_margins=class_margins,
         )
+        check_angle("margin", margin)
+        check_choice("extension", extension, ("monotone", "none"))
+        self.margin = margin
         self.extension = extension
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return cos(theta + m), extended past pi - m."""
-        return arcface_psi(cosine, self.grown(self.margin, labels), sine=sine, extension=self.extension)
+        return arcface_psi(cosine, self.margin * self.strength(labels), sine=sine, extension=self.extension)

@@ -20,19 +20,24 @@ class Head(nn.Module):
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
         sub_centers: K, centers of each class, at least 1.
+        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
     """
 
     check_labels: bool
     """Whether calls read the labels' values. The trainer's loop, whose data was checked once, sets it to False."""
 
-    def __init__(self, embedding_dim: int, num_classes: int, *, sub_centers: int = 1) -> None:
+    def __init__(
+        self, embedding_dim: int, num_classes: int, *, sub_centers: int = 1, label_smoothing: float = 0.0
+    ) -> None:
         super().__init__()
         check_count("embedding_dim", embedding_dim, low=1)
         check_count("num_classes", num_classes, low=1)
         check_count("sub_centers", sub_centers, low=1)
+        check_number("label_smoothing", label_smoothing, low=0, high=1)
         self.embedding_dim = embedding_dim
         self.num_classes = num_classes
         self.sub_centers = sub_centers
+        self.label_smoothing = label_smoothing
         self.check_labels = True
         self.weight = nn.Parameter(torch.empty(num_classes * sub_centers, embedding_dim))
         nn.init.xavier_uniform_(self.weight)
@@ -85,7 +90,7 @@ class Head(nn.Module):
         return cosine if self.sub_centers == 1 else cosine.unflatten(1, (-1, self.sub_centers)).amax(dim=2)
 
     def set_progress(self, *, epoch: float, step: int, seed: int) -> None:
-        """Say where the training is, before each step; a head's state between steps follows from this alone.
+        """Say where the training is, before each step: a margin that changes is a function of this alone.
 
         Args:
             epoch: Epochs done, with the part of the running one.
@@ -97,7 +102,7 @@ class Head(nn.Module):
         """Say how many training images each class has, for heads whose margins depend on it.
 
         Args:
-            counts: (C,) images of each class, at least 1 each.
+            counts: (C,) images of each class.
         """
 
     def extra_repr(self) -> str:
@@ -112,17 +117,25 @@ class AngularHead(Head):
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
         scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
-        sub_centers: K, centers of each class, at least 1.
+        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
+        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
 
     Reference:
-        "adacos": Zhang et al., AdaCos: Adaptively Scaling Cosine Logits for Effectively Learning Deep Face
-        Representations (CVPR 2019), the fixed variant.
+        Zhang et al., AdaCos: Adaptively Scaling Cosine Logits for Effectively Learning Deep Face Representations (CVPR
+        2019), the fixed variant. Deng et al., Sub-center ArcFace: Boosting Face Recognition by Large-Scale Noisy Web
+        Faces (ECCV 2020).
     """
 
     def __init__(
-        self, embedding_dim: int, num_classes: int, *, scale: float | Literal["adacos"] = 30.0, sub_centers: int = 1
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        *,
+        scale: float | Literal["adacos"] = 30.0,
+        sub_centers: int = 1,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(embedding_dim, num_classes, sub_centers=sub_centers)
+        super().__init__(embedding_dim, num_classes, sub_centers=sub_centers, label_smoothing=label_smoothing)
         self.scale = scale
         if isinstance(scale, str):
             check_choice("scale", scale, ("adacos",))
@@ -134,13 +147,13 @@ class AngularHead(Head):
             self.scale_value = float(scale)
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return what replaces the cosine to the own class.
+        """Return what replaces the cosine to the own class; called once by each call that is given labels.
 
         Args:
             cosine: (B,) cos(theta) to the own class, float64.
             sine: (B,) sin(theta) to the own class, float64.
             embeddings: (B, D), for margins that depend on the norm.
-            labels: (B,) int64, for margins that depend on the class.
+            labels: (B,) integers, for margins that depend on the class.
         """
         raise NotImplementedError
 
@@ -157,19 +170,21 @@ class AngularHead(Head):
         Raises:
             ValueError: A wrong shape or dtype, or a label outside [0, C).
         """
-        check_embeddings(embeddings, self.weight)
-        cosine = angles.cosine_similarity_matrix(embeddings, self.weight)
-        best = None
-        if self.sub_centers > 1:
-            cosine, best = cosine.unflatten(1, (-1, self.sub_centers)).max(dim=2)
-        logits = self.scale_value * cosine
+        logits = self.scale_value * self.cosine(embeddings)
         if labels is None:
             return logits
         labels = check_batch(embeddings, labels, self.num_classes, values=self.check_labels)
-        rows = labels if best is None else labels * self.sub_centers + best.gather(1, labels[:, None]).squeeze(1)
-        pair = angles.target_cosine_sine(embeddings, self.weight[rows])
-        own = self.scale_value * self.psi(*pair, embeddings, labels)
+        own = self.scale_value * self.psi(*self.own_angle(embeddings, labels), embeddings, labels)
         return logits.scatter(1, labels[:, None], own.to(logits.dtype)[:, None])
+
+    def own_angle(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin of the angle to the own class, (B,) each, float64, exact near 0 and pi.
+
+        Args:
+            embeddings: (B, D) floating point.
+            labels: (B,) int64 in [0, C).
+        """
+        return angles.own_cosine_sine(embeddings, self.weight, labels, self.sub_centers)
 
     def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
         """Compute softplus(S - scale * psi), S the log-sum-exp of the other classes' logits.
@@ -192,6 +207,7 @@ class AngularHead(Head):
             lambda cosine, sine: self.psi(cosine, sine, embeddings, labels),
             scale=self.scale_value,
             sub_centers=self.sub_centers,
+            label_smoothing=self.label_smoothing,
             reduction=reduction,
             check_labels=self.check_labels,
         )

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcface_pl.functional import linear_softmax_loss
 from arcface_pl.functional._checks import check_batch, check_embeddings
 from arcface_pl.functional._precision import compute_dtype, full_precision
-from arcface_pl.functional.loss import Reduction, reduce
+from arcface_pl.functional.loss import Reduction
 from arcface_pl.heads.base import AngularHead, Head
 
 __all__ = ["LinearHead", "NormalizedSoftmaxHead"]
@@ -24,15 +25,24 @@ class NormalizedSoftmaxHead(AngularHead):
         num_classes: C, at least 1.
         scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
         sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
+        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
 
     Reference:
-        Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification (ACM MM 2017).
+        Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification (ACM Multimedia 2017).
     """
 
     def __init__(
-        self, embedding_dim: int, num_classes: int, *, scale: float | Literal["adacos"] = 30.0, sub_centers: int = 1
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        *,
+        scale: float | Literal["adacos"] = 30.0,
+        sub_centers: int = 1,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(embedding_dim, num_classes, scale=scale, sub_centers=sub_centers)
+        super().__init__(
+            embedding_dim, num_classes, scale=scale, sub_centers=sub_centers, label_smoothing=label_smoothing
+        )
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the cosine as it is."""
@@ -44,18 +54,25 @@ class LinearHead(Head):
 
     $$L_i = -\log \frac{e^{x_i \cdot w_{y_i} + b_{y_i}}}{\sum_j e^{x_i \cdot w_j + b_j}}$$
 
+    ``cosine`` leaves the bias out.
+
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
-        use_bias: Whether each class has a bias.
+        use_bias: Whether each class has a bias b.
+        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
     """
 
     bias: nn.Parameter | None
 
-    def __init__(self, embedding_dim: int, num_classes: int, *, use_bias: bool = True) -> None:
-        super().__init__(embedding_dim, num_classes)
-        self.register_parameter("bias", nn.Parameter(torch.zeros(num_classes)) if use_bias else None)
+    def __init__(
+        self, embedding_dim: int, num_classes: int, *, use_bias: bool = True, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__(embedding_dim, num_classes, label_smoothing=label_smoothing)
+        if not isinstance(use_bias, bool):
+            raise ValueError(f"use_bias must be true or false; got {use_bias!r}")
         self.use_bias = use_bias
+        self.register_parameter("bias", nn.Parameter(torch.zeros(num_classes)) if use_bias else None)
 
     def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
         """Compute x . w + b; labels change nothing but are checked.
@@ -79,7 +96,7 @@ class LinearHead(Head):
             return F.linear(embeddings.to(dtype), self.weight.to(dtype), bias)
 
     def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """Compute the cross-entropy.
+        """Compute the cross-entropy without making a batch x classes tensor when there are many classes.
 
         Args:
             embeddings: (B, D) floating point, B >= 1.
@@ -92,4 +109,12 @@ class LinearHead(Head):
         Raises:
             ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
         """
-        return reduce(F.cross_entropy(self(embeddings, labels), labels.long(), reduction="none"), reduction)
+        return linear_softmax_loss(
+            embeddings,
+            self.weight,
+            labels,
+            self.bias,
+            label_smoothing=self.label_smoothing,
+            reduction=reduction,
+            check_labels=self.check_labels,
+        )

@@ -1,0 +1,104 @@
+"""ElasticFace: each sample's margin is drawn anew at each step."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from arcface_pl.functional import arcface_psi, cosface_psi
+from arcface_pl.functional._checks import check_choice, check_number
+from arcface_pl.heads.margin import MarginHead, check_angle
+from arcface_pl.seeding import derive_seed
+
+__all__ = ["ElasticFaceHead"]
+
+
+class ElasticFaceHead(MarginHead):
+    r"""ElasticFace.
+
+    $$\psi(\theta) = \cos(\theta + E(m, \sigma)) \text{ ("arc")}, \qquad
+    \psi(\theta) = \cos\theta - E(m, \sigma) \text{ ("cos")}$$
+
+    E is drawn from a normal distribution for each sample. The draw is a function of what ``set_progress`` was told
+    last, the run's seed and the step, and of the rank; outside training mode the margin is m. A drawn angle is held
+    within [0, pi], and past ``pi`` psi falls on as ArcFace's does.
+
+    Args:
+        embedding_dim: D, the width of the embeddings, at least 1.
+        num_classes: C, at least 1.
+        margin: m, in radians, in [0, pi); a difference of cosines, in [0, 2), for "cos". The paper has 0.5 for "arc"
+            and 0.35 for "cos".
+        sigma: Standard deviation of the margin, at least 0.
+        variant: "arc" for ArcFace's margin, "cos" for CosFace's.
+        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
+        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
+        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
+        margin_warmup_epochs: Epochs over which the margin grows linearly from 0; 0 begins with the whole margin.
+        class_margins: "equal", or "frequency" for margins that are larger for rarer classes.
+
+    Reference:
+        Boutros et al., ElasticFace: Elastic Margin Loss for Deep Face Recognition (CVPR Workshops 2022).
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        *,
+        margin: float = 0.5,
+        sigma: float = 0.05,
+        variant: Literal["arc", "cos"] = "arc",
+        scale: float | Literal["adacos"] = 64.0,
+        sub_centers: int = 1,
+        label_smoothing: float = 0.0,
+        margin_warmup_epochs: float = 0,
+        class_margins: Literal["equal", "frequency"] = "equal",
+    ) -> None:
+        super().__init__(
+            embedding_dim,
+            num_classes,
+            scale=scale,
+            sub_centers=sub_centers,
+            label_smoothing=label_smoothing,
+            margin_warmup_epochs=margin_warmup_epochs,
+            class_margins=class_margins,
+        )
+        check_choice("variant", variant, ("arc", "cos"))
+        if variant == "arc":
+            check_angle("margin", margin)
+        else:
+            check_number("margin", margin, low=0, high=2)
+        check_number("sigma", sigma, low=0)
+        self.margin = margin
+        self.sigma = sigma
+        self.variant = variant
+        self._step, self._seed = 0, 0
+
+    def set_progress(self, *, epoch: float, step: int, seed: int) -> None:
+        """Choose the draw of the margins.
+
+        Args:
+            epoch: Epochs done, with the part of the running one.
+            step: Optimiser steps done.
+            seed: The run's seed.
+        """
+        super().set_progress(epoch=epoch, step=step, seed=seed)
+        self._step, self._seed = step, seed
+
+    def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the cosine with a margin drawn for each sample."""
+        margin: float | Tensor = self.margin
+        if self.training:
+            margin = margin + self.sigma * self._draw(cosine)
+        margin = margin * self.strength(labels)
+        if self.variant == "cos":
+            return cosface_psi(cosine, margin)
+        return arcface_psi(cosine, margin.clamp(0, torch.pi) if isinstance(margin, Tensor) else margin, sine=sine)
+
+    @torch.compiler.disable
+    def _draw(self, like: Tensor) -> Tensor:
+        """Return a standard normal number for each sample, the same on every kind of device."""
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "elasticface", self._step, rank))
+        return torch.randn(like.shape, generator=generator).to(like, non_blocking=True)
