@@ -16,7 +16,7 @@ from arcface_pl.backbones import BACKBONES, Backbone
 from arcface_pl.checkpoint import CheckpointError, read_checkpoint
 from arcface_pl.heads import HEADS, Head
 from arcface_pl.schedules import Schedule
-from arcface_pl.seeding import derive_seed, run_seed
+from arcface_pl.seeding import derive_seed, run_seed, seed_draws
 from arcface_pl.specs import build, spec_of
 
 __all__ = ["ArcFaceModule"]
@@ -87,6 +87,13 @@ class ArcFaceModule(L.LightningModule):
         )
         self.scores = nn.ModuleDict({"val": _scores(head.num_classes), "test": _scores(head.num_classes)})
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; the one that Lightning sets forty times a step without `nn.Module`'s search for tensors."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: Tensor) -> Tensor:
         """Embed images (B, C, H, W); returns embeddings (B, D), not normalised."""
         if self.channels_last:
@@ -112,7 +119,7 @@ class ArcFaceModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what the step will draw (dropout) by where the run is, so that a resumed run draws the same."""
-        torch.manual_seed(derive_seed(run_seed(), "step", self.current_epoch, batch_idx, self.global_rank))
+        seed_draws(self.device, derive_seed(run_seed(), "step", self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the head's loss; logged every ``log_every_n_steps`` so that other steps wait for nothing."""

@@ -3,7 +3,9 @@
 import hashlib
 import os
 
-__all__ = ["derive_seed", "run_seed"]
+import torch
+
+__all__ = ["derive_seed", "run_seed", "seed_draws"]
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -26,3 +28,16 @@ def derive_seed(*parts: int | str) -> int:
 def run_seed() -> int:
     """Return the seed of this run: what ``seed_everything`` was given, or 0 outside a seeded run."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+
+def seed_draws(device: torch.device, seed: int) -> None:
+    """Seed what random operations on ``device`` draw from next (dropout), and the CPU's.
+
+    ``torch.manual_seed`` would seed every kind of device, and for those not in use record a stack trace to do so later:
+    a millisecond a call, and a list that grows with every step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

@@ -2,5 +2,6 @@
 
 from arcface_pl.callbacks.checkpoint import RunCheckpoint
 from arcface_pl.callbacks.logger import RunLogger
+from arcface_pl.callbacks.progress import RunProgressBar
 
-__all__ = ["RunCheckpoint", "RunLogger"]
+__all__ = ["RunCheckpoint", "RunLogger", "RunProgressBar"]

@@ -16,8 +16,8 @@ def main(args: Sequence[str] | None = None) -> None:
         args: A subcommand (fit, validate, test, predict) and its flags; unset: what the process was started with.
 
     Raises:
-        SystemExit: With code 2 and one line on standard error if a setting, a file or the device asked for cannot be used;
-            with code 130 if interrupted.
+        SystemExit: With code 2 and one line on standard error if a setting, a file or the device asked for cannot be
+            used; with code 130 if interrupted.
     """
     args = list(sys.argv[1:] if args is None else args)
     command = args.pop(0) if args else "--help"

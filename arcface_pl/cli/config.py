@@ -1,8 +1,8 @@
 """Layers of settings: the complete base, overlays that hold differences only, then flags; the later one wins.
 
-The layers are plain dictionaries in LightningCLI's schema (``seed_everything / trainer / model / data``). They are merged here
-rather than by the argument parser because two things must hold that it does not promise: a class chosen in a later layer
-starts from its own defaults, and a list of callbacks in a later layer adds to the base's instead of dropping it.
+The layers are plain dictionaries in LightningCLI's schema (``seed_everything / trainer / model / data``). They are
+merged here, not by the argument parser, because two things must hold that it does not promise: a class chosen in a
+later layer starts from its own defaults, and callbacks in a later layer add to the base's instead of replacing them.
 """
 
 import re
@@ -111,8 +111,8 @@ def _same_class(one: str, other: str) -> bool:
 def merge(base: Any, overlay: Any, key: str = "") -> Any:
     """Lay ``overlay`` over ``base``; neither is changed.
 
-    A class in the overlay that is not the base's starts from its own defaults. Callbacks are merged by class: one that the
-    base has is changed, another is added.
+    A class in the overlay that is not the base's starts from its own defaults. Callbacks are merged by class: one that
+    the base has is changed, another is added.
 
     Args:
         base: Settings so far.
@@ -131,7 +131,7 @@ def merge(base: Any, overlay: Any, key: str = "") -> Any:
     if _is_class(base):
         if _is_class(overlay) and not _same_class(base["class_path"], overlay["class_path"]):
             return deepcopy(overlay)
-        if not CLASS_KEYS >= overlay.keys():
+        if not overlay.keys() <= CLASS_KEYS:
             overlay = {"init_args": overlay}
     merged = deepcopy(base)
     for name, value in overlay.items():

@@ -35,7 +35,10 @@ def settings_errors(key: str = "") -> Iterator[None]:
         raise
     except _RAISED_OVER_SETTINGS as error:
         message = _explain(str(error))
-        raise SettingsError(f"{key}: {message}" if key and not message.startswith(key) else message) from error
+        if key and not message.startswith(key.split(".")[0]):
+            # "margin must be ..." becomes "model.head.margin must be ...", anything else "model.head: ..."
+            message = f"{key}.{message}" if re.match(r"[a-z_]+(:| must )", message) else f"{key}: {message}"
+        raise SettingsError(message) from error
 
 
 def is_for_the_user(error: ValueError) -> bool:
@@ -55,18 +58,15 @@ def _explain(message: str) -> str:
     """Condense a parser's nested report to "full.key: got value, but it accepts ..."."""
     keys = re.findall(r'(?:Parser key|Key) "([^"]+)"', message)
     name = ".".join(part for key in keys for part in key.split(".") if part != "init_args")
-    if option := re.search(r"(?:does not accept option|Option) '([^']+)'", message):
-        group = re.search(r"Group '([^']+)'", message)
-        place = name or (group.group(1) if group else "")
-        return f"{place}.{option.group(1)}: no such setting"
     if union := re.search(r"Subtypes: \[(.*?)\]\n.*Given value: (.*)", message, re.DOTALL):
         return f"{name}: got {union.group(2).strip()}, but it accepts {_plain_types(union.group(1))}"
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    detail = " ".join(line for line in lines if not line.startswith(("Parser key", "Problem with given class_path")))
-    detail = _plain_types(detail) or message
-    return f"{name}: {detail}" if name and not detail.startswith(name) else detail
+    if single := re.search(r"Expected an? (.*)\. Got value: (.*)", message):
+        return f"{name}: got {single.group(2).strip()}, but it accepts {_plain_types(single.group(1))}"
+    detail = _plain_types(" ".join(line.strip() for line in message.splitlines()))
+    return f"{name}: {detail}" if name and name not in detail else detail
 
 
 def _plain_types(text: str) -> str:
     text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>", r"\1", text)
-    return text.replace("NoneType", "null").replace("typing.", "")
+    choices = re.sub(r"(?:typing\.)?Literal\[([^\]]*)\]", lambda match: match.group(1).replace("'", ""), text)
+    return choices.replace("NoneType", "null").replace("typing.", "")

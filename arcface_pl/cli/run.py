@@ -4,6 +4,7 @@ import csv
 import inspect
 import logging
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from arcface_pl.backbones import BACKBONES
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
 from arcface_pl.checkpoint import CheckpointError, read_checkpoint
 from arcface_pl.cli import report
-from arcface_pl.cli.config import BASE_CONFIG, Request, SettingsError, merge, parse_command_line, read_config
+from arcface_pl.cli.config import BASE_CONFIG, SettingsError, merge, parse_command_line, read_config
 from arcface_pl.cli.settings import ArcFaceCLI, class_path
 from arcface_pl.heads import HEADS
 
@@ -49,8 +50,11 @@ def run(command: str, args: Sequence[str]) -> None:
         settings = request.layers_over(merge(base, layer))
     if command != "fit":
         settings["trainer"]["logger"] = False
+    # Lightning reads a torch class that torch 2.13 deprecated; nothing a user could change.
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
     # Lightning's remarks on devices and on how fit ended repeat what is printed here.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     cli = ArcFaceCLI(settings)
     if "help_all" in request.switches:
         cli.parser.print_help()
@@ -95,6 +99,9 @@ def _settings_of_checkpoint(path: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {"model": {**model, "channels_last": saved.get("channels_last", True)}}
     if trained_on:
         settings["data"] = _as_class(path, "data", modules, trained_on)
+        if "dataset" in settings["data"]["init_args"]:
+            # What auto became in training: elsewhere it might become another set.
+            settings["data"]["init_args"]["dataset"] = trained_on["dataset_name"]
         settings["seed_everything"] = trained_on.get("seed", 0)
     return settings
 
@@ -125,8 +132,8 @@ def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
     best = policy.path if policy is not None else None
     tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
     results = {
-        **(policy.best_metrics if policy is not None else {}),
-        **tested,
+        **report.exact(policy.best_metrics if policy is not None else {}),
+        **report.exact(tested),
         "dataset": datamodule.dataset_name,
         "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
         "seed": cli.config.seed_everything,
@@ -147,17 +154,18 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path) -> None:
     folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     entry = {"datamodule": datamodule, "ckpt_path": checkpoint, "weights_only": True}
     if command == "predict":
+        if trainer.world_size > 1:
+            raise SettingsError(f"trainer.devices: got {trainer.world_size}, but predict runs on 1")
         batches = trainer.predict(module, **entry)
-        if trainer.is_global_zero and batches:
-            path = folder / "predictions.csv"
-            _write_predictions(path, batches, datamodule.class_names)
-            console.print(f"{sum(len(batch['labels']) for batch in batches):,} predictions written to {path}")
+        path = folder / "predictions.csv"
+        _write_predictions(path, batches, datamodule.class_names)
+        console.print(f"{sum(len(batch['labels']) for batch in batches):,} predictions written to {path}")
         return
     scores = (trainer.validate if command == "validate" else trainer.test)(module, verbose=False, **entry)
     if not scores:
         raise SettingsError("--data.val_fraction: is 0, so that there is nothing to validate on")
     if trainer.is_global_zero:
-        results = {**scores[0], "dataset": datamodule.dataset_name, "checkpoint": str(checkpoint)}
+        results = {**report.exact(scores[0]), "dataset": datamodule.dataset_name, "checkpoint": str(checkpoint)}
         report.write_json(folder / f"{command}.json", results)
         report.table(console, results, datamodule)
 

@@ -72,27 +72,31 @@ class ArcFaceCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Name every class in full, fill in what follows from the data, and check every value."""
         assert isinstance(args, dict)
-        _check_names(args, parser)
+        settings = _without_unwanted(_with_full_names(args))
+        for section in ("trainer", "model"):
+            known = [action.dest for action in parser._actions if action.dest.startswith(f"{section}.")]
+            for name in settings[section]:
+                if f"{section}.{name}" not in known:
+                    raise SettingsError(unknown(f"{section}.{name}", known))
+        _check_classes(settings)
         with settings_errors():
-            self.config = parser.parse_object(_with_sizes(_without_unwanted(_with_full_names(args))))
+            self.config = parser.parse_object(settings)
+        _check_accelerator(self.config.trainer.accelerator)
 
     def instantiate_classes(self) -> None:
         """Build everything; the Trainer too, so that a missing device shows before any work."""
-        with settings_errors():
+        with settings_errors("model"):
             super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Build the Trainer."""
+        with settings_errors("trainer"):
+            return super().instantiate_trainer(**kwargs)
 
 
 def class_path(cls: type) -> str:
     """Return the dotted name under which a config names ``cls``."""
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _check_names(settings: dict[str, Any], parser: LightningArgumentParser) -> None:
-    for section in ("trainer", "model"):
-        known = [action.dest.split(".")[1] for action in parser._actions if action.dest.startswith(f"{section}.")]
-        for name in settings.get(section) or {}:
-            if name not in known:
-                raise SettingsError(unknown(f"{section}.{name}", [f"{section}.{each}" for each in known]))
 
 
 def _resolve(key: str, path: Any) -> type:
@@ -111,7 +115,7 @@ def _resolve(key: str, path: Any) -> type:
 
 
 def _with_full_names(settings: dict[str, Any]) -> dict[str, Any]:
-    """Name each class by its full path, and check the names of its settings."""
+    """Name each class by its full path."""
     settings = deepcopy(settings)
     for key in _BY_NAME:
         parts = key.split(".")
@@ -124,20 +128,8 @@ def _with_full_names(settings: dict[str, Any]) -> dict[str, Any]:
                 continue
             if "class_path" not in node:
                 raise SettingsError(f"{key}: needs a class_path")
-            cls = _resolve(key, node["class_path"])
-            node["class_path"] = class_path(cls)
-            _check_arguments(key, cls, node.get("init_args") or {})
+            node["class_path"] = class_path(_resolve(key, node["class_path"]))
     return settings
-
-
-def _check_arguments(key: str, cls: type, given: dict[str, Any]) -> None:
-    parameters = inspect.signature(cls).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for name in given:
-        if name not in parameters:
-            message = unknown(f"{key}.{name}", [f"{key}.{each}" for each in parameters])
-            raise SettingsError(f"{message} ({cls.__name__} accepts {', '.join(parameters)})")
 
 
 def _without_unwanted(settings: dict[str, Any]) -> dict[str, Any]:
@@ -156,25 +148,46 @@ def _without_unwanted(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _with_sizes(settings: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the sizes that follow from the data and the backbone; refuse those that contradict them."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(L.LightningDataModule, "data", required=True)
-    datamodule = parser.instantiate_classes(parser.parse_object({"data": settings["data"]})).data
-    backbone = settings["model"]["backbone"]
+def _check_classes(settings: dict[str, Any]) -> None:
+    """Build each class once, sizes filled in, so that a wrong value is named by its own setting."""
+    model, trainer = settings["model"], settings["trainer"]
+    datamodule = _built("data", settings["data"])
     for name in ("in_channels", "image_size"):
-        _fill(backbone, "model.backbone", name, getattr(datamodule, name, None), "the data's images have")
-    width = (backbone.get("init_args") or {}).get("embedding_dim")
-    default = inspect.signature(_resolve("model.backbone", backbone["class_path"])).parameters.get("embedding_dim")
-    if width is None and default is not None and default.default is not default.empty:
-        width = default.default
-    head = settings["model"]["head"]
-    _fill(head, "model.head", "embedding_dim", width, "the backbone gives")
-    _fill(head, "model.head", "num_classes", getattr(datamodule, "num_classes", None), "the data has")
-    return settings
+        _fill("model.backbone", model["backbone"], name, getattr(datamodule, name, None), "the data's images have")
+    with torch.device("meta"):  # no memory: a head may have a million classes
+        backbone = _built("model.backbone", model["backbone"])
+        _fill("model.head", model["head"], "embedding_dim", backbone.embedding_dim, "the backbone gives")
+        _fill("model.head", model["head"], "num_classes", getattr(datamodule, "num_classes", None), "the data has")
+        _built("model.head", model["head"])
+    if model.get("optimizer"):
+        _built("model.optimizer", model["optimizer"], [torch.nn.Parameter(torch.zeros(1))])
+    if model.get("lr_schedule"):
+        _built("model.lr_schedule", model["lr_schedule"], torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), 1)
+    for node in trainer.get("callbacks") or []:
+        _built("trainer.callbacks", node)
+    if isinstance(trainer.get("logger"), dict):
+        _built("trainer.logger", trainer["logger"])
 
 
-def _fill(node: dict[str, Any], key: str, name: str, value: Any, origin: str) -> None:
+def _built(key: str, node: dict[str, Any], *positional: Any) -> Any:
+    cls = _resolve(key, node["class_path"])
+    given = node.get("init_args") or {}
+    names = list(inspect.signature(cls).parameters)
+    parser = ArgumentParser(exit_on_error=False)
+    skipped = set(names[: len(positional)])
+    known = parser.add_class_arguments(cls, key, skip=skipped, instantiate=False, fail_untyped=False)
+    for name in given:
+        if f"{key}.{name}" not in known:
+            raise SettingsError(f"{unknown(f'{key}.{name}', known)} ({cls.__name__} accepts {', '.join(names)})")
+    nested: Any = given
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    with settings_errors(key):
+        arguments = parser.instantiate_classes(parser.parse_object(nested))[key]
+        return cls(*positional, **arguments.as_dict(), **(node.get("dict_kwargs") or {}))
+
+
+def _fill(key: str, node: dict[str, Any], name: str, value: Any, origin: str) -> None:
     if value is None or name not in inspect.signature(_resolve(key, node["class_path"])).parameters:
         return
     arguments = node.setdefault("init_args", {})
@@ -182,3 +195,10 @@ def _fill(node: dict[str, Any], key: str, name: str, value: Any, origin: str) ->
         arguments[name] = value
     elif arguments[name] != value:
         raise SettingsError(f"{key}.{name}: got {arguments[name]!r}, but {origin} {value}; leave it unset")
+
+
+def _check_accelerator(accelerator: Any) -> None:
+    there = {"gpu": torch.cuda.is_available() or torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    there["mps"] = torch.backends.mps.is_available()
+    if not there.get(accelerator, True):
+        raise SettingsError(f"trainer.accelerator: got {accelerator}, but torch finds none here; accepts cpu or auto")
