@@ -50,11 +50,7 @@ def run(command: str, args: Sequence[str]) -> None:
         settings = request.layers_over(merge(base, layer))
     if command != "fit":
         settings["trainer"]["logger"] = False
-    # Lightning reads a torch class that torch 2.13 deprecated; nothing a user could change.
-    warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
-    # Lightning's remarks on devices and on how fit ended repeat what is printed here.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _hush()
     cli = ArcFaceCLI(settings)
     if "help_all" in request.switches:
         cli.parser.print_help()
@@ -65,6 +61,16 @@ def run(command: str, args: Sequence[str]) -> None:
     else:
         assert checkpoint is not None
         _evaluate(command, cli, checkpoint)
+
+
+def _hush() -> None:
+    # Lightning's remarks on devices and on how fit ended repeat what is printed here.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # It reads a torch class that torch 2.13 deprecated: nothing that a user could change.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    # Losses are logged by the run's steps, so that an epoch of fewer than log_every_n_steps loses nothing.
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
 
 def _find_checkpoint(asked: str | None, root: str | None) -> Path | None:

@@ -183,7 +183,7 @@ def _built(key: str, node: dict[str, Any], *positional: Any) -> Any:
     for part in reversed(key.split(".")):
         nested = {part: nested}
     with settings_errors(key):
-        arguments = parser.instantiate_classes(parser.parse_object(nested))[key]
+        arguments = parser.instantiate(parser.parse_object(nested))[key]
         return cls(*positional, **arguments.as_dict(), **(node.get("dict_kwargs") or {}))
 
 
