@@ -2,16 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import TypeVar
 
 import torch.distributed
 from torch import Tensor
 
 from arcface_pl.data.errors import DataError
 
-__all__ = ["fingerprint", "on_all_alike"]
-
-_T = TypeVar("_T")
+__all__ = ["check_alike", "fingerprint"]
 
 
 def fingerprint(parts: Iterable[Iterable[Tensor]]) -> str:
@@ -22,24 +19,21 @@ def fingerprint(parts: Iterable[Iterable[Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def on_all_alike(load: Callable[[], _T], describe: Callable[[_T], str]) -> tuple[_T, str]:
-    """Load on every process, and stop all of them where one cannot, or got something else.
+def check_alike(load: Callable[[], str]) -> None:
+    """Load on every process of the run, and stop all of them where one cannot, or got something else.
+
+    Without other processes this is ``load()``.
 
     Args:
-        load: Called once on each process.
-        describe: Says what was loaded; the processes compare this.
-
-    Returns:
-        What was loaded, and its description.
+        load: Called once on each process; returns a description of what is there, for comparison.
 
     Raises:
         Exception: What ``load`` raised here.
-        DataError: If another process failed, or loaded something else.
+        DataError: If another process failed, or has something else.
     """
     failure: Exception | None = None
     try:
-        loaded = load()
-        outcome = describe(loaded)
+        outcome = load()
     except Exception as error:  # whatever it is, the others must not wait for this process for ever
         failure, outcome = error, f"failed: {error}"
     outcomes = [outcome]
@@ -51,4 +45,3 @@ def on_all_alike(load: Callable[[], _T], describe: Callable[[_T], str]) -> tuple
     if len(set(outcomes)) > 1:
         listed = "; ".join(f"process {rank}: {found}" for rank, found in enumerate(outcomes))
         raise DataError(f"the processes do not have the same data. {listed}")
-    return loaded, outcome

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -66,11 +67,15 @@ def apply_affine(images: Tensor, matrices: Tensor) -> Tensor:
         (B, C, H, W), of the same type and on the same device.
     """
     count, _, height, width = images.shape
-    x, y = (
-        torch.arange(1 - size, size, 2, dtype=images.dtype, device=images.device) / size for size in (width, height)
-    )
     # One product for the whole batch, with the pixels along its long side: several times faster than F.affine_grid,
     # which multiplies a thin matrix for each image.
-    places = torch.stack((x.repeat(height), y.repeat_interleave(width), torch.ones_like(x).repeat(height)))
+    places = _pixel_centers(height, width, images.dtype, images.device)
     grid = (matrices.reshape(-1, 3) @ places).view(count, 2, height, width).permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+@cache
+def _pixel_centers(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Places (x, y, 1) of all pixels, row by row, as (3, height * width)."""
+    x, y = (torch.arange(1 - size, size, 2, dtype=dtype, device=device) / size for size in (width, height))
+    return torch.stack((x.repeat(height), y.repeat_interleave(width), torch.ones_like(x).repeat(height)))

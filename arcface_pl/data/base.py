@@ -10,7 +10,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from arcface_pl.data.agreement import fingerprint, on_all_alike
+from arcface_pl.data.agreement import check_alike, fingerprint
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
@@ -156,10 +156,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Load, check and split the images, and move them to the training device."""
-        if self._parts is None:
-            self._parts, self._fingerprint = on_all_alike(self._load_parts, fingerprint)
+        check_alike(self._load_once)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        self._parts = _Parts(*(part.to(device) for part in self._parts))
+        self._parts = _Parts(*(part.to(device) for part in self._loaded))
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled and augmented training batches."""
@@ -190,8 +189,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def state_dict(self) -> dict[str, Any]:
         """Say what the batches of this run depend on; kept in its checkpoints."""
         return {
-            "dataset": self.dataset_name,
-            "split": self._fingerprint,
+            "data": self._fingerprint,
             "batch_size": self.batch_size,
             "world_size": self.trainer.world_size if self.trainer else 1,
             "seed": self._run_seed,
@@ -229,10 +227,14 @@ class ImageDataModule(LightningDataModule, ABC):
     def _run_seed(self) -> int:
         return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
 
-    def _load_parts(self) -> _Parts:
-        full, test = self.load()
-        train, val = stratified_split(full.labels, self.val_fraction, derive_seed(self._run_seed, "split"))
-        return _Parts(full.select(train), test if self.watch_test else full.select(val), test)
+    def _load_once(self) -> str:
+        if self._parts is None:
+            full, test = self.load()
+            train, val = stratified_split(full.labels, self.val_fraction, derive_seed(self._run_seed, "split"))
+            watched = test if self.watch_test else full.select(val)
+            self._parts = _Parts(full.select(train), watched, test)
+            self._fingerprint = f"{self.dataset_name} {fingerprint(self._parts)}"
+        return self._fingerprint
 
     def _loader(self, part: LabelledImages, batch_size: int, **kwargs: Any) -> BatchLoader:
         return BatchLoader(

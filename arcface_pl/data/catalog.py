@@ -10,7 +10,7 @@ class FileSpec:
     """A file of a data set.
 
     Attributes:
-        name: The file's name, such as ``train-images-idx3-ubyte.gz``. Where it ends in ``.gz``, the unpacked one will do.
+        name: The file's name, such as ``train-images-idx3-ubyte.gz``. Where it ends in ``.gz``, the unpacked one does.
         md5: Checksum of the file of that name.
         content_md5: Checksum of what is inside a ``.gz``, or None where it is not known.
     """

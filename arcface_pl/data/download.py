@@ -1,5 +1,6 @@
 """Fetching a file so that it either is there whole, with the right checksum, or is not there at all."""
 
+import contextlib
 import hashlib
 import http.client
 import logging
@@ -79,7 +80,8 @@ def download(file: FileSpec, mirrors: Sequence[str], folder: Path, limits: TimeL
             raise DataError("; ".join(reasons))
         _publish(part, folder / file.name)
     except OSError as error:
-        part.unlink(missing_ok=True)  # a full disk should not stay full
+        with contextlib.suppress(OSError):
+            part.unlink()  # a full disk should not stay full
         raise DataError(f"{folder / file.name}: cannot be written: {error.strerror or error}") from error
 
 
@@ -125,7 +127,8 @@ def _fetch(url: str, part: Path, limits: TimeLimits) -> str | None:
                 if time.monotonic() > deadline:
                     return f"not done after {limits.total:g} s"
                 if stream.tell() > _MAX_BYTES:
-                    break
+                    stream.truncate(0)
+                    raise _MirrorError(f"more than {_MAX_BYTES} bytes came")
             if announced and stream.tell() - have < int(announced):
                 return f"broke off after {stream.tell()} of {have + int(announced)} bytes"
     return None
