@@ -38,8 +38,8 @@ class ArcFaceModule(L.LightningModule):
     """Trains a backbone and a margin head together, and keeps honest accuracy apart from the margin's.
 
     ``module(images)`` gives embeddings. A prediction is ``module.head(embeddings).argmax(1)``: it never sees a label.
-    ``*/accuracy`` is measured that way; ``*/margin_accuracy`` leaves the margin on the true class, as the source document
-    does, and is no accuracy of the network.
+    ``*/accuracy`` is measured that way; ``*/margin_accuracy`` leaves the margin on the true class, as the source
+    document does, and is no accuracy of the network.
 
     Args:
         backbone: Images (B, C, H, W) to embeddings (B, D). Its sizes are filled in from the data where unset.
@@ -79,7 +79,7 @@ class ArcFaceModule(L.LightningModule):
         self.channels_last = channels_last
         self.data_facts: dict[str, Any] = {}
         if channels_last:
-            self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+            self.backbone.to(memory_format=torch.channels_last)
         self.example_input_array = torch.zeros(1, backbone.in_channels, backbone.image_size, backbone.image_size)
         self.save_hyperparameters(
             {"backbone": spec_of(backbone), "head": spec_of(head), "head_lr": head_lr, "channels_last": channels_last},
@@ -127,7 +127,7 @@ class ArcFaceModule(L.LightningModule):
         epoch = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
         self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed())
         loss = self.head.loss(self(images), labels)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.global_step + 1) % self._log_interval == 0:
             self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -214,6 +214,10 @@ class ArcFaceModule(L.LightningModule):
         return module.to(map_location).eval()
 
     @property
+    def _log_interval(self) -> int:
+        return self.trainer.log_every_n_steps or 1  # type: ignore[attr-defined]  # set where mypy does not look
+
+    @property
     def _val_split(self) -> str:
         return getattr(getattr(self.trainer, "datamodule", None), "val_prefix", "val")
 
@@ -224,7 +228,7 @@ class ArcFaceModule(L.LightningModule):
         predictions = self.head(embeddings).argmax(1)
         own = cosine.gather(1, labels[:, None]).squeeze(1)
         other = cosine.scatter(1, labels[:, None], -torch.inf).amax(1)
-        scores = self.scores[split]
+        scores: Any = self.scores[split]
         scores["accuracy"].update(predictions, labels)
         # The source document's way: the margin, and with it the label, is in these logits.
         scores["margin_accuracy"].update(self.head(embeddings, labels).argmax(1), labels)
@@ -240,7 +244,7 @@ class ArcFaceModule(L.LightningModule):
         }
 
     def _log_scores(self, split: str) -> None:
-        scores = self.scores[split]
+        scores: Any = self.scores[split]
         for name in ("loss", "accuracy", "margin_accuracy"):
             self.log(f"{split}/{name}", scores[name], prog_bar=name == "accuracy")
         prefix = "angle" if split == "val" else f"{split}/angle"

@@ -1,4 +1,4 @@
-"""Seeds that are functions of where a run is, so that a resumed run draws what the uninterrupted one would have drawn."""
+"""Seeds that are functions of where a run is, so that a resumed run draws what an uninterrupted one would have."""
 
 import hashlib
 import os

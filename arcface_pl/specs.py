@@ -15,8 +15,8 @@ PLAIN = (bool, int, float, str, type(None))
 def spec_of(module: nn.Module) -> dict[str, Any]:
     """Describe ``module`` by its class's name and its constructor's arguments.
 
-    Every constructor parameter is read from the attribute of the same name, which holds for the package's own classes. An
-    argument of a user's own class that is no plain value is left out: such a class is passed again at loading.
+    Every constructor parameter is read from the attribute of the same name, which holds for the package's own classes.
+    An argument of a user's own class that is no plain value is left out: such a class is passed again at loading.
 
     Args:
         module: A backbone or a head.
@@ -47,7 +47,7 @@ def build(role: str, registry: Mapping[str, type[ModuleT]], spec: Mapping[str, A
         ValueError: If the name is not in the registry or the arguments do not fit the class.
     """
     name, kwargs = spec.get("name"), spec.get("kwargs")
-    if name not in registry or not isinstance(kwargs, Mapping):
+    if not isinstance(name, str) or name not in registry or not isinstance(kwargs, Mapping):
         raise ValueError(
             f"{role}: {name!r} is not one of this package's ({', '.join(registry)}); "
             f"pass a class of your own as load_from_checkpoint(path, {role}=...)"

@@ -33,7 +33,10 @@ def test_wrong_images_are_named(shape: tuple[int, ...]) -> None:
         SimpleCNN()(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("arguments", [{"embedding_dim": 0}, {"in_channels": 1.0}, {"image_size": 3}, {"image_size": True}])
+WRONG = [{"embedding_dim": 0}, {"in_channels": 1.0}, {"image_size": 3}, {"image_size": True}]
+
+
+@pytest.mark.parametrize("arguments", WRONG)
 def test_wrong_sizes_are_named(arguments: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         SimpleCNN(**arguments)

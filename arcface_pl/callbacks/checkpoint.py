@@ -45,7 +45,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the last one, and the best one where this is it."""
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set where mypy does not look
             return
         assert self._folder is not None
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -51,20 +51,10 @@ def announce(console: Console, trainer: L.Trainer, module: Any, datamodule: Any,
     rows.add_row("device", _describe_devices(trainer))
     rows.add_row("precision", str(trainer.precision))
     # trainer.log_dir would wait for the other processes, which are not there before fit.
-    rows.add_row("folder", str(trainer.logger.log_dir if trainer.logger else trainer.default_root_dir))
+    rows.add_row("folder", os.path.relpath(trainer.logger.log_dir if trainer.logger else trainer.default_root_dir))
     if checkpoint is not None:
         rows.add_row("goes on from", str(checkpoint))
     console.print(Panel(rows, title="arcface-pl fit", title_align="left", expand=False))
-    if getattr(datamodule, "fell_back", False):
-        console.print(
-            Panel(
-                "MNIST was not found and could not be downloaded. This run trains on the 1,797 digits that come with "
-                "scikit-learn instead:\nits accuracy is not MNIST's.",
-                title="Not MNIST",
-                border_style="bold red",
-                expand=False,
-            )
-        )
 
 
 def _describe_data(datamodule: Any) -> str:

@@ -120,7 +120,8 @@ def _as_class(path: Path, role: str, registry: dict[str, Any], spec: Any) -> dic
 
 
 def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
-    trainer, module, datamodule = cli.trainer, cli.model, cli.datamodule
+    trainer: Any = cli.trainer
+    module, datamodule = cli.model, cli.datamodule
     datamodule.prepare_data()
     if isinstance(trainer.logger, RunLogger):
         if checkpoint is not None and (checkpoint.parent.parent / "config.yaml").is_file():
@@ -154,7 +155,8 @@ def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
 
 
 def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path) -> None:
-    trainer, module, datamodule = cli.trainer, cli.model, cli.datamodule
+    trainer: Any = cli.trainer
+    module, datamodule = cli.model, cli.datamodule
     datamodule.prepare_data()
     console = Console(quiet=not trainer.is_global_zero)
     folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent

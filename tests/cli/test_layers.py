@@ -39,7 +39,9 @@ def test_naming_the_same_class_keeps_what_was_set(base: dict) -> None:
     assert settings["model"]["head"]["init_args"]["margin"] == 0.3
 
 
-@pytest.mark.parametrize("flags", [["--model.head", "X", "--model.head.k", "1"], ["--model.head.k", "1", "--model.head=X"]])
+@pytest.mark.parametrize(
+    "flags", [["--model.head", "X", "--model.head.k", "1"], ["--model.head.k", "1", "--model.head=X"]]
+)
 def test_order_of_a_class_and_its_settings_does_not_matter(base: dict, flags: list[str]) -> None:
     head = parse_command_line(flags, TRAINER).layers_over(base)["model"]["head"]
     assert head == {"class_path": "X", "init_args": {"k": 1}}
