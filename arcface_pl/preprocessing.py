@@ -33,13 +33,8 @@ def normalize_images(images: Tensor, mean: Sequence[float], std: Sequence[float]
     if min(std) <= 0:
         raise ValueError(f"std: got {tuple(std)}, accepts values above 0")
     pixels = images.to(torch.float32, copy=True).div_(255)
-    # Skipping the identity keeps unnormalised images equal to x / 255 and saves two passes.
-    if any(mean):
-        pixels.sub_(_per_channel(mean, pixels))
-    if any(value != 1 for value in std):
-        pixels.div_(_per_channel(std, pixels))
+    for channel, values in enumerate(zip(mean, std, strict=True)):
+        # Plain numbers, since a tensor of them would make every batch wait for a copy to the device.
+        if values != (0, 1):
+            pixels[:, channel].sub_(values[0]).div_(values[1])
     return pixels
-
-
-def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)

@@ -159,6 +159,8 @@ class ImageDataModule(LightningDataModule, ABC):
         check_alike(self._load_once)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         self._parts = _Parts(*(part.to(device) for part in self._loaded))
+        if self.trainer and not self.num_val:
+            self.trainer.limit_val_batches = 0  # or Lightning warns of the empty list and goes through the motions
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled and augmented training batches."""

@@ -59,7 +59,7 @@ class MNISTDataModule(ImageDataModule):
         data_dir: str = "data",
         dataset: Literal["auto", "mnist", "fashion_mnist", "kmnist", "cifar10", "digits"] = "auto",
         batch_size: int = 64,
-        eval_batch_size: int = 1000,
+        eval_batch_size: int = 250,
         val_fraction: float = 0.1,
         watch_test: bool = False,
         normalize: bool = True,

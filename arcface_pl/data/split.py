@@ -22,7 +22,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
 
     Example:
         >>> stratified_split(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
-        (tensor([0, 1, 2, 4, 6, 7]), tensor([3, 5]))
+        (tensor([1, 2, 3, 5, 6, 7]), tensor([0, 4]))
     """
     generator = torch.Generator().manual_seed(seed)
     shares = torch.bincount(labels).double() * fraction

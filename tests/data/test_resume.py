@@ -205,3 +205,7 @@ class TestOtherBatches:
         content = torch.load(checkpoint, weights_only=True)
         assert content["MNISTDataModule"]["batch_size"] == 32
         assert content["datamodule_hyper_parameters"]["batch_size"] == 32
+
+
+def test_without_validation_a_trainer_just_trains() -> None:
+    assert len(run(max_epochs=1, data={"val_fraction": 0.0}).seen) == 4
