@@ -1,0 +1,61 @@
+"""Angle statistics over batches."""
+
+from typing import Any
+
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from arcface_pl.metrics.functional.angles import target_angles
+from arcface_pl.metrics.states import gather_rows
+
+__all__ = ["AngleStatistics"]
+
+
+class AngleStatistics(Metric):
+    """Mean angles of embeddings to their own class, to the nearest other class, and the gap between the two.
+
+    ``compute`` gives ``target_mean``, ``nearest_other_mean`` and ``gap_mean``, in radians. The angles themselves stay
+    in the lists ``target`` and ``nearest_other``, for a histogram.
+
+    Args:
+        sub_centers: Centers for each class.
+        kwargs: Of `torchmetrics.Metric`.
+
+    Example:
+        >>> import torch
+        >>> metric = AngleStatistics()
+        >>> metric.update(torch.tensor([[1.0, 1.0]]), torch.tensor([0]), torch.tensor([[0.0, 2.0], [-1.0, 0.0]]))
+        >>> {name: round(float(value), 4) for name, value in metric.compute().items()}
+        {'target_mean': 0.7854, 'nearest_other_mean': 2.3562, 'gap_mean': 1.5708}
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = None
+
+    target: list[Tensor]
+    nearest_other: list[Tensor]
+
+    def __init__(self, sub_centers: int = 1, **kwargs: Any) -> None:
+        super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
+        self.sub_centers = sub_centers
+        self.add_state("target", default=[], dist_reduce_fx="cat")
+        self.add_state("nearest_other", default=[], dist_reduce_fx="cat")
+
+    def update(self, embeddings: Tensor, labels: Tensor, centers: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            embeddings: (B, D), any real dtype.
+            labels: Class of each, (B,), any integer dtype, in [0, C).
+            centers: Class centers, (C * sub_centers, D): ``head.weight``.
+        """
+        angles = target_angles(embeddings, labels, centers, sub_centers=self.sub_centers)
+        self.target.append(angles.target.float().to(self.device))
+        self.nearest_other.append(angles.nearest_other.float().to(self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Mean angles of everything added so far, in radians."""
+        target, nearest_other = dim_zero_cat(self.target).mean(), dim_zero_cat(self.nearest_other).mean()
+        return {"target_mean": target, "nearest_other_mean": nearest_other, "gap_mean": nearest_other - target}

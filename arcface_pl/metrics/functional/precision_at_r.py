@@ -1,0 +1,118 @@
+"""R-precision and MAP@R: retrieval judged by as many neighbours as the query's class has members."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from arcface_pl.metrics.functional.neighbours import Search
+
+__all__ = ["PrecisionAtR", "mean_average_precision_at_r", "precision_at_r", "r_precision"]
+
+
+class PrecisionAtR(NamedTuple):
+    """R-precision and MAP@R, from one search."""
+
+    r_precision: float
+    mean_average_precision: float
+
+
+@torch.no_grad()
+def precision_at_r(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    gallery_embeddings: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
+) -> PrecisionAtR:
+    """R-precision and MAP@R, which both look at the R nearest neighbours, R being the size of the query's class.
+
+    R-precision = r / R, where r of the R nearest are of the query's class. MAP@R also asks how early they come:
+    MAP@R = 1/R sum over i = 1..R of P(i), P(i) being the precision among the i nearest if the i-th is of the query's
+    class, and 0 otherwise. R counts the gallery's items of the class, the query itself left out. Ties, galleries and
+    queries without any item of their class are treated as `recall_at_k` treats them.
+
+    Args:
+        embeddings: Queries, (Q, D), any real dtype; normalised here.
+        labels: Their classes, (Q,), any integer dtype.
+        gallery_embeddings: Where to look, (G, D); None for the other queries.
+        gallery_labels: Their classes, (G,).
+
+    Returns:
+        ``(r_precision, mean_average_precision)``, means over the queries, fractions in [0, 1].
+
+    Raises:
+        ValueError: If shapes do not fit, a value is NaN or infinite, or the gallery holds nothing of any query's class.
+
+    Reference:
+        Musgrave, Belongie, Lim, "A Metric Learning Reality Check", 2020.
+    """
+    search = Search(embeddings, labels, gallery_embeddings, gallery_labels)
+    queries = search.with_relevant()
+    # By class size, so that no chunk ranks more than its own queries need.
+    queries = queries[search.num_relevant[queries].argsort()]
+    precision = average_precision = 0.0
+    for found in search.neighbours(queries, None):
+        rank = torch.arange(1, found.is_relevant.shape[1] + 1, device=queries.device)
+        relevant = (found.is_relevant & (rank <= found.num_relevant[:, None])).double()
+        precision += float((relevant.sum(1) / found.num_relevant).sum())
+        average_precision += float(((relevant.cumsum(1) / rank * relevant).sum(1) / found.num_relevant).sum())
+    return PrecisionAtR(precision / len(queries), average_precision / len(queries))
+
+
+def r_precision(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    gallery_embeddings: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
+) -> float:
+    """Mean share of the R nearest neighbours that are of the query's class; see `precision_at_r`.
+
+    Args:
+        embeddings: Queries, (Q, D), any real dtype; normalised here.
+        labels: Their classes, (Q,), any integer dtype.
+        gallery_embeddings: Where to look, (G, D); None for the other queries.
+        gallery_labels: Their classes, (G,).
+
+    Returns:
+        A fraction in [0, 1].
+
+    Raises:
+        ValueError: As `precision_at_r`.
+    """
+    return precision_at_r(
+        embeddings, labels, gallery_embeddings=gallery_embeddings, gallery_labels=gallery_labels
+    ).r_precision
+
+
+def mean_average_precision_at_r(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    gallery_embeddings: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
+) -> float:
+    """MAP@R: R-precision that also rewards early hits; see `precision_at_r` for the equation.
+
+    Args:
+        embeddings: Queries, (Q, D), any real dtype; normalised here.
+        labels: Their classes, (Q,), any integer dtype.
+        gallery_embeddings: Where to look, (G, D); None for the other queries.
+        gallery_labels: Their classes, (G,).
+
+    Returns:
+        A fraction in [0, 1].
+
+    Raises:
+        ValueError: As `precision_at_r`.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.6, 0.4]])
+        >>> mean_average_precision_at_r(embeddings, torch.tensor([0, 0, 1, 1]))
+        0.75
+    """
+    return precision_at_r(
+        embeddings, labels, gallery_embeddings=gallery_embeddings, gallery_labels=gallery_labels
+    ).mean_average_precision

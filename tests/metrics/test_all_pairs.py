@@ -1,0 +1,213 @@
+"""Verification over all pairs in blocks, against the materialised scores of the same blocks and scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from largest_tensor import LargestTensor
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from arcface_pl.metrics.functional import (
+    all_pairs_curve,
+    equal_error_rate,
+    pair_scores,
+    verification_curve,
+)
+
+FARS = (0.0, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.29, 0.5, 1.0)
+
+
+def clusters(num, num_classes, dim, spread=1.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(num_classes, (num,), generator=generator)
+    centers = torch.randn(num_classes, dim, generator=generator)
+    return centers[labels] + spread * torch.randn(num, dim, generator=generator), labels
+
+
+def one_hot(num, dim):
+    return torch.eye(dim)[torch.arange(num) % dim], torch.arange(num) % dim % 5
+
+
+CASES = {
+    "few classes": (*clusters(500, 10, 16), 128),
+    "many classes": (*clusters(450, 150, 32, spread=2.0, seed=1), 64),
+    "faces": (*clusters(400, 350, 512, spread=0.5, seed=2), 1024),
+    "two dimensions": (*clusters(300, 4, 2, seed=3), 64),
+    "noise": (torch.randn(300, 8, generator=torch.Generator().manual_seed(4)), torch.arange(300) % 7, 100),
+    "one hot": (*one_hot(150, 12), 64),
+    "separated": (*clusters(250, 5, 64, spread=0.05, seed=5), 128),
+    "wrong way round": (-clusters(40, 2, 4, seed=6)[0], torch.arange(40) // 20, 16),
+    "rounded": (clusters(300, 6, 3, seed=7)[0].round(), clusters(300, 6, 3, seed=7)[1], 128),
+    "all the same": (torch.ones(50, 7), torch.arange(50) % 3, 16),
+    "opposite": (torch.tensor([[1.0], [-1.0]]).repeat(20, 1), torch.arange(40) % 2, 16),
+    "rows of zeros": (clusters(100, 4, 5)[0] * (torch.arange(100) % 3 > 0)[:, None], torch.arange(100) % 4, 32),
+    "three": (torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), torch.tensor([5, 5, -2]), 1024),
+}
+all_cases = pytest.mark.parametrize(("embeddings", "labels", "block_size"), CASES.values(), ids=CASES.keys())
+
+
+def sklearn_roc(genuine, impostor):
+    is_genuine = np.r_[np.ones(len(genuine)), np.zeros(len(impostor))]
+    return roc_curve(is_genuine, np.r_[genuine, impostor], drop_intermediate=False)
+
+
+@all_cases
+def test_answers_are_those_of_the_materialised_scores(embeddings, labels, block_size):
+    genuine, impostor = pair_scores(embeddings, labels, block_size=block_size)
+    thresholds = [-2.0, -0.1, 0.0, 0.2, float(genuine.median()), float(impostor.max()), 0.9999, 1.5]
+    curve = all_pairs_curve(embeddings, labels, far=FARS, thresholds=thresholds, block_size=block_size)
+    assert (curve.num_genuine, curve.num_impostor) == (len(genuine), len(impostor))
+    expected = verification_curve(genuine, impostor)
+    assert curve.equal_error_rate() == expected.equal_error_rate()
+    for far in FARS:
+        assert curve.tar_at_far(far) == expected.tar_at_far(far)
+    for threshold in thresholds:
+        assert curve.rates_at_threshold(threshold) == expected.rates_at_threshold(threshold)
+    assert abs(curve.auc() - expected.auc()) <= curve.auc_error() + 1e-12
+
+
+@all_cases
+def test_every_point_counts_what_scikit_learn_counts(embeddings, labels, block_size):
+    genuine, impostor = pair_scores(embeddings, labels, block_size=block_size)
+    far, tar, thresholds = sklearn_roc(genuine, impostor)
+    curve = all_pairs_curve(embeddings, labels, far=FARS, block_size=block_size)
+    ours = curve.roc()
+    # The last of scikit-learn's (falling) thresholds that is at least ours accepts the same pairs.
+    same = np.searchsorted(-thresholds, -ours.thresholds.numpy(), side="right") - 1
+    assert np.array_equal(ours.far, far[same])
+    assert np.array_equal(ours.tar, tar[same])
+    equal_far = tar[far <= 1e-3].max()
+    assert curve.tar_at_far(1e-3)[0] == equal_far
+
+
+@all_cases
+def test_pair_scores_are_the_cosines_of_all_pairs(embeddings, labels, block_size):
+    unit = F.normalize(embeddings.double(), dim=1)
+    cosine = unit @ unit.T
+    above = torch.ones_like(cosine, dtype=torch.bool).triu(1)
+    same = labels[:, None] == labels
+    genuine, impostor = pair_scores(embeddings, labels, block_size=block_size)
+    assert torch.allclose(genuine.sort().values.double(), cosine[above & same].sort().values, rtol=0, atol=5e-7)
+    assert torch.allclose(impostor.sort().values.double(), cosine[above & ~same].sort().values, rtol=0, atol=5e-7)
+
+
+def test_agrees_with_one_plain_gemm():
+    embeddings, labels, _ = CASES["few classes"]
+    unit = F.normalize(embeddings, dim=1)
+    above = torch.ones(500, 500, dtype=torch.bool).triu(1)
+    same = (labels[:, None] == labels)[above].numpy()
+    scores = (unit @ unit.T)[above].numpy()
+    far, tar, _ = roc_curve(same, scores, drop_intermediate=False)
+    curve = all_pairs_curve(embeddings, labels, far=FARS)
+    # Another GEMM may round a score differently, which can move one pair across a threshold.
+    for rate in FARS:
+        assert curve.tar_at_far(rate)[0] == pytest.approx(tar[far <= rate].max(), abs=1.1 / same.sum())
+    assert curve.auc() == pytest.approx(roc_auc_score(same, scores), abs=curve.auc_error() + 1e-9)
+
+
+@pytest.mark.parametrize("order", ["sorted", "shuffled"])
+def test_the_order_of_the_embeddings_does_not_matter(order):
+    embeddings, labels, block_size = CASES["few classes"]
+    permutation = torch.randperm(500, generator=torch.Generator().manual_seed(0))
+    permutation = labels.argsort() if order == "sorted" else permutation
+    expected = all_pairs_curve(embeddings, labels, far=FARS, block_size=block_size)
+    got = all_pairs_curve(embeddings[permutation], labels[permutation], far=FARS, block_size=block_size)
+    assert got.equal_error_rate() == pytest.approx(expected.equal_error_rate(), abs=1e-6)
+    assert got.auc() == pytest.approx(expected.auc(), abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
+def test_other_dtypes(dtype):
+    embeddings, labels, block_size = CASES["few classes"]
+    embeddings = (embeddings * 4).to(dtype)
+    exact = embeddings.double() if dtype in (torch.float64, torch.int32) else embeddings.float()
+    curve = all_pairs_curve(embeddings, labels.to(torch.int16), block_size=block_size)
+    genuine, impostor = pair_scores(exact, labels, block_size=block_size)
+    assert curve.equal_error_rate() == equal_error_rate(genuine, impostor, return_threshold=True)
+
+
+def test_neither_autocast_nor_a_lower_matmul_precision_touches_the_scores():
+    embeddings, labels, block_size = CASES["few classes"]
+    expected = pair_scores(embeddings, labels, block_size=block_size)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = pair_scores(embeddings, labels, block_size=block_size)
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert all(torch.allclose(a, b, rtol=0, atol=3e-7) for a, b in zip(expected, got, strict=True))
+
+
+def test_an_answer_that_was_not_asked_for_is_refused():
+    embeddings, labels, _ = CASES["few classes"]
+    curve = all_pairs_curve(embeddings, labels, far=[0.001])
+    with pytest.raises(ValueError, match=r"far=0\.2 falls between two points"):
+        curve.tar_at_far(0.2)
+    with pytest.raises(ValueError, match=r"threshold=0\.25001 falls between two points"):
+        curve.rates_at_threshold(0.25001)
+
+
+def test_never_a_matrix_of_all_pairs():
+    embeddings, labels = clusters(2500, 50, 8)
+    with LargestTensor() as largest:
+        all_pairs_curve(embeddings, labels, block_size=512)
+    assert largest.num_elements == 2**21 + 1  # the histogram; there are 3,123,750 pairs
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "message"),
+    [
+        (torch.ones(3, 2), torch.tensor([0, 0, 0]), "no pair is impostor: all labels are equal"),
+        (torch.ones(3, 2), torch.tensor([0, 1, 2]), "no pair is genuine: no label occurs twice"),
+        (torch.ones(1, 2), torch.tensor([0]), "at least two rows"),
+        (torch.ones(0, 2), torch.zeros(0, dtype=torch.int64), "embeddings is empty"),
+        (torch.ones(3, 0), torch.tensor([0, 0, 1]), "embeddings is empty"),
+        (torch.ones(3), torch.tensor([0, 0, 1]), r"embeddings must have shape \(N, D\), got \(3,\)"),
+        (torch.ones(3, 2, 2), torch.tensor([0, 0, 1]), r"embeddings must have shape \(N, D\)"),
+        (torch.ones(3, 2), torch.tensor([0, 1]), r"labels must have shape \(3,\)"),
+        (torch.ones(3, 2), torch.tensor([[0], [0], [1]]), r"labels must have shape \(3,\)"),
+        (torch.ones(3, 2), torch.tensor([0.0, 0.0, 1.0]), "labels must have an integer dtype"),
+        (torch.ones(3, 2), [0, 0, 1], "labels must be a torch.Tensor"),
+        (torch.full((3, 2), torch.nan), torch.tensor([0, 0, 1]), "embeddings must be finite"),
+        (torch.full((3, 2), torch.inf), torch.tensor([0, 0, 1]), "embeddings must be finite"),
+    ],
+)
+def test_bad_input_is_refused_by_name(embeddings, labels, message):
+    with pytest.raises(ValueError, match=message):
+        all_pairs_curve(embeddings, labels)
+
+
+def test_bad_options_are_refused_by_name():
+    embeddings, labels, _ = CASES["three"]
+    with pytest.raises(ValueError, match=r"far must lie in \[0, 1\], got 2"):
+        all_pairs_curve(embeddings, labels, far=[2])
+    with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):
+        all_pairs_curve(embeddings, labels, block_size=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@all_cases
+def test_on_a_gpu(embeddings, labels, block_size):
+    embeddings, labels = embeddings.cuda(), labels.cuda()
+    genuine, impostor = pair_scores(embeddings, labels, block_size=block_size)
+    curve = all_pairs_curve(embeddings, labels, far=FARS, block_size=block_size)
+    expected = verification_curve(genuine, impostor)
+    assert curve.equal_error_rate() == expected.equal_error_rate()
+    assert [curve.tar_at_far(far) for far in FARS] == [expected.tar_at_far(far) for far in FARS]
+    assert expected.equal_error_rate()[0] == equal_error_rate(genuine.cpu(), impostor.cpu())
+
+
+@pytest.mark.slow
+def test_twenty_million_pairs():
+    embeddings, labels = clusters(6500, 10, 64, spread=1.5)
+    genuine, impostor = pair_scores(embeddings, labels)
+    far, tar, thresholds = sklearn_roc(genuine, impostor)
+    curve = all_pairs_curve(embeddings, labels, far=[1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+    for rate in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
+        last = np.searchsorted(far, rate, side="right") - 1
+        assert curve.tar_at_far(rate) == (tar[last], thresholds[last])
+    assert curve.equal_error_rate() == equal_error_rate(genuine, impostor, return_threshold=True)
