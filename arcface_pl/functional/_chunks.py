@@ -91,9 +91,9 @@ class _Sweep:
         rows = self.size * others.sub_centers
         self.centers = embeddings.new_empty(rows, embeddings.shape[1])
         self.every = embeddings.new_empty(batch, rows) if others.sub_centers > 1 else None
-        # One column more than a chunk has classes: samples whose class is elsewhere are pointed there, so that no
-        # device has to be asked whether there are any
-        self.cells = embeddings.new_empty(batch, self.size + 1)
+        # Samples whose class is in another chunk are pointed to a spare column, so that no device has to be asked
+        # whether there are any; 16 of them keep the rows aligned
+        self.cells = embeddings.new_empty(batch, self.size + 16)
         self.own_chunk, self.own_column = labels.div(self.size, rounding_mode="floor"), labels.remainder(self.size)
 
     def __iter__(self) -> Iterator[_Chunk]:
@@ -129,6 +129,14 @@ class _Sweep:
     def logits_without_own(self, chunk: _Chunk) -> Tensor:
         """Return a copy of the chunk's logits with 0 at the own class."""
         return self.cells.scatter(1, chunk.own, 0)[:, : chunk.logits.shape[1]]
+
+    def to_centers(self, share: Tensor, best: Tensor | None) -> Tensor:
+        """Return what a chunk's classes have, (B, n), at the nearest center of each, (B, n * K)."""
+        if self.every is None or best is None:
+            return share
+        spread = self.every[:, : share.shape[1] * self.others.sub_centers].zero_()
+        spread.unflatten(1, (share.shape[1], -1)).scatter_(2, best[:, :, None], share[:, :, None])
+        return spread
 
 
 def others_forward(
@@ -197,6 +205,7 @@ def others_backward(
         bias: Likewise.
     """
     sweep = _Sweep(embeddings, weight, labels, others, hard, bias)
+    grads, products = torch.empty_like(sweep.centers), torch.empty_like(sweep.centers)
     grad_embeddings = torch.zeros_like(embeddings) if needs_grad[0] else None
     grad_weight = torch.empty_like(weight) if needs_grad[1] else None
     grad_bias = torch.empty_like(bias) if bias is not None and needs_grad[2] else None
@@ -220,17 +229,18 @@ def others_backward(
             share.mul_(chunk.slope)
         if grad_bias is not None:
             grad_bias[chunk.rows] = share.sum(dim=0) if even is not None else (factor.T @ share)[0]
-        if chunk.best is not None:
-            spread = share.new_zeros(*chunk.best.shape, others.sub_centers)
-            share = spread.scatter_(2, chunk.best[:, :, None], share[:, :, None]).flatten(1)
+        share = sweep.to_centers(share, chunk.best)
         if grad_embeddings is not None:
             grad_embeddings.addmm_(share, chunk.centers)
         if grad_weight is not None:
-            grad = share.T @ weighted
-            if chunk.norms is not None:
-                along = (grad * chunk.centers).sum(dim=1, keepdim=True)
-                grad.addcmul_(along, chunk.centers, value=-1).mul_(inverse_norms(chunk.norms))
-            grad_weight[chunk.rows] = grad
+            count = chunk.centers.shape[0]
+            grad = torch.mm(share.T, weighted, out=grads[:count])
+            if chunk.norms is None:
+                grad_weight[chunk.rows] = grad
+            else:
+                along = torch.mul(grad, chunk.centers, out=products[:count]).sum(dim=1, keepdim=True)
+                grad.addcmul_(along, chunk.centers, value=-1)
+                torch.mul(grad, inverse_norms(chunk.norms), out=grad_weight[chunk.rows])
     if grad_embeddings is not None and even is None:
         grad_embeddings *= factor
     return grad_embeddings, grad_weight, grad_bias

@@ -36,4 +36,4 @@ def unit_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def inverse_norms(norms: Tensor) -> Tensor:
     """Return 1 / norm, or 0 for a norm below ``MIN_NORM``: the factor of every gradient through a normalisation."""
-    return torch.where(norms < MIN_NORM, 0.0, norms.reciprocal())
+    return norms.reciprocal().masked_fill_(norms < MIN_NORM, 0)

@@ -57,10 +57,16 @@ def own_cosine_sine(embeddings: Tensor, weight: Tensor, labels: Tensor, sub_cent
     """
     wide = pair_dtype(embeddings.device)
     unit = _normalize(embeddings, wide, wide)
+    if sub_centers == 1:
+        return _cosine_sine(unit, _normalize(weight[labels], wide, wide))
     rows = labels[:, None] * sub_centers + torch.arange(sub_centers, device=labels.device)
     centers = _normalize(weight[rows.flatten()], wide, wide).unflatten(0, rows.shape)
     nearest = (centers.detach() @ unit.detach()[:, :, None]).argmax(dim=1)
-    own = centers.gather(1, nearest[:, :, None].expand(-1, 1, unit.shape[1])).squeeze(1)
+    return _cosine_sine(unit, centers.gather(1, nearest[:, :, None].expand(-1, 1, unit.shape[1])).squeeze(1))
+
+
+def _cosine_sine(unit: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of the angle between rows of length one: these products keep small angles exact."""
     apart = torch.linalg.vector_norm(unit - own, dim=1)
     together = torch.linalg.vector_norm(unit + own, dim=1)
     return (together - apart) * (together + apart) / 4, apart * together / 2

@@ -118,6 +118,6 @@ def margin_softmax_loss(
     labels = check_batch(embeddings, labels, num_classes, values=check_labels)
     others = Others(scale, sub_centers, chunk_size)
     terms = angular_terms(embeddings, weight, labels, others, hard, with_sum=label_smoothing > 0)
-    own = scale * psi(terms.cosine, terms.sine)
+    own = psi(terms.cosine, terms.sine) * scale
     losses = smooth(F.softplus(terms.rest - own), own, terms.rest_sum, label_smoothing, num_classes)
     return reduce(losses, reduction).to(compute_dtype(embeddings, weight))

@@ -64,7 +64,11 @@ def arcface_psi(
     cos_margin = margin.cos() if isinstance(margin, Tensor) else math.cos(margin)
     sin_margin = margin.sin() if isinstance(margin, Tensor) else math.sin(margin)
     shifted = cosine * cos_margin - sine * sin_margin
-    return shifted if extension == "none" else torch.where(cosine >= -cos_margin, shifted, -2 - shifted)
+    if extension == "none":
+        return shifted
+    # 1 before the joint and -1 beyond; at it the value -1 and the slope 0 come out right with 0, too
+    side = (cosine.detach() + cos_margin).sign()
+    return side * shifted + (side - 1)
 
 
 def cosface_psi(cosine: Tensor, margin: Number = 0.35) -> Tensor:
