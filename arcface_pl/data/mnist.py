@@ -85,6 +85,7 @@ class MNISTDataModule(ImageDataModule):
             raise ValueError(f"dataset: got {dataset!r}, accepts auto, {', '.join(CATALOG)}")
         if not data_dir:
             raise ValueError(f"data_dir: got {data_dir!r}, accepts the name of a folder")
+        data_dir = str(data_dir)  # a Path would do here, but not in a checkpoint
         self.save_hyperparameters()
         self.data_dir = data_dir
         self.dataset = dataset

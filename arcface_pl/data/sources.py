@@ -70,7 +70,7 @@ def fetch_dataset(spec: DatasetSpec, data_dir: str | Path, limits: TimeLimits | 
 
 def how_to_get(spec: DatasetSpec, data_dir: str | Path) -> str:
     """Say which files are missing from where, with their checksums, for somebody who fetches them by hand."""
-    looked = ", ".join(str(folder) for folder in _folders(spec, data_dir))
+    looked = ", ".join(_describe(folder, spec) for folder in _folders(spec, data_dir))
     what = "the files inside this archive" if spec.archive else "these files"
     wanted = (spec.archive,) if spec.archive else spec.files
     return "\n".join(
@@ -119,6 +119,12 @@ def load_dataset(spec: DatasetSpec, folder: Path | None) -> tuple[LabelledImages
 def _folders(spec: DatasetSpec, data_dir: str | Path) -> list[Path]:
     roots = (str(data_dir), os.environ.get(DATA_DIR_VARIABLE, ""), "data")
     return [Path(root).expanduser() / spec.folder for root in dict.fromkeys(roots) if root]
+
+
+def _describe(folder: Path, spec: DatasetSpec) -> str:
+    """Name a folder, and what it lacks where it has something."""
+    lacking = [file.name for file in spec.files if _present(folder, file) is None]
+    return f"{folder} (lacks {', '.join(lacking)})" if len(lacking) < len(spec.files) else str(folder)
 
 
 def _present(folder: Path, file: FileSpec) -> Path | None:

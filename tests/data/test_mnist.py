@@ -93,7 +93,7 @@ def test_impossible_values_are_refused_before_any_work(arguments: dict[str, obje
 
 
 def test_hyperparameters_are_plain_values(tmp_path: Path) -> None:
-    hyperparameters = dict(MNISTDataModule(dataset="digits", seed=3).hparams)
+    hyperparameters = dict(MNISTDataModule(data_dir=tmp_path, dataset="digits", seed=3).hparams)
     assert all(isinstance(value, (int, float, str, bool, type(None))) for value in hyperparameters.values())
     torch.save(hyperparameters, tmp_path / "h.pt")
     again = MNISTDataModule(**torch.load(tmp_path / "h.pt", weights_only=True))

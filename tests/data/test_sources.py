@@ -111,6 +111,12 @@ def test_the_way_to_get_it_by_hand_names_folders_files_and_checksums(monkeypatch
         assert file.md5 in text
 
 
+def test_a_folder_that_lacks_something_is_told_from_one_that_has_nothing(made_up: MadeUp, tmp_path: Path) -> None:
+    lacking = made_up.spec.files[3].name
+    (made_up.write(tmp_path / "given") / lacking).unlink()
+    assert f"Looked in given/MNIST/raw (lacks {lacking}), data/MNIST/raw. " in how_to_get(made_up.spec, "given")
+
+
 class TestFetching:
     def test_only_what_is_missing_is_fetched(self, made_up: MadeUp, server: Server, tmp_path: Path) -> None:
         spec = replace(made_up.spec, mirrors=(server.mirror("good"),))
