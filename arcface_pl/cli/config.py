@@ -9,12 +9,22 @@ import re
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["BASE_CONFIG", "Request", "SettingsError", "apply_flag", "merge", "parse_command_line", "read_config"]
+__all__ = [
+    "BASE_CONFIG",
+    "Request",
+    "SettingsError",
+    "apply_flag",
+    "import_class",
+    "merge",
+    "parse_command_line",
+    "read_config",
+]
 
 BASE_CONFIG = Path(__file__).parent.parent / "configs" / "base.yaml"
 SECTIONS = ("seed_everything", "trainer", "model", "data")
@@ -103,9 +113,20 @@ def _is_class(node: Any) -> bool:
 
 
 def _same_class(one: str, other: str) -> bool:
-    if "." in one and "." in other:
+    if one == other or one.rpartition(".")[2] != other.rpartition(".")[2]:
         return one == other
-    return one.rsplit(".", 1)[-1] == other.rsplit(".", 1)[-1]
+    # One class has several names: arcface_pl.heads.ArcFaceHead is arcface_pl.heads.arcface.ArcFaceHead.
+    return "." not in one or "." not in other or import_class(one) is import_class(other)
+
+
+def import_class(path: str) -> type | None:
+    """Return the class with this dotted name, or None where there is none."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name) if module else None
+    except (ImportError, AttributeError):
+        return None
+    return found if isinstance(found, type) else None
 
 
 def merge(base: Any, overlay: Any, key: str = "") -> Any:

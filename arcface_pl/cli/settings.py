@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Mapping
 from copy import deepcopy
-from importlib import import_module
 from typing import Any
 
 import lightning as L
@@ -15,7 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from arcface_pl import callbacks, data, schedules
 from arcface_pl.backbones import BACKBONES
-from arcface_pl.cli.config import SettingsError, unknown
+from arcface_pl.cli.config import SettingsError, import_class, unknown
 from arcface_pl.cli.errors import settings_errors
 from arcface_pl.heads import HEADS
 from arcface_pl.module import ArcFaceModule
@@ -103,12 +102,8 @@ def _resolve(key: str, path: Any) -> type:
     known = _BY_NAME.get(key, {})
     if path in known:
         return known[path]
-    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
-    try:
-        found = getattr(import_module(module), name) if module else None
-    except (ImportError, AttributeError):
-        found = None
-    if not isinstance(found, type):
+    found = import_class(path) if isinstance(path, str) else None
+    if found is None:
         names = sorted(name for name in known if not name.startswith("_") and not inspect.isabstract(known[name]))
         raise SettingsError(f"{key}: got {path!r}, but it accepts {', '.join(names)} or the full path of a class")
     return found

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from arcface_pl.data.agreement import check_alike, fingerprint
 from arcface_pl.data.augment import Augmentation
+from arcface_pl.data.errors import DataError
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
 from arcface_pl.data.split import stratified_split
@@ -212,7 +213,7 @@ class ImageDataModule(LightningDataModule, ABC):
             return
         message = f"the run cannot be resumed exactly. {'; '.join(differences)}"
         if not self.allow_inexact_resume:
-            raise ValueError(f"{message}. Accepts the checkpoint's own values, or allow_inexact_resume: true")
+            raise DataError(f"{message}. Accepts the checkpoint's own values, or allow_inexact_resume: true")
         _LOG.warning("%s. Its coming batches are not those of the uninterrupted run.", message)
 
     @property
