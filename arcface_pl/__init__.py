@@ -6,10 +6,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from arcface_pl.backbones import SimpleCNN
     from arcface_pl.data import MNISTDataModule
-    from arcface_pl.heads import ArcFaceHead, LinearHead, NormalizedSoftmaxHead
+    from arcface_pl.heads import (
+        AdaFaceHead,
+        ArcFaceHead,
+        CombinedMarginHead,
+        CosFaceHead,
+        CurricularFaceHead,
+        ElasticFaceHead,
+        LinearHead,
+        MagFaceHead,
+        NormalizedSoftmaxHead,
+        SphereFaceHead,
+    )
     from arcface_pl.module import ArcFaceModule
 
-__all__ = ["ArcFaceHead", "ArcFaceModule", "LinearHead", "MNISTDataModule", "NormalizedSoftmaxHead", "SimpleCNN"]
+__all__ = [
+    "AdaFaceHead",
+    "ArcFaceHead",
+    "ArcFaceModule",
+    "CombinedMarginHead",
+    "CosFaceHead",
+    "CurricularFaceHead",
+    "ElasticFaceHead",
+    "LinearHead",
+    "MNISTDataModule",
+    "MagFaceHead",
+    "NormalizedSoftmaxHead",
+    "SimpleCNN",
+    "SphereFaceHead",
+]
 
 # Imported when first asked for: torch and lightning take seconds, which `--help` and a wrong flag need not wait for.
 _ROOMS = {"SimpleCNN": "backbones", "MNISTDataModule": "data", "ArcFaceModule": "module"}
