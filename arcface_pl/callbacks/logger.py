@@ -1,9 +1,15 @@
 """Where a run writes: lightning_logs/version_N, with the data set in the name where it is not the one meant."""
 
 import re
+import warnings
+from collections import OrderedDict
 from pathlib import Path
 
+import lightning as L
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
 
 __all__ = ["RunLogger"]
 
@@ -31,6 +37,25 @@ class RunLogger(TensorBoardLogger):
     def continue_in(self, folder: Path) -> None:
         """Write on in the folder of an earlier run."""
         self._root_dir, self._name, self._version = str(folder.parent.parent), folder.parent.name, folder.name
+
+    @rank_zero_only
+    def log_graph(self, model: L.LightningModule, input_array: Tensor | None = None) -> None:  # type: ignore[override]
+        """Draw the way from images to logits, once: the Trainer asks again before the test, with the same network."""
+        images = model.example_input_array if input_array is None else input_array
+        if not self._log_graph or not isinstance(images, Tensor):
+            return
+        network = Network(OrderedDict(backbone=model.backbone, head=model.head))  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            # TensorBoard's graph has no other source than the tracer, which torch has deprecated.
+            warnings.filterwarnings("ignore", r"`torch\.jit\.trace(_method)?` is deprecated", FutureWarning)
+            # Backbone and head check shapes in Python. The trace is only drawn, never run on other shapes.
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+            self.experiment.add_graph(network, images.to(next(model.parameters())))
+        self._log_graph = False
+
+
+class Network(nn.Sequential):
+    """Backbone and head under a name that says more in the Graphs tab than ArcFaceModule, which ends at embeddings."""
 
 
 def _next_number(root: Path) -> int:

@@ -1,0 +1,281 @@
+"""What a run leaves in TensorBoard, read back from its files and held against values computed here."""
+
+import io
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
+from torch import Tensor
+
+from arcface_pl import ArcFaceModule, MNISTDataModule, SimpleCNN
+from arcface_pl.callbacks import (
+    AngleHistograms,
+    ConfusionMatrix,
+    EmbeddingProjector,
+    HyperParameters,
+    RunCheckpoint,
+    RunLogger,
+)
+from arcface_pl.callbacks import confusion as confusion_room
+from arcface_pl.callbacks.confusion import draw_confusion
+from arcface_pl.heads import HEADS, ArcFaceHead
+
+
+def fit(folder: Path, *callbacks: L.Callback, epochs: int = 2, logger: object = None, **data: object) -> L.Trainer:
+    """Train on 200 of scikit-learn's digits and test the result."""
+    torch.manual_seed(0)
+    module = ArcFaceModule(SimpleCNN(8), ArcFaceHead(8, 10))
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=epochs,
+        limit_train_batches=4,
+        log_every_n_steps=2,
+        default_root_dir=folder,
+        logger=RunLogger(str(folder)) if logger is None else logger,
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(each, RunCheckpoint) for each in callbacks),
+        num_sanity_val_steps=0,
+    )
+    datamodule = MNISTDataModule(dataset="digits", batch_size=50, eval_batch_size=64, augment=False, seed=0, **data)
+    trainer.fit(module, datamodule=datamodule)
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    return trainer
+
+
+def read(folder: Path) -> list[EventAccumulator]:
+    """Return what each of the run's event files holds; fit and test write one each."""
+    files = sorted((folder / "lightning_logs" / "version_0").glob("events.*"))
+    events = [EventAccumulator(str(file), size_guidance={"histograms": 0, "images": 0}) for file in files]
+    return [each.Reload() for each in events]
+
+
+def embed(trainer: L.Trainer, images: Tensor) -> Tensor:
+    """Embed uint8 images with the weights that training ended with."""
+    module, datamodule = trainer.lightning_module, trainer.datamodule
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in datamodule.normalization)
+    with torch.no_grad():
+        return module.eval()((images / 255 - mean) / std).double()
+
+
+def angles(trainer: L.Trainer) -> np.ndarray:
+    """Return the angles, in degrees, between the validation images and all classes, (N, C)."""
+    embeddings = embed(trainer, trainer.datamodule.val_images).numpy()
+    centers = trainer.lightning_module.head.weight.detach().double().numpy()
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    centers /= np.linalg.norm(centers, axis=1, keepdims=True)
+    return np.degrees(np.arccos(np.clip(embeddings @ centers.T, -1, 1)))
+
+
+def test_histograms_count_the_angles_of_every_validation_image(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, AngleHistograms())
+    theta = angles(trainer)
+    labels = trainer.datamodule.val_labels.numpy()
+    own = theta[np.arange(len(labels)), labels]
+    theta[np.arange(len(labels)), labels] = np.inf
+    events = read(tmp_path)[0]
+    for name, expected in (("target", own), ("nearest_other", theta.min(axis=1))):
+        drawn = events.Histograms(f"angle/{name}_degrees")
+        assert [event.step for event in drawn] == [4, 8]
+        last = drawn[-1].histogram_value
+        assert last.num == len(labels)
+        limits = [last.min, *last.bucket_limit]
+        # An angle within a rounding of a whole degree may fall on either side of it.
+        counts = np.histogram(expected, limits)[0]
+        assert np.abs(counts - np.array(last.bucket)).sum() <= 2
+        assert last.sum / last.num == pytest.approx(expected.mean(), abs=0.1)
+
+
+def test_confusion_counts_are_those_of_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def spy(counts: np.ndarray, class_names: list[str], split: str) -> object:
+        drawn.append((split, counts, class_names))
+        return draw_confusion(counts, class_names, split)
+
+    monkeypatch.setattr(confusion_room, "draw_confusion", spy)
+    trainer = fit(tmp_path, ConfusionMatrix())
+    assert [split for split, *_ in drawn] == ["val", "val", "test"]
+    _, counts, class_names = drawn[1]
+    assert class_names == list("0123456789")
+    labels, predictions = trainer.datamodule.val_labels.numpy(), angles(trainer).argmin(axis=1)
+    assert np.array_equal(counts, confusion_matrix(labels, predictions, labels=range(10)))
+    fitted, tested = read(tmp_path)
+    assert [event.step for event in fitted.Images("val/confusion_matrix")] == [4, 8]
+    assert [event.step for event in tested.Images("test/confusion_matrix")] == [8]
+    picture = Image.open(io.BytesIO(tested.Images("test/confusion_matrix")[0].encoded_image_string))
+    assert min(picture.size) > 400
+
+
+def test_a_confusion_matrix_says_what_it_counts() -> None:
+    counts = np.array([[97, 3, 0], [0, 50, 0], [1, 0, 9]])
+    figure = draw_confusion(counts, ["Coat", "Shirt", "Bag"], "val")
+    axes = figure.axes[0]
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "97", (1, 0): "3", (1, 1): "50", (0, 2): "1", (2, 2): "9"}
+    assert np.allclose(axes.images[0].get_array(), [[97, 3, 0], [0, 100, 0], [10, 0, 90]])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Coat", "Shirt", "Bag"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    assert axes.get_title() == "val: 156 of 160 right"
+
+
+def test_too_many_classes_are_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confusion_room, "MAX_CLASSES", 9)
+    fit(tmp_path, ConfusionMatrix(), epochs=1)
+    assert all(not events.Tags()["images"] for events in read(tmp_path))
+
+
+def test_projector_shows_unit_embeddings_with_class_and_image(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, EmbeddingProjector(num_images=30))
+    run = tmp_path / "lightning_logs" / "version_0"
+    config = (run / "projector_config.pbtxt").read_text()
+    assert config.count("tensor_path") == 1
+    folder = run / "00008" / "val_embeddings"
+    shown = np.loadtxt(folder / "tensors.tsv")
+    header, *rows = [line.split("\t") for line in (folder / "metadata.tsv").read_text().splitlines()]
+    assert header == ["class", "predicted"]
+    assert len(shown) == len(rows) == 30
+
+    embeddings = embed(trainer, trainer.datamodule.val_images)
+    embeddings /= embeddings.norm(dim=1, keepdim=True)
+    nearest = torch.cdist(torch.from_numpy(shown), embeddings).min(dim=1)
+    assert nearest.values.max() < 1e-4
+    assert nearest.indices.diff().min() > 0  # spread over the split, in its order
+    assert nearest.indices.max() > len(embeddings) - 20
+    labels, predictions = trainer.datamodule.val_labels, angles(trainer).argmin(axis=1)
+    assert rows == [[str(labels[index].item()), str(predictions[index])] for index in nearest.indices]
+
+    sprite = np.asarray(Image.open(folder / "sprite.png"))
+    assert sprite.shape == (6 * 28, 6 * 28, 3)
+    image = trainer.datamodule.val_images[nearest.indices[7], 0].numpy()
+    assert (
+        np.abs(sprite[28:56, 28:56, 0].astype(int) - (255 - image)).max() <= 1
+    )  # the eighth: second row, second column
+
+
+def test_projector_shows_every_n_epochs_and_never_the_same_twice(tmp_path: Path) -> None:
+    fit(tmp_path, EmbeddingProjector(num_images=5, every_n_epochs=2), epochs=4)
+    config = (tmp_path / "lightning_logs" / "version_0" / "projector_config.pbtxt").read_text()
+    assert [f'"val_embeddings:000{step}"' in config for step in ("08", "16")] == [True, True]
+    assert config.count("tensor_path") == 2
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_images", 0), ("num_images", 1.5), ("every_n_epochs", -1)])
+def test_projector_names_a_wrong_value(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+        EmbeddingProjector(**{name: value})  # type: ignore[arg-type]
+
+
+def test_hyperparameters_are_tied_to_the_final_scores(tmp_path: Path) -> None:
+    policy = RunCheckpoint()
+    trainer = fit(tmp_path, HyperParameters(), policy)
+    tested = read(tmp_path)[1]
+    content = tested.summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
+    given = metadata.parse_session_start_info_plugin_data(content).hparams
+    shown = {name: getattr(value, value.WhichOneof("kind")) for name, value in given.items()}
+    wanted = {
+        "dataset": "digits",
+        "augment": "false",
+        "batch_size": 50.0,
+        "head": "ArcFaceHead",
+        "margin": 0.5,
+        "scale": 30.0,
+        "embedding_dim": 8.0,
+        "optimizer": "Adam",
+        "lr": 1e-3,
+        "lr_schedule": "Constant",
+        "max_epochs": 2.0,
+        "precision": "32-true",
+    }
+    assert {name: shown[name] for name in wanted} == wanted
+    content = tested.summary_metadata[metadata.EXPERIMENT_TAG].plugin_data.content
+    metrics = [info.name.tag for info in metadata.parse_experiment_plugin_data(content).metric_infos]
+    assert metrics[:2] == ["final/val/accuracy", "final/test/accuracy"]
+    for name in ("accuracy", "loss"):
+        assert tested.Scalars(f"final/val/{name}")[-1].value == pytest.approx(policy.best_metrics[f"val/{name}"])
+        assert tested.Scalars(f"final/test/{name}")[-1].value == pytest.approx(
+            trainer.callback_metrics[f"test/{name}"].item()
+        )
+
+
+def test_every_head_has_the_same_hyperparameters(tmp_path: Path) -> None:
+    names = set()
+    for head in HEADS.values():
+        callback = HyperParameters()
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1
+        )
+        module = ArcFaceModule(SimpleCNN(8), head(8, 10))
+        trainer.strategy.optimizers = [module.optimizer(module.parameters())]
+        callback.on_train_start(trainer, module)
+        assert all(isinstance(value, int | float | str) for value in callback._values.values())
+        names.add(frozenset(callback._values))
+    assert len(names) == 1
+
+
+def test_what_the_margin_head_was_given_beyond_margin_and_scale_is_named() -> None:
+    callback = HyperParameters()
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1
+    )
+    module = ArcFaceModule(SimpleCNN(8), ArcFaceHead(8, 10, sub_centers=2, extension="none"))
+    trainer.strategy.optimizers = [module.optimizer(module.parameters())]
+    callback.on_train_start(trainer, module)
+    assert callback._values["head_options"] == "sub_centers=2, extension=none"
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_the_graph_runs_from_images_to_logits_without_a_warning(tmp_path: Path, head: type) -> None:
+    logger = RunLogger(str(tmp_path))
+    module = ArcFaceModule(SimpleCNN(8), head(8, 10))
+    logger.log_graph(module)
+    logger.log_graph(module)
+    logger.experiment.close()
+    (events,) = read(tmp_path)
+    nodes = [node.name for node in events.Graph().node]
+    for part in ("Network/SimpleCNN[backbone]/Conv2d[conv1]", f"Network/{head.__name__}[head]"):
+        assert any(name.startswith(part) for name in nodes)
+    assert len(nodes) == len(set(nodes))
+
+
+def test_no_graph_where_none_is_wanted(tmp_path: Path) -> None:
+    logger = RunLogger(str(tmp_path), log_graph=False)
+    logger.log_graph(ArcFaceModule(SimpleCNN(8), ArcFaceHead(8, 10)))
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_what_watches_the_test_set_says_so(tmp_path: Path) -> None:
+    callbacks = AngleHistograms(), ConfusionMatrix(), EmbeddingProjector(num_images=5)
+    fit(tmp_path, *callbacks, epochs=1, watch_test=True, val_fraction=0.0)
+    events = read(tmp_path)[0]
+    assert set(events.Tags()["histograms"]) == {"test/angle/target_degrees", "test/angle/nearest_other_degrees"}
+    assert events.Tags()["images"] == ["test/confusion_matrix"]
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith(("val/", "angle/"))]
+    assert (tmp_path / "lightning_logs" / "version_0" / "00004" / "test_embeddings").is_dir()
+
+
+@pytest.mark.parametrize("logger", ["none", "csv"])
+def test_without_tensorboard_nothing_is_drawn(tmp_path: Path, logger: str) -> None:
+    other = CSVLogger(tmp_path) if logger == "csv" else False
+    callbacks = AngleHistograms(), ConfusionMatrix(), EmbeddingProjector(), HyperParameters()
+    fit(tmp_path, *callbacks, epochs=1, logger=other)
+    assert not list(tmp_path.rglob("events.*"))
+    assert not list(tmp_path.rglob("*.png"))
+    assert not list(tmp_path.rglob("*.pbtxt"))
+
+
+def test_pictures_come_every_n_epochs(tmp_path: Path) -> None:
+    fit(tmp_path, AngleHistograms(every_n_epochs=2), ConfusionMatrix(every_n_epochs=3), epochs=3)
+    fitted, tested = read(tmp_path)
+    assert [event.step for event in fitted.Histograms("angle/target_degrees")] == [8]
+    assert [event.step for event in fitted.Images("val/confusion_matrix")] == [12]
+    assert tested.Images("test/confusion_matrix")
