@@ -9,7 +9,7 @@ from torch import Tensor
 from arcface_pl.functional._checks import check_batch, check_choice, check_embeddings
 from arcface_pl.functional._chunks import Hard, Others
 from arcface_pl.functional._precision import compute_dtype
-from arcface_pl.functional.terms import angular_terms
+from arcface_pl.functional.terms import AngularTerms, angular_terms
 
 __all__ = ["margin_softmax_loss", "non_target_logsumexp"]
 
@@ -29,6 +29,21 @@ def smooth(losses: Tensor, own: Tensor, rest_sum: Tensor | None, label_smoothing
     if rest_sum is None:
         return losses
     return losses + label_smoothing * (own - (rest_sum + own) / num_classes)
+
+
+def loss_of_terms(
+    terms: AngularTerms,
+    psi: Callable[[Tensor, Tensor], Tensor],
+    *,
+    scale: float,
+    label_smoothing: float,
+    num_classes: int,
+    reduction: Reduction,
+) -> Tensor:
+    """Return softplus(rest - scale * psi), smoothed and reduced, in the dtype of the terms."""
+    own = psi(terms.cosine, terms.sine) * scale
+    losses = smooth(F.softplus(terms.rest - own), own, terms.rest_sum, label_smoothing, num_classes)
+    return reduce(losses, reduction)
 
 
 def non_target_logsumexp(
@@ -118,6 +133,7 @@ def margin_softmax_loss(
     labels = check_batch(embeddings, labels, num_classes, values=check_labels)
     others = Others(scale, sub_centers, chunk_size)
     terms = angular_terms(embeddings, weight, labels, others, hard, with_sum=label_smoothing > 0)
-    own = psi(terms.cosine, terms.sine) * scale
-    losses = smooth(F.softplus(terms.rest - own), own, terms.rest_sum, label_smoothing, num_classes)
-    return reduce(losses, reduction).to(compute_dtype(embeddings, weight))
+    losses = loss_of_terms(
+        terms, psi, scale=scale, label_smoothing=label_smoothing, num_classes=num_classes, reduction=reduction
+    )
+    return losses.to(compute_dtype(embeddings, weight))

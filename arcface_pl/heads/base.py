@@ -6,9 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from arcface_pl.functional import angles, loss
+from arcface_pl.functional import angles
 from arcface_pl.functional._checks import check_batch, check_choice, check_count, check_embeddings, check_number
-from arcface_pl.functional.loss import Reduction
+from arcface_pl.functional._chunks import Hard, Others
+from arcface_pl.functional._precision import compute_dtype
+from arcface_pl.functional.loss import Reduction, loss_of_terms
+from arcface_pl.functional.terms import AngularTerms, angular_terms
 
 __all__ = ["AngularHead", "Head"]
 
@@ -86,8 +89,12 @@ class Head(nn.Module):
             ValueError: A wrong shape or dtype.
         """
         check_embeddings(embeddings, self.weight)
-        cosine = angles.cosine_similarity_matrix(embeddings, self.weight)
+        cosine = angles.cosine_similarity_matrix(embeddings, self.centers())
         return cosine if self.sub_centers == 1 else cosine.unflatten(1, (-1, self.sub_centers)).amax(dim=2)
+
+    def centers(self) -> Tensor:
+        """Return the centers of all classes, (C * K, D)."""
+        return self.weight
 
     def set_progress(self, *, epoch: float, step: int, seed: int) -> None:
         """Say where the training is, before each step: a margin that changes is a function of this alone.
@@ -184,7 +191,7 @@ class AngularHead(Head):
             embeddings: (B, D) floating point.
             labels: (B,) int64 in [0, C).
         """
-        return angles.own_cosine_sine(embeddings, self.weight, labels, self.sub_centers)
+        return angles.own_cosine_sine(embeddings, self.centers(), labels, self.sub_centers)
 
     def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
         """Compute softplus(S - scale * psi), S the log-sum-exp of the other classes' logits.
@@ -200,17 +207,32 @@ class AngularHead(Head):
         Raises:
             ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
         """
-        return loss.margin_softmax_loss(
-            embeddings,
-            self.weight,
-            labels,
+        check_embeddings(embeddings, self.weight)
+        labels = check_batch(embeddings, labels, self.num_classes, values=self.check_labels)
+        return self.margin_loss(embeddings, labels, reduction)
+
+    def margin_loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction, hard: Hard | None = None) -> Tensor:
+        """Compute ``loss`` of a batch that was checked; with ``hard`` other classes are re-weighted."""
+        losses = loss_of_terms(
+            self.terms(embeddings, labels, hard),
             lambda cosine, sine: self.psi(cosine, sine, embeddings, labels),
             scale=self.scale_value,
-            sub_centers=self.sub_centers,
             label_smoothing=self.label_smoothing,
+            num_classes=self.num_classes,
             reduction=reduction,
-            check_labels=self.check_labels,
         )
+        return losses.to(compute_dtype(embeddings, self.weight))
+
+    def terms(self, embeddings: Tensor, labels: Tensor, hard: Hard | None) -> AngularTerms:
+        """Return the angle to the own class, and what the other classes add up to; the one place where centers count.
+
+        Args:
+            embeddings: (B, D) floating point.
+            labels: (B,) int64 in [0, C).
+            hard: CurricularFace's re-weighting.
+        """
+        others = Others(self.scale_value, self.sub_centers)
+        return angular_terms(embeddings, self.centers(), labels, others, hard, with_sum=self.label_smoothing > 0)
 
     def extra_repr(self) -> str:
         """Name the sizes and the scale in ``print(head)``."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from arcface_pl.functional import arcface_psi, margin_softmax_loss
+from arcface_pl.functional import arcface_psi
 from arcface_pl.functional._checks import check_batch, check_embeddings, check_number
 from arcface_pl.functional._chunks import Hard
 from arcface_pl.functional.loss import Reduction
@@ -119,18 +119,7 @@ class CurricularFaceHead(MarginHead):
             pair = self.own_angle(embeddings, labels)
             threshold = self.psi(*pair, embeddings, labels)
         self._follow(pair[0])
-        return margin_softmax_loss(
-            embeddings,
-            self.weight,
-            labels,
-            lambda cosine, sine: self.psi(cosine, sine, embeddings, labels),
-            scale=self.scale_value,
-            sub_centers=self.sub_centers,
-            label_smoothing=self.label_smoothing,
-            hard=Hard(threshold, self.t.clone()),
-            reduction=reduction,
-            check_labels=False,
-        )
+        return self.margin_loss(embeddings, labels, reduction, Hard(threshold, self.t.clone()))
 
     @torch.no_grad()
     def _follow(self, cosine: Tensor) -> None:
