@@ -395,6 +395,15 @@ def test_many_classes_in_float32_are_as_exact_as_few(scale: float) -> None:
     assert (my_weight - other_weight).norm() / other_weight.norm() <= tolerance
 
 
+@pytest.mark.parametrize("scale", [0.5, 80.0])
+def test_a_hundred_chunks_add_up_without_loss(scale: float) -> None:
+    embeddings, weight, labels = batch(4, 100_000, 8, dtype=torch.float32)
+    cosine = F.normalize(embeddings.double()) @ F.normalize(weight.double()).T
+    expected = (scale * cosine).scatter(1, labels[:, None], -math.inf).logsumexp(dim=1)
+    got = non_target_logsumexp(embeddings, weight, labels, scale=scale)
+    assert ((got - expected) / expected).abs().max() < 1e-7
+
+
 def test_only_what_needs_a_gradient_gets_one() -> None:
     embeddings, weight, labels = batch()
     for chunk_size in (WHOLE, 3):

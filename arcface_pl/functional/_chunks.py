@@ -4,14 +4,14 @@ Nothing here knows autograd: these are the two loops that the autograd functions
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from arcface_pl.functional._precision import MIN_NORM, inverse_norms, pair_dtype
+from arcface_pl.functional._precision import inverse_norms, norm_floor, pair_dtype
 
 UNSHIFTED_LOGIT = 64.0
 """Up to this logit exp(logit), and its sum over 1e9 classes, is a float32 number without a shift; so is exp(-logit)."""
@@ -85,7 +85,7 @@ class _Sweep:
         bias: Tensor | None = None,
     ) -> None:
         self.weight, self.others, self.hard, self.bias = weight, others, hard, bias
-        self.scaled = embeddings * others.scale
+        self.scaled, self.floor = embeddings * others.scale, norm_floor(embeddings.dtype)
         batch, classes = embeddings.shape[0], weight.shape[0] // others.sub_centers
         self.size = min(others.chunk(batch, embeddings.device), classes)
         rows = self.size * others.sub_centers
@@ -103,7 +103,7 @@ class _Sweep:
             centers, norms = self.weight[rows].to(self.scaled.dtype), None
             if self.others.normalize:
                 norms = torch.linalg.vector_norm(centers, dim=1, keepdim=True)
-                centers = torch.div(centers, norms.clamp_min(MIN_NORM), out=self.centers[: centers.shape[0]])
+                centers = torch.div(centers, norms.clamp_min(self.floor), out=self.centers[: centers.shape[0]])
             own = torch.where(self.own_chunk == number, self.own_column, self.size)[:, None]
             yield _Chunk(rows, centers, norms, own, *self._logits(centers, own, rows))
 
@@ -149,7 +149,7 @@ def others_forward(
     bias: Tensor | None = None,
     with_sum: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the log-sum-exp of the other classes' logits, (B,) float64, and their sum where it is asked for.
+    """Return the log-sum-exp of the other classes' logits and, where it is asked for, their sum; (B,) float64 each.
 
     Args:
         embeddings: (B, D) float32 or float64, of length one where the centers are normalised.
@@ -161,9 +161,12 @@ def others_forward(
         with_sum: Whether label smoothing needs the sum.
     """
     sweep = _Sweep(embeddings, weight, labels, others, hard, bias)
-    total = embeddings.new_zeros(embeddings.shape[0])
+    # A thousand chunks added up in float32 would cost the last two digits
+    wide = pair_dtype(embeddings.device)
+    total = embeddings.new_zeros(embeddings.shape[0], dtype=wide)
     linear = torch.zeros_like(total) if with_sum else None
-    shift = torch.full_like(total, torch.finfo(total.dtype).min) if others.needs_shift(hard) else None
+    lowest = torch.finfo(embeddings.dtype).min
+    shift = torch.full_like(total, lowest, dtype=embeddings.dtype) if others.needs_shift(hard) else None
     for chunk in sweep:
         if linear is not None:
             linear += sweep.logits_without_own(chunk).sum(dim=1)
@@ -171,10 +174,10 @@ def others_forward(
             total += chunk.logits.exp_().sum(dim=1)
         else:
             larger = torch.maximum(shift, chunk.logits.amax(dim=1))
-            total = total * (shift - larger).exp() + chunk.logits.sub_(larger[:, None]).exp_().sum(dim=1)
+            total *= (shift - larger).to(wide).exp()
+            total += chunk.logits.sub_(larger[:, None]).exp_().sum(dim=1)
             shift = larger
-    rest = total.to(pair_dtype(total.device)).log()
-    return (rest if shift is None else rest + shift), linear
+    return (total.log() if shift is None else total.log() + shift), linear
 
 
 def others_backward(
@@ -189,6 +192,7 @@ def others_backward(
     *,
     hard: Hard | None = None,
     bias: Tensor | None = None,
+    update: Callable[[slice, Tensor], None] | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the gradients of embeddings, centers and bias; that of unit embeddings with their tangent not yet taken.
 
@@ -203,11 +207,13 @@ def others_backward(
         needs_grad: For embeddings, centers and, where there is one, bias.
         hard: As in ``others_forward``.
         bias: Likewise.
+        update: Takes each chunk's rows and their gradient, when nothing will read these centers any more; the gradient
+            of all centers is then not kept.
     """
     sweep = _Sweep(embeddings, weight, labels, others, hard, bias)
     grads, products = torch.empty_like(sweep.centers), torch.empty_like(sweep.centers)
     grad_embeddings = torch.zeros_like(embeddings) if needs_grad[0] else None
-    grad_weight = torch.empty_like(weight) if needs_grad[1] else None
+    grad_weight = torch.empty_like(weight) if needs_grad[1] and update is None else None
     grad_bias = torch.empty_like(bias) if bias is not None and needs_grad[2] else None
     shift, factor = None, grad_rest * others.scale
     if others.needs_shift(hard):
@@ -232,15 +238,18 @@ def others_backward(
         share = sweep.to_centers(share, chunk.best)
         if grad_embeddings is not None:
             grad_embeddings.addmm_(share, chunk.centers)
-        if grad_weight is not None:
+        if needs_grad[1]:
             count = chunk.centers.shape[0]
             grad = torch.mm(share.T, weighted, out=grads[:count])
+            kept = grad if grad_weight is None else grad_weight[chunk.rows]
             if chunk.norms is None:
-                grad_weight[chunk.rows] = grad
+                kept.copy_(grad)
             else:
                 along = torch.mul(grad, chunk.centers, out=products[:count]).sum(dim=1, keepdim=True)
                 grad.addcmul_(along, chunk.centers, value=-1)
-                torch.mul(grad, inverse_norms(chunk.norms), out=grad_weight[chunk.rows])
+                torch.mul(grad, inverse_norms(chunk.norms), out=kept)
+            if update is not None:
+                update(chunk.rows, kept)
     if grad_embeddings is not None and even is None:
         grad_embeddings *= factor
     return grad_embeddings, grad_weight, grad_bias

@@ -1,6 +1,7 @@
 """Which precision the parts of a loss are computed in."""
 
 import contextlib
+import math
 from contextlib import AbstractContextManager
 
 import torch
@@ -27,11 +28,16 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     return contextlib.nullcontext()
 
 
+def norm_floor(dtype: torch.dtype) -> float:
+    """Return the norm to divide by at least: the squares of anything shorter are no numbers of this dtype."""
+    return math.sqrt(torch.finfo(dtype).tiny)
+
+
 def unit_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return rows of length one in ``dtype`` and the norms (n, 1); a row of zeros stays zero."""
+    """Return rows of length one in ``dtype`` and their norms before, (n, 1); a row of zeros stays zero."""
     rows = rows.to(dtype)
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / norms.clamp_min(torch.finfo(dtype).tiny), norms
+    return rows / norms.clamp_min(norm_floor(dtype)), norms
 
 
 def inverse_norms(norms: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from arcface_pl.functional._precision import MIN_NORM, compute_dtype, full_precision, pair_dtype
+from arcface_pl.functional._precision import MIN_NORM, compute_dtype, full_precision, norm_floor, pair_dtype
 
 __all__ = ["cosine_similarity_matrix", "own_cosine_sine"]
 
@@ -12,7 +12,7 @@ def _normalize(rows: Tensor, dtype: torch.dtype, wide: torch.dtype) -> Tensor:
     """Return rows of length one; norms are taken in ``wide``, where the squares of 1e-30 and of 3e38 are numbers."""
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=wide)
     rows = torch.where(norms < MIN_NORM, rows.detach(), rows)
-    norms = torch.where(norms < MIN_NORM, norms.detach(), norms).clamp_min(torch.finfo(wide).tiny)
+    norms = torch.where(norms < MIN_NORM, norms.detach(), norms).clamp_min(norm_floor(wide))
     return (rows / norms).to(dtype)
 
 

@@ -98,7 +98,7 @@ class _ChunkedLinear(torch.autograd.Function):
         rest, rest_sum = others_forward(embeddings.to(dtype), weight, labels, others, bias=bias, with_sum=with_sum)
         ctx.save_for_backward(embeddings, weight, bias, labels, rest)
         ctx.others, ctx.dtype = others, dtype
-        return own, rest, None if rest_sum is None else rest_sum.to(wide)
+        return own, rest, rest_sum
 
     @staticmethod
     @once_differentiable

@@ -155,7 +155,7 @@ class _ChunkedTerms(torch.autograd.Function):
             unit, norms, weight, rows, centers, center_norms, labels, cosine, sine, rest, *(hard or ())
         )
         ctx.others, ctx.dtypes = others, (embeddings.dtype, dtype)
-        return cosine, sine, rest, None if rest_sum is None else rest_sum.to(wide)
+        return cosine, sine, rest, rest_sum
 
     @staticmethod
     @once_differentiable
