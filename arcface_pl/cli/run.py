@@ -19,6 +19,7 @@ from arcface_pl.callbacks import RunCheckpoint, RunLogger
 from arcface_pl.checkpoint import CheckpointError, read_checkpoint
 from arcface_pl.cli import report
 from arcface_pl.cli.config import BASE_CONFIG, SettingsError, merge, parse_command_line, read_config
+from arcface_pl.cli.process import keep_freed_memory
 from arcface_pl.cli.settings import ArcFaceCLI, class_path
 from arcface_pl.heads import HEADS
 
@@ -51,6 +52,7 @@ def run(command: str, args: Sequence[str]) -> None:
     if command != "fit":
         settings["trainer"]["logger"] = False
     _hush()
+    keep_freed_memory()
     cli = ArcFaceCLI(settings)
     if "help_all" in request.switches:
         cli.parser.print_help()

@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/fit.py --data_dir data --threads 2 --repeats 3
 
-The three run in turn, in one process, with the same threads, network, batch size (64), precision (float32) and number
-of images; medians and ratios are printed, and written as JSON where --json says. Evaluation is left out.
+The three run in turn, a fresh process each, with the same threads, network, batch size (64), precision (float32) and
+number of images; medians and ratios are printed, and written as JSON where --json says. Evaluation is left out.
 """
 
 import argparse
@@ -13,6 +13,8 @@ import logging
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -26,6 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, MNISTDataModule, SimpleCNN
+from arcface_pl.callbacks import RunLogger, RunProgressBar
+from arcface_pl.cli.process import keep_freed_memory
 
 
 class DocumentLoss(nn.Module):
@@ -132,8 +136,6 @@ class Stopwatch(L.Callback):
 
 def trainer_epoch(data_dir: str, num_images: int) -> float:
     """Train one epoch under the Trainer, with its bar and logging as `scripts/fit.py` has them."""
-    from arcface_pl.callbacks import RunLogger, RunProgressBar
-
     module, datamodule = our_parts(data_dir)
     stopwatch = Stopwatch()
     trainer = L.Trainer(
@@ -145,51 +147,75 @@ def trainer_epoch(data_dir: str, num_images: int) -> float:
         logger=RunLogger(data_dir, log_graph=False),
         enable_checkpointing=False,
         enable_model_summary=False,
+        num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
     trainer.fit(module, datamodule=datamodule)
     return stopwatch.seconds
 
 
+CONTENDERS: dict[str, Callable[[str, int], float]] = {
+    "the source document's loop": document_epoch,
+    "bare loop, this project's batches": bare_epoch,
+    "this project under the Trainer": trainer_epoch,
+}
+
+
+def measure_here(name: str, options: argparse.Namespace) -> None:
+    """Print the seconds of one contender's epoch; runs in a process of its own."""
+    torch.set_num_threads(options.threads)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    if CONTENDERS[name] is not document_epoch:
+        keep_freed_memory()  # as scripts/fit.py does
+    print(CONTENDERS[name](str(options.data_dir), options.num_images))
+
+
+def measure(name: str, options: argparse.Namespace, data_dir: str) -> float:
+    """Time one contender in a fresh process."""
+    values = {"data_dir": data_dir, "threads": options.threads, "num_images": options.num_images, "contender": name}
+    words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, __file__, *words]
+    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return float(done.stdout.split()[-1])
+
+
 def main() -> None:
     """Time the contenders in turn and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data_dir",
-        type=Path,
-        default=os.environ.get("ARCFACE_PL_DATA_DIR", "data"),
-        help="folder that holds MNIST/raw/",
-    )
+    default_dir = os.environ.get("ARCFACE_PL_DATA_DIR", "data")
+    parser.add_argument("--data_dir", type=Path, default=default_dir, help="folder that holds MNIST/raw/")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--num_images", type=int, default=60_000)
     parser.add_argument("--json", type=Path, default=None, help="write the figures there too")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    contenders: dict[str, Callable[[str, int], float]] = {
-        "the source document's loop": document_epoch,
-        "bare loop, this project's batches": bare_epoch,
-        "this project under the Trainer": trainer_epoch,
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    if options.contender:
+        measure_here(options.contender, options)
+        return
+    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     with tempfile.TemporaryDirectory() as folder:
         unpack(options.data_dir, Path(folder))
         for _ in range(options.repeats):
-            for name, epoch in contenders.items():
-                seconds[name].append(epoch(folder, options.num_images))
+            for name in CONTENDERS:
+                seconds[name].append(measure(name, options, folder))
+    report(seconds, options)
+    if options.json:
+        options.json.write_text(json.dumps({"seconds": seconds, **vars(options)}, default=str))
+
+
+def report(seconds: dict[str, list[float]], options: argparse.Namespace) -> None:
+    """Print a row a contender and the two ratios."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     document, bare, trainer = medians.values()
     print(f"torch {torch.__version__}, lightning {L.__version__}, {platform.machine()}, {options.threads} threads")
-    print(f"{options.num_images:,} images, batch 64, float32, {options.repeats} rounds in turn\n")
+    print(f"{options.num_images:,} images, batch 64, float32, {options.repeats} rounds in turn, a process each\n")
     for name, values in seconds.items():
         spread = f"{min(values):6.2f} to {max(values):6.2f}"
         print(f"{name:36} {medians[name]:6.2f} s ({spread})  {options.num_images / medians[name]:8,.0f} images/s")
     print(f"\nthis project / the document's loop   {trainer / document:.3f}")
     print(f"Trainer over the bare loop           {trainer / bare - 1:+.1%}")
-    if options.json:
-        options.json.write_text(json.dumps({"seconds": seconds, "medians": medians, **vars(options)}, default=str))
 
 
 if __name__ == "__main__":
