@@ -43,3 +43,8 @@ def unit_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def inverse_norms(norms: Tensor) -> Tensor:
     """Return 1 / norm, or 0 for a norm below ``MIN_NORM``: the factor of every gradient through a normalisation."""
     return norms.reciprocal().masked_fill_(norms < MIN_NORM, 0)
+
+
+def tangent(grad: Tensor, unit: Tensor, norms: Tensor) -> Tensor:
+    """Return the gradient of rows of any length from that of the rows of length one."""
+    return torch.addcmul(grad, (grad * unit).sum(dim=1, keepdim=True), unit, value=-1) * inverse_norms(norms)

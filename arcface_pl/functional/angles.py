@@ -1,19 +1,30 @@
 """Cosines between embeddings and class centers."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from arcface_pl.functional._precision import MIN_NORM, compute_dtype, full_precision, norm_floor, pair_dtype
+from arcface_pl.functional._precision import compute_dtype, full_precision, pair_dtype, tangent, unit_rows
 
 __all__ = ["cosine_similarity_matrix", "own_cosine_sine"]
 
 
-def _normalize(rows: Tensor, dtype: torch.dtype, wide: torch.dtype) -> Tensor:
-    """Return rows of length one; norms are taken in ``wide``, where the squares of 1e-30 and of 3e38 are numbers."""
-    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=wide)
-    rows = torch.where(norms < MIN_NORM, rows.detach(), rows)
-    norms = torch.where(norms < MIN_NORM, norms.detach(), norms).clamp_min(norm_floor(wide))
-    return (rows / norms).to(dtype)
+class _Unit(torch.autograd.Function):
+    """Rows of length one, with no gradient for rows that are too short to have a direction."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        unit, norms = unit_rows(rows, dtype)
+        ctx.save_for_backward(unit, norms)
+        ctx.dtype = rows.dtype
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return tangent(*grads, *ctx.saved_tensors).to(ctx.dtype), None
 
 
 def cosine_similarity_matrix(embeddings: Tensor, weight: Tensor) -> Tensor:
@@ -37,7 +48,8 @@ def cosine_similarity_matrix(embeddings: Tensor, weight: Tensor) -> Tensor:
     """
     dtype, wide = compute_dtype(embeddings, weight), pair_dtype(embeddings.device)
     with full_precision(embeddings.device):
-        cosine = _normalize(embeddings, dtype, wide) @ _normalize(weight, dtype, wide).T
+        # Embeddings may have any length; centers stay within reach of float32, and there may be millions
+        cosine = _Unit.apply(embeddings, wide).to(dtype) @ _Unit.apply(weight, dtype).T
         # Rounding takes a cosine one step past 1. The bound is put on the value alone: the gradient that `clamp` has at
         # its bound changed between releases of torch.
         return cosine + (cosine.clamp(-1, 1) - cosine).detach()
@@ -56,11 +68,11 @@ def own_cosine_sine(embeddings: Tensor, weight: Tensor, labels: Tensor, sub_cent
         Two (B,) tensors, float64 (float32 on MPS, which has no float64).
     """
     wide = pair_dtype(embeddings.device)
-    unit = _normalize(embeddings, wide, wide)
+    unit = _Unit.apply(embeddings, wide)
     if sub_centers == 1:
-        return _cosine_sine(unit, _normalize(weight[labels], wide, wide))
+        return _cosine_sine(unit, _Unit.apply(weight[labels], wide))
     rows = labels[:, None] * sub_centers + torch.arange(sub_centers, device=labels.device)
-    centers = _normalize(weight[rows.flatten()], wide, wide).unflatten(0, rows.shape)
+    centers = _Unit.apply(weight[rows.flatten()], wide).unflatten(0, rows.shape)
     nearest = (centers.detach() @ unit.detach()[:, :, None]).argmax(dim=1)
     return _cosine_sine(unit, centers.gather(1, nearest[:, :, None].expand(-1, 1, unit.shape[1])).squeeze(1))
 

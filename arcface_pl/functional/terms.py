@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from arcface_pl.functional._chunks import Hard, Others, others_backward, others_forward
-from arcface_pl.functional._precision import compute_dtype, full_precision, inverse_norms, pair_dtype, unit_rows
+from arcface_pl.functional._precision import compute_dtype, full_precision, pair_dtype, unit_rows
+from arcface_pl.functional._precision import tangent as _tangent
 
 WHOLE_CELLS = 1 << 17
 """Up to this many cosines (batch x centers) all of them are kept, in float64; above, classes are taken in chunks."""
@@ -65,11 +66,6 @@ def _own_coefficient(cosine: Tensor, sine: Tensor, grad_cosine: Tensor, grad_sin
     """
     floor = torch.finfo(sine.dtype).eps ** (2 / 3)
     return (sine * grad_cosine - cosine * grad_sine) / sine.clamp_min(floor)
-
-
-def _tangent(grad: Tensor, unit: Tensor, norms: Tensor) -> Tensor:
-    """Return the gradient of rows of any length from that of the rows of length one."""
-    return torch.addcmul(grad, (grad * unit).sum(dim=1, keepdim=True), unit, value=-1) * inverse_norms(norms)
 
 
 class _WholeTerms(torch.autograd.Function):
