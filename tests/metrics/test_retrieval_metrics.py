@@ -215,7 +215,7 @@ GOOD, LABELS = torch.eye(4), torch.tensor([0, 0, 1, 1])
         ({"k": 4}, "k must be between 1 and the gallery's size, 3, the query itself left out; got 4"),
         ({"k": 5, "gallery_embeddings": GOOD, "gallery_labels": LABELS}, "the gallery's size, 4; got 5"),
         ({"labels": torch.arange(4)}, "labels must repeat"),
-        ({"gallery_embeddings": GOOD, "gallery_labels": LABELS + 7}, "no query has an item of its class"),
+        ({"gallery_embeddings": GOOD, "gallery_labels": LABELS + 7}, "labels and gallery_labels must share a class"),
         ({"gallery_embeddings": GOOD}, "must be given together"),
         ({"gallery_labels": LABELS}, "must be given together"),
         ({"gallery_embeddings": torch.ones(4, 3), "gallery_labels": LABELS}, "agree in D, got 4 and 3"),

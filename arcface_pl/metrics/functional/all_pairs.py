@@ -3,22 +3,24 @@
 The bits of a float32, read as an integer, are in the order of its value (reversed for negative ones). A first pass over
 the blocks of `PairBlocks` counts the scores by their upper 20 bits. That already gives exact points of the ROC, at the
 edges of these bins, and shows in which bins the wanted thresholds lie. A second pass, over the same blocks with the
-same bits, counts the lower 12 bits within those bins: every single float32 value, so nothing is left to interpolate.
+same bits, looks at every single score within those bins, so nothing is left to interpolate: it collects the scores if
+they are few, and otherwise counts them by their lower 12 bits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from arcface_pl.metrics.functional.curve import VerificationCurve
-from arcface_pl.metrics.functional.pairs import BLOCK_SIZE, PairBlocks
+from arcface_pl.metrics.functional.pairs import BLOCK_SIZE, GENUINE, IMPOSTOR, NO_PAIR, PairBlocks
 
 __all__ = ["all_pairs_curve"]
 
 _LOW_BITS = 12  # 2**20 bins of 8 bytes for each kind of pair is still quick to add to; at 2**22 it is not
 _NUM_BINS = 1 << (32 - _LOW_BITS)
 _BIN_WIDTH = 1 << _LOW_BITS
+_FEW = 1 << 20  # scores that may be collected: to sort them takes about 50 MB
 
 
 @torch.no_grad()
@@ -32,11 +34,13 @@ def all_pairs_curve(
 ) -> VerificationCurve:
     """Verify every embedding against every other: the curve of all N (N - 1) / 2 cosines, exact and in little memory.
 
-    Memory beyond the normalised copy of the embeddings is about 40 MB, whatever N; time is that of two passes of
-    N**2 D multiplications. The points of the curve are exact counts. It answers `equal_error_rate`, `tar_at_far` at the
-    rates named here and `rates_at_threshold` at the thresholds named here exactly, as `verification_curve` would from
-    the scores of `pair_scores`; elsewhere it raises. In `auc`, pairs whose scores share their upper 20 bits (a relative
-    width of 2**-11) count as ties; `auc_error` bounds what that can change.
+    Memory beyond the normalised copy of the embeddings is below 100 MB, whatever N; time is that of two passes of
+    N**2 D / 2 multiplications. Every point of the curve is an exact count. Up to 2**20 pairs (N = 1,448) the curve has
+    all points, as that of `verification_curve` on the scores of `pair_scores`. Beyond, it gives the same answers as
+    that one for the equal error rate, for `tar_at_far` at the rates named here and for `rates_at_threshold` at the
+    thresholds named here, and raises elsewhere. `auc` is then exact as long as at most 2**20 pairs lie where genuine
+    and impostor scores share their upper 20 bits (a relative width of 2**-11); otherwise such pairs count as ties, and
+    `auc_error` bounds what that can change.
 
     Args:
         embeddings: (N, D), any real dtype, N >= 2; normalised here. A row of zeros scores 0 with all others.
@@ -46,7 +50,7 @@ def all_pairs_curve(
         block_size: Rows of a block of the computation.
 
     Returns:
-        The curve; its thresholds are observed scores around every answer asked for, and edges of bins elsewhere.
+        The curve; its thresholds are observed scores around every answer asked for, and may be edges of bins elsewhere.
 
     Raises:
         ValueError: If the shapes do not fit, an embedding holds NaN or infinity, a rate is outside [0, 1], or all pairs
@@ -69,18 +73,16 @@ def all_pairs_curve(
     edges = _bin_edges(bins)
     edges, order = edges.sort(descending=True)
     bins = bins[order]
-    everywhere = torch.ones_like(bins, dtype=torch.bool)
-    coarse = VerificationCurve.from_counts(edges, counts[1, bins], counts[0, bins], everywhere)
-    wanted = torch.zeros_like(everywhere)
-    wanted[_wanted_steps(coarse, far, thresholds)] = True
-    values, fine = _count_within(blocks, bins[wanted])
-    assert fine.sum(1).equal(counts[:, bins[wanted]].sum(1)), "two passes over the same blocks gave different scores"
-    kept = ~wanted
+    coarse = VerificationCurve.from_counts(
+        edges, counts[1, bins], counts[0, bins], torch.ones_like(bins, dtype=torch.bool)
+    )
+    values, fine, looked_into = _look_into(blocks, counts, bins, _wanted_steps(coarse, far, thresholds))
+    kept = ~looked_into
     return VerificationCurve.from_counts(
         torch.cat((edges[kept], values)),
         torch.cat((counts[1, bins[kept]], fine[1])),
         torch.cat((counts[0, bins[kept]], fine[0])),
-        torch.cat((everywhere[kept], torch.zeros_like(values, dtype=torch.bool))),
+        torch.cat((kept[kept], torch.zeros_like(values, dtype=torch.bool))),
     )
 
 
@@ -94,23 +96,54 @@ def _count_bins(blocks: PairBlocks) -> Tensor:
     return counts[:-1].view(2, -1)
 
 
+def _look_into(blocks: PairBlocks, counts: Tensor, bins: Tensor, steps: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    # Scores within the wanted bins, (M,), how many impostor and genuine pairs have each, (2, M), and which bins these
+    # are. If they are few, all bins are taken, or else those with pairs of both kinds, which decide about the AUC.
+    wanted = torch.zeros_like(bins, dtype=torch.bool)
+    wanted[steps] = True
+    chosen, look = wanted, _count_within
+    for more in (torch.ones_like(wanted), wanted | (counts[:, bins] > 0).all(0)):
+        if int(counts[:, bins[more]].sum()) <= _FEW:
+            chosen, look = more, _collect_within
+            break
+    values, fine = look(blocks, bins[chosen])
+    same = fine.sum(1).equal(counts[:, bins[chosen]].sum(1))
+    assert same, "two passes over the same blocks gave different scores"
+    return values, fine, chosen
+
+
+def _collect_within(blocks: PairBlocks, bins: Tensor) -> tuple[Tensor, Tensor]:
+    found: list[Tensor] = []
+    kinds: list[Tensor] = []
+    for bits, _, kind in _scores_within(blocks, bins):
+        found.append(bits if kind is None else bits[kind != NO_PAIR])
+        kinds.append(torch.full_like(bits, IMPOSTOR) if kind is None else kind[kind != NO_PAIR])
+    kind = torch.cat(kinds)
+    return torch.cat(found).view(torch.float32), torch.stack((kind == IMPOSTOR, kind == GENUINE)).long()
+
+
 def _count_within(blocks: PairBlocks, bins: Tensor) -> tuple[Tensor, Tensor]:
-    # The distinct scores within the bins, (M,), and how often an impostor and a genuine pair has each, (2, M).
     counts = torch.zeros(2 * len(bins) * _BIN_WIDTH + 1, dtype=torch.int64, device=bins.device)
-    first_cell = torch.full((_NUM_BINS,), -1, dtype=torch.int32, device=bins.device)
+    first_cell = torch.zeros(_NUM_BINS, dtype=torch.int32, device=bins.device)
     first_cell[bins] = torch.arange(0, len(bins) * _BIN_WIDTH, _BIN_WIDTH, dtype=torch.int32, device=bins.device)
-    is_wanted = first_cell >= 0
-    memory = torch.empty(blocks.max_entries, dtype=torch.int32, device=bins.device)
-    for block in blocks:
-        bits = block.scores.view(torch.int32)
-        found = _bins(bits, memory)
-        hits = is_wanted.index_select(0, found).nonzero().squeeze(1)
-        cells = first_cell[found[hits]] + (bits[hits] & (_BIN_WIDTH - 1))
-        _add(counts, cells, None if block.kind is None else block.kind[hits])
+    for bits, bin_of, kind in _scores_within(blocks, bins):
+        _add(counts, first_cell[bin_of] + (bits & (_BIN_WIDTH - 1)), kind)
     by_kind = counts[:-1].view(2, -1)
     present = by_kind.sum(0).nonzero().squeeze(1)
     bits = bins[present >> _LOW_BITS] * _BIN_WIDTH + (present & (_BIN_WIDTH - 1))
     return _to_float(bits), by_kind[:, present]
+
+
+def _scores_within(blocks: PairBlocks, bins: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    # The bits, the bin and the kind of every score that lies in one of the bins, block by block.
+    is_wanted = torch.zeros(_NUM_BINS, dtype=torch.bool, device=bins.device)
+    is_wanted[bins] = True
+    memory = torch.empty(blocks.max_entries, dtype=torch.int32, device=bins.device)
+    for block in blocks:
+        bits = block.scores.view(torch.int32)
+        bin_of = _bins(bits, memory)
+        hits = is_wanted.index_select(0, bin_of).nonzero().squeeze(1)
+        yield bits[hits], bin_of[hits], None if block.kind is None else block.kind[hits]
 
 
 def _bins(bits: Tensor, memory: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The verification curve: how many genuine and impostor pairs each threshold accepts, as integers."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -105,6 +106,8 @@ class VerificationCurve:
 
     def index_at_threshold(self, threshold: float) -> int:
         """The last point whose threshold is at least ``threshold``."""
+        if math.isnan(threshold):
+            raise ValueError("threshold must be a number, got nan")
         return int((self.thresholds >= threshold).sum()) - 1
 
     def tar_at_far(self, far: float) -> tuple[float, float]:

@@ -77,15 +77,17 @@ class Search:
         """The queries, (Q',), whose class the gallery holds at all: of the others nothing can be retrieved."""
         found = self.num_relevant.nonzero().squeeze(1)
         if not len(found):
-            raise ValueError("labels must repeat: no query has an item of its class to be found")
+            where = "labels must repeat" if self.excludes_self else "labels and gallery_labels must share a class"
+            raise ValueError(f"{where}: no query has an item of its class to be found")
         return found
 
     def neighbours(self, queries: Tensor, k: int | None) -> Iterator[Neighbours]:
         """The ``k`` nearest of each query, or as many as the largest number relevant in a chunk for None."""
         rows = max(_MIN_ROWS, _MAX_BLOCK // len(self.gallery))
+        memory = self.gallery.new_empty(min(rows, len(queries)), len(self.gallery))  # fresh pages would double the time
         for chunk in queries.split(rows):
             num_relevant = self.num_relevant[chunk]
-            cosine = cosine_block(self.queries[chunk], self.gallery)
+            cosine = cosine_block(self.queries[chunk], self.gallery, out=memory[: len(chunk)])
             if self.excludes_self:
                 cosine[torch.arange(len(chunk), device=chunk.device), chunk] = -torch.inf
             index = self._nearest(cosine, self.labels[chunk], int(num_relevant.max()) if k is None else k)
