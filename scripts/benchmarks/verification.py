@@ -6,10 +6,12 @@ Every measurement is a fresh process; the contenders take turns, and medians are
 alone: scikit-learn's ``roc_curve`` is handed the scores of all pairs, while ``all_pairs_curve`` makes them itself from
 the embeddings. Memory is the peak of resident memory during the call above what was resident before it (so for
 ``roc_curve`` not the scores it was handed). A contender that is not installed is left out; ``--only`` picks some.
-Linux only: peaks are reset through /proc.
+Linux with glibc only: peaks are reset through /proc.
 """
 
 import argparse
+import ctypes
+import gc
 import importlib
 import importlib.metadata
 import json
@@ -129,6 +131,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     prepare = CONTENDERS[options.measure]
     prepare(*make_embeddings(500, options.dim, options.num_classes))()
     run = prepare(*make_embeddings(options.num_embeddings, options.dim, options.num_classes))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what the warm-up left in the allocator would not count as extra
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
     before, start = resident_mib("VmRSS"), time.perf_counter()
     answer = run()
