@@ -182,6 +182,10 @@ def test_cosine_similarity_matrix_stays_in_float32_under_autocast() -> None:
     assert cosine_similarity_matrix(embeddings.bfloat16(), weight).dtype == torch.float32
 
 
+def test_cosine_similarity_matrix_has_a_shape_on_the_meta_device() -> None:
+    assert cosine_similarity_matrix(torch.zeros(3, 4, device="meta"), torch.zeros(5, 4, device="meta")).shape == (3, 5)
+
+
 # Exactness ------------------------------------------------------------------------------------------------------------
 
 
