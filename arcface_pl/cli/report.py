@@ -71,7 +71,7 @@ def _describe_devices(trainer: L.Trainer) -> str:
     name = torch.cuda.get_device_name() if kind == "CUDA" else kind
     if trainer.world_size > 1:
         return f"{trainer.world_size} x {name}, {type(trainer.strategy).__name__}"
-    return f"{name}, {torch.get_num_threads()} threads" if kind == "CPU" else name
+    return f"{name}, {torch.get_num_threads()} thread(s)" if kind == "CPU" else name
 
 
 def table(console: Console, results: dict[str, Any], datamodule: Any) -> None:

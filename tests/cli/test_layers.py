@@ -1,7 +1,9 @@
+import inspect
 from pathlib import Path
 
 import pytest
 
+from arcface_pl import ArcFaceHead, MNISTDataModule, SimpleCNN
 from arcface_pl.cli.config import (
     BASE_CONFIG,
     SettingsError,
@@ -138,3 +140,13 @@ def test_every_key_of_the_base_is_commented() -> None:
         if key and not key.startswith("#") and not structural and not section and not grouped:
             assert previous.startswith("#"), f"line {number} of base.yaml has no comment: {line}"
         previous = key
+
+
+def test_the_base_agrees_with_the_classes_own_defaults() -> None:
+    base = read_config(BASE_CONFIG)
+    model = base["model"]
+    for node, cls in ((base["data"], MNISTDataModule), (model["head"], ArcFaceHead), (model["backbone"], SimpleCNN)):
+        parameters = inspect.signature(cls).parameters
+        for name, value in node["init_args"].items():
+            assert value == parameters[name].default, f"{cls.__name__}.{name}"
+    assert set(base["data"]["init_args"]) == set(inspect.signature(MNISTDataModule).parameters)
