@@ -16,7 +16,9 @@ if TYPE_CHECKING:
         LinearHead,
         MagFaceHead,
         NormalizedSoftmaxHead,
+        ShardedHead,
         SphereFaceHead,
+        shard_head,
     )
     from arcface_pl.module import ArcFaceModule
 
@@ -32,8 +34,10 @@ __all__ = [
     "MNISTDataModule",
     "MagFaceHead",
     "NormalizedSoftmaxHead",
+    "ShardedHead",
     "SimpleCNN",
     "SphereFaceHead",
+    "shard_head",
 ]
 
 # Imported when first asked for: torch and lightning take seconds, which `--help` and a wrong flag need not wait for.

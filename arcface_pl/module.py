@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,7 +15,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from arcface_pl.backbones import BACKBONES, Backbone
 from arcface_pl.checkpoint import CheckpointError, read_checkpoint
-from arcface_pl.heads import HEADS, Head
+from arcface_pl.heads import HEADS, Head, ShardedHead, shard_head
+from arcface_pl.large_heads import check_trainer, shared_states, whole_states
 from arcface_pl.schedules import Schedule
 from arcface_pl.seeding import derive_seed, run_seed, seed_draws
 from arcface_pl.specs import build, spec_of
@@ -49,6 +51,11 @@ class ArcFaceModule(L.LightningModule):
         head_lr: Peak learning rate of the class centers, above 0; unset: the optimiser's own.
         channels_last: Hold images and convolution weights channel by channel within a pixel, the faster layout on CPUs
             and recent GPUs.
+        shard_head: Keep in each process only its share of the classes; see `arcface_pl.shard_head`.
+        head_sample_rate: Share of the classes that takes part in a training step, in (0, 1]: Partial FC. Below 1 it
+            needs ``update_head_in_backward``.
+        update_head_in_backward: Move the class centers by SGD inside the backward pass, with the rate, momentum and
+            weight decay of their parameter group, so that their gradient is never kept.
 
     Raises:
         ValueError: If head and backbone disagree on the embeddings' width, or a rate is out of range.
@@ -62,6 +69,9 @@ class ArcFaceModule(L.LightningModule):
         lr_schedule: ScheduleCallable | None = None,
         head_lr: float | None = None,
         channels_last: bool = True,
+        shard_head: bool = False,
+        head_sample_rate: float = 1.0,
+        update_head_in_backward: bool = False,
     ) -> None:
         super().__init__()
         if backbone.embedding_dim != head.embedding_dim:
@@ -71,12 +81,17 @@ class ArcFaceModule(L.LightningModule):
             )
         if head_lr is not None and not 0.0 < head_lr < float("inf"):
             raise ValueError(f"head_lr: got {head_lr!r}, but it takes a finite number above 0")
+        if not 0.0 < head_sample_rate <= 1.0:
+            raise ValueError(f"head_sample_rate: got {head_sample_rate!r}, but it takes a share in (0, 1]")
         self.backbone = backbone
         self.head = head
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
         self.head_lr = head_lr
         self.channels_last = channels_last
+        self.shard_head = shard_head
+        self.head_sample_rate = head_sample_rate
+        self.update_head_in_backward = update_head_in_backward
         self.data_facts: dict[str, Any] = {}
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
@@ -102,6 +117,9 @@ class ArcFaceModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take from the data what the head needs for training and the checkpoint needs for use."""
+        if stage == "fit":
+            self.check_trainer(self.trainer)
+            self._share_head()
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
             return
@@ -112,6 +130,28 @@ class ArcFaceModule(L.LightningModule):
             self.head.set_class_counts(data.class_counts)
         # The data module has checked every label, so that no step has to wait for the device to do it again.
         self.head.check_labels = False
+
+    def check_trainer(self, trainer: L.Trainer) -> None:
+        """Refuse a Trainer whose settings do not go together with how the head is held and updated.
+
+        Args:
+            trainer: The Trainer that is to train this module.
+
+        Raises:
+            ValueError: Names the module's setting, what the Trainer has and what is accepted.
+        """
+        check_trainer(self, trainer, is_ddp=isinstance(trainer.strategy, DDPStrategy))
+
+    def _share_head(self) -> None:
+        shared = self.shard_head and self.trainer.world_size > 1
+        if isinstance(self.head, ShardedHead) or not (
+            shared or self.update_head_in_backward or self.head_sample_rate < 1
+        ):
+            return
+        shard_head(self.head, sample_rate=self.head_sample_rate)
+        if shared:
+            # Each process has other centers: DDP must neither average their gradients nor overwrite them
+            self._ddp_params_and_buffers_to_ignore = ["head.weight"]
 
     def teardown(self, stage: str) -> None:
         """Check labels again: whoever calls the head now is not the Trainer."""
@@ -147,6 +187,19 @@ class ArcFaceModule(L.LightningModule):
         cosine = self.head.cosine(embeddings).gather(1, predictions[:, None]).squeeze(1)
         return {"labels": labels, "predictions": predictions, "cosine": cosine}
 
+    def on_validation_start(self) -> None:
+        """Gather a shared head's centers: processes may have different numbers of batches to score."""
+        if isinstance(self.head, ShardedHead):
+            self.head.gather_centers()
+
+    def on_validation_end(self) -> None:
+        """Let go of them."""
+        if isinstance(self.head, ShardedHead):
+            self.head.release_centers()
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
+
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation split."""
         self._log_scores(self._val_split)
@@ -161,6 +214,9 @@ class ArcFaceModule(L.LightningModule):
         if self.head_lr is not None:
             centers["lr"] = self.head_lr
         optimizer = self.optimizer([{"params": list(self.backbone.parameters())}, centers])
+        if self.update_head_in_backward:
+            assert isinstance(self.head, ShardedHead)
+            self.head.update_in_backward(optimizer)
         if self.lr_schedule is None:
             return optimizer
         schedule = self.lr_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
@@ -169,10 +225,14 @@ class ArcFaceModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a later user needs of the data: its module, class names, normalisation, seed."""
         checkpoint["data"] = self.data_facts
+        if isinstance(self.head, ShardedHead):
+            whole_states(checkpoint, self.head, self._center_position)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
         self.data_facts = checkpoint.get("data", {})
+        if isinstance(self.head, ShardedHead):
+            shared_states(checkpoint, self.head, self._center_position)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's own would import whatever class a file names
@@ -212,6 +272,12 @@ class ArcFaceModule(L.LightningModule):
             raise CheckpointError(checkpoint_path, reason, "give the classes and sizes it was trained with") from error
         module.on_load_checkpoint(checkpoint)
         return module.to(map_location).eval()
+
+    @property
+    def _center_position(self) -> int:
+        """Of the class centers among the optimiser's parameters."""
+        names = [name for name, _ in self.head.named_parameters()]
+        return sum(1 for _ in self.backbone.parameters()) + names.index("weight")
 
     @property
     def _log_interval(self) -> int:

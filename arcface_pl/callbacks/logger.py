@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections import OrderedDict
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
@@ -10,6 +11,8 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
+
+from arcface_pl.heads import ShardedHead
 
 __all__ = ["RunLogger"]
 
@@ -45,7 +48,8 @@ class RunLogger(TensorBoardLogger):
         if not self._log_graph or not isinstance(images, Tensor):
             return
         network = Network(OrderedDict(backbone=model.backbone, head=model.head))  # type: ignore[arg-type]
-        with warnings.catch_warnings():
+        alone = model.head.shapes_only() if isinstance(model.head, ShardedHead) else nullcontext()
+        with warnings.catch_warnings(), alone:
             # TensorBoard's graph has no other source than the tracer, which torch has deprecated.
             warnings.filterwarnings("ignore", r"`torch\.jit\.trace(_method)?` is deprecated", FutureWarning)
             # Backbone and head check shapes in Python. The trace is only drawn, never run on other shapes.

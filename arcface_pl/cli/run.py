@@ -132,6 +132,7 @@ def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
             trainer.logger.suffix = f"-{datamodule.dataset_name}"
     console = Console(quiet=not trainer.is_global_zero)
     report.announce(console, trainer, module, datamodule, checkpoint)
+    num_parameters = sum(parameter.numel() for parameter in module.parameters())  # before processes share the classes
     begun = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     seconds = time.perf_counter() - begun
@@ -144,7 +145,7 @@ def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
         **report.exact(policy.best_metrics if policy is not None else {}),
         **report.exact(tested),
         "dataset": datamodule.dataset_name,
-        "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "num_parameters": num_parameters,
         "seed": cli.config.seed_everything,
         "checkpoint": None if best is None else str(best),
         "fit_seconds": seconds,

@@ -86,6 +86,7 @@ class ArcFaceCLI(LightningCLI):
         """Build everything; the Trainer too, so that a missing device shows before any work."""
         with settings_errors("model"):
             super().instantiate_classes()
+            self.model.check_trainer(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer."""

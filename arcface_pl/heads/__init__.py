@@ -7,8 +7,10 @@ from arcface_pl.heads.combined import CombinedMarginHead
 from arcface_pl.heads.cosface import CosFaceHead
 from arcface_pl.heads.curricularface import CurricularFaceHead
 from arcface_pl.heads.elasticface import ElasticFaceHead
+from arcface_pl.heads.in_backward import InBackwardSGD
 from arcface_pl.heads.magface import MagFaceHead
 from arcface_pl.heads.margin import MarginHead
+from arcface_pl.heads.sharded import ShardedHead, shard_head
 from arcface_pl.heads.softmax import LinearHead, NormalizedSoftmaxHead
 from arcface_pl.heads.sphereface import SphereFaceHead
 
@@ -39,9 +41,12 @@ __all__ = [
     "CurricularFaceHead",
     "ElasticFaceHead",
     "Head",
+    "InBackwardSGD",
     "LinearHead",
     "MagFaceHead",
     "MarginHead",
     "NormalizedSoftmaxHead",
+    "ShardedHead",
     "SphereFaceHead",
+    "shard_head",
 ]

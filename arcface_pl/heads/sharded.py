@@ -1,6 +1,8 @@
 """Heads too large for one device: classes shared among processes, sampled, or updated inside the backward pass."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -144,6 +146,13 @@ class ShardedHead(AngularHead):
 
     def release_centers(self) -> None:
         """Forget what `gather_centers` keeps, before the next training step."""
+        self._gathered = None
+
+    @contextlib.contextmanager
+    def shapes_only(self) -> Iterator[None]:
+        """Let calls need no other process but mean nothing: for whoever draws the network in one process."""
+        self._gathered = self.weight.detach()[:1].expand(self.num_classes * self.sub_centers, -1)
+        yield
         self._gathered = None
 
     def centers(self) -> Tensor:
