@@ -1,0 +1,148 @@
+"""The update in the backward pass under the Trainer: as torch.optim.SGD, or refused by name."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
+from arcface_pl.large_heads import check_trainer
+from arcface_pl.schedules import Cosine
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:You defined a `validation_step`",  # these runs only train
+    "ignore:The number of training batches",  # and are shorter than a logging interval
+    "ignore:.*does not have many workers",  # tensors in memory need none
+)
+
+
+def sgd(params: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr=0.05, momentum=0.9, weight_decay=1e-3)
+
+
+def make(**arguments: Any) -> ArcFaceModule:
+    torch.manual_seed(0)
+    return ArcFaceModule(SimpleCNN(16), ArcFaceHead(16, 40), **{"optimizer": sgd, "head_lr": 0.2, **arguments})
+
+
+def trainer(folder: Path, **arguments: Any) -> L.Trainer:
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return L.Trainer(accelerator="cpu", devices=1, max_epochs=2, default_root_dir=folder, **{**quiet, **arguments})
+
+
+def batches() -> DataLoader:
+    generator = torch.Generator().manual_seed(1)
+    images, labels = torch.randn(32, 1, 28, 28, generator=generator), torch.randint(40, (32,), generator=generator)
+    return DataLoader(TensorDataset(images, labels), batch_size=8)
+
+
+def test_a_fit_ends_where_the_two_step_version_does(tmp_path: Path) -> None:
+    parts = []
+    for in_backward in (False, True):
+        module = make(lr_schedule=Cosine, update_head_in_backward=in_backward)
+        runner = trainer(tmp_path, enable_checkpointing=False)
+        runner.fit(module, batches())
+        assert (module.head.weight.grad is None) == in_backward
+        runner.save_checkpoint(tmp_path / "run.ckpt")
+        parts.append(torch.load(tmp_path / "run.ckpt", weights_only=True))
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(parts[1][part], parts[0][part], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"accumulate_grad_batches": 2}, "gradient accumulation; got accumulate_grad_batches 2"),
+        ({"gradient_clip_val": 1.0}, "gradient clipping; got gradient_clip_val 1.0"),
+        ({"callbacks": [L.pytorch.callbacks.GradientAccumulationScheduler({1: 4})]}, "gradient accumulation"),
+    ],
+)
+def test_what_needs_a_gradient_of_the_centers_is_refused_before_training(
+    tmp_path: Path, setting: dict[str, Any], message: str
+) -> None:
+    module = make(update_head_in_backward=True)
+    before = module.head.weight.detach().clone()
+    with pytest.raises(ValueError, match=f"update_head_in_backward: cannot be had together with {message}"):
+        trainer(tmp_path, enable_checkpointing=False, **setting).fit(module, batches())
+    assert torch.equal(module.head.weight, before)
+
+
+def fake(**settings: Any) -> SimpleNamespace:
+    """What this machine cannot have: a GPU's loss scaling, other strategies."""
+    plain = {"world_size": 1, "accumulate_grad_batches": 1, "gradient_clip_val": None, "precision": "32-true"}
+    return SimpleNamespace(**{**plain, "callbacks": [], "strategy": object(), **settings})
+
+
+def test_loss_scaling_is_refused() -> None:
+    module = make(update_head_in_backward=True)
+    with pytest.raises(ValueError, match="update_head_in_backward: .* loss scaling of precision 16-mixed"):
+        check_trainer(module, fake(precision="16-mixed"), is_ddp=False)
+    check_trainer(module, fake(precision="bf16-mixed"), is_ddp=False)
+
+
+def test_optimizers_whose_rate_is_no_measure_are_refused() -> None:
+    def adam(params: Any) -> torch.optim.Optimizer:
+        return torch.optim.Adam(params, lr=1e-3)
+
+    with pytest.raises(ValueError, match="update_head_in_backward: .* the rate of Adam .* set head_lr"):
+        check_trainer(make(update_head_in_backward=True, optimizer=adam, head_lr=None), fake(), is_ddp=False)
+    check_trainer(make(update_head_in_backward=True, optimizer=adam, head_lr=0.1), fake(), is_ddp=False)
+    dampened = make(
+        update_head_in_backward=True, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5)
+    )
+    with pytest.raises(ValueError, match="dampening must be off"):
+        check_trainer(dampened, fake(), is_ddp=False)
+
+
+def test_several_processes_need_the_head_shared_and_ddp() -> None:
+    with pytest.raises(ValueError, match="shard_head: needs the Trainer's strategy ddp; got object"):
+        check_trainer(make(shard_head=True), fake(world_size=2), is_ddp=False)
+    with pytest.raises(ValueError, match="update_head_in_backward: on 2 processes it needs shard_head"):
+        check_trainer(make(update_head_in_backward=True), fake(world_size=2), is_ddp=True)
+    with pytest.raises(ValueError, match="head_sample_rate: below 1 it needs update_head_in_backward"):
+        check_trainer(make(head_sample_rate=0.5), fake(), is_ddp=False)
+    for rate in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="head_sample_rate: got"):
+            make(head_sample_rate=rate)
+    check_trainer(make(shard_head=True, update_head_in_backward=True), fake(world_size=2), is_ddp=True)
+
+
+MILLION = """
+import lightning, torch
+from arcface_pl.heads import ArcFaceHead, shard_head
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+
+torch.set_num_threads(1)
+head = shard_head(ArcFaceHead(128, 1_000_000))
+optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+head.update_in_backward(optimizer)
+embeddings, labels = torch.randn(256, 128, requires_grad=True), torch.randint(1_000_000, (256,))
+before = peak()
+head.loss(embeddings, labels).backward()
+optimizer.step()
+print(before, peak())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads its memory from Linux's /proc")
+def test_a_million_classes_fit_into_little_more_than_their_centers() -> None:
+    run = subprocess.run([sys.executable, "-c", MILLION], check=True, timeout=180, capture_output=True, text=True)
+    before, after = map(int, run.stdout.split())
+    assert after < 1.6e9
+    assert after - before < 0.15 * 512e6
