@@ -11,9 +11,7 @@ from torch.autograd.function import once_differentiable
 from arcface_pl.functional._chunks import Hard, Others, others_backward, others_forward
 from arcface_pl.functional._group import Group
 from arcface_pl.functional._precision import compute_dtype, full_precision, pair_dtype, tangent, unit_rows
-from arcface_pl.functional.terms import WHOLE_CELLS, AngularTerms, own_centers
-from arcface_pl.functional.terms import _own_coefficient as own_coefficient
-from arcface_pl.functional.terms import _sine as sine_between
+from arcface_pl.functional.terms import WHOLE_CELLS, AngularTerms, own_centers, own_coefficient, sine_between
 
 __all__ = ["Shard", "sharded_own_angle", "sharded_terms"]
 

@@ -53,12 +53,12 @@ def _apply_chunked(*args: Any) -> tuple[Tensor | None, ...]:
     return _ChunkedTerms.apply(*args)
 
 
-def _sine(unit: Tensor, centers: Tensor) -> Tensor:
+def sine_between(unit: Tensor, centers: Tensor) -> Tensor:
     """Return the sine of the angle between rows of unit vectors: this product is exact near 0 and pi."""
     return torch.linalg.vector_norm(unit - centers, dim=1) * torch.linalg.vector_norm(unit + centers, dim=1) / 2
 
 
-def _own_coefficient(cosine: Tensor, sine: Tensor, grad_cosine: Tensor, grad_sine: Tensor) -> Tensor:
+def own_coefficient(cosine: Tensor, sine: Tensor, grad_cosine: Tensor, grad_sine: Tensor) -> Tensor:
     """Return the factor of the own center in the gradient of the unit embedding, before its tangent is taken.
 
     The gradient of theta is a unit vector: minus the center's tangent over sin(theta). Below the floor, where the
@@ -90,7 +90,7 @@ class _WholeTerms(torch.autograd.Function):
         if others.sub_centers > 1:
             logits, best = logits.unflatten(1, (-1, others.sub_centers)).max(dim=2)
             rows = labels * others.sub_centers + best.gather(1, column).squeeze(1)
-        cosine, sine = logits.gather(1, column).squeeze(1), _sine(unit, centers[rows])
+        cosine, sine = logits.gather(1, column).squeeze(1), sine_between(unit, centers[rows])
         if threshold is not None and t is not None:
             is_hard = logits > threshold[:, None]
             slope = torch.where(is_hard, 2 * logits + t, 1)
@@ -114,7 +114,7 @@ class _WholeTerms(torch.autograd.Function):
             share += (ctx.scale * grad_sum)[:, None]
         if slope is not None:
             share *= slope
-        share.scatter_(1, column, _own_coefficient(cosine, sine, grad_cosine, grad_sine)[:, None])
+        share.scatter_(1, column, own_coefficient(cosine, sine, grad_cosine, grad_sine)[:, None])
         if best is not None:
             spread = share.new_zeros(*best.shape, centers.shape[0] // best.shape[1])
             share = spread.scatter_(2, best[:, :, None], share[:, :, None]).flatten(1)
@@ -144,7 +144,7 @@ class _ChunkedTerms(torch.autograd.Function):
         dtype, wide = compute_dtype(embeddings, weight), pair_dtype(embeddings.device)
         unit, norms = unit_rows(embeddings, wide)
         rows, centers, center_norms = own_centers(unit, weight, labels, others.sub_centers)
-        cosine, sine = (unit * centers).sum(dim=1), _sine(unit, centers)
+        cosine, sine = (unit * centers).sum(dim=1), sine_between(unit, centers)
         hard = None if threshold is None or t is None else Hard(threshold.to(dtype), t.to(dtype))
         rest, rest_sum = others_forward(unit.to(dtype), weight, labels, others, hard=hard, with_sum=with_sum)
         ctx.save_for_backward(
@@ -158,7 +158,7 @@ class _ChunkedTerms(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_cosine, grad_sine, grad_rest, grad_sum = grads
         unit, norms, weight, rows, centers, center_norms, labels, cosine, sine, rest, *hard = ctx.saved_tensors
-        own = _own_coefficient(cosine, sine, grad_cosine, grad_sine)[:, None]
+        own = own_coefficient(cosine, sine, grad_cosine, grad_sine)[:, None]
         grad_embeddings = None
         with full_precision(unit.device):
             from_others, grad_weight, _ = others_backward(

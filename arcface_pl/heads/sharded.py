@@ -47,7 +47,7 @@ def shard_head(head: Head, *, sample_rate: float = 1.0, group: dist.ProcessGroup
         >>> head = shard_head(ArcFaceHead(4, 1000), sample_rate=0.1)
         >>> head.set_progress(epoch=0.0, step=0, seed=0)
         >>> head.loss(torch.ones(2, 4), torch.tensor([3, 7])).backward()
-        >>> head.weight.grad.is_sparse, len(head.weight.grad.values())
+        >>> head.weight.grad.is_sparse, len(head.weight.grad.coalesce().values())
         (True, 100)
     """
     if isinstance(head, ShardedHead) or not isinstance(head, AngularHead):
@@ -152,8 +152,10 @@ class ShardedHead(AngularHead):
     def shapes_only(self) -> Iterator[None]:
         """Let calls need no other process but mean nothing: for whoever draws the network in one process."""
         self._gathered = self.weight.detach()[:1].expand(self.num_classes * self.sub_centers, -1)
-        yield
-        self._gathered = None
+        try:
+            yield
+        finally:
+            self._gathered = None
 
     def centers(self) -> Tensor:
         """Return the centers of all classes, (C * K, D); collective unless they were gathered."""

@@ -198,3 +198,41 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("world", [2, 3])
 def test_every_head_and_setting_equals_one_process(tmp_path: Path, world: int) -> None:
     compare(tmp_path, world, CASES)
+
+
+def sampled(rank: int, world: int, folder: str) -> None:
+    begin(rank, world, folder)
+    case: Case = ("CurricularFaceHead", 300, {"sub_centers": 2, "momentum": 0.5}, "SGD", torch.float64)
+    head = shard_head(net(case).head, sample_rate=0.1)
+    head.set_progress(epoch=0.0, step=7, seed=0)
+    embeddings, labels = batches(0, case, world)[rank]
+    embeddings.requires_grad_()
+    loss = head.loss(embeddings, labels)
+    loss.backward()
+    grad = head.weight.grad.coalesce()
+    first = 2 * (300 * rank // world)
+    parts = (loss.detach(), embeddings.grad, grad.indices()[0] + first, grad.values(), head.whole(head.weight), labels)
+    torch.save(parts, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_sampled_shares_are_one_head_with_the_classes_that_were_drawn(tmp_path: Path) -> None:
+    mp.spawn(sampled, args=(2, str(tmp_path)), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    rows = torch.cat([rank[2] for rank in ranks])
+    classes = rows[::2] // 2
+    assert [len(rank[2]) for rank in ranks] == [30, 30]
+    assert not torch.equal(ranks[0][2], ranks[1][2] - 300)  # a draw of its own in each process
+    case: Case = ("CurricularFaceHead", 300, {}, "SGD", torch.float64)
+    small = HEADS["CurricularFaceHead"](DIM, len(classes), sub_centers=2, momentum=0.5).double()
+    small.weight.data = ranks[0][4][rows].clone()
+    embeddings = torch.cat([images for images, _ in batches(0, case, 2)]).requires_grad_()
+    labels = torch.searchsorted(classes, torch.cat([rank[5] for rank in ranks]))
+    losses = small.loss(embeddings, labels, reduction="none").split([len(rank[5]) for rank in ranks])
+    torch.stack([each.mean() for each in losses]).mean().backward()
+    for rank, expected in zip(ranks, losses, strict=True):
+        torch.testing.assert_close(rank[0], expected.mean())
+    torch.testing.assert_close(torch.cat([rank[1] for rank in ranks]) / 2, embeddings.grad)
+    torch.testing.assert_close(torch.cat([rank[3] for rank in ranks]), small.weight.grad)
