@@ -1,6 +1,9 @@
 """What a run leaves in TensorBoard, read back from its files and held against values computed here."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -279,3 +282,41 @@ def test_pictures_come_every_n_epochs(tmp_path: Path) -> None:
     assert [event.step for event in fitted.Histograms("angle/target_degrees")] == [8]
     assert [event.step for event in fitted.Images("val/confusion_matrix")] == [12]
     assert tested.Images("test/confusion_matrix")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_processes_count_every_image_and_write_once(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\n"
+        "import numpy as np\n"
+        "from arcface_pl.callbacks import confusion\n"
+        "from arcface_pl.cli import main\n"
+        "draw = confusion.draw_confusion\n"
+        "def spy(counts, class_names, split):\n"
+        "    np.save(f'{split}.npy', counts)\n"
+        "    return draw(counts, class_names, split)\n"
+        "confusion.draw_confusion = spy\n"
+        "main(sys.argv[1:])\n"
+    )
+    flags = "--data.dataset digits --max_epochs 1 --enable_progress_bar false --model.backbone.embedding_dim 8"
+    together = "--accelerator cpu --devices 2 --strategy ddp"
+    done = subprocess.run(
+        [sys.executable, str(script), "fit", *flags.split(), *together.split()],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    fitted, tested = read(tmp_path)
+    for name in ("target", "nearest_other"):
+        assert fitted.Histograms(f"angle/{name}_degrees")[0].histogram_value.num == 144
+    assert [np.load(tmp_path / f"{split}.npy").sum() for split in ("val", "test")] == [144, 359]
+    assert len(fitted.Images("val/confusion_matrix")) == len(tested.Images("test/confusion_matrix")) == 1
+    (folder,) = (tmp_path / "lightning_logs" / "version_0").glob("0*/val_embeddings")
+    # The first process's share, its 72 of the 144.
+    assert len((folder / "metadata.tsv").read_text().splitlines()) == 1 + 72
+    assert tested.Scalars("final/test/accuracy")
