@@ -10,14 +10,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from arcface_pl.backbones import BACKBONES, Backbone
 from arcface_pl.checkpoint import CheckpointError, read_checkpoint
 from arcface_pl.heads import HEADS, Head, ShardedHead, shard_head
 from arcface_pl.large_heads import check_trainer, shared_states, whole_states
 from arcface_pl.schedules import Schedule
+from arcface_pl.scores import Scores
 from arcface_pl.seeding import derive_seed, run_seed, seed_draws
 from arcface_pl.specs import build, spec_of
 
@@ -28,8 +27,6 @@ ScheduleCallable = Callable[[Optimizer, int], Schedule]
 
 # What a model must know of the data it was trained on, to be used later without that data.
 DATA_FACTS = ("dataset_name", "class_names", "normalization")
-# Sums over a test set must not depend on how many processes shared it; Apple's GPUs have no float64.
-SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
 
 
 def _adam(params: Iterable) -> Optimizer:
@@ -100,7 +97,7 @@ class ArcFaceModule(L.LightningModule):
             {"backbone": spec_of(backbone), "head": spec_of(head), "head_lr": head_lr, "channels_last": channels_last},
             logger=False,
         )
-        self.scores = nn.ModuleDict({"val": _scores(head.num_classes), "test": _scores(head.num_classes)})
+        self.scores = nn.ModuleDict({split: Scores(split, head.num_classes) for split in ("val", "test")})
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; the one that Lightning sets forty times a step without `nn.Module`'s search for tensors."""
@@ -289,44 +286,10 @@ class ArcFaceModule(L.LightningModule):
 
     def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch
-        embeddings = self(images)
-        cosine = self.head.cosine(embeddings)
-        predictions = self.head(embeddings).argmax(1)
-        own = cosine.gather(1, labels[:, None]).squeeze(1)
-        other = cosine.scatter(1, labels[:, None], -torch.inf).amax(1)
         scores: Any = self.scores[split]
-        scores["accuracy"].update(predictions, labels)
-        # The source document's way: the margin, and with it the label, is in these logits.
-        scores["margin_accuracy"].update(self.head(embeddings, labels).argmax(1), labels)
-        scores["loss"].update(self.head.loss(embeddings, labels, reduction="none").to(SUM_DTYPE))
-        scores["target_mean"].update(_degrees(own))
-        scores["nearest_other_mean"].update(_degrees(other))
-        return {
-            "embeddings": embeddings,
-            "labels": labels,
-            "predictions": predictions,
-            "target_angle": _degrees(own),
-            "nearest_other_angle": _degrees(other),
-        }
+        return scores.update_from(self.head, self(images), labels)
 
     def _log_scores(self, split: str) -> None:
         scores: Any = self.scores[split]
-        for name in ("loss", "accuracy", "margin_accuracy"):
-            self.log(f"{split}/{name}", scores[name], prog_bar=name == "accuracy")
-        prefix = "angle" if split == "val" else f"{split}/angle"
-        for name in ("target_mean", "nearest_other_mean"):
-            self.log(f"{prefix}/{name}", scores[name])
-
-
-def _scores(num_classes: int) -> nn.ModuleDict:
-    scores: dict[str, nn.Module] = {
-        name: MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        for name in ("accuracy", "margin_accuracy")
-    }
-    for name in ("loss", "target_mean", "nearest_other_mean"):
-        scores[name] = MeanMetric(nan_strategy="disable").set_dtype(SUM_DTYPE)
-    return nn.ModuleDict(scores)
-
-
-def _degrees(cosine: Tensor) -> Tensor:
-    return torch.rad2deg(torch.acos(cosine.to(SUM_DTYPE).clamp(-1.0, 1.0)))
+        for key, metric in scores.by_key().items():
+            self.log(key, metric, prog_bar=key.endswith("/accuracy"))

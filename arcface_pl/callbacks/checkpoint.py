@@ -65,5 +65,6 @@ class RunCheckpoint(Checkpoint):
         return {"best_score": self.best_score, "best_metrics": self.best_metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
-        self.best_score, self.best_metrics = state_dict["best_score"], state_dict["best_metrics"]
+        """Take it back, unless the best checkpoint it speaks of was left behind in another folder."""
+        if self._folder is not None and (self._folder / "best.ckpt").is_file():
+            self.best_score, self.best_metrics = state_dict["best_score"], state_dict["best_metrics"]

@@ -51,7 +51,8 @@ def announce(console: Console, trainer: L.Trainer, module: Any, datamodule: Any,
     rows.add_row("device", _describe_devices(trainer))
     rows.add_row("precision", str(trainer.precision))
     # trainer.log_dir would wait for the other processes, which are not there before fit.
-    rows.add_row("folder", os.path.relpath(trainer.logger.log_dir if trainer.logger else trainer.default_root_dir))
+    folder = trainer.logger.log_dir if trainer.logger else None
+    rows.add_row("folder", os.path.relpath(folder or trainer.default_root_dir))
     if checkpoint is not None:
         rows.add_row("goes on from", str(checkpoint))
     console.print(Panel(rows, title="arcface-pl fit", title_align="left", expand=False))

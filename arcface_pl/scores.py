@@ -1,0 +1,76 @@
+"""What is measured on a split: honest accuracy, the source document's, the loss, and the angles."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from arcface_pl.heads import Head
+
+__all__ = ["Scores"]
+
+# Sums over a test set must not depend on how many processes shared it; Apple's GPUs have no float64.
+SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
+
+
+class Scores(nn.Module):
+    """The metrics of one split, and the batch-by-batch work behind them.
+
+    Args:
+        split: "val" or "test": the prefix under which they are logged.
+        num_classes: C.
+    """
+
+    def __init__(self, split: str, num_classes: int) -> None:
+        super().__init__()
+        self.split = split
+        self.accuracy, self.margin_accuracy = (
+            MulticlassAccuracy(num_classes, average="micro", validate_args=False) for _ in range(2)
+        )
+        self.loss, self.target_mean, self.nearest_other_mean = (
+            MeanMetric(nan_strategy="disable").set_dtype(SUM_DTYPE) for _ in range(3)
+        )
+
+    def update_from(self, head: Head, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Score a batch.
+
+        Args:
+            head: The head in evaluation mode.
+            embeddings: (B, D).
+            labels: (B,) integers in [0, C).
+
+        Returns:
+            What callbacks draw, (B, ...) each: embeddings, labels, predictions, and target_angle and nearest_other_angle
+            in degrees.
+        """
+        cosine = head.cosine(embeddings)
+        predictions = head(embeddings).argmax(1)
+        target_angle = _degrees(cosine.gather(1, labels[:, None]).squeeze(1))
+        nearest_other_angle = _degrees(cosine.scatter(1, labels[:, None], -torch.inf).amax(1))
+        self.accuracy.update(predictions, labels)
+        # The source document's way: the margin, and with it the label, is in these logits.
+        self.margin_accuracy.update(head(embeddings, labels).argmax(1), labels)
+        self.loss.update(head.loss(embeddings, labels, reduction="none").to(SUM_DTYPE))
+        self.target_mean.update(target_angle)
+        self.nearest_other_mean.update(nearest_other_angle)
+        return {
+            "embeddings": embeddings,
+            "labels": labels,
+            "predictions": predictions,
+            "target_angle": target_angle,
+            "nearest_other_angle": nearest_other_angle,
+        }
+
+    def by_key(self) -> dict[str, Metric]:
+        """Return the metrics by the key that each is logged under; angles of the validation split are ``angle/...``."""
+        names: dict[str, Any] = {
+            f"{self.split}/{name}": getattr(self, name) for name in ("loss", "accuracy", "margin_accuracy")
+        }
+        prefix = "angle" if self.split == "val" else f"{self.split}/angle"
+        return names | {f"{prefix}/{name}": getattr(self, name) for name in ("target_mean", "nearest_other_mean")}
+
+
+def _degrees(cosine: Tensor) -> Tensor:
+    return torch.rad2deg(torch.acos(cosine.to(SUM_DTYPE).clamp(-1.0, 1.0)))
