@@ -1,7 +1,7 @@
 """Time and peak memory of one forward and backward pass of the ArcFace loss, by the number of classes.
 
-Compares `head.loss` with the dense path (`head(embeddings, labels)` and a cross-entropy), with ArcFaceLoss of
-pytorch-metric-learning, and with the floor below which no exact loss of this kind can go: the four matrix products of
+Compares `head.loss`, also with the SGD update of the centers inside the backward pass, with the dense path
+(`head(embeddings, labels)` and a cross-entropy), with ArcFaceLoss of pytorch-metric-learning, and with the floor below which no exact loss of this kind can go: the four matrix products of
 size batch x classes x dim that it needs, and nothing else. Each measurement has a process of its own; the ways are
 measured in turn, and the median over the rounds is shown. The machine should have nothing else to do.
 
@@ -33,6 +33,16 @@ def fused(embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int) -> S
 
     head = ArcFaceHead(embeddings.shape[1], num_classes, scale=64.0).to(embeddings.device)
     head.check_labels = False
+    return lambda: _differentiate(head.loss(embeddings, labels), embeddings, head)
+
+
+def in_backward(embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int) -> Step:
+    """The package's loss, with the centers moved by SGD inside the backward pass."""
+    from arcface_pl import ArcFaceHead, shard_head
+
+    head = shard_head(ArcFaceHead(embeddings.shape[1], num_classes, scale=64.0).to(embeddings.device))
+    head.check_labels = False
+    head.update_in_backward(torch.optim.SGD(head.parameters(), lr=0.1))
     return lambda: _differentiate(head.loss(embeddings, labels), embeddings, head)
 
 
@@ -75,6 +85,7 @@ def products(embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int) -
 
 WAYS: dict[str, tuple[str, Callable[[torch.Tensor, torch.Tensor, int], Step]]] = {
     "fused": ("arcface_pl, head.loss", fused),
+    "in_backward": ("arcface_pl, update included", in_backward),
     "dense": ("arcface_pl, dense logits", dense),
     "pml": ("pytorch-metric-learning", metric_learning),
     "floor": ("four matrix products", products),
@@ -145,7 +156,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                         continue
                     result = json.loads(done.stdout)
                     rows.setdefault((dim, num_classes, way), []).append(result)
-                    print(f"{way:8} C={num_classes:<9} D={dim:<4} {result['seconds']:.5f} s", file=sys.stderr)
+                    print(f"{way:11} C={num_classes:<9} D={dim:<4} {result['seconds']:.5f} s", file=sys.stderr)
     return [
         {
             "dim": dim,
