@@ -3,7 +3,7 @@
 Compares `head.loss`, also with the SGD update of the centers inside the backward pass, with the dense path
 (`head(embeddings, labels)` and a cross-entropy), with ArcFaceLoss of pytorch-metric-learning, and with the floor below
 which no exact loss of this kind can go: the four matrix products of size batch x classes x dim that it needs, and
-nothing else. Each measurement has a process of its own; the ways are measured in turn, and the median over the rounds is
+nothing else. Each measurement has a process of its own; the ways take turns, and the median over the rounds is
 shown. The machine should have nothing else to do.
 
     python scripts/benchmarks/head.py --classes 10000 100000 1000000 --dims 128 512
