@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from arcface_pl import ArcFaceModule, MNISTDataModule
 from arcface_pl.cli import main as arcface_pl
@@ -47,7 +48,7 @@ def draw(axes: Axes, module: ArcFaceModule, margin: float) -> None:
         mine, center, colour = labels == label, centers[label].item(), COLOURS[label % len(COLOURS)]
         axes.scatter(angles[mine], radius[mine], s=2, alpha=0.4, linewidths=0, color=colour)
         axes.plot([center, center], [0, 1], color=colour, linewidth=2)
-        axes.text(center, 1.4, name, color=colour, fontsize=14, fontweight="bold", ha="center", va="center")
+        axes.text(center, 1.4, name, fontsize=14, fontweight="bold", ha="center", va="center")
     cosine = module.head.cosine(embeddings)
     right = (cosine.argmax(1) == labels).double().mean().item()
     own = torch.rad2deg(cosine.gather(1, labels[:, None]).acos()).mean().item()
@@ -66,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "figures")
     options, flags = parser.parse_known_args(args)
-    figure = Figure(figsize=(10, 5.4), layout="constrained")
+    figure = Figure(figsize=(10, 5.6), layout=ConstrainedLayoutEngine(h_pad=0.2))
     for axes, margin in zip(figure.subplots(1, 2, subplot_kw={"projection": "polar"}), MARGINS, strict=True):
         draw(axes, train(margin, flags), margin)
     options.out.mkdir(parents=True, exist_ok=True)
