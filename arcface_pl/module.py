@@ -207,17 +207,20 @@ class ArcFaceModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimiser; the class centers in a group of their own; the schedule moves every step."""
-        centers: dict[str, Any] = {"params": list(self.head.parameters())}
+        centers: dict[str, Any] = {"params": list(self.head.parameters()), "name": "head"}
         if self.head_lr is not None:
             centers["lr"] = self.head_lr
-        optimizer = self.optimizer([{"params": list(self.backbone.parameters())}, centers])
+        optimizer = self.optimizer([{"params": list(self.backbone.parameters()), "name": "backbone"}, centers])
         if self.update_head_in_backward:
             assert isinstance(self.head, ShardedHead)
             self.head.update_in_backward(optimizer)
         if self.lr_schedule is None:
             return optimizer
         schedule = self.lr_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "learning_rate"},
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a later user needs of the data: its module, class names, normalisation, seed."""

@@ -62,7 +62,7 @@ def _describe_data(datamodule: Any) -> str:
     counts = ", ".join(
         f"{getattr(datamodule, f'num_{part}'):,} {part}"
         for part in ("train", "val", "test")
-        if getattr(datamodule, f"num_{part}", None)
+        if getattr(datamodule, f"num_{part}", None) and not (part == "val" and datamodule.val_prefix == "test")
     )
     return f"{datamodule.dataset_name}: {counts} ({datamodule.batch_size} images a step and process)"
 

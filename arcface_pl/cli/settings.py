@@ -179,8 +179,8 @@ def _built(key: str, node: dict[str, Any], *positional: Any) -> Any:
     for part in reversed(key.split(".")):
         nested = {part: nested}
     with settings_errors(key):
-        arguments = parser.instantiate(parser.parse_object(nested))[key]
-        return cls(*positional, **arguments.as_dict(), **(node.get("dict_kwargs") or {}))
+        parsed = parser.instantiate(parser.parse_object(nested if known else {})).get(key)
+        return cls(*positional, **(parsed.as_dict() if parsed else {}), **(node.get("dict_kwargs") or {}))
 
 
 def _fill(key: str, node: dict[str, Any], name: str, value: Any, origin: str) -> None:

@@ -133,6 +133,11 @@ def test_a_mistake_ends_in_one_line(
     assert list(in_folder.iterdir()) == []  # before any work
 
 
+def test_a_callback_without_settings_is_accepted(in_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    main(["fit", "--trainer.callbacks", "[{class_path: Callback}]", "--print_config"])
+    assert "callback.Callback" in capsys.readouterr().out
+
+
 def test_the_traceback_is_there_on_request(in_folder: Path) -> None:
     with pytest.raises(ValueError, match="data.batch_size: got 0"):
         main(["fit", "--data.batch_size", "0", "--traceback"])
