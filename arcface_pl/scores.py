@@ -42,8 +42,8 @@ class Scores(nn.Module):
             labels: (B,) integers in [0, C).
 
         Returns:
-            What callbacks draw, (B, ...) each: embeddings, labels, predictions, and target_angle and nearest_other_angle
-            in degrees.
+            What callbacks draw, (B, ...) each: embeddings, labels, predictions, target_angle and
+            nearest_other_angle; the angles in degrees.
         """
         cosine = head.cosine(embeddings)
         predictions = head(embeddings).argmax(1)
