@@ -35,9 +35,15 @@ def fit(folder: Path, epochs: int, *flags: str) -> tuple[dict[str, Any], Path]:
 
 def assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one["global_step"] == other["global_step"]
-    for part in ("state_dict", "optimizer_states"):
-        # Adam divides by the gradient's own size, so rounding of the smallest gradients shows
-        torch.testing.assert_close(one[part], other[part], rtol=1e-4, atol=1e-5)
+    # Adam divides by the gradient's own size, so rounding of the smallest gradients shows
+    torch.testing.assert_close(numbers(one), numbers(other), rtol=1e-4, atol=1e-5)
+
+
+def numbers(checkpoint: dict[str, Any]) -> list[Any]:
+    """Weights, and what the optimiser keeps for them; its groups' names are no numbers to be close."""
+    (optimizer,) = checkpoint["optimizer_states"]
+    rates = [group["lr"] for group in optimizer["param_groups"]]
+    return [checkpoint["state_dict"], optimizer["state"], rates]
 
 
 def test_checkpoints_are_those_of_a_run_without_sharing_and_serve_any_number_of_processes(tmp_path: Path) -> None:
@@ -63,5 +69,4 @@ def test_sampled_and_updated_in_the_backward_pass_resumes_bit_for_bit(tmp_path: 
     assert velocity.shape == (20, 128)
     fit(tmp_path / "stopped", 1, *flags)
     resumed, _ = fit(tmp_path / "stopped", 2, *flags)
-    torch.testing.assert_close(resumed["state_dict"], whole["state_dict"], rtol=0, atol=0)
-    torch.testing.assert_close(resumed["optimizer_states"], whole["optimizer_states"], rtol=0, atol=0)
+    torch.testing.assert_close(numbers(resumed), numbers(whole), rtol=0, atol=0)
