@@ -10,7 +10,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch import loggers as lightning_loggers
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from arcface_pl import callbacks, data, schedules
 from arcface_pl.backbones import BACKBONES
@@ -61,6 +61,8 @@ class ArcFaceCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False},
+            # Without a logger there is no run's folder, and the config would be left wherever one happens to be.
+            save_config_callback=SaveConfigCallback if settings["trainer"].get("logger") else None,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # it would have checkpoints name classes to import

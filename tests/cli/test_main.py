@@ -59,12 +59,14 @@ def test_test_repeats_the_runs_numbers_without_its_config(in_folder: Path) -> No
     main(["fit", *QUICK, "--model.head.margin", "0.2", "--data.normalize", "false"])
     run = in_folder / "lightning_logs" / "version_0"
     (run / "config.yaml").write_text("model: {head: {class_path: os.system}}\n")
+    before = set(in_folder.iterdir())
     for command in ("test", "validate"):
         main([command, "--ckpt_path", "best", "--enable_progress_bar", "false"])
         split = "test" if command == "test" else "val"
         repeated = json.loads((run / f"{command}.json").read_text())
         assert repeated[f"{split}/accuracy"] == results(in_folder)[f"{split}/accuracy"]
         assert repeated[f"{split}/loss"] == pytest.approx(results(in_folder)[f"{split}/loss"], rel=1e-6)
+    assert set(in_folder.iterdir()) == before
 
 
 def test_predict_writes_a_row_an_image(in_folder: Path) -> None:
