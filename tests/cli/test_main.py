@@ -215,7 +215,7 @@ def test_processes_train_together_and_count_every_image_once(tmp_path: Path, pro
 
     (tmp_path / "run.py").write_text("import sys\nfrom arcface_pl.cli import main\nmain(sys.argv[1:])\n")
     together = ["--accelerator", "cpu", "--devices", str(processes), "--strategy", "ddp"]
-    call("fit", *QUICK, *together)
+    call("fit", *QUICK, *together, "--data.batch_size", "16")
     trained = results(tmp_path)
     assert trained["test/accuracy"] > 0.5
     scores = []
