@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from rich.console import Console
 
 from arcface_pl import data as data_room
@@ -63,6 +64,9 @@ def run(command: str, args: Sequence[str]) -> None:
     else:
         assert checkpoint is not None
         _evaluate(command, cli, checkpoint)
+    if dist.is_available() and dist.is_initialized():
+        # Left to the interpreter's end, the group's threads may outlive what they use and abort the process.
+        dist.destroy_process_group()
 
 
 def _hush() -> None:
