@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from arcface_pl.errors import UserError
+
 __all__ = ["CheckpointError", "read_checkpoint"]
 
 REQUIRED_KEYS = ("state_dict", "hyper_parameters")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used: names the file, what is wrong with it and what to do."""
 
     def __init__(self, path: str | Path, fault: str, remedy: str) -> None:

@@ -2,41 +2,48 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from arcface_pl.cli.config import SettingsError
 from arcface_pl.cli.help import HELP, SUBCOMMANDS
+from arcface_pl.errors import UserError
 
 __all__ = ["main"]
+
+TOOLS: dict[str, str] = {}
+"""What is done with a trained model: the command, and the module whose ``run(args)`` does it."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run ``arcface-pl``.
 
     Args:
-        args: A subcommand (fit, validate, test, predict) and its flags; unset: what the process was started with.
+        args: A subcommand (fit, validate, test, predict, or one of `TOOLS`) and what follows it; unset: what the
+            process was started with.
 
     Raises:
         SystemExit: With code 2 and one line on standard error if a setting, a file or the device asked for cannot be
-            used; with code 130 if interrupted.
+            used; with code 130 if interrupted; with the code of a tool that has one.
     """
     args = list(sys.argv[1:] if args is None else args)
     command = args.pop(0) if args else "--help"
-    if command in ("-h", "--help") or {"-h", "--help"} & set(args):
+    if command not in TOOLS and (command in ("-h", "--help") or {"-h", "--help"} & set(args)):
         print(HELP[command if command in SUBCOMMANDS else "arcface-pl"])  # noqa: T201
         return
+    words = [word for word in args if word != "--traceback"]
     try:
+        if command in TOOLS:
+            sys.exit(import_module(TOOLS[command]).run(words))
         if command not in SUBCOMMANDS:
-            raise SettingsError(f"{command!r}: no such command; accepts {', '.join(SUBCOMMANDS)}")
+            raise SettingsError(f"{command!r}: no such command; accepts {', '.join((*SUBCOMMANDS, *TOOLS))}")
         # torch and lightning take seconds to import, which --help need not wait for.
         from arcface_pl.cli.run import run
 
-        run(command, [word for word in args if word != "--traceback"])
+        run(command, words)
     except KeyboardInterrupt:
         sys.exit(130)
-    except ValueError as error:
-        from arcface_pl.cli.errors import is_for_the_user, one_line
-
-        if "--traceback" in args or not is_for_the_user(error):
+    except UserError as error:
+        if "--traceback" in args:
             raise
-        print(f"arcface-pl {command}: error: {one_line(error)}", file=sys.stderr)  # noqa: T201
+        print(f"arcface-pl {command}: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from arcface_pl.errors import UserError
+
 __all__ = [
     "BASE_CONFIG",
     "Request",
@@ -32,7 +34,7 @@ CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 SWITCHES = ("print_config", "help", "help_all", "traceback")
 
 
-class SettingsError(ValueError):
+class SettingsError(UserError):
     """A setting, flag or config file that cannot be used: the message is one line, meant for the user."""
 
 

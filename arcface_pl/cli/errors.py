@@ -9,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from arcface_pl.cli.config import SettingsError
 
-__all__ = ["is_for_the_user", "one_line", "settings_errors"]
+__all__ = ["settings_errors"]
 
 # What building the parser, the modules and the Trainer raises over a setting.
 _RAISED_OVER_SETTINGS = (
@@ -39,19 +39,6 @@ def settings_errors(key: str = "") -> Iterator[None]:
             # "margin must be ..." becomes "model.head.margin must be ...", anything else "model.head: ..."
             message = f"{key}.{message}" if re.match(r"[a-z_]+(:| must )", message) else f"{key}: {message}"
         raise SettingsError(message) from error
-
-
-def is_for_the_user(error: ValueError) -> bool:
-    """Tell a user's mistake (a setting, a file) from a fault of the program, whose traceback is wanted."""
-    from arcface_pl.checkpoint import CheckpointError
-    from arcface_pl.data import DataError
-
-    return isinstance(error, SettingsError | DataError | CheckpointError)
-
-
-def one_line(error: Exception) -> str:
-    """Return the message on one line."""
-    return " ".join(str(error).split())
 
 
 def _explain(message: str) -> str:
