@@ -61,8 +61,6 @@ class _Chunk(NamedTuple):
     """Of the weight."""
     centers: Tensor
     """(n * K, D), of length one where they are normalised."""
-    norms: Tensor | None
-    """(n * K, 1), where the centers are normalised."""
     own: Tensor
     """(B, 1) column of the own class in this chunk, or of the spare cell where the own class is not in it."""
     logits: Tensor
@@ -74,7 +72,12 @@ class _Chunk(NamedTuple):
 
 
 class _Sweep:
-    """Goes over the classes in chunks, in buffers made once: each chunk is valid until the next one is asked for."""
+    """Goes over the classes in chunks, in buffers made once: each chunk is valid until the next one is asked for.
+
+    Attributes:
+        norms: (C * K, 1) lengths of the centers, no shorter than what may be divided by, or None where the centers are
+            not normalised. The first sweep fills it in; another over the same centers may be given it.
+    """
 
     def __init__(
         self,
@@ -84,9 +87,12 @@ class _Sweep:
         others: Others,
         hard: Hard | None = None,
         bias: Tensor | None = None,
+        norms: Tensor | None = None,
     ) -> None:
         self.weight, self.others, self.hard, self.bias = weight, others, hard, bias
         self.scaled, self.floor = embeddings * others.scale, norm_floor(embeddings.dtype)
+        self.measures = others.normalize and norms is None
+        self.norms = embeddings.new_empty(weight.shape[0], 1) if self.measures else norms
         batch, classes = embeddings.shape[0], weight.shape[0] // others.sub_centers
         self.size = min(others.chunk(batch, embeddings.device), classes)
         rows = self.size * others.sub_centers
@@ -95,18 +101,25 @@ class _Sweep:
         # Samples whose class is in another chunk are pointed to a spare column, so that no device has to be asked
         # whether there are any; 16 of them keep the rows aligned
         self.cells = embeddings.new_empty(batch, self.size + 16)
-        self.own_chunk, self.own_column = labels.div(self.size, rounding_mode="floor"), labels.remainder(self.size)
+        count = -(-classes // self.size)
+        number, column = labels.div(self.size, rounding_mode="floor"), labels.remainder(self.size)
+        # One row more than there are chunks, for labels of another process's classes
+        self.own = labels.new_full((count + 1, batch, 1), self.size)
+        number = torch.where((number >= 0) & (number < count), number, count)
+        self.own.scatter_(0, number[None, :, None], column[None, :, None])
 
     def __iter__(self) -> Iterator[_Chunk]:
         step, classes = self.size * self.others.sub_centers, self.weight.shape[0]
         for number, start in enumerate(range(0, classes, step)):
             rows = slice(start, min(start + step, classes))
-            centers, norms = self.weight[rows].to(self.scaled.dtype), None
-            if self.others.normalize:
-                norms = torch.linalg.vector_norm(centers, dim=1, keepdim=True)
-                centers = torch.div(centers, norms.clamp_min(self.floor), out=self.centers[: centers.shape[0]])
-            own = torch.where(self.own_chunk == number, self.own_column, self.size)[:, None]
-            yield _Chunk(rows, centers, norms, own, *self._logits(centers, own, rows))
+            centers = self.weight[rows].to(self.scaled.dtype)
+            if self.norms is not None:
+                norms = self.norms[rows]
+                if self.measures:
+                    torch.linalg.vector_norm(centers, dim=1, keepdim=True, out=norms).clamp_min_(self.floor)
+                centers = torch.div(centers, norms, out=self.centers[: centers.shape[0]])
+            own = self.own[number]
+            yield _Chunk(rows, centers, own, *self._logits(centers, own, rows))
 
     def _logits(self, centers: Tensor, own: Tensor, rows: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
         count = centers.shape[0] // self.others.sub_centers
@@ -149,8 +162,10 @@ def others_forward(
     hard: Hard | None = None,
     bias: Tensor | None = None,
     with_sum: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """Return the log-sum-exp of the other classes' logits and, where it is asked for, their sum; (B,) float64 each.
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the log-sum-exp of the other classes' logits, their sum where it is asked for, and the centers' lengths.
+
+    The first two are (B,) float64, the third (C * K, 1) is for ``others_backward``.
 
     Args:
         embeddings: (B, D) float32 or float64, of length one where the centers are normalised.
@@ -178,7 +193,7 @@ def others_forward(
             total *= (shift - larger).to(wide).exp()
             total += chunk.logits.sub_(larger[:, None]).exp_().sum(dim=1)
             shift = larger
-    return (total.log() if shift is None else total.log() + shift), linear
+    return (total.log() if shift is None else total.log() + shift), linear, sweep.norms
 
 
 def others_backward(
@@ -186,6 +201,7 @@ def others_backward(
     weight: Tensor,
     labels: Tensor,
     others: Others,
+    norms: Tensor | None,
     rest: Tensor,
     grad_rest: Tensor,
     grad_sum: Tensor | None,
@@ -202,7 +218,8 @@ def others_backward(
         weight: Likewise.
         labels: Likewise.
         others: Likewise.
-        rest: (B,) what ``others_forward`` returned.
+        norms: (C * K, 1) what ``others_forward`` returned last.
+        rest: (B,) what it returned first.
         grad_rest: (B,) gradient of ``rest``.
         grad_sum: (B,) gradient of the sum, if there was one.
         needs_grad: For embeddings, centers and, where there is one, bias.
@@ -211,7 +228,8 @@ def others_backward(
         update: Takes each chunk's rows and their gradient, when nothing will read these centers any more; the gradient
             of all centers is then not kept.
     """
-    sweep = _Sweep(embeddings, weight, labels, others, hard, bias)
+    sweep = _Sweep(embeddings, weight, labels, others, hard, bias, norms)
+    inverse = None if norms is None else inverse_norms(norms)
     grads, products = torch.empty_like(sweep.centers), torch.empty_like(sweep.centers)
     grad_embeddings = torch.zeros_like(embeddings) if needs_grad[0] else None
     grad_weight = torch.empty_like(weight) if needs_grad[1] and update is None else None
@@ -243,12 +261,12 @@ def others_backward(
             count = chunk.centers.shape[0]
             grad = torch.mm(share.T, weighted, out=grads[:count])
             kept = grad if grad_weight is None else grad_weight[chunk.rows]
-            if chunk.norms is None:
+            if inverse is None:
                 kept.copy_(grad)
             else:
                 along = torch.mul(grad, chunk.centers, out=products[:count]).sum(dim=1, keepdim=True)
                 grad.addcmul_(along, chunk.centers, value=-1)
-                torch.mul(grad, inverse_norms(chunk.norms), out=kept)
+                torch.mul(grad, inverse[chunk.rows], out=kept)
             if update is not None:
                 update(chunk.rows, kept)
     if grad_embeddings is not None and even is None:

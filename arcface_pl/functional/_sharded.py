@@ -135,10 +135,12 @@ class _ShardedTerms(torch.autograd.Function):
         hard = None
         if threshold is not None and t is not None:
             hard = Hard(group.gather(threshold, batch.sizes).to(dtype), t.to(dtype))
-        rest, rest_sum = others_forward(batch.unit.to(dtype), centers, columns, others, hard=hard, with_sum=with_sum)
+        rest, rest_sum, lengths = others_forward(
+            batch.unit.to(dtype), centers, columns, others, hard=hard, with_sum=with_sum
+        )
         terms = _summed(group, cosine, sine, rest, rest_sum, others.needs_shift(hard))
         ctx.save_for_backward(
-            *batch[1:], centers, drawn, columns, rows, own, own_norms, cosine, sine, terms[2], *(hard or ())
+            *batch[1:], centers, lengths, drawn, columns, rows, own, own_norms, cosine, sine, terms[2], *(hard or ())
         )
         ctx.sizes, ctx.others, ctx.shard, ctx.dtypes = batch.sizes, others, shard, (embeddings.dtype, dtype)
         ctx.shape = weight.shape
@@ -148,7 +150,7 @@ class _ShardedTerms(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        unit, norms, _, here, centers, drawn, columns, rows, own, own_norms, cosine, sine, rest, *hard = (
+        unit, norms, _, here, centers, lengths, drawn, columns, rows, own, own_norms, cosine, sine, rest, *hard = (
             ctx.saved_tensors
         )
         shard, group = ctx.shard, ctx.shard.group
@@ -166,6 +168,7 @@ class _ShardedTerms(torch.autograd.Function):
                 centers,
                 columns,
                 ctx.others,
+                lengths,
                 rest,
                 grad_rest.contiguous(),
                 grad_sum[0].contiguous() if grad_sum else None,

@@ -95,7 +95,7 @@ class _ChunkedLinear(torch.autograd.Function):
         own = (embeddings.to(wide) * weight[labels].to(wide)).sum(dim=1)
         if bias is not None:
             own += bias[labels]
-        rest, rest_sum = others_forward(embeddings.to(dtype), weight, labels, others, bias=bias, with_sum=with_sum)
+        rest, rest_sum, _ = others_forward(embeddings.to(dtype), weight, labels, others, bias=bias, with_sum=with_sum)
         ctx.save_for_backward(embeddings, weight, bias, labels, rest)
         ctx.others, ctx.dtype = others, dtype
         return own, rest, rest_sum
@@ -111,6 +111,7 @@ class _ChunkedLinear(torch.autograd.Function):
                 weight,
                 labels,
                 ctx.others,
+                None,
                 rest,
                 grad_rest,
                 grad_sum,

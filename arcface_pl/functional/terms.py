@@ -146,9 +146,9 @@ class _ChunkedTerms(torch.autograd.Function):
         rows, centers, center_norms = own_centers(unit, weight, labels, others.sub_centers)
         cosine, sine = (unit * centers).sum(dim=1), sine_between(unit, centers)
         hard = None if threshold is None or t is None else Hard(threshold.to(dtype), t.to(dtype))
-        rest, rest_sum = others_forward(unit.to(dtype), weight, labels, others, hard=hard, with_sum=with_sum)
+        rest, rest_sum, lengths = others_forward(unit.to(dtype), weight, labels, others, hard=hard, with_sum=with_sum)
         ctx.save_for_backward(
-            unit, norms, weight, rows, centers, center_norms, labels, cosine, sine, rest, *(hard or ())
+            unit, norms, weight, lengths, rows, centers, center_norms, labels, cosine, sine, rest, *(hard or ())
         )
         ctx.others, ctx.dtypes = others, (embeddings.dtype, dtype)
         return cosine, sine, rest, rest_sum
@@ -157,7 +157,7 @@ class _ChunkedTerms(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_cosine, grad_sine, grad_rest, grad_sum = grads
-        unit, norms, weight, rows, centers, center_norms, labels, cosine, sine, rest, *hard = ctx.saved_tensors
+        unit, norms, weight, lengths, rows, centers, center_norms, labels, cosine, sine, rest, *hard = ctx.saved_tensors
         own = own_coefficient(cosine, sine, grad_cosine, grad_sine)[:, None]
         grad_embeddings = None
         with full_precision(unit.device):
@@ -166,6 +166,7 @@ class _ChunkedTerms(torch.autograd.Function):
                 weight,
                 labels,
                 ctx.others,
+                lengths,
                 rest,
                 grad_rest,
                 grad_sum,
