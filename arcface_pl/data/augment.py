@@ -1,4 +1,4 @@
-"""Random rotation, shift and zoom of a whole batch, with a draw of its own for each image."""
+"""Random changes of a whole batch, with a draw of its own for each image."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Augmentation", "apply_affine"]
+__all__ = ["Augmentation", "PictureAugmentation", "adjust_colors", "apply_affine"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,96 @@ class Augmentation:
         cos, sin = (torch.stack((angle.cos(), angle.sin())) / (1 + draws[:, 1] * self.zoom)).unbind()
         x, y = (draws[:, 2:] * (self.shift * 2 / size)).unbind(dim=1)
         return torch.stack((cos, -sin, x, sin, cos, y), dim=1).view(count, 2, 3)
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Transform each image by a draw of its own.
+
+        Args:
+            images: (B, C, H, W) floating point, pixel values from 0 to 255.
+            draws: What :meth:`draw` returned for them, on their device.
+
+        Returns:
+            (B, C, H, W), of the same type and on the same device.
+        """
+        return apply_affine(images, draws)
+
+
+@dataclass(frozen=True)
+class PictureAugmentation(Augmentation):
+    """How strongly each training picture is changed at random: mirrored, turned, moved, zoomed, recoloured.
+
+    Attributes:
+        flip: Mirror every other image, left to right.
+        color: Largest change of brightness, contrast and saturation, as a fraction, in [0, 1).
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    flip: bool = True
+    color: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.color < 1:
+            raise ValueError(f"color: got {self.color!r}, accepts 0 <= color < 1")
+
+    def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
+        """Draw one change for each of ``count`` images.
+
+        Args:
+            count: How many to draw.
+            size: Height and width of the images in pixels.
+            generator: Source of the draws, on the CPU.
+
+        Returns:
+            (count, 10) float32: a matrix row by row, 1 or 0 for mirrored or not, and the factors of brightness,
+            contrast and saturation.
+        """
+        matrices = super().draw(count, size, generator).flatten(1)
+        draws = torch.rand(count, 4, generator=generator)
+        mirrored = (draws[:, :1] < 0.5).float() if self.flip else torch.zeros(count, 1)
+        return torch.cat((matrices, mirrored, 1 + self.color * (2 * draws[:, 1:] - 1)), dim=1)
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Change each image by a draw of its own.
+
+        Args:
+            images: (B, C, H, W) floating point, pixel values from 0 to 255.
+            draws: What :meth:`draw` returned for them, on their device.
+
+        Returns:
+            (B, C, H, W), of the same type and on the same device.
+        """
+        if self.flip:
+            images = torch.where(draws[:, 6, None, None, None] > 0, images.flip(-1), images)
+        if self.rotation or self.shift or self.zoom:
+            images = apply_affine(images, draws[:, :6].reshape(-1, 2, 3))
+        return adjust_colors(images, draws[:, 7:]) if self.color else images
+
+
+def adjust_colors(images: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of each image by factors of its own, as torchvision's `adjust_*` do.
+
+    Args:
+        images: (B, C, H, W) floating point, pixel values from 0 to 255, grey or RGB.
+        factors: (B, 3), at least 0; 1 changes nothing. Saturation does nothing to grey images.
+
+    Returns:
+        (B, C, H, W), values from 0 to 255.
+    """
+    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(dim=1)
+    images = (images * brightness).clamp(0, 255)
+    images = torch.lerp(_grey(images).mean(dim=(2, 3), keepdim=True), images, contrast).clamp(0, 255)
+    return torch.lerp(_grey(images), images, saturation).clamp(0, 255) if images.shape[1] == 3 else images
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luma of Rec. 601, (B, 1, H, W)."""
+    if images.shape[1] != 3:
+        return images
+    red, green, blue = images.split(1, dim=1)
+    return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
 def apply_affine(images: Tensor, matrices: Tensor) -> Tensor:
