@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arcface_pl.backbones import SimpleCNN
+    from arcface_pl.backbones import SimpleCNN, TorchvisionBackbone
     from arcface_pl.data import MNISTDataModule
     from arcface_pl.heads import (
         AdaFaceHead,
@@ -37,11 +37,17 @@ __all__ = [
     "ShardedHead",
     "SimpleCNN",
     "SphereFaceHead",
+    "TorchvisionBackbone",
     "shard_head",
 ]
 
 # Imported when first asked for: torch and lightning take seconds, which `--help` and a wrong flag need not wait for.
-_ROOMS = {"SimpleCNN": "backbones", "MNISTDataModule": "data", "ArcFaceModule": "module"}
+_ROOMS = {
+    "SimpleCNN": "backbones",
+    "TorchvisionBackbone": "backbones",
+    "MNISTDataModule": "data",
+    "ArcFaceModule": "module",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, MNISTDataModule, SimpleCNN
-from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
+from arcface_pl.cli.config import BASE_CONFIG, import_class, merge, read_config
 from arcface_pl.cli.settings import ArcFaceCLI
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -37,7 +37,7 @@ def test_source_is_the_document() -> None:
     settings["trainer"] |= {"logger": False, "accelerator": "cpu"}
     config = ArcFaceCLI(settings).config
     model, data = config.model, config.data.init_args
-    assert model.backbone.class_path == "arcface_pl.backbones.SimpleCNN"
+    assert import_class(model.backbone.class_path) is SimpleCNN
     assert model.backbone.init_args.embedding_dim == 128
     head = model.head.init_args
     assert (head.scale, head.margin, head.extension, head.sub_centers) == (30.0, 0.5, "none", 1)
