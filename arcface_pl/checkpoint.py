@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from arcface_pl.durable import digest_fault
 from arcface_pl.errors import UserError
 
 __all__ = ["CheckpointError", "read_checkpoint"]
@@ -39,9 +40,13 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if not path.is_file():
         raise CheckpointError(path, "there is no such file", "give the path of a .ckpt file")
     try:
+        if fault := digest_fault(path):
+            raise CheckpointError(path, f"it is damaged ({fault})", "use an earlier checkpoint")
         with zipfile.ZipFile(path) as archive:
             # torch.load does not look at the checksums: a flipped bit would become a weight.
             damaged = archive.testzip()
+    except CheckpointError:
+        raise
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(path, f"it is damaged or no checkpoint ({error})", "use an earlier checkpoint") from error
     if damaged is not None:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from arcface_pl.backbones import BACKBONES, Backbone
 from arcface_pl.checkpoint import CheckpointError, read_checkpoint
+from arcface_pl.checkpoint_io import DurableCheckpointIO
 from arcface_pl.heads import HEADS, Head, ShardedHead, shard_head
 from arcface_pl.large_heads import check_trainer, shared_states, whole_states
 from arcface_pl.schedules import Schedule
@@ -114,6 +115,7 @@ class ArcFaceModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take from the data what the head needs for training and the checkpoint needs for use."""
+        DurableCheckpointIO.install(self.trainer.strategy)
         if stage == "fit":
             self.check_trainer(self.trainer)
             self._share_head()
