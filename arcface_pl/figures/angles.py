@@ -1,0 +1,159 @@
+"""Angles: to the own and the nearest other class, and from center to center."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from arcface_pl.figures.style import SERIES, label_classes, new_figure, shorten, thin
+from arcface_pl.metrics.functional import center_angles
+
+__all__ = ["AngleHistory", "count_degrees", "draw_angle_history", "draw_angles", "draw_center_angles"]
+
+DEGREES = 180
+MAX_WRITTEN = 16  # classes whose cells have room for a number
+MAX_CENTERS = 1000
+OWN, OTHER = "to the center of the own class", "to the nearest center of another class"
+
+
+class AngleHistory(NamedTuple):
+    """Histograms of angles after each of E epochs, one bin a degree.
+
+    Attributes:
+        epochs: (E,) int64, epochs done.
+        target: (E, 180) int64, images by the angle to their own class.
+        nearest_other: (E, 180) int64, images by the angle to the nearest other class.
+    """
+
+    epochs: Tensor
+    target: Tensor
+    nearest_other: Tensor
+
+
+def count_degrees(angles: Tensor) -> Tensor:
+    """Count angles (N,) in degrees into 180 bins of a degree; returns (180,) int64."""
+    return torch.bincount(angles.long().clamp(0, DEGREES - 1), minlength=DEGREES)
+
+
+def draw_angles(target: Tensor, nearest_other: Tensor) -> Figure:
+    """Draw how far images are from their own class and from the nearest other one.
+
+    Args:
+        target: (180,) images by the angle to their own class, a bin a degree.
+        nearest_other: (180,) images by the angle to the nearest other class.
+
+    Returns:
+        A figure of its own.
+    """
+    figure = new_figure(6.4, 4.2)
+    axes = figure.add_subplot()
+    _draw_histograms(axes, target, nearest_other)
+    axes.set_title("How far images are from the class centers", fontsize=12)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def draw_angle_history(history: AngleHistory) -> Figure:
+    """Draw how the angles to the own and to the nearest other class moved in training, and where they ended.
+
+    Args:
+        history: Histograms after each epoch, at least one.
+
+    Returns:
+        A figure of its own: to the left medians with the middle 90%, to the right the last epoch's histograms.
+    """
+    figure = new_figure(10, 4.2)
+    left, right = figure.subplots(1, 2)
+    epochs = history.epochs.cpu().numpy()
+    for counts, style, hatch in ((history.target, SERIES[0], None), (history.nearest_other, SERIES[1], "////")):
+        low, middle, high = (_quantile(counts.cpu(), share) for share in (0.05, 0.5, 0.95))
+        left.plot(epochs, middle, markersize=5, **style)
+        if len(epochs) > 1:
+            left.fill_between(epochs, low, high, facecolor=style["color"], edgecolor=style["color"], alpha=0.2,
+                              hatch=hatch, linewidth=0)  # fmt: skip
+        else:
+            left.errorbar(epochs, middle, [middle - low, high - middle], color=style["color"], capsize=4)
+    left.set(xlabel="epoch", ylabel="angle (degrees)", xticks=[epochs[index] for index in thin(len(epochs), 10)])
+    left.set_title("In the course of training: median and middle 90%", fontsize=10)
+    left.grid(alpha=0.3)
+    _draw_histograms(right, history.target[-1], history.nearest_other[-1])
+    right.set_title(f"After epoch {epochs[-1]}", fontsize=10)
+    figure.suptitle("How far images are from the class centers", fontsize=12)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def draw_center_angles(centers: Tensor, class_names: list[str], sub_centers: int = 1) -> Figure:
+    """Draw the angle between the centers of every two classes.
+
+    Of more than 1,000 classes as many, evenly spread, are drawn.
+
+    Args:
+        centers: (C * sub_centers, D) class centers, a class's centers adjacent.
+        class_names: C names.
+        sub_centers: Centers for each class; two classes are as far apart as their nearest centers.
+
+    Returns:
+        A figure of its own.
+    """
+    chosen = thin(len(class_names), MAX_CENTERS)
+    count = len(chosen)
+    rows = centers.detach().cpu().unflatten(0, (-1, sub_centers))[chosen].flatten(0, 1)
+    blocks = torch.rad2deg(center_angles(rows)).view(count, sub_centers, count, sub_centers)
+    angles = blocks.amin(dim=(1, 3)).fill_diagonal_(torch.nan).numpy()
+    names = [class_names[index] for index in chosen]
+    side = min(7.0, max(3.2, 0.5 * count))
+    figure = new_figure(side + 1.4, side + 1.2)
+    axes = figure.add_subplot()
+    picture = axes.imshow(angles, cmap="cividis")
+    figure.colorbar(picture, ax=axes, label="angle between two class centers (degrees)", shrink=0.85)
+    label_classes(axes, names, axis="x", most=25)
+    label_classes(axes, names, axis="y", most=25)
+    if count <= MAX_WRITTEN:
+        _write_cells(axes, angles)
+    axes.set_title(_closest(angles, names, len(class_names)), fontsize=10, parse_math=False)
+    return figure
+
+
+def _draw_histograms(axes: Axes, target: Tensor, nearest_other: Tensor) -> None:
+    edges = np.arange(DEGREES + 1)
+    for counts, label, style, hatch in (
+        (target.cpu().numpy(), OWN, SERIES[0], None),
+        (nearest_other.cpu().numpy(), OTHER, SERIES[1], "////"),
+    ):
+        share = 100 * counts / max(counts.sum(), 1)
+        colour = style["color"]
+        axes.stairs(share, edges, fill=True, alpha=0.35, color=colour)
+        axes.stairs(share, edges, fill=hatch is not None, hatch=hatch, facecolor="none", edgecolor=colour, label=label)
+    filled = np.flatnonzero(target.cpu().numpy() + nearest_other.cpu().numpy())
+    if len(filled):
+        axes.set_xlim(max(0, filled[0] - 5), min(DEGREES, filled[-1] + 6))
+    axes.set(xlabel="angle (degrees)", ylabel="images (%), by degree")
+
+
+def _quantile(counts: Tensor, share: float) -> np.ndarray:
+    # The middle of the degree in which that share of the images is reached, for each row of (E, 180).
+    total = counts.cumsum(1).double()
+    return ((total < share * total[:, -1:]).sum(1).clamp_max(DEGREES - 1) + 0.5).numpy()
+
+
+def _write_cells(axes: Axes, angles: np.ndarray) -> None:
+    low, high = np.nanmin(angles, initial=180.0), np.nanmax(angles, initial=0.0)
+    for row, column in np.argwhere(~np.isnan(angles)):
+        dark = angles[row, column] < (low + high) / 2
+        text = f"{angles[row, column]:.0f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+
+
+def _closest(angles: np.ndarray, names: list[str], num_classes: int) -> str:
+    title = "How far apart the class centers are"
+    if len(names) < num_classes:
+        title += f" ({len(names):,} of {num_classes:,} classes)"
+    if np.isnan(angles).all():
+        return title
+    row, column = np.unravel_index(np.nanargmin(angles), angles.shape)
+    degrees = f"{angles[row, column]:.1f}\N{DEGREE SIGN}"
+    return f"{title}\nclosest: {shorten(names[row])} and {shorten(names[column])}, {degrees}"

@@ -1,0 +1,130 @@
+"""Embeddings of two dimensions on the circle, of three on the sphere, with the class centers."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from arcface_pl.figures.style import CLASS_COLOURS, new_figure, shorten, thin
+
+__all__ = ["draw_circle", "draw_circle_on", "draw_sphere", "draw_sphere_on"]
+
+MAX_NAMED = 40
+
+
+def draw_circle(embeddings: Tensor, labels: Tensor, centers: Tensor | None, class_names: list[str]) -> Figure:
+    """Draw two-dimensional embeddings at their angles, and the class centers as spokes.
+
+    Args:
+        embeddings: (N, 2).
+        labels: (N,) integers in [0, C).
+        centers: (C, 2), or None where the classes have none.
+        class_names: C names.
+
+    Returns:
+        A figure of its own.
+    """
+    figure = new_figure(5.6, 5.9)
+    axes = figure.add_subplot(projection="polar")
+    draw_circle_on(axes, embeddings, labels, centers, class_names)
+    spokes = ", a spoke its class's center" if centers is not None else ""
+    figure.suptitle(f"Which way embeddings point: a dot is an image{spokes}", fontsize=11)
+    return figure
+
+
+def draw_circle_on(axes: Axes, embeddings: Tensor, labels: Tensor, centers: Tensor | None, names: list[str]) -> None:
+    """Draw what `draw_circle` does into polar axes."""
+    angles = torch.atan2(embeddings[:, 1], embeddings[:, 0]).detach().cpu()
+    # Spread over a band at random: on the line itself thousands of images would be one dot.
+    radius = 1.0 + 0.25 * torch.rand(len(angles), generator=torch.Generator().manual_seed(0))
+    places = _middles(embeddings, labels, len(names)) if centers is None else centers.detach().cpu()
+    named = set(thin(len(names), MAX_NAMED))
+    labels = labels.cpu()
+    for label, name in enumerate(names):
+        mine, colour = labels == label, CLASS_COLOURS[label % len(CLASS_COLOURS)]
+        axes.scatter(angles[mine], radius[mine], s=2, alpha=0.4, linewidths=0, color=colour, rasterized=True)
+        if not places[label].any():
+            continue
+        place = math.atan2(places[label, 1], places[label, 0])
+        if centers is not None:
+            axes.plot([place, place], [0, 1], color=colour, linewidth=2)
+        if label in named:
+            size = 14 if len(names) <= 12 else 8
+            axes.text(place, 1.4, shorten(name, 10), fontsize=size, fontweight="bold", ha="center", va="center",
+                      parse_math=False)  # fmt: skip
+    axes.set(ylim=(0, 1.5), xticks=[], yticks=[])
+    axes.spines["polar"].set_visible(False)
+
+
+def draw_sphere(embeddings: Tensor, labels: Tensor, centers: Tensor | None, class_names: list[str]) -> Figure:
+    """Draw three-dimensional embeddings on the two halves of the sphere, and the class centers as stars.
+
+    Args:
+        embeddings: (N, 3).
+        labels: (N,) integers in [0, C).
+        centers: (C, 3), or None where the classes have none.
+        class_names: C names.
+
+    Returns:
+        A figure of its own.
+    """
+    figure = new_figure(9.6, 5.4)
+    for axes, side in zip(figure.subplots(1, 2), ("front", "back"), strict=True):
+        draw_sphere_on(axes, embeddings, labels, centers, class_names, is_back=side == "back")
+        axes.set_xlabel(f"{side} of the sphere")
+    stars = ", a star its class's center" if centers is not None else ""
+    figure.suptitle(f"Which way embeddings point: a dot is an image{stars}", fontsize=11)
+    return figure
+
+
+def draw_sphere_on(
+    axes: Axes, embeddings: Tensor, labels: Tensor, centers: Tensor | None, names: list[str], *, is_back: bool
+) -> None:
+    """Draw one half of what `draw_sphere` does into plain axes, as seen from far away."""
+    _draw_globe(axes)
+    places = _middles(embeddings, labels, len(names)) if centers is None else centers
+    points, stars = (_face(each, is_back) for each in (embeddings, places))
+    labels, named = labels.cpu(), set(thin(len(names), MAX_NAMED))
+    size = 14 if len(names) <= 12 else 8
+    for label, name in enumerate(names):
+        colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
+        mine = points[(labels == label) & (points[:, 2] >= 0)]
+        axes.scatter(mine[:, 0], mine[:, 1], s=3, alpha=0.4, linewidths=0, color=colour, rasterized=True)
+        across, up, depth = stars[label].tolist()
+        if depth < 0 or not stars[label].any():
+            continue
+        if centers is not None:
+            axes.plot(across, up, marker="*", markersize=15, color=colour, markeredgecolor="black")
+        if label in named:
+            axes.annotate(shorten(name, 10), (across, up), (8, 6), textcoords="offset points", fontsize=size,
+                          fontweight="bold", parse_math=False)  # fmt: skip
+    axes.set(xlim=(-1.12, 1.12), ylim=(-1.12, 1.12), xticks=[], yticks=[], aspect="equal")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _face(vectors: Tensor, is_back: bool) -> Tensor:
+    # Unit vectors as the viewer sees them: across, up, and towards the viewer. From behind, left and right change.
+    unit = F.normalize(vectors.detach().cpu().double(), dim=1)
+    return unit * torch.tensor([-1.0, 1.0, -1.0]) if is_back else unit
+
+
+def _draw_globe(axes: Axes) -> None:
+    # Meridians and parallels every 30 degrees make a ball of the disc.
+    turn = torch.linspace(-math.pi / 2, math.pi / 2, 60)
+    for degrees in range(-60, 61, 30):
+        shift = math.radians(degrees)
+        axes.plot(turn.cos() * math.sin(shift), turn.sin(), color="0.85", linewidth=0.7, zorder=0)
+        axes.plot(turn.sin() * math.cos(shift), torch.full_like(turn, math.sin(shift)), color="0.85", linewidth=0.7,
+                  zorder=0)  # fmt: skip
+    around = torch.linspace(0, 2 * math.pi, 200)
+    axes.plot(around.cos(), around.sin(), color="0.6", linewidth=1, zorder=0)
+
+
+def _middles(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    # Where a class without a center is named: its mean direction; zeros where it has no image.
+    unit = F.normalize(embeddings.detach().cpu().double(), dim=1)
+    return torch.zeros(num_classes, unit.shape[1]).double().index_add_(0, labels.cpu().long(), unit)

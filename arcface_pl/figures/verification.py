@@ -1,0 +1,110 @@
+"""Verification: the ROC, and the scores behind it."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from torch import Tensor
+
+from arcface_pl.figures.style import SERIES, new_figure
+from arcface_pl.metrics.functional import VerificationCurve
+
+__all__ = ["draw_roc", "draw_scores"]
+
+NUM_BINS = 80
+
+
+def draw_roc(curves: Mapping[str, VerificationCurve]) -> Figure:
+    """Draw how many genuine pairs are accepted at each rate of falsely accepted impostor pairs.
+
+    The false accept rate is on a logarithmic axis that begins at one impostor pair. Every point drawn is a point of the
+    curve; the marker is the equal error rate.
+
+    Args:
+        curves: What to compare, by the name for the legend; up to seven.
+
+    Returns:
+        A figure of its own.
+    """
+    figure = new_figure(6.4, 4.8)
+    axes = figure.add_subplot()
+    low = min(10.0 ** math.floor(-math.log10(curve.num_impostor)) for curve in curves.values())
+    for (name, curve), style in zip(curves.items(), SERIES, strict=False):
+        far, tar, _ = curve.roc()
+        grid = torch.logspace(math.log10(low), 0, 600, dtype=torch.float64)
+        reached = tar.cpu()[torch.searchsorted(far.cpu(), grid, right=True) - 1]
+        rate, _ = curve.equal_error_rate()
+        line = {name: style[name] for name in ("color", "linestyle")}
+        axes.step(grid, 100 * reached, where="post", linewidth=1.8, **line)
+        axes.plot(rate, 100 * (1 - rate), color=style["color"], marker=style["marker"], markersize=8)
+        label = f"{name}: equal error rate {100 * rate:.3g}%"
+        axes.plot([], [], markersize=8, linewidth=1.8, label=label, **style)
+    axes.set_xscale("log")
+    axes.set_xlim(low, 1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.set_title("Telling whether two images show the same class", fontsize=12)
+    axes.set_xlabel("false accept rate: share of pairs of different classes taken for the same")
+    axes.set_ylabel("true accept rate: share of pairs of the same class accepted")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=9)
+    return figure
+
+
+def draw_scores(curve: VerificationCurve, title: str = "How alike two images are") -> Figure:
+    """Draw how the scores of genuine and of impostor pairs are spread, with the threshold of equal errors between.
+
+    Args:
+        curve: Counts of pairs by cosine similarity.
+        title: Above the figure.
+
+    Returns:
+        A figure of its own.
+    """
+    figure = new_figure(6.4, 4.6)
+    axes = figure.add_subplot()
+    scores = curve.thresholds[1:].double().cpu()
+    low, high = float(scores.min()), float(scores.max())
+    if high - low < 1e-6:  # constant scores still need a bin to stand in
+        low, high = low - 0.05, high + 0.05
+    edges = np.linspace(low, high, NUM_BINS + 1)
+    for counts, label, style, hatch in (
+        (curve.genuine, "pairs of the same class", SERIES[0], None),
+        (curve.impostor, "pairs of different classes", SERIES[1], "////"),
+    ):
+        _draw_share(axes, scores, counts.cpu(), edges, label, style["color"], hatch)
+    rate, threshold = curve.equal_error_rate()
+    axes.axvline(threshold, color="black", linestyle="--", linewidth=1.5)
+    axes.plot([], [], "k--", label=f"threshold {threshold:.3f}: {100 * rate:.3g}% of either kind are wrong")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.set_xlabel("cosine similarity of the two embeddings (1: same direction)")
+    axes.set_ylabel("share of the pairs of each kind, by bar")
+    if low >= -1.0 - 1e-5 and high <= 1.0 + 1e-5:
+        _add_degrees(axes)
+    axes.set_title(title, fontsize=12)
+    figure.legend(loc="outside lower center", fontsize=9, ncols=2, frameon=False)
+    return figure
+
+
+def _draw_share(
+    axes: Axes, scores: Tensor, counts: Tensor, edges: np.ndarray, label: str, colour: str, hatch: str | None
+) -> None:
+    share, _ = np.histogram(scores, edges, weights=100 * counts.diff().double() / int(counts[-1]))
+    axes.stairs(share, edges, fill=True, alpha=0.35, color=colour)
+    axes.stairs(share, edges, fill=hatch is not None, hatch=hatch, facecolor="none", edgecolor=colour, label=label)
+
+
+def _add_degrees(axes: Axes) -> None:
+    low, high = axes.get_xlim()
+    upper = axes.twiny()
+    degrees = [angle for angle in range(0, 181, 15) if low <= math.cos(math.radians(angle)) <= high]
+    upper.set_xlim(low, high)
+    upper.set_xticks([math.cos(math.radians(angle)) for angle in degrees], [str(angle) for angle in degrees])
+    upper.set_xlabel("angle between the two embeddings (degrees)", fontsize=9)
+    upper.tick_params(labelsize=8)
