@@ -64,7 +64,9 @@ def _describe_data(datamodule: Any) -> str:
         for part in ("train", "val", "test")
         if getattr(datamodule, f"num_{part}", None) and not (part == "val" and datamodule.val_prefix == "test")
     )
-    return f"{datamodule.dataset_name}: {counts} ({datamodule.batch_size} images a step and process)"
+    held_out = getattr(datamodule, "held_out_class_names", [])
+    without = f", without {', '.join(held_out)}" if held_out else ""
+    return f"{datamodule.dataset_name}{without}: {counts} ({datamodule.batch_size} images a step and process)"
 
 
 def _describe_devices(trainer: L.Trainer) -> str:

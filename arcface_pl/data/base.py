@@ -3,6 +3,7 @@
 import logging
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from arcface_pl.data.agreement import check_alike, fingerprint
 from arcface_pl.data.augment import Augmentation
+from arcface_pl.data.classes import ClassSplit, split_classes, take_classes
 from arcface_pl.data.errors import DataError
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
@@ -27,6 +29,8 @@ class _Parts(NamedTuple):
     train: LabelledImages
     val: LabelledImages
     test: LabelledImages
+    held_out_val: LabelledImages
+    held_out_test: LabelledImages
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -44,6 +48,8 @@ class ImageDataModule(LightningDataModule, ABC):
         augmentation: How training images are changed at random, or None.
         seed: Decides split, order and augmentation. None for the run's ``seed_everything``.
         allow_inexact_resume: Warn, instead of refusing, where a checkpoint was made with other data or batches.
+        classes: Classes to train on, by name or number; None for all that are not held out.
+        held_out_classes: Classes that training never sees; None for all that ``classes`` leaves.
     """
 
     def __init__(
@@ -57,6 +63,8 @@ class ImageDataModule(LightningDataModule, ABC):
         augmentation: Augmentation | None,
         seed: int | None,
         allow_inexact_resume: bool,
+        classes: Sequence[int | str] | None = None,
+        held_out_classes: Sequence[int | str] | None = None,
     ) -> None:
         super().__init__()
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -74,6 +82,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.augmentation = augmentation
         self.seed = seed
         self.allow_inexact_resume = allow_inexact_resume
+        self.classes = classes
+        self.held_out_classes = held_out_classes
         self._parts: _Parts | None = None
         self._fingerprint = ""
 
@@ -86,8 +96,8 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     @abstractmethod
-    def class_names(self) -> list[str]:
-        """Names of the classes, in label order."""
+    def all_class_names(self) -> list[str]:
+        """Names of all classes that the data set has, in label order."""
 
     @property
     @abstractmethod
@@ -106,13 +116,32 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> tuple[LabelledImages, LabelledImages]:
-        """Read the training and the test images, labels checked, on the CPU."""
+        """Read the training and the test images of all classes, labels checked, on the CPU."""
 
     # What follows from it.
 
     @property
+    def class_split(self) -> ClassSplit:
+        """Which of the data set's labels are trained on and which are held out.
+
+        Raises:
+            ValueError: If ``classes`` and ``held_out_classes`` cannot be had together.
+        """
+        return split_classes(self.all_class_names, self.classes, self.held_out_classes)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes that are trained on, in label order."""
+        return [self.all_class_names[label] for label in self.class_split.trained]
+
+    @property
+    def held_out_class_names(self) -> list[str]:
+        """Names of the classes that are held out, in the order of their labels."""
+        return [self.all_class_names[label] for label in self.class_split.held_out]
+
+    @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes that are trained on."""
         return len(self.class_names)
 
     @property
@@ -185,6 +214,18 @@ class ImageDataModule(LightningDataModule, ABC):
         """The test batches again."""
         return self.test_dataloader()
 
+    def held_out_dataloader(self, split: Literal["val", "test"]) -> BatchLoader:
+        """Images of the held-out classes, in order, labelled 0, 1, ... as :attr:`held_out_class_names` has them.
+
+        Args:
+            split: "val" for those classes' training images, which nothing was trained on and by which a setting may be
+                chosen; "test" for their test images, which choose nothing.
+        """
+        if not self.held_out_class_names:
+            raise RuntimeError("held_out_dataloader: no class is held out")
+        part = self._loaded.held_out_val if split == "val" else self._loaded.held_out_test
+        return self._loader(part, self.eval_batch_size)
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave a batch where it is: it was made on the training device."""
         return batch
@@ -198,6 +239,9 @@ class ImageDataModule(LightningDataModule, ABC):
             "seed": self._run_seed,
             "normalize": self.normalize,
             "augmentation": str(self.augmentation),
+            # None where nothing is held out, as in the checkpoints of runs that could not do so.
+            "held_out_classes": self.held_out_class_names or None,
+            "classes": None if len(self.class_names) == len(self.all_class_names) else self.class_names,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -233,9 +277,12 @@ class ImageDataModule(LightningDataModule, ABC):
     def _load_once(self) -> str:
         if self._parts is None:
             full, test = self.load()
+            trained, held_out = self.class_split
+            unseen = (take_classes(part, held_out) for part in (full, test))
+            full, test = (take_classes(part, trained) for part in (full, test))
             train, val = stratified_split(full.labels, self.val_fraction, derive_seed(self._run_seed, "split"))
             watched = test if self.watch_test else full.select(val)
-            self._parts = _Parts(full.select(train), watched, test)
+            self._parts = _Parts(full.select(train), watched, test, *unseen)
             self._fingerprint = f"{self.dataset_name} {fingerprint(self._parts)}"
         return self._fingerprint
 

@@ -8,6 +8,7 @@ from typing import Literal
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.base import ImageDataModule
 from arcface_pl.data.catalog import CATALOG, DatasetSpec
+from arcface_pl.data.classes import split_classes
 from arcface_pl.data.errors import DataError
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.sources import fetch_dataset, find_folder, how_to_get, load_dataset
@@ -41,6 +42,10 @@ class MNISTDataModule(ImageDataModule):
         seed: Decides the split, the order and the augmentation; at least 0. null for the run's seed_everything.
         allow_inexact_resume: Resume from a checkpoint that was made with other data, batch size or number of processes,
             with a warning. Otherwise that is refused.
+        classes: Classes to train on, by name or by number in label order: [0, 1, 2]. null for all that are not held
+            out. Labels and class_names are then those of the chosen ones, in their order.
+        held_out_classes: Classes that training and validation never see, at least two: [8, 9]. null for all that
+            classes leaves; [] for none. Evaluation tells them apart; see `held_out_dataloader`.
 
     Raises:
         ValueError: If a value is out of range.
@@ -69,6 +74,8 @@ class MNISTDataModule(ImageDataModule):
         zoom: float = 0.1,
         seed: int | None = None,
         allow_inexact_resume: bool = False,
+        classes: list[int | str] | None = None,
+        held_out_classes: list[int | str] | None = None,
     ) -> None:
         strengths = Augmentation(rotation=rotation, shift=shift, zoom=zoom)
         super().__init__(
@@ -80,6 +87,8 @@ class MNISTDataModule(ImageDataModule):
             augmentation=strengths if augment and strengths != Augmentation(0, 0, 0) else None,
             seed=seed,
             allow_inexact_resume=allow_inexact_resume,
+            classes=classes,
+            held_out_classes=held_out_classes,
         )
         if dataset != "auto" and dataset not in CATALOG:
             raise ValueError(f"dataset: got {dataset!r}, accepts auto, {', '.join(CATALOG)}")
@@ -95,6 +104,7 @@ class MNISTDataModule(ImageDataModule):
         self.zoom = zoom
         self._wanted = CATALOG["mnist" if dataset == "auto" else dataset]
         self._found: DatasetSpec | None = None
+        split_classes(self.all_class_names, classes, held_out_classes)  # a mistake shows before any work
 
     @property
     def dataset_name(self) -> str:
@@ -109,8 +119,8 @@ class MNISTDataModule(ImageDataModule):
         return self.dataset == "auto" and self.dataset_name == "digits"
 
     @property
-    def class_names(self) -> list[str]:
-        """Names of the classes, in label order."""
+    def all_class_names(self) -> list[str]:
+        """Names of all classes of the set, in label order."""
         return list(self._spec.class_names)
 
     @property

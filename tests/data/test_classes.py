@@ -1,0 +1,135 @@
+"""Training on some classes, evaluating on others."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from made_up import MadeUp
+
+from arcface_pl.data import DataError, LabelledImages, MNISTDataModule
+from arcface_pl.data.catalog import DatasetSpec
+from arcface_pl.data.classes import split_classes, take_classes
+
+NAMES = list("0123456789")
+
+
+def ready(**arguments: Any) -> MNISTDataModule:
+    data = MNISTDataModule(batch_size=32, **arguments)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+@pytest.fixture
+def files(made_up: MadeUp, use: Callable[[DatasetSpec], None], tmp_path: Path) -> MadeUp:
+    use(made_up.spec)
+    made_up.write(tmp_path / "data")
+    return made_up
+
+
+@pytest.mark.parametrize(
+    ("classes", "held_out", "expected"),
+    [
+        (None, None, (range(10), [])),
+        (None, [8, "9"], (range(8), [8, 9])),
+        ([1, 0, 5], None, ([0, 1, 5], [2, 3, 4, 6, 7, 8, 9])),
+        ([1, 2], [9, 3], ([1, 2], [3, 9])),
+        (range(9), [], (range(9), [])),
+    ],
+)
+def test_an_unset_list_is_what_the_other_leaves(classes: Any, held_out: Any, expected: Any) -> None:
+    assert split_classes(NAMES, classes, held_out) == tuple(map(list, expected))
+
+
+def test_a_name_goes_before_a_number() -> None:
+    assert split_classes(["10", "2", "0"], [2, 0], []) == ([1, 2], [])
+    assert split_classes(["ant", "bee", "cow", "dog"], [0, "bee"], None) == ([0, 1], [2, 3])
+
+
+WRONG = [
+    ({"held_out_classes": [8, 10]}, "held_out_classes: got 10, accepts 0, 1, .*, 9, or numbers from 0 to 9"),
+    ({"classes": ["eight"]}, "classes: got 'eight', accepts 0, 1"),
+    ({"classes": [-1, 2]}, "classes: got -1, accepts"),
+    ({"classes": "89"}, "classes: got '89', accepts a list"),
+    ({"classes": [True, 2]}, "classes: got True"),
+    ({"classes": [1, 1, 2]}, "classes: got 1 more than once"),
+    ({"classes": [1, 2, 3], "held_out_classes": [3, 2]}, "held_out_classes: got 2, 3, which classes has too"),
+    ({"classes": [4]}, "classes: only 4 is left to train on; accepts at least two"),
+    ({"held_out_classes": NAMES}, "classes: none are left to train on"),
+    ({"held_out_classes": [5]}, "held_out_classes: only 5 is held out; accepts at least two"),
+    ({"classes": NAMES[1:]}, "held_out_classes: only 0 is held out"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[str(arguments) for arguments, _ in WRONG])
+def test_impossible_choices_are_refused_before_any_work(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        MNISTDataModule(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_image_is_in_one_part_with_its_own_label(files: MadeUp) -> None:
+    data = ready(held_out_classes=[3, 8], augment=False, normalize=False)
+    assert (data.num_classes, data.class_names, data.held_out_class_names) == (8, list("01245679"), ["3", "8"])
+    seen = {
+        split: [
+            (tuple((255 * image).round().int().flatten().tolist()), names[label])
+            for loader, names in loaders
+            for images, labels in loader
+            for image, label in zip(images, labels.tolist(), strict=True)
+        ]
+        for split, loaders in {
+            "train": [
+                (data.train_dataloader(), data.class_names),
+                (data.val_dataloader(), data.class_names),
+                (data.held_out_dataloader("val"), data.held_out_class_names),
+            ],
+            "test": [
+                (data.test_dataloader(), data.class_names),
+                (data.held_out_dataloader("test"), data.held_out_class_names),
+            ],
+        }.items()
+    }
+    for split, images, labels in zip(seen, files.images, files.labels, strict=True):
+        expected = [
+            (tuple(image.flatten().tolist()), str(label))
+            for image, label in zip(images.int(), labels.tolist(), strict=True)
+        ]
+        assert sorted(seen[split]) == sorted(expected)
+    assert sum(data.class_counts) == data.num_train
+    assert min(data.class_counts) > 0
+
+
+def test_classes_in_neither_list_are_in_no_part(files: MadeUp) -> None:
+    data = ready(classes=[1, 2], held_out_classes=[3, 9])
+    assert data.num_train + data.num_val == 24
+    assert data.num_test == 6
+    assert [len(data.held_out_dataloader(split).labels) for split in ("val", "test")] == [24, 6]
+
+
+def test_nothing_changes_where_nothing_is_held_out(files: MadeUp) -> None:
+    data, spelled = ready(), ready(classes=range(10), held_out_classes=[])
+    assert data.state_dict() == spelled.state_dict()
+    assert data.held_out_class_names == []
+    with pytest.raises(RuntimeError, match="no class is held out"):
+        data.held_out_dataloader("test")
+    part = LabelledImages(torch.zeros(3, 1, 2, 2), torch.tensor([0, 2, 1]))
+    assert take_classes(part, [0, 1, 2]) is part
+
+
+OTHERS = [{}, {"held_out_classes": [7, 9]}, {"classes": [0, 1, 2], "held_out_classes": [8, 9]}]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=str)
+def test_a_run_goes_on_with_its_own_classes_only(files: MadeUp, tmp_path: Path, other: dict[str, Any]) -> None:
+    state = ready(held_out_classes=[8, 9]).state_dict()
+    data = MNISTDataModule(batch_size=32, **other)
+    data.prepare_data()
+    data.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    data.trainer.state.fn = "fit"  # type: ignore[assignment]
+    data.setup("fit")
+    with pytest.raises(DataError, match="classes: the checkpoint has"):
+        data.load_state_dict(state)
