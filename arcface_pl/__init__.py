@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arcface_pl.backbones import SimpleCNN, TorchvisionBackbone
+    from arcface_pl.backbones import FastCNN, SimpleCNN, SmallResNet, TorchvisionBackbone
     from arcface_pl.data import MNISTDataModule
     from arcface_pl.heads import (
         AdaFaceHead,
@@ -30,12 +30,14 @@ __all__ = [
     "CosFaceHead",
     "CurricularFaceHead",
     "ElasticFaceHead",
+    "FastCNN",
     "LinearHead",
     "MNISTDataModule",
     "MagFaceHead",
     "NormalizedSoftmaxHead",
     "ShardedHead",
     "SimpleCNN",
+    "SmallResNet",
     "SphereFaceHead",
     "TorchvisionBackbone",
     "shard_head",
@@ -44,6 +46,8 @@ __all__ = [
 # Imported when first asked for: torch and lightning take seconds, which `--help` and a wrong flag need not wait for.
 _ROOMS = {
     "SimpleCNN": "backbones",
+    "FastCNN": "backbones",
+    "SmallResNet": "backbones",
     "TorchvisionBackbone": "backbones",
     "MNISTDataModule": "data",
     "ArcFaceModule": "module",

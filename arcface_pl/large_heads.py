@@ -12,17 +12,21 @@ from arcface_pl.heads import InBackwardSGD, ShardedHead
 __all__ = ["check_trainer", "shared_states", "whole_states"]
 
 
-def check_trainer(module: Any, trainer: Any, *, is_ddp: bool) -> None:
+def check_trainer(module: Any, trainer: Any, *, is_ddp: bool, is_averaged: bool = False) -> None:
     """Refuse settings of the Trainer that the module's head cannot live with.
 
     Args:
         module: An `ArcFaceModule`.
         trainer: The Trainer that is to train it.
         is_ddp: Whether the Trainer's strategy is DDP.
+        is_averaged: Whether one of its callbacks averages the weights.
 
     Raises:
         ValueError: Names the setting of the module, what the Trainer has and what is accepted.
     """
+    if is_averaged and (module.shard_head or module.update_head_in_backward):
+        name = "shard_head" if module.shard_head else "update_head_in_backward"
+        raise ValueError(f"{name}: cannot be had together with averaged weights, which keep a second, whole head")
     if trainer.world_size > 1:
         if module.shard_head and not is_ddp:
             name = type(trainer.strategy).__name__

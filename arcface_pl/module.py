@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -139,7 +140,9 @@ class ArcFaceModule(L.LightningModule):
         Raises:
             ValueError: Names the module's setting, what the Trainer has and what is accepted.
         """
-        check_trainer(self, trainer, is_ddp=isinstance(trainer.strategy, DDPStrategy))
+        callbacks = getattr(trainer, "callbacks", [])
+        averaged = any(isinstance(callback, WeightAveraging) for callback in callbacks)
+        check_trainer(self, trainer, is_ddp=isinstance(trainer.strategy, DDPStrategy), is_averaged=averaged)
 
     def _share_head(self) -> None:
         shared = self.shard_head and self.trainer.world_size > 1

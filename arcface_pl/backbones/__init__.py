@@ -1,9 +1,13 @@
 """Networks that turn images (B, C, H, W) into embeddings (B, D)."""
 
 from arcface_pl.backbones.base import Backbone
+from arcface_pl.backbones.fast_cnn import FastCNN
 from arcface_pl.backbones.simple_cnn import SimpleCNN
+from arcface_pl.backbones.small_resnet import SmallResNet
 from arcface_pl.backbones.torchvision import TorchvisionBackbone, WeightsError
 
-__all__ = ["BACKBONES", "Backbone", "SimpleCNN", "TorchvisionBackbone", "WeightsError"]
+__all__ = ["BACKBONES", "Backbone", "FastCNN", "SimpleCNN", "SmallResNet", "TorchvisionBackbone", "WeightsError"]
 
-BACKBONES: dict[str, type[Backbone]] = {cls.__name__: cls for cls in (SimpleCNN, TorchvisionBackbone)}
+BACKBONES: dict[str, type[Backbone]] = {
+    cls.__name__: cls for cls in (SimpleCNN, FastCNN, SmallResNet, TorchvisionBackbone)
+}

@@ -111,7 +111,7 @@ class _CountOnCPU(TorchFunctionMode):
         self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        return func(*args, **(kwargs | {"device": "cpu"} if func is torch.arange else kwargs))
+        return func(*args, **(kwargs | {"device": "cpu"} if func in (torch.arange, torch.tensor) else kwargs))
 
 
 def _with_weights(name: str, size: int, weights: str) -> nn.Module:

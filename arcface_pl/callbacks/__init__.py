@@ -1,6 +1,7 @@
 """What happens around training: where a run writes, which checkpoints it keeps, what TensorBoard shows."""
 
 from arcface_pl.callbacks.angles import AngleHistograms
+from arcface_pl.callbacks.averaging import ExponentialMovingAverage
 from arcface_pl.callbacks.checkpoint import RunCheckpoint
 from arcface_pl.callbacks.confusion import ConfusionMatrix
 from arcface_pl.callbacks.hyperparameters import HyperParameters
@@ -12,6 +13,7 @@ __all__ = [
     "AngleHistograms",
     "ConfusionMatrix",
     "EmbeddingProjector",
+    "ExponentialMovingAverage",
     "HyperParameters",
     "RunCheckpoint",
     "RunLogger",

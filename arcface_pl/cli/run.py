@@ -77,6 +77,8 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     # Losses are logged by the run's steps, so that an epoch of fewer than log_every_n_steps loses nothing.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    # Evaluation has no use for what averages weights or keeps checkpoints while training.
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
 
 
 def _find_checkpoint(asked: str | None, root: str | None) -> Path | None:

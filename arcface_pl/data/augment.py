@@ -145,13 +145,15 @@ def _grey(images: Tensor) -> Tensor:
     return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
-def apply_affine(images: Tensor, matrices: Tensor) -> Tensor:
+def apply_affine(images: Tensor, matrices: Tensor, displacement: Tensor | None = None) -> Tensor:
     """Transform each image by a matrix of its own, with bilinear interpolation, and black where nothing was.
 
     Args:
         images: (B, C, H, W) floating point.
         matrices: (B, 2, 3), from output to input places (x, y, 1) in coordinates that run from -1 to 1 between the
             outer edges of the image.
+        displacement: (B, 2, H * W), by how much (x, y) the input place of each output pixel, row by row, is moved
+            further in the same coordinates; unset: by nothing.
 
     Returns:
         (B, C, H, W), of the same type and on the same device.
@@ -160,7 +162,10 @@ def apply_affine(images: Tensor, matrices: Tensor) -> Tensor:
     # One product for the whole batch, with the pixels along its long side: several times faster than F.affine_grid,
     # which multiplies a thin matrix for each image.
     places = _pixel_centers(height, width, images.dtype, images.device)
-    grid = (matrices.reshape(-1, 3) @ places).view(count, 2, height, width).permute(0, 2, 3, 1)
+    grid = (matrices.reshape(-1, 3) @ places).view(count, 2, height * width)
+    if displacement is not None:
+        grid = grid + displacement
+    grid = grid.view(count, 2, height, width).permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

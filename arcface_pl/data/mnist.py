@@ -9,6 +9,7 @@ from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.base import ImageDataModule
 from arcface_pl.data.catalog import CATALOG, DatasetSpec
 from arcface_pl.data.classes import split_classes
+from arcface_pl.data.elastic import ElasticAugmentation
 from arcface_pl.data.errors import DataError
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.sources import fetch_dataset, find_folder, how_to_get, load_dataset
@@ -35,10 +36,12 @@ class MNISTDataModule(ImageDataModule):
             images. What is chosen by its numbers is then no longer honestly tested.
         normalize: Subtract the training images' mean and divide by their standard deviation. Without, pixels run from
             0 to 1.
-        augment: Change every training image at random. false leaves the three strengths below without effect.
+        augment: Change every training image at random. false leaves the four strengths below without effect.
         rotation: Largest rotation either way, in degrees, from 0 to 180.
         shift: Largest shift along either axis, in pixels, at least 0.
         zoom: Largest change of size, as a fraction, in [0, 1): 0.1 draws from 0.9 to 1.1.
+        elastic: How far a smooth random field moves pixels, as the standard deviation along either axis in pixels, at
+            least 0; strokes bend.
         seed: Decides the split, the order and the augmentation; at least 0. null for the run's seed_everything.
         allow_inexact_resume: Resume from a checkpoint that was made with other data, batch size or number of processes,
             with a warning. Otherwise that is refused.
@@ -72,12 +75,15 @@ class MNISTDataModule(ImageDataModule):
         rotation: float = 10.0,
         shift: float = 2.0,
         zoom: float = 0.1,
+        elastic: float = 0.0,
         seed: int | None = None,
         allow_inexact_resume: bool = False,
         classes: list[int | str] | None = None,
         held_out_classes: list[int | str] | None = None,
     ) -> None:
         strengths = Augmentation(rotation=rotation, shift=shift, zoom=zoom)
+        if elastic:
+            strengths = ElasticAugmentation(rotation=rotation, shift=shift, zoom=zoom, elastic=elastic)
         super().__init__(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
@@ -102,6 +108,7 @@ class MNISTDataModule(ImageDataModule):
         self.rotation = rotation
         self.shift = shift
         self.zoom = zoom
+        self.elastic = elastic
         self._wanted = CATALOG["mnist" if dataset == "auto" else dataset]
         self._found: DatasetSpec | None = None
         split_classes(self.all_class_names, classes, held_out_classes)  # a mistake shows before any work
@@ -188,12 +195,10 @@ class MNISTDataModule(ImageDataModule):
 
 
 _FALLBACK = """
-==================================== WARNING ====================================
 Training on scikit-learn's 1,797 digits, NOT on MNIST. These are real handwritten
 digits, but few and coarse: no number of this run can be compared with MNIST's.
 
 {}
-=================================================================================
 """
 
 

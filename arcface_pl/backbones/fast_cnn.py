@@ -1,0 +1,59 @@
+"""A network that reaches 99% on MNIST in seconds."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arcface_pl.backbones.base import Backbone, check_size
+
+__all__ = ["FastCNN"]
+
+
+class FastCNN(Backbone):
+    """Made for seconds: a 5 x 5 convolution of stride 2, two of 3 x 3, each pooled by 2, and one linear layer.
+
+    42,112 parameters at the defaults. The stride leaves the following layers a quarter of the pixels. Pooling comes
+    before batch normalisation and ReLU, which then touch a quarter of the values.
+
+    Args:
+        embedding_dim: Width D of the embeddings, at least 1.
+        in_channels: Channels of the images, at least 1.
+        image_size: Height and width of the images in pixels, at least 8.
+        width: Channels of the first convolution, at least 1; the next two have 3/2 and 3 times as many.
+
+    Raises:
+        ValueError: If a size is not a whole number in its range.
+    """
+
+    def __init__(self, embedding_dim: int = 64, in_channels: int = 1, image_size: int = 28, width: int = 16) -> None:
+        super().__init__()
+        self.embedding_dim = check_size("embedding_dim", embedding_dim, 1)
+        self.in_channels = check_size("in_channels", in_channels, 1)
+        self.image_size = check_size("image_size", image_size, 8)
+        self.width = check_size("width", width, 1)
+        widths = (width, width * 3 // 2, width * 3)
+        self.conv1 = nn.Conv2d(in_channels, widths[0], kernel_size=5, stride=2, padding=2, bias=False)
+        self.norm1 = nn.BatchNorm2d(widths[0])
+        self.conv2 = nn.Conv2d(widths[0], widths[1], kernel_size=3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(widths[1])
+        self.conv3 = nn.Conv2d(widths[1], widths[2], kernel_size=3, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(widths[2])
+        side = (image_size + 1) // 2 // 4
+        self.fc = nn.Linear(widths[2] * side**2, embedding_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images.
+
+        Args:
+            images: (B, C, H, W) floating point, as the data module normalises them.
+
+        Returns:
+            Embeddings (B, D), not normalised.
+
+        Raises:
+            ValueError: If the images' shape is not the one this network was made for.
+        """
+        self._check_images(images)
+        features = F.relu(self.norm1(self.conv1(images)))
+        features = F.relu(self.norm2(F.max_pool2d(self.conv2(features), 2)))
+        features = F.relu(self.norm3(F.max_pool2d(self.conv3(features), 2)))
+        return self.fc(features.flatten(1))

@@ -1,0 +1,98 @@
+"""Random bending of a whole batch on top of rotation, shift and zoom, with a draw of its own for each image."""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from arcface_pl.data.augment import Augmentation, apply_affine
+
+__all__ = ["ElasticAugmentation", "smooth_field"]
+
+# Knots of the displacement field along each side: on 28 pixels a stroke bends, and is not shaken.
+KNOTS = 6
+
+
+@dataclass(frozen=True)
+class ElasticAugmentation(Augmentation):
+    """How strongly each training image is changed at random: turned, moved, zoomed, bent.
+
+    Bending moves every pixel by a smooth random field: K x K knots are moved by independent normal draws, and a pixel
+    by the knots' moves weighted with a Gaussian of the distance to each.
+
+    Attributes:
+        elastic: Standard deviation of the displacement of a pixel along either axis, in pixels, at least 0.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Reference:
+        Simard et al. 2003, Best practices for convolutional neural networks, section 2: random displacements smoothed
+        by a Gaussian.
+    """
+
+    elastic: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.elastic < math.inf:
+            raise ValueError(f"elastic: got {self.elastic!r}, accepts pixels, at least 0")
+
+    def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
+        """Draw one change for each of ``count`` images.
+
+        Args:
+            count: How many to draw.
+            size: Height and width of the images in pixels.
+            generator: Source of the draws, on the CPU.
+
+        Returns:
+            (count, 6 + 2 * KNOTS ** 2) float32: a matrix row by row, and the moves of the knots, all x before all y.
+        """
+        matrices = super().draw(count, size, generator).flatten(1)
+        moves = torch.randn(count, 2 * KNOTS**2, generator=generator) * (self.elastic * 2 / size)
+        return torch.cat((matrices, moves), dim=1)
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Change each image by a draw of its own.
+
+        Args:
+            images: (B, C, H, W) floating point, pixel values from 0 to 255.
+            draws: What :meth:`draw` returned for them, on their device.
+
+        Returns:
+            (B, C, H, W), of the same type and on the same device.
+        """
+        height, width = images.shape[-2:]
+        moves = draws[:, 6:].reshape(-1, KNOTS**2)
+        field = moves @ smooth_field(height, width, draws.dtype, draws.device)
+        return apply_affine(images, draws[:, :6].reshape(-1, 2, 3), field.view(-1, 2, height * width))
+
+
+@cache
+def smooth_field(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Weigh each knot at each pixel.
+
+    Args:
+        height: Of the images, in pixels.
+        width: Of the images, in pixels.
+        dtype: Floating type of the weights.
+        device: Device of the weights.
+
+    Returns:
+        (KNOTS ** 2, height * width), both row by row. The squares at a pixel sum to 1, so that independent moves of one
+        variance displace every pixel with that variance.
+    """
+    down, across = (_gaussians(size, dtype, device) for size in (height, width))
+    weights = (down[:, None, :, None] * across[None, :, None, :]).reshape(KNOTS**2, height * width)
+    return weights / weights.square().sum(dim=0).sqrt()
+
+
+def _gaussians(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Gaussians around evenly spaced knots, three quarters of their distance wide, at each pixel: (KNOTS, size)."""
+    knots, pixels = (
+        (torch.arange(count, dtype=dtype, device=device) + 0.5) * (KNOTS / count) for count in (KNOTS, size)
+    )
+    return torch.exp(-0.5 * ((pixels - knots[:, None]) / 0.75).square())

@@ -1,0 +1,125 @@
+"""The moving average of the weights: its values, who sees it, and resuming."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
+from arcface_pl.callbacks import ExponentialMovingAverage
+from arcface_pl.cli import main
+
+pytestmark = pytest.mark.timeout(200)
+
+
+class Watch(L.Callback):
+    """Writes down the weights after every step and at every validation, and saves a checkpoint where asked."""
+
+    def __init__(self, save_at: int = -1, path: Path | None = None) -> None:
+        self.steps: list[Tensor] = []
+        self.validated: list[Tensor] = []
+        self.save_at, self.path = save_at, path
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        self.steps.append(pl_module.head.weight.detach().clone())
+        if trainer.global_step == self.save_at:
+            trainer.save_checkpoint(self.path)
+
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        self.validated.append(pl_module.head.weight.detach().clone())
+
+
+def fit(callbacks: list[L.Callback], checkpoint: Path | None = None) -> ArcFaceModule:
+    L.seed_everything(3, verbose=False)
+    module = ArcFaceModule(FastCNN(16, width=4), ArcFaceHead(16, 10), lambda params: torch.optim.Adam(params, 1e-2))
+    data = MNISTDataModule(dataset="digits", batch_size=200, eval_batch_size=1000)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return module
+
+
+def averaged(steps: list[Tensor], decay: float) -> Tensor:
+    average = steps[0].double()
+    for number, weights in enumerate(steps[1:], start=1):
+        now = min(decay, (1 + number) / (10 + number))
+        average = now * average + (1 - now) * weights.double()
+    return average
+
+
+def test_validation_and_the_trained_module_have_the_average_and_training_does_not() -> None:
+    watch, plain = Watch(), Watch()
+    module = fit([watch, ExponentialMovingAverage(decay=0.5)])
+    fit([plain])
+    assert len(watch.steps) == 14
+    assert all(torch.equal(one, other) for one, other in zip(watch.steps, plain.steps, strict=True))
+    expected = averaged(watch.steps, 0.5)
+    torch.testing.assert_close(module.head.weight.detach().double(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(watch.validated[-1].double(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(watch.validated[0].double(), averaged(watch.steps[:7], 0.5), rtol=0, atol=1e-6)
+    assert not torch.allclose(module.head.weight, watch.steps[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("step", [3, 7, 10])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, step: int) -> None:
+    path = tmp_path / "middle.ckpt"
+    watch, rest = Watch(step, path), Watch()
+    whole = fit([ExponentialMovingAverage(decay=0.9), watch])
+    resumed = fit([ExponentialMovingAverage(decay=0.9), rest], path)
+    assert len(rest.steps) == 14 - step
+    assert all(torch.equal(one, other) for one, other in zip(rest.steps, watch.steps[step:], strict=True))
+    for name, weights in whole.state_dict().items():
+        assert torch.equal(weights, resumed.state_dict()[name]), name
+
+
+def test_the_checkpoint_holds_the_average(tmp_path: Path) -> None:
+    path = tmp_path / "middle.ckpt"
+    watch = Watch(9, path)
+    fit([ExponentialMovingAverage(decay=0.9), watch])
+    loaded = ArcFaceModule.load_from_checkpoint(path)
+    torch.testing.assert_close(loaded.head.weight.double(), averaged(watch.steps[:9], 0.9), rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_run_tests_what_its_checkpoint_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's own callback would load the weights of training back before the test."""
+    monkeypatch.chdir(tmp_path)
+    callback = tmp_path / "average.yaml"
+    callback.write_text(
+        "trainer: {callbacks+: [{class_path: ExponentialMovingAverage, init_args: {decay: 0.97}}]}", encoding="utf-8"
+    )
+    flags = ["--data.dataset", "digits", "--max_epochs", "1", "--enable_progress_bar", "false"]
+    main(["fit", "--config", str(callback), "--model.backbone", "FastCNN", *flags])
+    (folder,) = tmp_path.glob("lightning_logs/*")
+    main(["test", "--ckpt_path", str(folder / "checkpoints" / "best.ckpt")])
+    results, again = (json.loads((folder / f"{name}.json").read_text()) for name in ("results", "test"))
+    for key in ("test/accuracy", "test/loss"):
+        assert results[key] == again[key]
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1, float("nan")])
+def test_a_decay_out_of_range_is_refused(decay: float) -> None:
+    with pytest.raises(ValueError, match=f"decay: got {decay}"):
+        ExponentialMovingAverage(decay)
+
+
+def test_heads_that_are_held_otherwise_are_refused() -> None:
+    module = ArcFaceModule(
+        FastCNN(16), ArcFaceHead(16, 10), lambda params: torch.optim.SGD(params, 0.1), update_head_in_backward=True
+    )
+    trainer = L.Trainer(accelerator="cpu", callbacks=[ExponentialMovingAverage()], logger=False, max_epochs=1)
+    with pytest.raises(ValueError, match="update_head_in_backward: cannot be had together with averaged weights"):
+        module.check_trainer(trainer)
