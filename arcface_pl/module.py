@@ -28,7 +28,7 @@ OptimizerCallable = Callable[[Iterable], Optimizer]
 ScheduleCallable = Callable[[Optimizer, int], Schedule]
 
 # What a model must know of the data it was trained on, to be used later without that data.
-DATA_FACTS = ("dataset_name", "class_names", "held_out_class_names", "normalization")
+DATA_FACTS = ("dataset_name", "class_names", "held_out_class_names", "normalization", "preprocessing")
 
 
 def _adam(params: Iterable) -> Optimizer:

@@ -18,6 +18,7 @@ from arcface_pl.data.errors import DataError
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
 from arcface_pl.data.split import stratified_split
+from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.seeding import derive_seed
 
 __all__ = ["ImageDataModule"]
@@ -148,6 +149,17 @@ class ImageDataModule(LightningDataModule, ABC):
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """What is subtracted from each channel and what it is divided by; zeros and ones where ``normalize`` is off."""
         return self.statistics if self.normalize else ((0.0,) * self.in_channels, (1.0,) * self.in_channels)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What any picture needs to become such an input, as `Preprocessor.to_dict` has it; kept in checkpoints."""
+        mean, std = self.normalization
+        return Preprocessor(self.image_size, self.in_channels, mean, std, **self.picture_style).to_dict()
+
+    @property
+    def picture_style(self) -> dict[str, Any]:
+        """How the images came about, as `Preprocessor` takes it; here plain pictures."""
+        return {"style": "picture"}
 
     @property
     def val_prefix(self) -> Literal["val", "test"]:

@@ -3,7 +3,7 @@
 import logging
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.base import ImageDataModule
@@ -13,6 +13,7 @@ from arcface_pl.data.elastic import ElasticAugmentation
 from arcface_pl.data.errors import DataError
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.sources import fetch_dataset, find_folder, how_to_get, load_dataset
+from arcface_pl.preprocessing import style_of_dataset
 
 __all__ = ["MNISTDataModule"]
 
@@ -144,6 +145,11 @@ class MNISTDataModule(ImageDataModule):
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the training pixels for each channel, on the scale from 0 to 1."""
         return self._spec.mean, self._spec.std
+
+    @property
+    def picture_style(self) -> dict[str, Any]:
+        """How the images came about."""
+        return style_of_dataset(self.dataset_name)
 
     def prepare_data(self) -> None:
         """Make sure that the files are there, by downloading them where they are not.

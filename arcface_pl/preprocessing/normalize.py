@@ -1,4 +1,4 @@
-"""What turns pictures into the network's input."""
+"""Pixel values to the network's input."""
 
 from collections.abc import Sequence
 

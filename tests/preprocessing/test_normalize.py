@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision import transforms
 
-from arcface_pl.preprocessing import normalize_images
+from arcface_pl.preprocessing.normalize import normalize_images
 
 PIXELS = torch.randint(0, 256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 

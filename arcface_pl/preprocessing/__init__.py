@@ -1,0 +1,17 @@
+"""What turns any picture into the network's input."""
+
+from arcface_pl.preprocessing.framing import fit_image
+from arcface_pl.preprocessing.normalize import normalize_images
+from arcface_pl.preprocessing.preprocessor import STYLES, Preprocessor, style_of_dataset
+from arcface_pl.preprocessing.reading import MAX_PIXELS, ImageError, read_image
+
+__all__ = [
+    "MAX_PIXELS",
+    "STYLES",
+    "ImageError",
+    "Preprocessor",
+    "fit_image",
+    "normalize_images",
+    "read_image",
+    "style_of_dataset",
+]

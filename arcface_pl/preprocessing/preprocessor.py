@@ -1,0 +1,162 @@
+"""`Preprocessor`: any picture to the network's input, with all that it takes in plain values."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from arcface_pl.errors import UserError
+from arcface_pl.preprocessing.framing import fit_image, frame_ink, frame_object
+from arcface_pl.preprocessing.ink import find_ink
+from arcface_pl.preprocessing.normalize import normalize_images
+from arcface_pl.preprocessing.reading import ImageError
+
+__all__ = ["STYLES", "Preprocessor", "Style", "style_of_dataset"]
+
+Style = Literal["ink", "object", "picture"]
+STYLES: tuple[Style, ...] = get_args(Style)
+
+# MNIST's digits are 20 of 28 pixels large. KMNIST's characters fill the image, so that its models want them so.
+_STYLE_OF_DATASET: dict[str | None, dict[str, Any]] = {
+    "mnist": {"style": "ink"},
+    "digits": {"style": "ink"},
+    "kmnist": {"style": "ink", "ink_share": 1.0},
+    "fashion_mnist": {"style": "object"},
+}
+
+
+def style_of_dataset(name: str | None) -> dict[str, Any]:
+    """Say how the images of a known data set came about, as `Preprocessor` takes it; others are pictures.
+
+    Args:
+        name: The data set's name, as results and folders use it.
+    """
+    return dict(_STYLE_OF_DATASET.get(name, {"style": "picture"}))
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Turns any uint8 picture into the network's normalised input, as the model's own images were made.
+
+    ``style`` is what they are: "ink", written or drawn, light on dark, framed as MNIST does it; "object", one thing on
+    a plain ground, light on dark, as in Fashion-MNIST; "picture", anything else: the shorter side is brought to
+    ``image_size`` and the middle kept.
+
+    Args:
+        image_size: Height and width of the network's input, in pixels.
+        in_channels: Its channels, 1 or 3.
+        mean: What is subtracted from each channel, on the scale from 0 to 1.
+        std: What each channel is divided by.
+        style: "ink", "object" or "picture".
+        ink_share: Longer side of a character over ``image_size``, in (0, 1]; MNIST's 20 of 28.
+
+    Raises:
+        ValueError: If a value is none of these.
+    """
+
+    image_size: int
+    in_channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    style: Style = "picture"
+    ink_share: float = 20 / 28
+
+    def __post_init__(self) -> None:
+        # Lists, as JSON and checkpoints hold them, would not hash.
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if self.image_size < 1 or self.in_channels not in (1, 3):
+            raise ValueError(
+                f"image_size, in_channels: got {self.image_size!r} and {self.in_channels!r}, accepts 1 or more pixels "
+                "and 1 or 3 channels"
+            )
+        if not len(self.mean) == len(self.std) == self.in_channels or not min(self.std) > 0:
+            raise ValueError(
+                f"mean, std: got {self.mean} and {self.std}, accepts {self.in_channels} values each, std above 0"
+            )
+        if self.style not in STYLES:
+            raise ValueError(f"style: got {self.style!r}, accepts {', '.join(STYLES)}")
+        if not 0 < self.ink_share <= 1:
+            raise ValueError(f"ink_share: got {self.ink_share!r}, accepts a share in (0, 1]")
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Turn a picture into the network's input.
+
+        Args:
+            image: (C, H, W) uint8 with 1 or 3 channels, of any size.
+
+        Returns:
+            (in_channels, image_size, image_size) float32.
+
+        Raises:
+            ImageError: If nothing is drawn, where the style is "ink".
+        """
+        return normalize_images(self.frame(image)[None], self.mean, self.std)[0]
+
+    def frame(self, image: Tensor) -> Tensor:
+        """Bring a picture to size, polarity and place, before normalisation.
+
+        Args:
+            image: (C, H, W) uint8 with 1 or 3 channels, of any size.
+
+        Returns:
+            (in_channels, image_size, image_size) uint8.
+
+        Raises:
+            ImageError: If nothing is drawn, where the style is "ink".
+        """
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
+            raise ValueError(f"image: got {image.dtype} {tuple(image.shape)}, accepts uint8 (1 or 3, H, W), not empty")
+        if self.style == "ink":
+            ink = find_ink(_grey(image)[0].float().numpy())
+            if ink is None:
+                raise ImageError("nothing is drawn there")
+            image = frame_ink(ink, round(self.ink_share * self.image_size), self.image_size)
+        if image.shape[0] != self.in_channels:
+            image = _grey(image) if self.in_channels == 1 else image.expand(3, -1, -1)
+        if self.style == "object":
+            return frame_object(image, self.image_size)
+        return image if self.style == "ink" else fit_image(image, self.image_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as numbers, texts and lists of them, for JSON or a checkpoint."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Take the settings back.
+
+        Raises:
+            UserError: If they are not what `to_dict` returns.
+        """
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"preprocessing: {error}") from error
+
+    @classmethod
+    def from_data_facts(cls, facts: dict[str, Any], *, in_channels: int, image_size: int) -> Self:
+        """Take the settings from what a checkpoint keeps of its training data.
+
+        Args:
+            facts: The checkpoint's ``data``. One written before preprocessing was kept there has the data set's name
+                and the normalisation, from which the rest follows.
+            in_channels: The backbone's.
+            image_size: The backbone's.
+
+        Raises:
+            UserError: If what the checkpoint keeps is not what `to_dict` returns.
+        """
+        if facts.get("preprocessing"):
+            return cls.from_dict(facts["preprocessing"])
+        mean, std = facts.get("normalization") or ((0.0,) * in_channels, (1.0,) * in_channels)
+        style = style_of_dataset(facts.get("dataset_name"))
+        return cls(image_size, in_channels, mean, std, **style)
+
+
+def _grey(image: Tensor) -> Tensor:
+    if image.shape[0] == 1:
+        return image
+    weights = torch.tensor([0.299, 0.587, 0.114], device=image.device)
+    return (image.float() * weights[:, None, None]).sum(0, keepdim=True).round().clamp(0, 255).to(torch.uint8)
