@@ -131,7 +131,7 @@ def _pixels(image: Image.Image, channels: int) -> np.ndarray:
         return grey if channels == 1 else np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
+        image = ImageCms.ImageCmsTransform(lab, srgb, "LAB", "RGB").apply(image)
     if image.has_transparency_data:
         image = _opaque(image.convert("RGBA"))
     return np.asarray(image.convert("L" if channels == 1 else "RGB"))
