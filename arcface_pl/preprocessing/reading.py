@@ -130,7 +130,7 @@ def _pixels(image: Image.Image, channels: int) -> np.ndarray:
         grey = _to_8_bits(np.asarray(image).astype(np.float64), is_float=image.mode == "F")
         return grey if channels == 1 else np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        lab, srgb = (ImageCms.ImageCmsProfile(ImageCms.createProfile(space)) for space in ("LAB", "sRGB"))
         image = ImageCms.ImageCmsTransform(lab, srgb, "LAB", "RGB").apply(image)
     if image.has_transparency_data:
         image = _opaque(image.convert("RGBA"))
