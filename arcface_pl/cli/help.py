@@ -9,7 +9,7 @@ Settings come from the package's complete base config, then each --config in tur
   -c, --config FILE             a YAML file with differences only (scripts/configs/ holds some)
   --accelerator auto|cpu|gpu|mps
   --devices N                   number of devices; with --strategy ddp, number of processes
-  --precision 32-true|bf16-mixed|16-mixed
+  --precision 32-true|bf16-mixed|16-mixed|auto
   --data.data_dir DIR           where MNIST/raw/ lies or is downloaded to (default: data)
   --data.dataset auto|mnist|fashion_mnist|kmnist|cifar10|digits
   --data.batch_size N           images a step and process (default: 64)
@@ -35,6 +35,8 @@ and evaluate it once on the test set.
   --model.head NAME             ArcFaceHead, CosFaceHead, LinearHead, ...
   --model.head.margin X         margin; radians for ArcFaceHead (default: 0.5)
   --model.head.scale X          scale of the cosines (default: 30)
+  --model.backbone NAME         SimpleCNN, FastCNN, SmallResNet, TorchvisionBackbone
+  --model.backbone.name NAME    of TorchvisionBackbone: resnet18, vit_b_16, ... (--model.backbone.weights DEFAULT)
   --model.backbone.embedding_dim N
   --model.optimizer.lr X        peak learning rate
   --data.augment true|false     random rotation, shift and scale
@@ -42,6 +44,8 @@ and evaluate it once on the test set.
 examples:
   python scripts/fit.py
   python scripts/fit.py --accelerator gpu --precision bf16-mixed
+  python scripts/fit.py --config scripts/configs/fast.yaml
+  python scripts/fit.py --config scripts/configs/accurate.yaml
   python scripts/fit.py --config scripts/configs/fashion.yaml --max_epochs 5
   python scripts/fit.py --model.head CosFaceHead --model.head.margin 0.35
   python scripts/fit.py --accelerator cpu --devices 2 --strategy ddp

@@ -19,6 +19,7 @@ from arcface_pl.backbones import BACKBONES
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
 from arcface_pl.checkpoint import CheckpointError, read_checkpoint
 from arcface_pl.cli import report
+from arcface_pl.cli.automatic import choose_precision, cpu_quota
 from arcface_pl.cli.config import BASE_CONFIG, SettingsError, merge, parse_command_line, read_config
 from arcface_pl.cli.process import keep_freed_memory
 from arcface_pl.cli.settings import ArcFaceCLI, class_path
@@ -52,8 +53,13 @@ def run(command: str, args: Sequence[str]) -> None:
         settings = request.layers_over(merge(base, layer))
     if command != "fit":
         settings["trainer"]["logger"] = False
+    if settings["trainer"].get("precision") == "auto":
+        settings["trainer"]["precision"] = choose_precision(settings["trainer"].get("accelerator"))
     _hush()
     keep_freed_memory()
+    quota = cpu_quota()
+    if quota is not None and quota < torch.get_num_threads():
+        torch.set_num_threads(quota)
     cli = ArcFaceCLI(settings)
     if "help_all" in request.switches:
         cli.parser.print_help()

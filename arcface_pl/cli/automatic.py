@@ -1,0 +1,56 @@
+"""What a run picks by itself where a setting says auto; the choice is printed, and saved as if it had been typed."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["choose_precision", "cpu_quota"]
+
+# Instructions that multiply bfloat16. On a Xeon with both, a step of a network like SmallResNet took 0.47 of the time it takes
+# in float32; without them bfloat16 is emulated, and several times slower (pytorch#183815).
+BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
+
+
+def choose_precision(accelerator: str, instructions: Mapping[str, Any] | None = None) -> str:
+    """Choose the precision that is fastest without harm: head, loss and weights are in float32 either way.
+
+    Args:
+        accelerator: The Trainer's: cpu, gpu, cuda, mps or auto.
+        instructions: What the processor can do, as ``torch.cpu.get_capabilities()`` has it; unset: this one.
+
+    Returns:
+        "bf16-mixed" where the device multiplies bfloat16, else "32-true".
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator == "mps" or (accelerator in ("auto", "gpu") and torch.backends.mps.is_available()):
+        return "32-true"
+    capabilities = torch.cpu.get_capabilities() if instructions is None else instructions
+    return "bf16-mixed" if any(capabilities.get(name) for name in BF16_INSTRUCTIONS) else "32-true"
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Read how many cores' worth of time this process's control group may use: a container's limit.
+
+    The processor count and the affinity mask, from which torch takes its number of threads, do not show it, and more
+    threads than that are stopped for most of every period.
+
+    Args:
+        root: Where the control groups are mounted.
+
+    Returns:
+        The quota in cores, rounded up, at least 1; None where there is none.
+    """
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        except OSError:
+            return None
+    if not quota.isdigit() or not period.isdigit():  # "max", or -1 in version 1: no limit
+        return None
+    return max(1, math.ceil(int(quota) / int(period)))
