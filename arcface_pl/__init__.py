@@ -31,6 +31,7 @@ __all__ = [
     "CurricularFaceHead",
     "ElasticFaceHead",
     "FastCNN",
+    "ImageFolderDataModule",
     "LinearHead",
     "MNISTDataModule",
     "MagFaceHead",
@@ -49,6 +50,7 @@ _ROOMS = {
     "FastCNN": "backbones",
     "SmallResNet": "backbones",
     "TorchvisionBackbone": "backbones",
+    "ImageFolderDataModule": "data",
     "MNISTDataModule": "data",
     "ArcFaceModule": "module",
 }

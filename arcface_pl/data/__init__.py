@@ -3,8 +3,17 @@
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.base import ImageDataModule
 from arcface_pl.data.errors import DataError
+from arcface_pl.data.folder import ImageFolderDataModule
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
 from arcface_pl.data.mnist import MNISTDataModule
 
-__all__ = ["Augmentation", "BatchLoader", "DataError", "ImageDataModule", "LabelledImages", "MNISTDataModule"]
+__all__ = [
+    "Augmentation",
+    "BatchLoader",
+    "DataError",
+    "ImageDataModule",
+    "ImageFolderDataModule",
+    "LabelledImages",
+    "MNISTDataModule",
+]

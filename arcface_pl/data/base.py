@@ -4,34 +4,25 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from arcface_pl.data.agreement import check_alike, fingerprint
+from arcface_pl.data.agreement import check_alike
 from arcface_pl.data.augment import Augmentation
-from arcface_pl.data.classes import ClassSplit, split_classes, take_classes
+from arcface_pl.data.classes import ClassSplit, split_classes
+from arcface_pl.data.epochs import Batches
 from arcface_pl.data.errors import DataError
-from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
-from arcface_pl.data.split import stratified_split
+from arcface_pl.data.parts import Part, Parts
 from arcface_pl.preprocessing import Preprocessor
-from arcface_pl.seeding import derive_seed
 
 __all__ = ["ImageDataModule"]
 
 _LOG = logging.getLogger(__name__)
-
-
-class _Parts(NamedTuple):
-    train: LabelledImages
-    val: LabelledImages
-    test: LabelledImages
-    held_out_val: LabelledImages
-    held_out_test: LabelledImages
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -85,7 +76,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.allow_inexact_resume = allow_inexact_resume
         self.classes = classes
         self.held_out_classes = held_out_classes
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._fingerprint = ""
 
     # What a subclass says.
@@ -116,8 +107,8 @@ class ImageDataModule(LightningDataModule, ABC):
         """Mean and standard deviation of the training pixels for each channel, on the scale from 0 to 1."""
 
     @abstractmethod
-    def load(self) -> tuple[LabelledImages, LabelledImages]:
-        """Read the training and the test images of all classes, labels checked, on the CPU."""
+    def load_parts(self) -> Parts:
+        """Read or find all images, labels checked, and divide them; on the CPU."""
 
     # What follows from it.
 
@@ -200,11 +191,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """Load, check and split the images, and move them to the training device."""
         check_alike(self._load_once)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        self._parts = _Parts(*(part.to(device) for part in self._loaded))
+        self._parts = self._loaded.to(device)
         if self.trainer and not self.num_val:
             self.trainer.limit_val_batches = 0  # or Lightning warns of the empty list and goes through the motions
 
-    def train_dataloader(self) -> BatchLoader:
+    def train_dataloader(self) -> Batches:
         """Shuffled and augmented training batches."""
         return self._loader(
             self._loaded.train,
@@ -214,19 +205,19 @@ class ImageDataModule(LightningDataModule, ABC):
             position=self._position if self.trainer else None,
         )
 
-    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+    def val_dataloader(self) -> Batches | list[Batches]:
         """Validation batches, in order; an empty list where there is no validation."""
         return self._loader(self._loaded.val, self.eval_batch_size) if self.num_val else []
 
-    def test_dataloader(self) -> BatchLoader:
+    def test_dataloader(self) -> Batches:
         """Test batches, in order."""
         return self._loader(self._loaded.test, self.eval_batch_size)
 
-    def predict_dataloader(self) -> BatchLoader:
+    def predict_dataloader(self) -> Batches:
         """The test batches again."""
         return self.test_dataloader()
 
-    def held_out_dataloader(self, split: Literal["val", "test"]) -> BatchLoader:
+    def held_out_dataloader(self, split: Literal["val", "test"]) -> Batches:
         """Images of the held-out classes, in order, labelled 0, 1, ... as :attr:`held_out_class_names` has them.
 
         Args:
@@ -273,13 +264,13 @@ class ImageDataModule(LightningDataModule, ABC):
         _LOG.warning("%s. Its coming batches are not those of the uninterrupted run.", message)
 
     @property
-    def _loaded(self) -> _Parts:
+    def _loaded(self) -> Parts:
         if self._parts is None:
             raise RuntimeError("the images are there after prepare_data() and setup()")
         return self._parts
 
     @property
-    def _watched(self) -> LabelledImages:
+    def _watched(self) -> Part:
         return self._loaded.val if self.num_val else self._loaded.test
 
     @property
@@ -288,18 +279,16 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _load_once(self) -> str:
         if self._parts is None:
-            full, test = self.load()
-            trained, held_out = self.class_split
-            unseen = (take_classes(part, held_out) for part in (full, test))
-            full, test = (take_classes(part, trained) for part in (full, test))
-            train, val = stratified_split(full.labels, self.val_fraction, derive_seed(self._run_seed, "split"))
-            watched = test if self.watch_test else full.select(val)
-            self._parts = _Parts(full.select(train), watched, test, *unseen)
-            self._fingerprint = f"{self.dataset_name} {fingerprint(self._parts)}"
+            self._parts = self.load_parts()
+            self._fingerprint = f"{self.dataset_name} {self._parts.fingerprint}"
         return self._fingerprint
 
-    def _loader(self, part: LabelledImages, batch_size: int, **kwargs: Any) -> BatchLoader:
-        return BatchLoader(
+    def batches_of(self, part: Any, **kwargs: Any) -> Batches:
+        """Make the loader of a part; ``kwargs`` are the normalization and what `Batches` takes."""
+        return BatchLoader(part, **kwargs)
+
+    def _loader(self, part: Part, batch_size: int, **kwargs: Any) -> Batches:
+        return self.batches_of(
             part,
             batch_size=batch_size,
             normalization=self.normalization,

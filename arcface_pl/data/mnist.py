@@ -12,6 +12,7 @@ from arcface_pl.data.classes import split_classes
 from arcface_pl.data.elastic import ElasticAugmentation
 from arcface_pl.data.errors import DataError
 from arcface_pl.data.labelled import LabelledImages
+from arcface_pl.data.parts import Parts, split_parts
 from arcface_pl.data.sources import fetch_dataset, find_folder, how_to_get, load_dataset
 from arcface_pl.preprocessing import style_of_dataset
 
@@ -173,6 +174,16 @@ class MNISTDataModule(ImageDataModule):
                 _LOG.warning("%s", _FALLBACK.format(missing))
         self._settle(folder)
 
+    def load_parts(self) -> Parts:
+        """Read, check and divide the images, on the CPU."""
+        return split_parts(
+            *self.load(),
+            self.class_split,
+            val_fraction=self.val_fraction,
+            watch_test=self.watch_test,
+            seed=self._run_seed,
+        )
+
     def load(self) -> tuple[LabelledImages, LabelledImages]:
         """Read and check the training and the test part, on the CPU.
 
@@ -201,10 +212,12 @@ class MNISTDataModule(ImageDataModule):
 
 
 _FALLBACK = """
+==================================== WARNING ====================================
 Training on scikit-learn's 1,797 digits, NOT on MNIST. These are real handwritten
 digits, but few and coarse: no number of this run can be compared with MNIST's.
 
 {}
+=================================================================================
 """
 
 

@@ -1,0 +1,322 @@
+"""Folders of images: which files are whose, and batches that are the same from memory and from files."""
+
+import os
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from arcface_pl.data import BatchLoader, DataError, ImageFolderDataModule
+from arcface_pl.data.pictures import FileLoader
+from arcface_pl.data.tree import class_folders, find_images, split_folders
+
+
+def write(path: Path, value: int = 0, size: tuple[int, int] = (20, 16), mode: str = "RGB") -> Path:
+    """Write a picture whose pixels are a function of ``value``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    pixels = np.random.default_rng(value).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels, mode=None).save(path)
+    return path
+
+
+def tree(root: Path, counts: dict[str, int], **kwargs: Any) -> Path:
+    for place, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            write(root / name / f"{number:03d}.png", 1000 * place + number, **kwargs)
+    return root
+
+
+def names_of(root: Path) -> list[str]:
+    classes = class_folders(root)
+    files = find_images(root, classes, list(classes))
+    return files.names(torch.arange(len(files.labels)))
+
+
+def made(root: Path, **kwargs: Any) -> ImageFolderDataModule:
+    data = ImageFolderDataModule(
+        str(root), **{"image_size": 16, "batch_size": 8, "num_workers": 0, "seed": 3, **kwargs}
+    )
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+class TestTree:
+    def test_classes_are_sorted_folders_and_files_come_by_name(self, tmp_path: Path) -> None:
+        tree(tmp_path, {"b": 2, "a": 1, "C": 1})
+        assert list(class_folders(tmp_path)) == ["C", "a", "b"]
+        assert names_of(tmp_path) == ["C/000.png", "a/000.png", "b/000.png", "b/001.png"]
+
+    def test_deep_files_belong_to_the_class_at_the_top(self, tmp_path: Path) -> None:
+        write(tmp_path / "a" / "z.png")
+        write(tmp_path / "a" / "2023" / "summer" / "x.JPEG")
+        write(tmp_path / "b" / "deeper" / "y.bmp")
+        assert names_of(tmp_path) == ["a/z.png", "a/2023/summer/x.JPEG", "b/deeper/y.bmp"]
+
+    def test_what_is_hidden_or_no_image_is_left_out(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        tree(tmp_path, {"a": 1, ".hidden": 1, "b": 1})
+        write(tmp_path / "a" / ".cache" / "x.png")
+        write(tmp_path / "a" / "._000.png")
+        write(tmp_path / "loose.png")
+        (tmp_path / "a" / "Thumbs.db").write_bytes(b"x")
+        (tmp_path / "notes").mkdir()
+        (tmp_path / "notes" / "readme.txt").write_text("x")
+        assert names_of(tmp_path) == ["a/000.png", "b/000.png"]
+        assert "folders without an image are no classes: notes" in caplog.text
+
+    def test_links_are_followed_once(self, tmp_path: Path) -> None:
+        elsewhere = tree(tmp_path / "elsewhere", {"x": 2})
+        root = tree(tmp_path / "root", {"a": 1})
+        (root / "b").symlink_to(elsewhere / "x", target_is_directory=True)
+        (root / "a" / "up").symlink_to(root / "a", target_is_directory=True)
+        (root / "a" / "linked.png").symlink_to(elsewhere / "x" / "000.png")
+        assert names_of(root) == ["a/000.png", "a/linked.png", "b/000.png", "b/001.png"]
+
+    def test_a_link_to_nothing_is_an_unreadable_image(self, tmp_path: Path) -> None:
+        tree(tmp_path, {"a": 6, "b": 6})
+        (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+        with pytest.raises(DataError, match=r"1 of 13 images cannot be read: .*gone\.png: there is no such file"):
+            made(tmp_path)
+
+    def test_names_are_compared_as_people_read_them(self, tmp_path: Path) -> None:
+        composed, apart = unicodedata.normalize("NFC", "Zoë 東京"), unicodedata.normalize("NFD", "Zoë 東京")
+        tree(tmp_path / "train", {composed: 3, "a": 3})
+        tree(tmp_path / "test", {apart: 2})
+        data = made(tmp_path, val_fraction=0.0)
+        assert data.class_names == [composed, "a"]
+        assert data.num_test == 2
+        assert data.test_dataloader().labels.tolist() == [0, 0]
+
+    def test_names_that_are_no_text_are_named(self, tmp_path: Path) -> None:
+        tree(tmp_path, {"a": 1})
+        write(tmp_path / os.fsdecode(b"caf\xe9") / "x.png")
+        with pytest.raises(DataError, match="is not named in UTF-8"):
+            class_folders(tmp_path)
+
+    def test_files_may_have_any_name(self, tmp_path: Path) -> None:
+        name = os.fsdecode(b"caf\xe9 \xe6\x9d\xb1.png")
+        tree(tmp_path, {"a": 3, "b": 3})
+        write(tmp_path / "a" / name)
+        assert f"a/{name}" in names_of(tmp_path)
+        assert made(tmp_path).num_train + made(tmp_path).num_test + made(tmp_path).num_val == 7
+
+    def test_parts_are_folders_only_where_nothing_lies_beside_them(self, tmp_path: Path) -> None:
+        parts = tree(tmp_path / "parts", {"train/a": 1, "test/a": 1})
+        vehicles = tree(tmp_path / "vehicles", {"train": 1, "bus": 1, "test": 1})
+        assert set(split_folders(parts)) == {"train", "test"}
+        assert split_folders(vehicles) == {}
+        assert list(class_folders(vehicles)) == ["bus", "test", "train"]
+
+    @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_text(""), lambda path: path.mkdir()])
+    def test_no_images_at_all(self, tmp_path: Path, make: Any) -> None:
+        make(tmp_path / "root")
+        with pytest.raises(DataError, match=r"root: .*accepts a folder"):
+            _ = ImageFolderDataModule(str(tmp_path / "root")).num_classes
+
+    def test_one_class_is_too_few(self, tmp_path: Path) -> None:
+        tree(tmp_path, {"a": 3})
+        with pytest.raises(DataError, match="has one class, a; accepts two or more"):
+            _ = ImageFolderDataModule(str(tmp_path)).num_classes
+
+    def test_a_test_class_must_be_known(self, tmp_path: Path) -> None:
+        tree(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 1, "test/stranger": 1})
+        with pytest.raises(DataError, match=r"test: has classes that training has not: stranger"):
+            made(tmp_path)
+
+
+class TestParts:
+    def test_one_tree_is_divided_class_by_class(self, tmp_path: Path) -> None:
+        data = made(tree(tmp_path, {"a": 40, "b": 20}), test_fraction=0.2, val_fraction=0.25)
+        assert (data.num_train, data.num_val, data.num_test) == (36, 12, 12)
+        assert data.class_counts == [24, 12]
+        images = [set(map(bytes, loader.data.images.flatten(1).numpy())) for loader in loaders(data)]
+        assert sum(map(len, images)) == len(set.union(*images)) == 60
+
+    def test_the_seed_decides(self, tmp_path: Path) -> None:
+        tree(tmp_path, {"a": 20, "b": 20})
+        one, again, other = (made(tmp_path, seed=seed) for seed in (1, 1, 2))
+        assert torch.equal(one.test_dataloader().data.images, again.test_dataloader().data.images)
+        assert not torch.equal(one.test_dataloader().data.images, other.test_dataloader().data.images)
+
+    def test_folders_divide_where_they_are(self, tmp_path: Path) -> None:
+        tree(tmp_path, {"train/a": 5, "train/b": 5, "val/a": 2, "val/b": 1, "test/b": 3})
+        data = made(tmp_path, val_fraction=0.5, test_fraction=0.5)
+        assert (data.num_train, data.num_val, data.num_test) == (10, 3, 3)
+        assert data.val_labels.tolist() == [0, 0, 1]
+
+    def test_validation_is_set_aside_where_only_the_test_is_given(self, tmp_path: Path) -> None:
+        data = made(tree(tmp_path, {"train/a": 10, "train/b": 10, "test/b": 3}), val_fraction=0.2)
+        assert (data.num_train, data.num_val, data.num_test) == (16, 4, 3)
+
+    def test_without_validation(self, tmp_path: Path) -> None:
+        data = made(tree(tmp_path, {"a": 10, "b": 10}), val_fraction=0.0)
+        assert data.val_dataloader() == []
+
+
+def loaders(data: ImageFolderDataModule) -> list[Any]:
+    return [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+
+
+class TestImages:
+    @pytest.mark.parametrize("resident", [True, False])
+    def test_sizes_and_kinds_are_brought_to_one(self, tmp_path: Path, resident: bool) -> None:
+        write(tmp_path / "a" / "wide.png", size=(40, 16))
+        write(tmp_path / "a" / "high.jpg", size=(16, 33))
+        write(tmp_path / "b" / "grey.png", size=(64, 64), mode="L")
+        write(tmp_path / "b" / "tiny.gif", size=(3, 5))
+        data = made(tmp_path, resident=resident, val_fraction=0.0, test_fraction=0.25, normalize=False)
+        ((images, _),) = data.train_dataloader()
+        assert images.shape == (3, 3, 16, 16)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+
+    def test_the_middle_is_kept_as_it_is(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a" / "0.png", 5, size=(40, 16))
+        write(tmp_path / "b" / "0.png", 6, size=(40, 16))
+        data = made(tmp_path, resident=True, val_fraction=0.0, test_fraction=0.5)
+        pixels = np.asarray(Image.open(path))[:, 12:28]
+        both = torch.cat([data.train_dataloader().data.images, data.test_dataloader().data.images])
+        assert any(np.array_equal(image.permute(1, 2, 0).numpy(), pixels) for image in both)
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_normalised_training_images_have_mean_0_and_deviation_1(self, tmp_path: Path, channels: int) -> None:
+        tree(tmp_path, {"a": 20, "b": 20}, size=(16, 16))
+        data = made(tmp_path, in_channels=channels, augment=False)
+        images = torch.cat([images for images, _ in data.train_dataloader()])
+        assert torch.allclose(images.mean(dim=(0, 2, 3)), torch.zeros(channels), atol=1e-5)
+        assert torch.allclose(images.std(dim=(0, 2, 3), correction=0), torch.ones(channels), atol=1e-5)
+
+    def test_a_mean_that_is_given_is_used(self, tmp_path: Path) -> None:
+        data = made(tree(tmp_path, {"a": 5, "b": 5}), mean=[0.5] * 3, std=[0.25] * 3)
+        assert data.normalization == ((0.5,) * 3, (0.25,) * 3)
+        plain = made(tmp_path, normalize=False)
+        assert plain.normalization == ((0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.timeout(120)
+class TestFromMemoryAndFromFiles:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        return tree(tmp_path / "set", {"a": 31, "b": 12, "c": 7}, size=(24, 20))
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("settings", [{}, {"balance": True}, {"augment": False}, {"in_channels": 1}])
+    def test_batches_are_the_same_to_the_last_bit(self, root: Path, workers: int, settings: dict[str, Any]) -> None:
+        memory, files = (
+            made(root, resident=True, **settings),
+            made(root, resident=False, num_workers=workers, **settings),
+        )
+        for one, other in zip(loaders(memory), loaders(files), strict=True):
+            assert isinstance(one, BatchLoader)
+            assert isinstance(other, FileLoader)
+            for epoch in (0, 1):
+                one.set_epoch(epoch)
+                other.set_epoch(epoch)
+                for (images, labels), (same, names) in zip(one, other, strict=True):
+                    assert torch.equal(images, same)
+                    assert torch.equal(labels, names)
+                    assert images.stride() == same.stride()
+
+    def test_epochs_differ_and_training_differs_from_what_lies_there(self, root: Path) -> None:
+        loader = made(root, resident=False).train_dataloader()
+        first = torch.cat([images for images, _ in loader])
+        loader.set_epoch(1)
+        assert not torch.equal(first, torch.cat([images for images, _ in loader]))
+
+    def test_auto_keeps_what_fits(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert isinstance(made(root).train_dataloader(), BatchLoader)
+        monkeypatch.setattr("arcface_pl.data.folder.RESIDENT_LIMIT", 50 * 3 * 16 * 16 - 1)
+        assert isinstance(made(root).train_dataloader(), FileLoader)
+        monkeypatch.setattr("arcface_pl.data.folder.RESIDENT_LIMIT", 50 * 3 * 16 * 16)
+        assert isinstance(made(root).train_dataloader(), BatchLoader)
+
+    def test_reading_leaves_the_global_generator_alone(self, root: Path) -> None:
+        loader = made(root, resident=False, num_workers=2).train_dataloader()
+        torch.manual_seed(0)
+        expected = torch.rand(3)
+        torch.manual_seed(0)
+        for _ in loader:
+            pass
+        assert torch.equal(torch.rand(3), expected)
+
+    def test_classes_come_equally_often(self, root: Path) -> None:
+        data = made(root, resident=False, balance=True)
+        labels = torch.cat([labels for _, labels in data.train_dataloader()])
+        counts = torch.bincount(labels)
+        assert int(counts.max() - counts.min()) <= 1
+        assert int(counts.sum()) == data.num_train
+        seen = torch.cat([labels for _, labels in data.test_dataloader()])
+        assert len(seen) == data.num_test
+
+
+@pytest.mark.timeout(120)
+class TestUnreadable:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        root = tree(tmp_path / "set", {"a": 20, "b": 20})
+        (root / "a" / "broken.png").write_bytes((root / "a" / "000.png").read_bytes()[:300])
+        (root / "a" / "empty.jpg").write_bytes(b"")
+        (root / "b" / "text.png").write_text("no picture")
+        return root
+
+    @pytest.mark.parametrize(("resident", "workers"), [(True, 0), (False, 0), (False, 2)])
+    def test_all_of_them_are_named_before_training(self, root: Path, resident: bool, workers: int) -> None:
+        with pytest.raises(DataError) as raised:
+            made(root, resident=resident, num_workers=workers)
+        message = str(raised.value)
+        assert message.startswith("3 of 43 images cannot be read")
+        assert all(name in message for name in ("broken.png", "empty.jpg", "text.png"))
+        assert message.endswith("skip_unreadable: true leaves them out")
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_unchecked_the_first_one_that_is_met_is_named(self, root: Path, workers: int) -> None:
+        data = made(root, resident=False, check_files=False, num_workers=workers, normalize=False)
+        with pytest.raises(DataError, match=r"1 of 8 images cannot be read: .*broken.png"):
+            list(data.train_dataloader())
+
+    @pytest.mark.parametrize("resident", [True, False])
+    def test_they_are_left_out_on_request(self, root: Path, resident: bool, caplog: pytest.LogCaptureFixture) -> None:
+        data = made(root, resident=resident, skip_unreadable=True)
+        assert data.num_train + data.num_val + data.num_test == 40
+        assert sum(len(labels) for _, labels in data.train_dataloader()) == data.num_train
+        assert "3 of 43 images cannot be read" in caplog.text
+        assert "They are left out" in caplog.text
+
+    def test_many_are_counted(self, tmp_path: Path) -> None:
+        root = tree(tmp_path / "set", {"a": 5, "b": 5})
+        for number in range(30):
+            (root / "a" / f"bad{number:02d}.png").write_bytes(b"x")
+        with pytest.raises(DataError, match=r"30 of 40 images cannot be read: .*and 20 more"):
+            made(root, resident=True)
+
+    def test_nothing_is_left(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "x.png").write_bytes(b"x")
+        with pytest.raises(DataError, match="train has no image that can be read"):
+            made(tmp_path, skip_unreadable=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 3}, "image_size: got 3"),
+        ({"in_channels": 4}, "in_channels: got 4"),
+        ({"test_fraction": 0.0}, "test_fraction: got 0.0"),
+        ({"val_fraction": 1.0}, "val_fraction: got 1.0"),
+        ({"num_workers": -1}, "num_workers: got -1"),
+        ({"resident": "yes"}, "resident: got 'yes'"),
+        ({"mean": [0.5] * 3}, "mean and std: got"),
+        ({"mean": [0.5], "std": [0.5]}, "mean: got .*accepts 3 numbers"),
+        ({"mean": [0.5] * 3, "std": [0.5, 0.5, 0.0]}, "std: got .*accepts numbers above 0"),
+        ({"color": 1.0}, "color: got 1.0"),
+        ({"skip_unreadable": True, "check_files": False}, "skip_unreadable: got true, which needs check_files"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageFolderDataModule("images", **settings)
