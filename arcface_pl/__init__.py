@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         shard_head,
     )
     from arcface_pl.module import ArcFaceModule
+    from arcface_pl.recognizer import Recognizer
 
 __all__ = [
     "AdaFaceHead",
@@ -36,6 +37,7 @@ __all__ = [
     "MNISTDataModule",
     "MagFaceHead",
     "NormalizedSoftmaxHead",
+    "Recognizer",
     "ShardedHead",
     "SimpleCNN",
     "SmallResNet",
@@ -53,6 +55,7 @@ _ROOMS = {
     "ImageFolderDataModule": "data",
     "MNISTDataModule": "data",
     "ArcFaceModule": "module",
+    "Recognizer": "recognizer",
 }
 
 

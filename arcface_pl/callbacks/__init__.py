@@ -2,6 +2,7 @@
 
 from arcface_pl.callbacks.angles import AngleHistograms
 from arcface_pl.callbacks.averaging import ExponentialMovingAverage
+from arcface_pl.callbacks.calibration import ThresholdCalibration
 from arcface_pl.callbacks.checkpoint import RunCheckpoint
 from arcface_pl.callbacks.confusion import ConfusionMatrix
 from arcface_pl.callbacks.hyperparameters import HyperParameters
@@ -18,4 +19,5 @@ __all__ = [
     "RunCheckpoint",
     "RunLogger",
     "RunProgressBar",
+    "ThresholdCalibration",
 ]

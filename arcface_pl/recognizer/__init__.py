@@ -1,0 +1,21 @@
+"""Use of a trained model: classes, names enrolled from a few pictures, and folders to take it elsewhere."""
+
+from arcface_pl.recognizer.answers import Classification, Identification, Picture, Thresholds, Verification
+from arcface_pl.recognizer.gallery import Gallery, GalleryError, Match
+from arcface_pl.recognizer.pretrained import PretrainedError
+from arcface_pl.recognizer.recognizer import Recognizer
+from arcface_pl.recognizer.trained import TrainedModel
+
+__all__ = [
+    "Classification",
+    "Gallery",
+    "GalleryError",
+    "Identification",
+    "Match",
+    "Picture",
+    "PretrainedError",
+    "Recognizer",
+    "Thresholds",
+    "TrainedModel",
+    "Verification",
+]

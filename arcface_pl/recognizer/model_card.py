@@ -1,0 +1,111 @@
+"""The model card: what a trained model is, what was measured of it, and how to use it."""
+
+from arcface_pl.calibration import Calibration, OperatingPoint
+from arcface_pl.recognizer.trained import TrainedModel
+
+__all__ = ["model_card"]
+
+# Key as logged, and what it is. Accuracies are fractions, angles degrees.
+_MEASURES = (
+    ("accuracy", "accuracy"),
+    ("loss", "loss"),
+    ("angle/target_mean", "mean angle to the own class"),
+    ("angle/nearest_other_mean", "mean angle to the nearest other class"),
+)
+
+
+def model_card(model: TrainedModel) -> str:
+    """Describe a model in Markdown, with the numbers that were measured and no others.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The text of a ``README.md``.
+    """
+    backbone, head = model.backbone, model.head
+    count = sum(weight.numel() for part in (backbone, head) for weight in part.parameters())
+    return f"""\
+# {type(backbone).__name__} with {type(head).__name__}
+
+Turns a picture into an embedding of {head.embedding_dim} numbers whose directions are near for one class and far for
+two. Trained with arcface_pl{f" on {model.dataset_name}" if model.dataset_name else ""}.
+
+| | |
+|---|---|
+| backbone | {type(backbone).__name__}, {backbone.in_channels} x {backbone.image_size} x {backbone.image_size} |
+| head | {type(head).__name__} |
+| parameters | {count:,} |
+| classes | {_listed(model.class_names)} |
+
+## Measured
+
+{_measured(model.metrics)}
+
+## Thresholds
+
+{_thresholds(model.calibration)}
+
+## Use
+
+```python
+from arcface_pl import Recognizer
+
+recognizer = Recognizer.from_pretrained("path/of/this/folder")
+print(recognizer.classify("picture.png"))
+```
+
+Reading it needs no network and runs nothing that the files name.
+"""
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:20])
+    return f"{len(names):,}: {shown}{', ...' if len(names) > 20 else ''}".replace("|", "\\|").replace("\n", " ")
+
+
+def _measured(metrics: dict[str, float]) -> str:
+    rows = []
+    for key, label in _MEASURES:
+        # Angles of the validation split are logged without its name in front
+        keys = (key if key.startswith("angle") else f"val/{key}", f"test/{key}")
+        if not any(each in metrics for each in keys):
+            continue
+        cells = (_number(key, metrics[each]) if each in metrics else "" for each in keys)
+        rows.append(f"| {label} | {' | '.join(cells)} |")
+    if not rows:
+        return "Nothing was measured."
+    return "\n".join(("| | validation | test |", "|---|---:|---:|", *rows))
+
+
+def _number(key: str, value: float) -> str:
+    if key == "accuracy":
+        return f"{value:.2%}"
+    return f"{value:.1f}\N{DEGREE SIGN}" if key.startswith("angle") else f"{value:.4f}"
+
+
+def _thresholds(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "None was measured: nothing is called unknown."
+    rows = [
+        f"| {label} | {point.threshold:.4f} | {_rate(point)} | {point.tar:.2%} | {point.eer:.2%} |"
+        for label, point in (
+            ("two pictures", calibration.verification),
+            ("class of a picture", calibration.classification),
+        )
+        if point is not None
+    ]
+    return "\n".join(
+        (
+            f"Chosen for a false accept rate of {calibration.far:g} on {calibration.num_images:,} pictures "
+            f"({calibration.source}). Among other classes than these the rate may be higher.",
+            "",
+            "| decision | cosine at least | false accepts | true accepts | equal error rate |",
+            "|---|---:|---:|---:|---:|",
+            *rows,
+        )
+    )
+
+
+def _rate(point: OperatingPoint) -> str:
+    return f"{round(point.far * point.num_impostor):,} of {point.num_impostor:,}"

@@ -1,0 +1,258 @@
+"""Use of a trained model on pictures: embed, compare, recognise trained classes and enrolled names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from arcface_pl.backbones import Backbone
+from arcface_pl.calibration import DEFAULT_FAR, Calibration, Scored, calibrate
+from arcface_pl.heads import Head
+from arcface_pl.recognizer.answers import Classification, Identification, Picture, Thresholds, Verification
+from arcface_pl.recognizer.gallery import Gallery
+from arcface_pl.recognizer.pretrained import read_pretrained, write_pretrained
+from arcface_pl.recognizer.trained import TrainedModel
+
+__all__ = ["Recognizer"]
+
+
+class Recognizer:
+    """A trained model in use: no trainer, no labels.
+
+    A picture is a file, a uint8 tensor (C, H, W) or a PIL image, of any size; it is read and framed as
+    `arcface_pl.preprocessing` says. A uint8 tensor (B, C, S, S) of the network's own size is framed already, as the
+    images of a data set are, and only normalised. Results are on the CPU.
+
+    Args:
+        model: What a checkpoint or a folder holds; see `from_checkpoint` and `from_pretrained`.
+        device: Where the network computes.
+
+    Attributes:
+        model: Networks, preprocessing, names and thresholds.
+        gallery: The enrolled names.
+    """
+
+    def __init__(self, model: TrainedModel, *, device: str | torch.device = "cpu") -> None:
+        self.model = model.to(device)
+        self.gallery = Gallery(model.head.embedding_dim)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        backbone: Backbone | None = None,
+        head: Head | None = None,
+    ) -> Self:
+        """Take the model of a training run.
+
+        Args:
+            path: A checkpoint that `ArcFaceModule` was saved in.
+            device: Where the network computes.
+            backbone: Needed where the checkpoint's backbone is no class of this package.
+            head: Needed where the checkpoint's head is no class of this package.
+
+        Raises:
+            CheckpointError: If the file is damaged, unsafe, or does not fit the classes.
+        """
+        return cls(TrainedModel.from_checkpoint(path, backbone=backbone, head=head), device=device)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
+        """Read what `save_pretrained` wrote: from the disk alone, and without unpickling.
+
+        Args:
+            folder: Holds ``config.json`` and ``model.safetensors``.
+            device: Where the network computes.
+
+        Raises:
+            PretrainedError: If a file is missing, damaged or of another version.
+        """
+        return cls(read_pretrained(folder), device=device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model for use elsewhere: weights, ``config.json``, and a model card with what was measured.
+
+        Args:
+            folder: A new or empty folder, or one written by this method before.
+
+        Raises:
+            PretrainedError: If it cannot be written, or holds something else.
+        """
+        write_pretrained(self.model, folder)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the trained classes, in label order."""
+        return self.model.class_names
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The stored thresholds."""
+        points = self.model.calibration
+        if points is None:
+            return Thresholds(None, None)
+        decision = points.classification
+        return Thresholds(points.verification.threshold, None if decision is None else decision.threshold)
+
+    @property
+    def names(self) -> list[str]:
+        """The enrolled names."""
+        return self.gallery.names
+
+    @torch.inference_mode()
+    def embed(self, images: Picture | Sequence[Picture]) -> Tensor:
+        """Embed pictures.
+
+        Args:
+            images: One picture or several; see the class.
+
+        Returns:
+            (B, D) float32 rows of length one.
+
+        Raises:
+            ImageError: If a file cannot be read.
+            ValueError: If a tensor is no picture.
+        """
+        parts = [F.normalize(self.model.backbone(batch), dim=1).cpu() for batch in self.model.batches(images)]
+        return torch.cat(parts) if parts else torch.empty(0, self.model.head.embedding_dim)
+
+    @torch.inference_mode()
+    def class_scores(self, images: Picture | Sequence[Picture]) -> Tensor:
+        """Compare pictures with the centers of the trained classes.
+
+        Args:
+            images: One picture or several; see the class.
+
+        Returns:
+            (B, C) cosines.
+        """
+        head = self.model.head
+        parts = [head.cosine(self.model.backbone(batch)).cpu() for batch in self.model.batches(images)]
+        return torch.cat(parts) if parts else torch.empty(0, head.num_classes)
+
+    @torch.inference_mode()
+    def classify(self, images: Picture | Sequence[Picture], *, threshold: float | None = None) -> list[Classification]:
+        """Recognise the trained class of pictures.
+
+        Args:
+            images: One picture or several; see the class.
+            threshold: Cosine from which on a class is believed; unset: the stored one.
+
+        Returns:
+            One answer a picture. The class is the head's, which for a `LinearHead` need not have the largest cosine.
+        """
+        threshold = self.thresholds.classification if threshold is None else threshold
+        answers = []
+        for batch in self.model.batches(images):
+            embeddings = self.model.backbone(batch)
+            classes = self.model.head(embeddings).argmax(1, keepdim=True)
+            cosine = self.model.head.cosine(embeddings).gather(1, classes)
+            answers += [
+                Classification(self.class_names[index], score, threshold is not None and score < threshold)
+                for index, score in zip(classes.flatten().tolist(), cosine.flatten().tolist(), strict=True)
+            ]
+        return answers
+
+    def verify(self, a: Picture, b: Picture, *, threshold: float | None = None) -> Verification:
+        """Compare two pictures.
+
+        Args:
+            a: One picture.
+            b: The other.
+            threshold: Cosine from which on they are the same; unset: the stored one.
+        """
+        threshold = self.thresholds.verification if threshold is None else threshold
+        pair = torch.cat((self.embed(a), self.embed(b))).double()
+        assert len(pair) == 2, "verify takes two pictures"
+        # The halved lengths keep small angles exact, where the arc cosine of nearly 1 would not.
+        angle = 2 * torch.atan2((pair[0] - pair[1]).norm(), (pair[0] + pair[1]).norm())
+        cosine = float(angle.cos())
+        return Verification(cosine, float(angle.rad2deg()), None if threshold is None else cosine >= threshold)
+
+    def enroll(self, name: str, images: Picture | Sequence[Picture]) -> int:
+        """Add pictures of ``name`` to the gallery; a name that is there already gets them in addition.
+
+        Args:
+            name: Any text that is not empty.
+            images: At least one picture; one to five are usual.
+
+        Returns:
+            How many pictures the name has now.
+        """
+        self.gallery.add(name, self.embed(images))
+        return self.gallery.counts[name]
+
+    def remove(self, name: str) -> None:
+        """Forget an enrolled name.
+
+        Raises:
+            UserError: If there is no such name.
+        """
+        self.gallery.remove(name)
+
+    def identify(
+        self, images: Picture | Sequence[Picture], *, threshold: float | None = None, num_matches: int = 5
+    ) -> list[Identification]:
+        """Find the enrolled name of pictures, or say that it is none of them.
+
+        Args:
+            images: One picture or several; see the class.
+            threshold: Cosine from which on a name is believed; unset: the stored one for two pictures. Without any,
+                the nearest name is the answer.
+            num_matches: How many names to list, at least 1.
+        """
+        threshold = self.thresholds.verification if threshold is None else threshold
+        answers = []
+        for matches in self.gallery.search(self.embed(images), num_matches):
+            believed = matches and (threshold is None or matches[0].score >= threshold)
+            answers.append(Identification(matches[0].name if believed else None, matches))
+        return answers
+
+    def save_gallery(self, folder: str | Path) -> None:
+        """Write the enrolled names, so that a crash at any moment leaves the old gallery or the new one.
+
+        Raises:
+            GalleryError: If it cannot be written.
+        """
+        self.gallery.save(folder, self.model.fingerprint)
+
+    def load_gallery(self, folder: str | Path) -> None:
+        """Take the enrolled names from a folder, in place of those that are here.
+
+        Raises:
+            GalleryError: If it is missing, damaged, or was made by another model.
+        """
+        self.gallery = Gallery.load(folder, self.model.fingerprint)
+
+    def calibrate(
+        self, images: Sequence[Picture] | Tensor, labels: Sequence[str], *, far: float = DEFAULT_FAR, source: str
+    ) -> Calibration:
+        """Measure the thresholds on pictures of your own, in place of the stored ones.
+
+        Args:
+            images: Pictures that the model was not trained on.
+            labels: The class of each; of two classes at least, one of them with two pictures. Where some are not
+                trained classes, the thresholds are measured on those; see `arcface_pl.calibration.calibrate`.
+            far: False accept rate, in [0, 1].
+            source: What to call these pictures.
+
+        Returns:
+            The new thresholds, with the rates they had on these pictures.
+
+        Raises:
+            ValueError: If a rate is out of range, or the labels make no genuine or no impostor pairs.
+        """
+        classes = {name: index for index, name in enumerate(dict.fromkeys((*self.class_names, *labels)))}
+        index = torch.tensor([classes[label] for label in labels], dtype=torch.int64)
+        embeddings, is_trained = self.embed(images), index < len(self.class_names)
+        parts = [
+            Scored.by(self.model.head, embeddings[rows], index[rows], trained=trained) if rows.any() else None
+            for rows, trained in ((is_trained, True), (~is_trained, False))
+        ]
+        self.model.calibration = calibrate(*parts, far=far, source=source)
+        return self.model.calibration
