@@ -3,7 +3,7 @@
 from arcface_pl.preprocessing.framing import fit_image
 from arcface_pl.preprocessing.normalize import normalize_images
 from arcface_pl.preprocessing.preprocessor import STYLES, Preprocessor, style_of_dataset
-from arcface_pl.preprocessing.reading import MAX_PIXELS, ImageError, read_image
+from arcface_pl.preprocessing.reading import MAX_PIXELS, ImageError, from_pil, read_image
 
 __all__ = [
     "MAX_PIXELS",
@@ -11,6 +11,7 @@ __all__ = [
     "ImageError",
     "Preprocessor",
     "fit_image",
+    "from_pil",
     "normalize_images",
     "read_image",
     "style_of_dataset",

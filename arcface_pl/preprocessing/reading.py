@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arcface_pl.errors import UserError
 
-__all__ = ["MAX_PIXELS", "ImageError", "read_image"]
+__all__ = ["MAX_PIXELS", "ImageError", "from_pil", "read_image"]
 
 MAX_PIXELS = 64_000_000
 """Pixels that a picture may have: telephones take 50 million, and more is rather a mistake or an attack."""
@@ -83,6 +83,29 @@ def read_image(path: str | Path, channels: int, *, max_pixels: int = MAX_PIXELS)
     except _RAISED_OVER_FILES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{path}: it is damaged or of an unknown kind ({reason})") from error
+    return _to_tensor(pixels, channels)
+
+
+def from_pil(image: Image.Image, channels: int) -> Tensor:
+    """Take a picture that is open already as `read_image` takes one from a file.
+
+    Args:
+        image: Of any mode.
+        channels: 1 for grey, 3 for red, green and blue.
+
+    Returns:
+        (channels, H, W) uint8.
+
+    Raises:
+        ImageError: If it cannot be decoded.
+    """
+    try:
+        return _to_tensor(_pixels(_upright(image), channels), channels)
+    except _RAISED_OVER_FILES as error:
+        raise ImageError(f"image: it cannot be decoded ({' '.join(str(error).split())})") from error
+
+
+def _to_tensor(pixels: np.ndarray, channels: int) -> Tensor:
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1).copy())
 
 

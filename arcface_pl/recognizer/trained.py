@@ -16,7 +16,7 @@ from arcface_pl.backbones import BACKBONES, Backbone
 from arcface_pl.calibration import Calibration
 from arcface_pl.checkpoint import CheckpointError, read_checkpoint
 from arcface_pl.heads import HEADS, Head
-from arcface_pl.preprocessing import Preprocessor, normalize_images, read_image
+from arcface_pl.preprocessing import Preprocessor, from_pil, normalize_images, read_image
 from arcface_pl.recognizer.answers import Picture
 from arcface_pl.specs import build
 
@@ -130,6 +130,8 @@ class TrainedModel:
     def _read(self, picture: Picture) -> Tensor:
         if isinstance(picture, Tensor):
             return picture[None] if picture.ndim == 2 else picture
+        if isinstance(picture, Image.Image):
+            return from_pil(picture, self.preprocessor.in_channels)
         return read_image(picture, self.preprocessor.in_channels)
 
     @cached_property
