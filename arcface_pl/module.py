@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,6 +16,8 @@ from torch.optim import Optimizer
 from arcface_pl.backbones import BACKBONES, Backbone
 from arcface_pl.checkpoint import CheckpointError, read_checkpoint
 from arcface_pl.checkpoint_io import DurableCheckpointIO
+from arcface_pl.exactness import check_exact, exact_facts
+from arcface_pl.finite import FiniteGuard
 from arcface_pl.heads import HEADS, Head, ShardedHead, shard_head
 from arcface_pl.large_heads import check_trainer, shared_states, whole_states
 from arcface_pl.schedules import Schedule
@@ -55,6 +58,8 @@ class ArcFaceModule(L.LightningModule):
             needs ``update_head_in_backward``.
         update_head_in_backward: Move the class centers by SGD inside the backward pass, with the rate, momentum and
             weight decay of their parameter group, so that their gradient is never kept.
+        num_threads: CPU threads of each process while training, at least 1, since gradients differ in their last bit
+            between numbers of threads; unset: what torch has.
 
     Raises:
         ValueError: If head and backbone disagree on the embeddings' width, or a rate is out of range.
@@ -71,6 +76,7 @@ class ArcFaceModule(L.LightningModule):
         shard_head: bool = False,
         head_sample_rate: float = 1.0,
         update_head_in_backward: bool = False,
+        num_threads: int | None = None,
     ) -> None:
         super().__init__()
         if backbone.embedding_dim != head.embedding_dim:
@@ -82,6 +88,8 @@ class ArcFaceModule(L.LightningModule):
             raise ValueError(f"head_lr: got {head_lr!r}, but it takes a finite number above 0")
         if not 0.0 < head_sample_rate <= 1.0:
             raise ValueError(f"head_sample_rate: got {head_sample_rate!r}, but it takes a share in (0, 1]")
+        if num_threads is not None and num_threads < 1:
+            raise ValueError(f"num_threads: got {num_threads!r}, but it takes a whole number of at least 1")
         self.backbone = backbone
         self.head = head
         self.optimizer = optimizer
@@ -91,7 +99,9 @@ class ArcFaceModule(L.LightningModule):
         self.shard_head = shard_head
         self.head_sample_rate = head_sample_rate
         self.update_head_in_backward = update_head_in_backward
+        self.num_threads = num_threads
         self.data_facts: dict[str, Any] = {}
+        self._guard = FiniteGuard(deferred=False)
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         self.example_input_array = torch.zeros(1, backbone.in_channels, backbone.image_size, backbone.image_size)
@@ -120,6 +130,8 @@ class ArcFaceModule(L.LightningModule):
         if stage == "fit":
             self.check_trainer(self.trainer)
             self._share_head()
+            if self.num_threads is not None:  # after the launcher of processes, which has an opinion of its own
+                torch.set_num_threads(self.num_threads)
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
             return
@@ -159,6 +171,10 @@ class ArcFaceModule(L.LightningModule):
         """Check labels again: whoever calls the head now is not the Trainer."""
         self.head.check_labels = True
 
+    def on_train_start(self) -> None:
+        """Watch over losses and gradients: a CPU can be asked at once, other devices would have to be waited for."""
+        self._guard = FiniteGuard(deferred=self.device.type != "cpu")
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what the step will draw (dropout) by where the run is, so that a resumed run draws the same."""
         seed_draws(self.device, derive_seed(run_seed(), "step", self.current_epoch, batch_idx, self.global_rank))
@@ -169,9 +185,20 @@ class ArcFaceModule(L.LightningModule):
         epoch = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
         self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed())
         loss = self.head.loss(self(images), labels)
+        self._guard.see_loss(loss, self.global_step)
         if (self.global_step + 1) % self._log_interval == 0:
             self.log("train/loss", loss, prog_bar=True)
+            self._guard.report()
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Let no gradient pass that is not finite."""
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        self._guard.before_step(optimizer, self.global_step, scaled)
+
+    def on_train_epoch_end(self) -> None:
+        """Say what was masked since the last logged step."""
+        self._guard.report()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Score a batch of whatever the data module validates on."""
@@ -229,13 +256,18 @@ class ArcFaceModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a later user needs of the data: its module, class names, normalisation, seed."""
+        self._guard.report()
         checkpoint["data"] = self.data_facts
+        checkpoint["exact"] = exact_facts(self)
         if isinstance(self.head, ShardedHead):
             whole_states(checkpoint, self.head, self._center_position)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
+        """Take it back; where training goes on, only if it goes on exactly."""
         self.data_facts = checkpoint.get("data", {})
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            allowed = getattr(getattr(self.trainer, "datamodule", None), "allow_inexact_resume", False)
+            check_exact(checkpoint.get("exact", {}), exact_facts(self), allowed)
         if isinstance(self.head, ShardedHead):
             shared_states(checkpoint, self.head, self._center_position)
 

@@ -7,6 +7,7 @@ from arcface_pl.callbacks.checkpoint import RunCheckpoint
 from arcface_pl.callbacks.confusion import ConfusionMatrix
 from arcface_pl.callbacks.hyperparameters import HyperParameters
 from arcface_pl.callbacks.logger import RunLogger
+from arcface_pl.callbacks.processes import EndTogether
 from arcface_pl.callbacks.progress import RunProgressBar
 from arcface_pl.callbacks.projector import EmbeddingProjector
 
@@ -14,6 +15,7 @@ __all__ = [
     "AngleHistograms",
     "ConfusionMatrix",
     "EmbeddingProjector",
+    "EndTogether",
     "ExponentialMovingAverage",
     "HyperParameters",
     "RunCheckpoint",

@@ -1,13 +1,14 @@
 """What a run picks by itself where a setting says auto; the choice is printed, and saved as if it had been typed."""
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["choose_precision", "cpu_quota"]
+__all__ = ["choose_precision", "choose_threads", "cpu_quota"]
 
 # Instructions that multiply bfloat16. On a Xeon with both, a step of a network like SmallResNet took 0.47 of the time it takes
 # in float32; without them bfloat16 is emulated, and several times slower (pytorch#183815).
@@ -30,6 +31,25 @@ def choose_precision(accelerator: str, instructions: Mapping[str, Any] | None = 
         return "32-true"
     capabilities = torch.cpu.get_capabilities() if instructions is None else instructions
     return "bf16-mixed" if any(capabilities.get(name) for name in BF16_INSTRUCTIONS) else "32-true"
+
+
+def choose_threads(devices: Any = 1) -> int:
+    """Choose the CPU threads of each process: $OMP_NUM_THREADS, or what affinity and control group allow all of them.
+
+    The load of the machine has no say, since results differ in their last bits between numbers of threads.
+
+    Args:
+        devices: The Trainer's: a number is that of the processes that share this machine.
+
+    Returns:
+        At least 1.
+    """
+    threads = torch.get_num_threads()
+    if "OMP_NUM_THREADS" in os.environ:
+        return threads
+    quota = cpu_quota()
+    processes = devices if isinstance(devices, int) and devices > 0 else 1
+    return max(1, (threads if quota is None else min(threads, quota)) // processes)
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:

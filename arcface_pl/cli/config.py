@@ -251,6 +251,9 @@ def parse_command_line(args: Sequence[str], trainer_arguments: Iterable[str]) ->
         if name in SWITCHES and not equals:
             request.switches.add(name)
             continue
+        if name == "allow_inexact_resume":
+            request.flags.append((f"data.{name}", value if equals else "true"))
+            continue
         root = name.split(".")[0].rstrip("+")
         if root in trainer_arguments:
             name = f"trainer.{name}"
@@ -271,7 +274,7 @@ def parse_command_line(args: Sequence[str], trainer_arguments: Iterable[str]) ->
 
 
 def _known_flags(trainer_arguments: Iterable[str]) -> list[str]:
-    return [*SECTIONS, "config", "ckpt_path", *SWITCHES, *trainer_arguments]
+    return [*SECTIONS, "config", "ckpt_path", "allow_inexact_resume", *SWITCHES, *trainer_arguments]
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

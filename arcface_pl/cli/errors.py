@@ -1,6 +1,7 @@
 """Turning what the libraries raise over a user's mistake into one clear line."""
 
 import argparse
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +9,12 @@ from contextlib import contextmanager
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from arcface_pl.cli.config import SettingsError
+from arcface_pl.errors import UserError
 
-__all__ = ["settings_errors"]
+__all__ = ["file_errors", "settings_errors"]
+
+# What a user can mend: a full or read-only disk, a quota, a limit, a permission, a file where a folder belongs.
+_MENDABLE = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "EEXIST", "ENOENT", "EIO"}
 
 # What building the parser, the modules and the Trainer raises over a setting.
 _RAISED_OVER_SETTINGS = (
@@ -39,6 +44,21 @@ def settings_errors(key: str = "") -> Iterator[None]:
             # "margin must be ..." becomes "model.head.margin must be ...", anything else "model.head: ..."
             message = f"{key}.{message}" if re.match(r"[a-z_]+(:| must )", message) else f"{key}: {message}"
         raise SettingsError(message) from error
+
+
+@contextmanager
+def file_errors() -> Iterator[None]:
+    """Turn what the system refuses to read or write into a `UserError` of one line.
+
+    Raises:
+        UserError: Names the file where the system does, and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if errno.errorcode.get(error.errno or 0) not in _MENDABLE:
+            raise
+        raise UserError(f"{error.filename or 'a file of the run'}: {error.strerror}") from error
 
 
 def _explain(message: str) -> str:

@@ -9,11 +9,14 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.cli import SaveConfigCallback
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-__all__ = ["announce", "conclude", "exact", "table", "versions", "write_json"]
+from arcface_pl.durable import replacing
+
+__all__ = ["SaveConfig", "announce", "conclude", "exact", "table", "versions", "write_json"]
 
 # Key as logged on the validation and on the test split, and what it is.
 _MEASURES = (
@@ -48,7 +51,7 @@ def announce(console: Console, trainer: L.Trainer, module: Any, datamodule: Any,
         "model", f"{type(module.backbone).__name__} -> {head.embedding_dim} -> {type(head).__name__} ({settings})"
     )
     rows.add_row("parameters", f"{sum(sizes):,} ({sizes[0]:,} + {sizes[1]:,} in the head)")
-    rows.add_row("device", _describe_devices(trainer))
+    rows.add_row("device", _describe_devices(trainer, module.num_threads))
     rows.add_row("precision", str(trainer.precision))
     # trainer.log_dir would wait for the other processes, which are not there before fit.
     folder = trainer.logger.log_dir if trainer.logger else None
@@ -69,12 +72,12 @@ def _describe_data(datamodule: Any) -> str:
     return f"{datamodule.dataset_name}{without}: {counts} ({datamodule.batch_size} images a step and process)"
 
 
-def _describe_devices(trainer: L.Trainer) -> str:
+def _describe_devices(trainer: L.Trainer, num_threads: int | None) -> str:
     kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
     name = torch.cuda.get_device_name() if kind == "CUDA" else kind
     if trainer.world_size > 1:
         return f"{trainer.world_size} x {name}, {type(trainer.strategy).__name__}"
-    return f"{name}, {torch.get_num_threads()} thread(s)" if kind == "CPU" else name
+    return f"{name}, {num_threads or torch.get_num_threads()} thread(s)" if kind == "CPU" else name
 
 
 def table(console: Console, results: dict[str, Any], datamodule: Any) -> None:
@@ -116,4 +119,20 @@ def conclude(console: Console, results: dict[str, Any], folder: Path, datamodule
 def write_json(path: Path, results: dict[str, Any]) -> None:
     """Write ``results``, readable by a person."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    with replacing(path) as file:
+        file.write((json.dumps(results, indent=2) + "\n").encode())
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml into the run's folder: whole, since a resumed run writes over the one that it goes on with."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Wait: the checkpoint may yet refuse to go on with these settings."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write it."""
+        folder = trainer.log_dir  # a collective call: every process makes it
+        if trainer.is_global_zero and folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with replacing(Path(folder) / self.config_filename) as file:
+                file.write(self.parser.dump(self.config, skip_none=False).encode())

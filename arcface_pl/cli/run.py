@@ -3,6 +3,8 @@
 import csv
 import inspect
 import logging
+import os
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -17,11 +19,14 @@ from rich.console import Console
 from arcface_pl import data as data_room
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
+from arcface_pl.callbacks.stopping import Stopped, end_at_once, restore
 from arcface_pl.checkpoint import CheckpointError, read_checkpoint
 from arcface_pl.cli import report
-from arcface_pl.cli.automatic import choose_precision, cpu_quota
+from arcface_pl.cli.automatic import choose_precision, choose_threads
 from arcface_pl.cli.config import BASE_CONFIG, SettingsError, merge, parse_command_line, read_config
+from arcface_pl.cli.errors import file_errors
 from arcface_pl.cli.process import keep_freed_memory
+from arcface_pl.cli.resume import find_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI, class_path
 from arcface_pl.heads import HEADS
 
@@ -45,34 +50,49 @@ def run(command: str, args: Sequence[str]) -> None:
     request = parse_command_line(args, TRAINER_ARGUMENTS)
     base = read_config(BASE_CONFIG)
     settings = request.layers_over(base)
-    checkpoint = _find_checkpoint(request.ckpt_path, settings["trainer"].get("default_root_dir"))
+    checkpoint = find_checkpoint(request.ckpt_path, settings["trainer"].get("default_root_dir"))
     if command != "fit" and checkpoint is None:
-        raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last or best")
+        raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
     if checkpoint is not None:
-        layer = _settings_of_run(checkpoint) if command == "fit" else _settings_of_checkpoint(checkpoint)
+        layer = settings_of_run(checkpoint) if command == "fit" else _settings_of_checkpoint(checkpoint)
         settings = request.layers_over(merge(base, layer))
     if command != "fit":
         settings["trainer"]["logger"] = False
     if settings["trainer"].get("precision") == "auto":
         settings["trainer"]["precision"] = choose_precision(settings["trainer"].get("accelerator"))
+    threads = settings["model"].get("num_threads") or choose_threads(settings["trainer"].get("devices"))
+    if command == "fit":
+        settings["model"]["num_threads"] = threads
+    else:
+        torch.set_num_threads(threads)
     _hush()
     keep_freed_memory()
-    quota = cpu_quota()
-    if quota is not None and quota < torch.get_num_threads():
-        torch.set_num_threads(quota)
     cli = ArcFaceCLI(settings)
-    if "help_all" in request.switches:
+    handlers = end_at_once()
+    try:
+        with file_errors():
+            _perform(command, cli, checkpoint, request.switches)
+    except Stopped as stop:
+        if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            print(f"stopped by {stop.signum.name}; --ckpt_path last goes on from here", file=sys.stderr)  # noqa: T201
+        raise
+    finally:
+        restore(handlers)
+    if dist.is_available() and dist.is_initialized():
+        # Left to the interpreter's end, the group's threads may outlive what they use and abort the process.
+        dist.destroy_process_group()
+
+
+def _perform(command: str, cli: ArcFaceCLI, checkpoint: Path | None, switches: set[str]) -> None:
+    if "help_all" in switches:
         cli.parser.print_help()
-    elif "print_config" in request.switches:
+    elif "print_config" in switches:
         print(cli.parser.dump(cli.config, skip_none=False), end="")  # noqa: T201
     elif command == "fit":
         _fit(cli, checkpoint)
     else:
         assert checkpoint is not None
         _evaluate(command, cli, checkpoint)
-    if dist.is_available() and dist.is_initialized():
-        # Left to the interpreter's end, the group's threads may outlive what they use and abort the process.
-        dist.destroy_process_group()
 
 
 def _hush() -> None:
@@ -85,26 +105,6 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     # Evaluation has no use for what averages weights or keeps checkpoints while training.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
-
-
-def _find_checkpoint(asked: str | None, root: str | None) -> Path | None:
-    if asked is None:
-        return None
-    if asked not in ("last", "best"):
-        if not Path(asked).is_file():
-            raise SettingsError(f"--ckpt_path {asked}: there is no such file; accepts a path, last or best")
-        return Path(asked)
-    runs = Path(root or ".") / "lightning_logs"
-    found = sorted(runs.glob(f"*/checkpoints/{asked}.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise SettingsError(f"--ckpt_path {asked}: no run under {runs} has a checkpoints/{asked}.ckpt")
-    return found[-1]
-
-
-def _settings_of_run(checkpoint: Path) -> dict[str, Any]:
-    """A resumed run goes on with its own settings."""
-    config = checkpoint.parent.parent / "config.yaml"
-    return read_config(config) if config.is_file() else {}
 
 
 def _settings_of_checkpoint(path: Path) -> dict[str, Any]:

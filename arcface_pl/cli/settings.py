@@ -10,12 +10,13 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch import loggers as lightning_loggers
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from arcface_pl import callbacks, data, schedules
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.cli.config import SettingsError, import_class, unknown
 from arcface_pl.cli.errors import settings_errors
+from arcface_pl.cli.report import SaveConfig
 from arcface_pl.heads import HEADS
 from arcface_pl.module import ArcFaceModule
 
@@ -62,7 +63,7 @@ class ArcFaceCLI(LightningCLI):
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False},
             # Without a logger there is no run's folder, and the config would be left wherever one happens to be.
-            save_config_callback=SaveConfigCallback if settings["trainer"].get("logger") else None,
+            save_config_callback=SaveConfig if settings["trainer"].get("logger") else None,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # it would have checkpoints name classes to import

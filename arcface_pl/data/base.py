@@ -260,7 +260,7 @@ class ImageDataModule(LightningDataModule, ABC):
             return
         message = f"the run cannot be resumed exactly. {'; '.join(differences)}"
         if not self.allow_inexact_resume:
-            raise DataError(f"{message}. Accepts the checkpoint's own values, or allow_inexact_resume: true")
+            raise DataError(f"{message}. Accepts the checkpoint's own values, or --allow_inexact_resume")
         _LOG.warning("%s. Its coming batches are not those of the uninterrupted run.", message)
 
     @property

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from arcface_pl.finite import NonFiniteError
+
 __all__ = ["InBackwardSGD"]
 
 
@@ -43,10 +45,18 @@ class InBackwardSGD:
 
         Args:
             rows: Of the weight: a slice, or indices without a double.
-            grad: (n, D), which may be overwritten.
+            grad: (n, D), which may be overwritten. One that is not finite moves nothing.
+
+        Raises:
+            NonFiniteError: On a CPU, if it is not finite; elsewhere asking would wait for the device.
         """
         group = self.optimizer.param_groups[self._number]
         centers, step = self.weight[rows], grad.to(self.weight.dtype)
+        finite = torch.isfinite(torch.linalg.vector_norm(step))
+        if step.device.type != "cpu":
+            step = step.masked_fill(~finite, 0.0)
+        elif not finite:
+            raise NonFiniteError("a gradient of the class centers is not finite")
         if decay := group.get("weight_decay", 0):
             step.add_(centers, alpha=decay)
         if momentum := group.get("momentum", 0):

@@ -62,7 +62,7 @@ def test_an_overlay_changes_a_callback_of_the_base(base: dict) -> None:
     entry = {"class_path": "RunCheckpoint", "init_args": {"mode": "min"}}
     merged = merge(base, {"trainer": {"callbacks": [entry]}})["trainer"]["callbacks"]
     (checkpoint,) = [node for node in merged if node["class_path"].endswith("RunCheckpoint")]
-    assert checkpoint["init_args"] == {"monitor": "val/accuracy", "mode": "min"}
+    assert checkpoint["init_args"] == {"monitor": "val/accuracy", "mode": "min", "every_n_minutes": 10.0}
 
 
 def test_merging_changes_neither_layer(base: dict) -> None:

@@ -31,7 +31,7 @@ def test_fit_leaves_what_it_promises(in_folder: Path, capsys: pytest.CaptureFixt
     printed = capsys.readouterr().out
     run = in_folder / "lightning_logs" / "version_0"
     left = results(in_folder)
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     assert left["dataset"] == "digits"
     assert left["num_parameters"] == 420_352 + 1_280
     assert left["seed"] == 0

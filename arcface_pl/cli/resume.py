@@ -1,0 +1,70 @@
+"""Which checkpoint ``--ckpt_path`` means, and the settings that its run goes on with."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from arcface_pl.checkpoint import CheckpointError, read_checkpoint
+from arcface_pl.cli.config import SettingsError, read_config
+
+__all__ = ["find_checkpoint", "settings_of_run"]
+
+NAMES = ("last", "last-good", "best")
+
+
+def find_checkpoint(asked: str | None, root: str | None) -> Path | None:
+    """Find it.
+
+    Args:
+        asked: A path; or last, best or last-good, of the newest run that has one: the newest whole checkpoint of it.
+        root: Folder that holds lightning_logs/; unset: the current one.
+
+    Returns:
+        Its path, or None where none was asked for.
+
+    Raises:
+        SettingsError: If there is none.
+        CheckpointError: If the one that a name stands for is damaged: names the newest that is not.
+    """
+    if asked is None:
+        return None
+    if asked not in NAMES:
+        if not Path(asked).is_file():
+            raise SettingsError(f"--ckpt_path {asked}: there is no such file; accepts a path, {', '.join(NAMES)}")
+        return Path(asked)
+    runs = Path(root or ".") / "lightning_logs"
+    found = _newest_first(runs.glob(f"*/checkpoints/{'*' if asked == 'last-good' else asked}.ckpt"))
+    if not found:
+        wanted = "a checkpoint" if asked == "last-good" else f"a checkpoints/{asked}.ckpt"
+        raise SettingsError(f"--ckpt_path {asked}: no run under {runs} has {wanted}")
+    try:
+        read_checkpoint(found[0])
+    except CheckpointError as error:
+        good = _newest_good(found[0].parent)
+        if asked == "last-good" and good is not None:
+            return good
+        remedy = "no other of its run is whole" if good is None else f"{good} is whole: --ckpt_path last-good takes it"
+        raise CheckpointError("--ckpt_path " + asked, str(error).rpartition(";")[0], remedy) from error
+    return found[0]
+
+
+def settings_of_run(checkpoint: Path) -> dict[str, Any]:
+    """Return the settings of a checkpoint's run, but not the leave that an earlier resume of it was given."""
+    config = checkpoint.parent.parent / "config.yaml"
+    settings = read_config(config) if config.is_file() else {}
+    (settings.get("data") or {}).get("init_args", {}).pop("allow_inexact_resume", None)
+    return settings
+
+
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _newest_good(folder: Path) -> Path | None:
+    for path in _newest_first(folder.glob("*.ckpt")):
+        try:
+            read_checkpoint(path)
+        except CheckpointError:
+            continue
+        return path
+    return None
