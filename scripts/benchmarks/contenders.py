@@ -1,0 +1,254 @@
+"""Who runs in `fit.py`, each in a process of its own: trains, and prints what the watch saw as one line of JSON."""
+
+import cProfile
+import json
+import logging
+import pstats
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from document import DocumentCNN, DocumentLoss, DocumentModule, document_loader
+from torch import Tensor
+from torch.nn import functional as F
+
+from arcface_pl import MNISTDataModule
+from arcface_pl.cli.automatic import choose_precision
+from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
+from arcface_pl.cli.process import keep_freed_memory
+from arcface_pl.cli.settings import ArcFaceCLI
+
+__all__ = ["CONTENDERS", "Task", "Watch"]
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@dataclass
+class Task:
+    """What a contender is to do."""
+
+    contender: str
+    data_dir: str
+    threads: int
+    num_images: int = 60_000
+    epochs: int = 1
+    batch_size: int = 64
+    looks: int = 0
+    """How often an epoch the test set is looked at, with the clock stopped."""
+    profile: bool = False
+
+
+@dataclass
+class Watch:
+    """Clocks training, and stops while the test set is looked at."""
+
+    steps_an_epoch: int
+    looks: int
+    accuracy: Callable[[], float]
+    seconds: float = 0.0
+    steps: int = 0
+    curve: list[tuple[float, float, float]] = field(default_factory=list)
+    """Epochs, training seconds and honest test accuracy at each look."""
+    _begun: float = 0.0
+
+    def start(self) -> None:
+        """Begin before the first batch is fetched."""
+        self._begun = time.perf_counter()
+
+    def step(self) -> None:
+        """Count a step; look at the test set where a tenth of an epoch is full."""
+        self.seconds += time.perf_counter() - self._begun
+        self.steps += 1
+        done = self.steps * self.looks
+        if done // self.steps_an_epoch > (done - self.looks) // self.steps_an_epoch:
+            self.curve.append((self.steps / self.steps_an_epoch, self.seconds, self.accuracy()))
+        self.start()
+
+
+class WatchSteps(L.Callback):
+    """Lets the watch follow a Trainer."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start at each epoch: what lies between two of them is validation and checkpoints."""
+        self.watch.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Count."""
+        self.watch.step()
+
+
+class FirstStep(L.Callback):
+    """Says when the first step was done; `fit.py` puts it into a run of scripts/fit.py."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Print the time and leave."""
+        print(f"first step at {time.time()}", flush=True)
+        trainer.should_stop = True
+
+
+def honest(network: torch.nn.Module, weight: Callable[[], Tensor], normalize: tuple[float, float]) -> Callable:
+    """Return what measures a network's accuracy on the test set without its seeing a label."""
+    data = MNISTDataModule(TASK.data_dir, dataset="mnist", val_fraction=0.0, augment=False, seed=0)
+    data.prepare_data()
+    images, labels = data.load()[1]
+    mean, std = normalize
+
+    @torch.no_grad()
+    def accuracy() -> float:
+        network.eval()
+        right = 0
+        for part, truth in zip(images.split(500), labels.split(500), strict=True):
+            pixels = ((part.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+            cosine = F.normalize(network(pixels).float(), dim=1) @ F.normalize(weight().float(), dim=1).T
+            right += int((cosine.argmax(1) == truth).sum())
+        network.train()
+        return right / len(labels)
+
+    return accuracy
+
+
+def document_loop(task: Task) -> Watch:
+    """Train as the source document does: one PIL image at a time through a DataLoader, in a plain loop."""
+    loader = document_loader(task.data_dir, task.num_images)
+    network, loss_function = DocumentCNN(), DocumentLoss()
+    optimizer = torch.optim.Adam([*network.parameters(), *loss_function.parameters()], lr=0.001)
+    watch = Watch(len(loader), task.looks, honest(network, lambda: loss_function.weight.T, (0.0, 1.0)))
+    for _ in range(task.epochs):
+        watch.start()
+        for batch, labels in loader:
+            optimizer.zero_grad()
+            loss_function(network(batch), labels).backward()
+            optimizer.step()
+            watch.step()
+    return watch
+
+
+def document_trainer(task: Task) -> Watch:
+    """Train the same in Lightning with its stock DataLoader and defaults."""
+    loader, module = document_loader(task.data_dir, task.num_images), DocumentModule()
+    accuracy = honest(module.network, lambda: module.loss_function.weight.T, (0.0, 1.0))
+    watch = Watch(len(loader), task.looks, accuracy)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=task.epochs, callbacks=[WatchSteps(watch)], enable_checkpointing=False
+    )
+    trainer.fit(module, loader)
+    return watch
+
+
+def same_network(task: Task, precision: str = "32-true") -> Any:
+    """Build this project's Trainer, module and data with the document's network, optimiser and rate."""
+    settings = merge(read_config(BASE_CONFIG), read_config(CONFIGS / "source.yaml"))
+    settings["data"]["init_args"] |= {"watch_test": False, "batch_size": task.batch_size}
+    settings["model"]["head"]["init_args"]["extension"] = "monotone"
+    settings["model"]["optimizer"]["init_args"]["fused"] = True
+    settings["trainer"]["precision"] = precision
+    return build(task, settings)
+
+
+def recipe(name: str) -> Callable[[Task], Any]:
+    """Return what builds Trainer, module and data from a config beside scripts/fit.py."""
+    return lambda task: build(task, merge(read_config(BASE_CONFIG), read_config(CONFIGS / f"{name}.yaml")))
+
+
+def build(task: Task, settings: dict[str, Any]) -> Any:
+    """Fit a config to the task: number of images and epochs, no files but TensorBoard's."""
+    data, trainer = settings["data"]["init_args"], settings["trainer"]
+    data |= {"data_dir": task.data_dir, "dataset": "mnist", "val_fraction": 0.0}
+    precision = choose_precision("cpu") if trainer["precision"] == "auto" else trainer["precision"]
+    trainer |= {"accelerator": "cpu", "precision": precision, "enable_checkpointing": False, "max_epochs": task.epochs}
+    trainer["limit_train_batches"] = -(-task.num_images // data["batch_size"])
+    trainer["default_root_dir"] = task.data_dir
+    trainer["logger"]["init_args"]["log_graph"] = False
+    return ArcFaceCLI(settings)
+
+
+def under_trainer(make: Callable[[Task], Any]) -> Callable[[Task], Watch]:
+    """Return a contender that trains with this project's Trainer, bar, logger and callbacks as scripts/fit.py does."""
+
+    def contender(task: Task) -> Watch:
+        keep_freed_memory()
+        cli = make(task)
+        (mean,), (std,) = cli.datamodule.normalization
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=str(cli.trainer.precision) == "bf16-mixed")
+        accuracy = honest(cli.model, lambda: cli.model.head.weight, (mean, std))
+
+        def in_its_precision() -> float:
+            with autocast:
+                return accuracy()
+
+        watch = Watch(int(cli.trainer.limit_train_batches), task.looks, in_its_precision)
+        cli.trainer.callbacks.append(WatchSteps(watch))
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        return watch
+
+    return contender
+
+
+def bare_loop(task: Task) -> Watch:
+    """Train on this project's batches, module and optimiser without a Trainer."""
+    keep_freed_memory()
+    cli = same_network(task)
+    module, data = cli.model, cli.datamodule
+    data.trainer = None
+    data.prepare_data()
+    data.setup("fit")
+    module.head.check_labels = False
+    module.lr_schedule = None
+    loader, optimizer = data.train_dataloader(), module.configure_optimizers()
+    watch = Watch(int(cli.trainer.limit_train_batches), 0, lambda: 0.0)
+    for epoch in range(task.epochs):
+        loader.set_epoch(epoch)
+        watch.start()
+        for images, labels in loader:
+            optimizer.zero_grad()
+            module.head.loss(module(images), labels).backward()
+            optimizer.step()
+            watch.step()
+            if watch.steps == (epoch + 1) * watch.steps_an_epoch:
+                break
+    return watch
+
+
+CONTENDERS: dict[str, Callable[[Task], Watch]] = {
+    "document": document_loop,
+    "lightning": document_trainer,
+    "same network": under_trainer(same_network),
+    "same network, own precision": under_trainer(lambda task: same_network(task, choose_precision("cpu"))),
+    "fast": under_trainer(recipe("fast")),
+    "accurate": under_trainer(recipe("accurate")),
+    "bare loop": bare_loop,
+}
+
+
+def main() -> None:
+    """Do the task given as JSON."""
+    torch.set_num_threads(TASK.threads)
+    torch.manual_seed(0)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    profiler = cProfile.Profile()
+    if TASK.profile:
+        profiler.enable()
+    watch = CONTENDERS[TASK.contender](TASK)
+    profiler.disable()
+    if TASK.profile:
+        pstats.Stats(profiler, stream=sys.stdout).sort_stats("tottime").print_stats(30)
+    images = watch.steps / watch.steps_an_epoch * TASK.num_images
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024) / 1000
+    seen = {"seconds": watch.seconds, "images": images, "steps": watch.steps, "peak_gb": peak, "curve": watch.curve}
+    print(json.dumps({"task": asdict(TASK), **seen}))
+
+
+if __name__ == "__main__":
+    TASK = Task(**json.loads(sys.argv[1]))
+    main()

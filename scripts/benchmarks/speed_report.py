@@ -1,0 +1,197 @@
+"""Tables and plot of what `fit.py` measured."""
+
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+__all__ = ["draw", "markdown"]
+
+Seen = dict[str, Any]
+GOALS = (0.97, 0.98, 0.99, 0.993)
+TITLES = {
+    "document": "the document's loop",
+    "lightning": "the same in stock Lightning",
+    "same network": "this project, same network",
+    "same network, own precision": "the same, its own batch and precision",
+    "fast": "this project, fast.yaml",
+    "bare loop": "a bare loop over its batches",
+}
+# Okabe and Ito's colours, told apart by every eye; marker and stroke differ as well.
+STYLES = {
+    "document": ("#D55E00", "s", "--"),
+    "lightning": ("#CC79A7", "^", ":"),
+    "same network": ("#0072B2", "o", "-"),
+    "fast": ("#009E73", "D", "-"),
+}
+
+
+def spread(values: Iterable[float], digits: int = 2) -> str:
+    """Write median and range."""
+    values = list(values)
+    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def grouped(seen: list[Seen], key: Callable[[Seen], Any]) -> dict[Any, list[Seen]]:
+    """Collect the rounds of each task, in the order in which tasks first came."""
+    groups: dict[Any, list[Seen]] = {}
+    for each in seen:
+        groups.setdefault(key(each), []).append(each)
+    return groups
+
+
+def rows_of(head: str, body: Iterable[str]) -> list[str]:
+    """Lay out a Markdown table: the first column to the left, the others to the right."""
+    return [head, "|---|" + "---:|" * (head.count("|") - 2), *body, ""]
+
+
+def throughput(seen: list[Seen]) -> list[str]:
+    """Compare images a second with the document's loop, which runs first."""
+    lines, first = [], 0.0
+    for (contender, size), rounds in grouped(
+        seen, lambda each: (each["task"]["contender"], each["task"].get("batch_size", 64))
+    ).items():
+        rate = statistics.median(each["images"] / each["seconds"] for each in rounds)
+        first = first or rate
+        seconds = spread(each["seconds"] for each in rounds)
+        memory = statistics.median(each["peak_gb"] for each in rounds)
+        lines.append(f"| {TITLES[contender]} | {size} | {seconds} | {rate:,.0f} | {rate / first:.2f} | {memory:.2f} |")
+    return rows_of("| one epoch | batch | seconds (range) | images/s | x document | peak GB |", lines)
+
+
+def seconds_to(curve: list[list[float]], goal: float) -> float | None:
+    """Return the training seconds at the first look that shows ``goal``, or None."""
+    return next((seconds for _, seconds, accuracy in curve if accuracy >= goal), None)
+
+
+def accuracy(seen: list[Seen]) -> list[str]:
+    """Say when each goal was reached, and how long and how good the whole run was."""
+    lines = []
+    for (contender, epochs), rounds in grouped(
+        seen, lambda each: (each["task"]["contender"], each["task"]["epochs"])
+    ).items():
+        cells = []
+        for goal in GOALS:
+            times = [time for each in rounds if (time := seconds_to(each["curve"], goal)) is not None]
+            missed = f", {len(rounds) - len(times)} of {len(rounds)} not" if len(times) < len(rounds) else ""
+            cells.append(spread(times, 1) + missed if times else "not reached")
+        last = statistics.median(100 * each["curve"][-1][2] for each in rounds)
+        total = spread((each["seconds"] for each in rounds), 1)
+        lines.append(f"| {TITLES[contender]}, {epochs} epoch(s) | {' | '.join(cells)} | {total} | {last:.2f} |")
+    goals = " | ".join(f"to {100 * goal:g}%" for goal in GOALS)
+    return rows_of(f"| training seconds | {goals} | whole run | % at its end |", lines)
+
+
+def overhead(seen: list[Seen]) -> list[str]:
+    """Compare a step under the Trainer with one of the bare loop."""
+    lines = []
+    for size, rounds in grouped(seen, lambda each: each["task"]["batch_size"]).items():
+        bare, trainer = (
+            [1000 * each["seconds"] / each["steps"] for each in rounds if each["task"]["contender"] == contender]
+            for contender in ("bare loop", "same network")
+        )
+        more = statistics.median(trainer) / statistics.median(bare) - 1
+        lines.append(f"| {size} | {spread(bare)} | {spread(trainer)} | {more:+.1%} |")
+    return rows_of("| batch | ms a step, bare loop | under the Trainer | Trainer |", lines)
+
+
+def startup(seen: list[Seen]) -> list[str]:
+    """Say how long a user waits for the first step."""
+    return [f"From `python scripts/fit.py` to the first step: {spread(each['seconds'] for each in seen)} s.", ""]
+
+
+def scaling(seen: list[Seen]) -> list[str]:
+    """Lay seconds an epoch out by number of images and threads."""
+    lines = []
+    for (count, threads), rounds in grouped(
+        seen, lambda each: (each["task"]["num_images"], each["task"]["threads"])
+    ).items():
+        cells = [
+            spread(each["seconds"] for each in rounds if each["task"]["contender"] == contender)
+            for contender in ("document", "same network")
+        ]
+        lines.append(f"| {count:,} | {threads} | {' | '.join(cells)} |")
+    return rows_of("| images | threads | seconds an epoch, the document's loop | this project |", lines)
+
+
+SECTIONS = {
+    "throughput": throughput,
+    "accuracy": accuracy,
+    "overhead": overhead,
+    "startup": startup,
+    "scaling": scaling,
+}
+
+
+def markdown(about: dict[str, Any], results: dict[str, list[Seen]]) -> str:
+    """Write what was measured, on what, and by which command."""
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = [
+        f"{about['machine']}, {about['threads']} thread(s), {versions}; median (and range) of up to {about['repeats']} "
+        f"rounds in turn, a fresh process each, evaluation left out (`{about['command']}`):",
+        "",
+    ]
+    for section, seen in results.items():
+        lines += SECTIONS[section](seen) if seen else []
+    return "\n".join(lines)
+
+
+def draw(results: dict[str, list[Seen]], path: Path) -> None:
+    """Plot accuracy against training seconds, and seconds an epoch against the number of images, where measured."""
+    panels = [
+        (draw_curves, results["accuracy"]) if results.get("accuracy") else None,
+        (draw_scaling, results["scaling"]) if results.get("scaling") else None,
+    ]
+    wanted = [panel for panel in panels if panel is not None]
+    if not wanted:
+        return
+    figure = Figure(figsize=(6.2 * len(wanted), 4.4), layout="constrained")
+    for axes, (drawer, seen) in zip(figure.subplots(1, len(wanted), squeeze=False)[0], wanted, strict=True):
+        drawer(axes, seen)
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def draw_curves(axes: Axes, seen: list[Seen]) -> None:
+    """Plot the error that is left against training seconds, one line a round."""
+    labelled = set()
+    for each in seen:
+        contender = each["task"]["contender"]
+        colour, marker, stroke = STYLES[contender]
+        _, seconds, right = zip(*each["curve"], strict=True)
+        axes.plot(
+            seconds,
+            [100 * (1 - share) for share in right],
+            stroke,
+            color=colour,
+            marker=marker,
+            markersize=3,
+            linewidth=1,
+            label=None if contender in labelled else TITLES[contender],
+        )
+        labelled.add(contender)
+    for goal in GOALS:
+        axes.axhline(100 * (1 - goal), color="#777777", linewidth=0.6)
+    axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="honest test error (%)")
+
+
+def draw_scaling(axes: Axes, seen: list[Seen]) -> None:
+    """Plot the median seconds an epoch against the number of images, a line for each number of threads."""
+    for (contender, threads), runs in grouped(
+        seen, lambda each: (each["task"]["contender"], each["task"]["threads"])
+    ).items():
+        colour, marker, _ = STYLES[contender]
+        points = grouped(runs, lambda each: each["task"]["num_images"])
+        axes.plot(
+            list(points),
+            [statistics.median(each["seconds"] for each in rounds) for rounds in points.values()],
+            "--" if threads == 1 else "-",
+            color=colour,
+            marker=marker,
+            label=f"{TITLES[contender]}, {threads} thread(s)",
+        )
+    axes.set(xscale="log", yscale="log", xlabel="training images", ylabel="seconds an epoch")

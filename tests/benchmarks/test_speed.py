@@ -1,0 +1,111 @@
+"""The training benchmark: what its watch clocks, what its tables say, and that each part runs."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from arcface_pl.data.catalog import CATALOG
+from arcface_pl.data.sources import find_folder
+
+FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
+NAMES = ("fit", "contenders", "document", "speed_report")
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield {name: import_module(name) for name in NAMES}
+    for name in NAMES:
+        sys.modules.pop(name)
+
+
+def test_the_clock_stands_still_while_the_test_set_is_looked_at(benchmark: dict[str, ModuleType]) -> None:
+    looked = []
+
+    def accuracy() -> float:
+        looked.append(watch.steps)
+        time.sleep(0.2)
+        return len(looked) / 10
+
+    watch = benchmark["contenders"].Watch(steps_an_epoch=7, looks=3, accuracy=accuracy)
+    watch.start()
+    for _ in range(14):
+        watch.step()
+    # The first step at or past each third of 7 steps
+    assert looked == [3, 5, 7, 10, 12, 14]
+    assert watch.seconds < 0.2
+    assert [epochs for epochs, _, _ in watch.curve] == pytest.approx([step / 7 for step in looked])
+    assert [share for _, _, share in watch.curve] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+
+
+def test_without_looks_nobody_looks(benchmark: dict[str, ModuleType]) -> None:
+    watch = benchmark["contenders"].Watch(steps_an_epoch=2, looks=0, accuracy=lambda: pytest.fail("looked"))
+    watch.start()
+    watch.step()
+    watch.step()
+    assert watch.curve == []
+
+
+def seen(contender: str, seconds: float, **task: Any) -> dict[str, Any]:
+    curve = [[0.1, seconds / 4, 0.975], [0.2, seconds / 2, 0.991]]
+    task = {"contender": contender, "threads": 2, "epochs": 1, "num_images": 60_000, "batch_size": 64, **task}
+    return {"task": task, "seconds": seconds, "images": 60_000, "steps": 100, "peak_gb": 1.0, "curve": curve}
+
+
+def test_tables_show_medians_ratios_and_what_was_not_reached(benchmark: dict[str, ModuleType]) -> None:
+    rounds = [seen(name, time) for time in (10, 30, 20) for name in ("document", "same network")]
+    for each in rounds:
+        if each["task"]["contender"] == "same network":
+            each["seconds"] /= 4
+    results = {
+        "throughput": rounds,
+        "accuracy": [seen("document", time) for time in (10, 30, 20)],
+        "overhead": [seen("bare loop", 2), seen("same network", 2.1)],
+        "startup": [{"task": {}, "seconds": 5.0}],
+        "scaling": [seen(name, 3, threads=count) for name in ("document", "same network") for count in (1, 2)],
+    }
+    about = {"machine": "here", "threads": 2, "repeats": 3, "versions": {"torch": "1"}, "command": "this"}
+    text = benchmark["speed_report"].markdown(about, results)
+    assert "| the document's loop | 64 | 20.00 (10.00 to 30.00) | 3,000 | 1.00 | 1.00 |" in text
+    assert "| this project, same network | 64 | 5.00 (2.50 to 7.50) | 12,000 | 4.00 | 1.00 |" in text
+    expected = (
+        "| the document's loop, 1 epoch(s) | 5.0 (2.5 to 7.5) | 10.0 (5.0 to 15.0) | 10.0 (5.0 to 15.0) | not reached |"
+    )
+    assert f"{expected} 20.0 (10.0 to 30.0) | 99.10 |" in text
+    assert "| 64 | 20.00 (20.00 to 20.00) | 21.00 (21.00 to 21.00) | +5.0% |" in text
+    assert "to the first step: 5.00 (5.00 to 5.00) s" in text
+    assert "| 60,000 | 1 | 3.00 (3.00 to 3.00) | 3.00 (3.00 to 3.00) |" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(find_folder(CATALOG["mnist"], "data") is None, reason="needs MNIST")
+def test_it_runs(benchmark: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = find_folder(CATALOG["mnist"], "data")
+    assert folder is not None
+    flags = ["--data_dir", str(folder.parents[1]), "--threads", "1", "--repeats", "1", "--num_images", "256"]
+    benchmark["fit"].main(
+        [*flags, "--epochs", "1", "--sections", "overhead", "accuracy", "startup", "--out", str(tmp_path)]
+    )
+    record = json.loads((tmp_path / "speed.json").read_text())
+    assert {each["task"]["contender"] for each in record["results"]["accuracy"]} == {
+        "document",
+        "lightning",
+        "same network",
+        "fast",
+    }
+    for each in record["results"]["accuracy"]:
+        assert each["seconds"] > 0
+        assert 0.02 < each["curve"][-1][2] < 1
+    assert record["results"]["startup"][0]["seconds"] > 0
+    assert (tmp_path / "speed.md").read_text() in capsys.readouterr().out
+    with Image.open(tmp_path / "speed.png") as picture:
+        assert min(picture.size) > 400
