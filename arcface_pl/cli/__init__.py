@@ -10,7 +10,10 @@ from arcface_pl.errors import UserError
 
 __all__ = ["main"]
 
-TOOLS: dict[str, str] = {}
+TOOLS: dict[str, str] = {
+    "recognize": "arcface_pl.cli.recognize",
+    "export": "arcface_pl.cli.export",
+}
 """What is done with a trained model: the command, and the module whose ``run(args)`` does it."""
 
 

@@ -76,6 +76,8 @@ Image embeddings with angular-margin losses (ArcFace and its family).
   validate   score a checkpoint on the validation split
   test       score a checkpoint on the test set
   predict    write the class of every test image to predictions.csv
+  recognize  enrol names from a few pictures, identify and compare pictures
+  export     write a trained model as one ONNX, torch or safetensors file, and check it
 
 'arcface-pl COMMAND --help' says more.
 """,
