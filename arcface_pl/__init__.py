@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arcface_pl.backbones import FastCNN, SimpleCNN, SmallResNet, TorchvisionBackbone
-    from arcface_pl.data import MNISTDataModule
+    from arcface_pl.data import ImageFolderDataModule, MNISTDataModule, PairsDataModule
     from arcface_pl.heads import (
         AdaFaceHead,
         ArcFaceHead,
@@ -37,6 +37,7 @@ __all__ = [
     "MNISTDataModule",
     "MagFaceHead",
     "NormalizedSoftmaxHead",
+    "PairsDataModule",
     "Recognizer",
     "ShardedHead",
     "SimpleCNN",
@@ -54,6 +55,7 @@ _ROOMS = {
     "TorchvisionBackbone": "backbones",
     "ImageFolderDataModule": "data",
     "MNISTDataModule": "data",
+    "PairsDataModule": "data",
     "ArcFaceModule": "module",
     "Recognizer": "recognizer",
 }

@@ -7,6 +7,7 @@ from arcface_pl.data.folder import ImageFolderDataModule
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
 from arcface_pl.data.mnist import MNISTDataModule
+from arcface_pl.data.pairs import Pairs, PairsDataModule
 
 __all__ = [
     "Augmentation",
@@ -16,4 +17,6 @@ __all__ = [
     "ImageFolderDataModule",
     "LabelledImages",
     "MNISTDataModule",
+    "Pairs",
+    "PairsDataModule",
 ]

@@ -18,6 +18,7 @@ from arcface_pl.data.parts import Part, Parts
 from arcface_pl.data.pictures import FileLoader, Pictures, Unreadable, pixel_statistics, report_unreadable
 from arcface_pl.data.split import stratified_split
 from arcface_pl.data.tree import class_folders, find_images, split_folders
+from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.seeding import derive_seed
 
 __all__ = ["RESIDENT_LIMIT", "ImageFolderDataModule", "check_shape"]
@@ -222,10 +223,12 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _find_parts(self) -> list[Pictures]:
         given = split_folders(self.root)
+        plain = (0.0,) * self.in_channels, (1.0,) * self.in_channels
+        framing = Preprocessor(self.image_size, self.in_channels, *plain, **self.picture_style)
 
         def find(folder: Path) -> Pictures:
             files = find_images(self.root, class_folders(folder), self.all_class_names)
-            return Pictures(self.root, files, self.in_channels, self.image_size)
+            return Pictures(self.root, files, framing)
 
         def divide(whole: Pictures, fraction: float, name: str) -> tuple[Pictures, Pictures]:
             first, second = stratified_split(whole.labels, fraction, derive_seed(self._run_seed, name))

@@ -19,7 +19,7 @@ from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import network_input
 from arcface_pl.data.tree import listed
 from arcface_pl.data.workers import Workers
-from arcface_pl.preprocessing import ImageError, fit_image, read_image
+from arcface_pl.preprocessing import ImageError, Preprocessor, read_image
 
 __all__ = ["FileLoader", "Pictures", "Unreadable", "pixel_statistics", "report_unreadable"]
 
@@ -45,14 +45,12 @@ class Pictures(NamedTuple):
     Attributes:
         root: Folder that the files' names are relative to.
         files: The files and their labels.
-        in_channels: 1 for grey, 3 for RGB.
-        image_size: Height and width in pixels: the shorter side is brought to it, and the middle is kept.
+        preprocessor: What their images are brought to.
     """
 
     root: Path
     files: LabelledFiles
-    in_channels: int
-    image_size: int
+    preprocessor: Preprocessor
 
     @property
     def labels(self) -> Tensor:
@@ -67,7 +65,12 @@ class Pictures(NamedTuple):
     @property
     def num_bytes(self) -> int:
         """Memory that all images would take."""
-        return len(self.labels) * self.in_channels * self.image_size**2
+        return len(self.labels) * self._shape.numel()
+
+    @property
+    def _shape(self) -> torch.Size:
+        size = self.preprocessor.image_size
+        return torch.Size((self.preprocessor.in_channels, size, size))
 
     def to(self, device: torch.device) -> "Pictures":
         """Stay where files are."""
@@ -86,13 +89,15 @@ class Pictures(NamedTuple):
         Returns:
             (B, C, H, W) uint8, black where a file cannot be read, and which those are.
         """
-        images = torch.zeros(len(indices), self.in_channels, self.image_size, self.image_size, dtype=torch.uint8)
+        images = torch.zeros(len(indices), *self._shape, dtype=torch.uint8)
         unreadable = []
         for place, (index, name) in enumerate(zip(indices.tolist(), self.files.names(indices), strict=True)):
+            path = self.root / name
             try:
-                images[place] = fit_image(read_image(self.root / name, self.in_channels), self.image_size)
+                images[place] = self.preprocessor.frame(read_image(path, self.preprocessor.in_channels))
             except ImageError as error:
-                unreadable.append(Unreadable(index, str(error)))
+                reason = str(error)
+                unreadable.append(Unreadable(index, reason if str(path) in reason else f"{path}: {reason}"))
         return images, unreadable
 
     def read_all(self, num_workers: int, purpose: str) -> Iterator[tuple[Tensor, list[Unreadable]]]:
@@ -111,7 +116,7 @@ class Pictures(NamedTuple):
 
     def load(self, num_workers: int) -> tuple[LabelledImages, list[Unreadable]]:
         """Read every image into one tensor."""
-        images = torch.empty(len(self.labels), self.in_channels, self.image_size, self.image_size, dtype=torch.uint8)
+        images = torch.empty(len(self.labels), *self._shape, dtype=torch.uint8)
         unreadable = []
         for number, (chunk, found) in enumerate(self.read_all(num_workers, "Reading images")):
             images[number * _CHUNK : number * _CHUNK + len(chunk)] = chunk
@@ -155,7 +160,7 @@ class FileLoader(Batches):
         pin_memory: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(pictures.labels, pictures.image_size, **kwargs)
+        super().__init__(pictures.labels, pictures.preprocessor.image_size, **kwargs)
         self.pictures = pictures
         make = partial(_make, pictures, self.augmentation, normalization)
         # Training goes through its files again and again; a validation's processes would only hold memory meanwhile.

@@ -1,0 +1,179 @@
+"""Pairs of images to tell apart, from a list in a file, as a LightningDataModule for evaluation."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from arcface_pl.data.errors import DataError
+from arcface_pl.data.files import list_files
+from arcface_pl.data.pairs_file import PairList, read_pairs
+from arcface_pl.data.pictures import FileLoader, Pictures
+from arcface_pl.data.tree import IMAGE_SUFFIXES, listed
+from arcface_pl.preprocessing import Preprocessor
+
+__all__ = ["Pairs", "PairsDataModule"]
+
+
+class Pairs(NamedTuple):
+    """Pairs of test images.
+
+    Attributes:
+        first: Which test image is the one of each pair, (P,) int64.
+        second: Which is the other, (P,) int64.
+        is_genuine: Whether both are of one class, (P,) bool.
+        folds: Fold of each pair in cross-validation, (P,) int64.
+    """
+
+    first: Tensor
+    second: Tensor
+    is_genuine: Tensor
+    folds: Tensor
+
+
+class PairsDataModule(LightningDataModule):
+    """Verification pairs: a list in the format of Labeled Faces in the Wild, or of two paths and 1 or 0, over a folder.
+
+    For evaluation only. The test images are those that the list names, each once; :attr:`pairs` says which of them go
+    together. Classes are the folders that they lie in, and need not be those of training. Images are brought to the
+    network's input as the model's own were: an evaluation hands that over with :meth:`use_preprocessing`.
+
+    An image that is named by a person and a number is ``root/name/name_0001.jpg``, with any of the suffixes of images,
+    or ``root/name_0001.jpg``. One that is named by its path is relative to ``root``.
+
+    Args:
+        root: Folder of the images.
+        pairs_file: The list; see `arcface_pl.data.pairs_file.read_pairs` for its formats.
+        eval_batch_size: Images a step; changes speed and memory only.
+        num_workers: Processes that read images.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    def __init__(self, root: str, pairs_file: str, eval_batch_size: int = 250, num_workers: int = 0) -> None:
+        super().__init__()
+        for name, value, least in (("eval_batch_size", eval_batch_size, 1), ("num_workers", num_workers, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: got {value!r}, accepts a whole number of at least {least}")
+        root, pairs_file = str(root), str(pairs_file)
+        self.save_hyperparameters()
+        self.root = Path(root).expanduser()
+        self.pairs_file = Path(pairs_file).expanduser()
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self._preprocessor: Preprocessor | None = None
+        self._found: _Found | None = None
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the list."""
+        return self.pairs_file.stem
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the folders that the images lie in, in label order; known after :meth:`setup`."""
+        return self._ready.class_names
+
+    @property
+    def num_test(self) -> int:
+        """Images that the list names; known after :meth:`setup`."""
+        return len(self._ready.labels)
+
+    @property
+    def pairs(self) -> Pairs:
+        """The pairs, as indices into the test images; known after :meth:`setup`."""
+        return self._ready.pairs
+
+    def use_preprocessing(self, preprocessor: Preprocessor) -> None:
+        """Say how images become the network's input."""
+        self._preprocessor = preprocessor
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the list and find its images.
+
+        Raises:
+            DataError: If the list cannot be read, or an image is missing.
+        """
+        if stage == "fit":
+            raise DataError("PairsDataModule: has nothing to train on; accepts evaluate, or another data module")
+        if self._found is None:
+            self._found = _find(self.root, self.pairs_file)
+
+    def test_dataloader(self) -> FileLoader:
+        """The images that the list names, in order, with the numbers of their classes."""
+        preprocessor = self._preprocessor
+        if preprocessor is None:
+            raise RuntimeError("use_preprocessing() says what the images are to be like")
+        found = self._ready
+        files = list_files((name, -1, label) for name, label in zip(found.names, found.labels, strict=True))
+        return FileLoader(
+            Pictures(self.root, files, preprocessor),
+            batch_size=self.eval_batch_size,
+            normalization=(preprocessor.mean, preprocessor.std),
+            num_workers=self.num_workers,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
+
+    @property
+    def _ready(self) -> "_Found":
+        if self._found is None:
+            raise RuntimeError("the pairs are there after setup()")
+        return self._found
+
+
+class _Found(NamedTuple):
+    names: list[str]
+    labels: list[int]
+    class_names: list[str]
+    pairs: Pairs
+
+
+def _find(root: Path, pairs_file: Path) -> _Found:
+    listing = read_pairs(pairs_file)
+    numbers: dict[str, int] = {}
+    indices = []
+    resolved: dict[Any, str | None] = {}
+    missing = []
+    for pair in listing.pairs:
+        for image in (pair.first, pair.second):
+            if image not in resolved:
+                resolved[image] = _locate(root, image)
+                if resolved[image] is None:
+                    missing.append(f"line {pair.line}: {_wanted(image)}")
+            if (name := resolved[image]) is not None:
+                indices.append(numbers.setdefault(name, len(numbers)))
+    if missing:
+        raise DataError(
+            f"{pairs_file}: {len(missing):,} images are not in {root}: {listed(missing)}. Accepts a root that holds "
+            f"them, with the suffix {', '.join(IMAGE_SUFFIXES)}"
+        )
+    folders = [str(Path(name).parent) for name in numbers]
+    class_names = sorted(set(folders))
+    labels = {name: label for label, name in enumerate(class_names)}
+    return _Found(
+        list(numbers), [labels[folder] for folder in folders], class_names, _as_pairs(listing, torch.tensor(indices))
+    )
+
+
+def _as_pairs(listing: PairList, indices: Tensor) -> Pairs:
+    first, second = indices.view(-1, 2).unbind(dim=1)
+    return Pairs(first, second, torch.tensor([pair.is_genuine for pair in listing.pairs]), listing.folds)
+
+
+def _locate(root: Path, image: str | tuple[str, int]) -> str | None:
+    """Find an image; returns its path relative to ``root``."""
+    if isinstance(image, str):
+        return image if (root / image).is_file() else None
+    stem = f"{image[0]}_{image[1]:04d}"
+    stems = (f"{image[0]}/{stem}", stem)
+    suffixes = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
+    candidates = (f"{place}{suffix}" for place in stems for suffix in suffixes)
+    return next((name for name in candidates if (root / name).is_file()), None)
+
+
+def _wanted(image: str | tuple[str, int]) -> str:
+    return image if isinstance(image, str) else f"{image[0]}/{image[0]}_{image[1]:04d}"
