@@ -13,7 +13,7 @@ Settings come from the package's complete base config, then each --config in tur
   --data.data_dir DIR           where MNIST/raw/ lies or is downloaded to (default: data)
   --data.dataset auto|mnist|fashion_mnist|kmnist|cifar10|digits
   --data.batch_size N           images a step and process (default: 64)
-  --ckpt_path PATH|last|best    a checkpoint; last and best are those of the newest run
+  --ckpt_path PATH|last|best    a checkpoint; last and best are those of the newest run, last-good its newest whole one
   --default_root_dir DIR        runs go to DIR/lightning_logs (default: here)
 """
 
@@ -30,6 +30,7 @@ Train an embedding network with an angular-margin loss, keep the best checkpoint
 and evaluate it once on the test set.
 
 {_COMMON}\
+  --allow_inexact_resume        go on though data, batches, processes, threads or precision changed
   --max_epochs N                passes over the training images (default: 10)
   --seed_everything N           seed of weights, order, augmentation and dropout (default: 0)
   --model.head NAME             ArcFaceHead, CosFaceHead, LinearHead, ...

@@ -1,4 +1,4 @@
-"""Signals, failures and numbers that are not finite: every process ends in time, with the right code and what it had."""
+"""Signals, failures and numbers that are not finite: every process ends, in time, with the right code."""
 
 import os
 import signal
