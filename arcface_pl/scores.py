@@ -42,8 +42,8 @@ class Scores(nn.Module):
             labels: (B,) integers in [0, C).
 
         Returns:
-            What callbacks draw, (B, ...) each: embeddings, labels, predictions, target_angle and
-            nearest_other_angle; the angles in degrees.
+            What callbacks draw, (B, ...) each: embeddings, labels, predictions, target_angle, predicted_angle and
+            nearest_other_angle; the angles, to classes, in degrees.
         """
         cosine = head.cosine(embeddings)
         predictions = head(embeddings).argmax(1)
@@ -60,6 +60,7 @@ class Scores(nn.Module):
             "labels": labels,
             "predictions": predictions,
             "target_angle": target_angle,
+            "predicted_angle": _degrees(cosine.gather(1, predictions[:, None]).squeeze(1)),
             "nearest_other_angle": nearest_other_angle,
         }
 

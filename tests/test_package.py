@@ -20,7 +20,7 @@ UPPER = ("import lightning", "from lightning", "arcface_pl.module", "arcface_pl.
 
 def test_the_rooms_import_one_way() -> None:
     """Nothing below the trainer imports lightning."""
-    for room in ("functional", "heads", "backbones", "preprocessing", "metrics"):
+    for room in ("functional", "heads", "backbones", "preprocessing", "metrics", "figures"):
         package = importlib.import_module(f"arcface_pl.{room}")
         assert package.__file__ is not None
         here = Path(package.__file__)

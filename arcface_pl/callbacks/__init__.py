@@ -5,6 +5,8 @@ from arcface_pl.callbacks.averaging import ExponentialMovingAverage
 from arcface_pl.callbacks.calibration import ThresholdCalibration
 from arcface_pl.callbacks.checkpoint import RunCheckpoint
 from arcface_pl.callbacks.confusion import ConfusionMatrix
+from arcface_pl.callbacks.evaluation import EvaluationFigures
+from arcface_pl.callbacks.health import HealthCheck
 from arcface_pl.callbacks.hyperparameters import HyperParameters
 from arcface_pl.callbacks.logger import RunLogger
 from arcface_pl.callbacks.processes import EndTogether
@@ -16,7 +18,9 @@ __all__ = [
     "ConfusionMatrix",
     "EmbeddingProjector",
     "EndTogether",
+    "EvaluationFigures",
     "ExponentialMovingAverage",
+    "HealthCheck",
     "HyperParameters",
     "RunCheckpoint",
     "RunLogger",

@@ -6,15 +6,16 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from arcface_pl.callbacks.tensorboard import split_name, writer_of
+from arcface_pl.callbacks.tensorboard import add_figure, split_name, writer_of
+from arcface_pl.figures import AngleHistory, count_degrees, draw_angle_history
 from arcface_pl.functional._checks import check_count
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["AngleHistograms"]
+__all__ = ["AngleHistograms", "angle_history_of"]
 
-DEGREES = 180
+NAMES = ("target", "nearest_other")
 
 
 class AngleHistograms(L.Callback):
@@ -22,8 +23,8 @@ class AngleHistograms(L.Callback):
 
     ``angle/target_degrees`` is the angle between an embedding and the center of its own class,
     ``angle/nearest_other_degrees`` the one to the nearest other class. An image is classified rightly when the first is
-    the smaller: training pulls the two apart. Counts are added up over all processes. Without a TensorBoard logger
-    nothing is drawn.
+    the smaller: training pulls the two apart. As training ends, ``angle/over_training`` shows how they moved. Counts
+    are added up over all processes and kept in the checkpoint. Without a TensorBoard logger nothing is drawn.
 
     Args:
         every_n_epochs: Draw in every so many epochs, at least 1.
@@ -36,16 +37,15 @@ class AngleHistograms(L.Callback):
         check_count("every_n_epochs", every_n_epochs, low=1)
         self.every_n_epochs = every_n_epochs
         self._counts: dict[str, Tensor] = {}
+        self._history: dict[int, tuple[Tensor, ...]] = {}
+        self._last = ("", 0)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting, where this epoch is one of every n."""
         self._counts = {}
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        self._counts = {
-            name: torch.zeros(DEGREES, dtype=torch.int64, device=pl_module.device)
-            for name in ("target", "nearest_other")
-        }
+        self._counts = {name: torch.zeros(180, dtype=torch.int64, device=pl_module.device) for name in NAMES}
 
     def on_validation_batch_end(
         self,
@@ -58,17 +58,47 @@ class AngleHistograms(L.Callback):
     ) -> None:
         """Count a batch's angles."""
         for name, counts in self._counts.items():
-            bins = outputs[f"{name}_angle"].long().clamp(0, DEGREES - 1)
-            counts += torch.bincount(bins, minlength=DEGREES)
+            counts += count_degrees(outputs[f"{name}_angle"])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add up over processes and draw."""
         prefix = "angle" if split_name(trainer) == "val" else f"{split_name(trainer)}/angle"
-        for name, counts in self._counts.items():
-            total = trainer.strategy.reduce(counts, reduce_op="sum").cpu()  # every process takes part
-            writer = writer_of(trainer)
-            if writer is not None and not trainer.sanity_checking:
+        # Every process takes part.
+        totals = {name: trainer.strategy.reduce(counts, reduce_op="sum").cpu() for name, counts in self._counts.items()}
+        if not totals or trainer.sanity_checking:
+            return
+        self._history[trainer.current_epoch + 1] = tuple(totals.values())
+        self._last = (prefix, trainer.global_step)
+        writer = writer_of(trainer)
+        if writer is not None:
+            for name, total in totals.items():
                 _draw(writer, f"{prefix}/{name}_degrees", total.float(), trainer.global_step)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw how the angles moved."""
+        prefix, step = self._last
+        if prefix and writer_of(trainer) is not None:
+            figure = draw_angle_history(AngleHistory(**self.state_dict()))
+            add_figure(trainer, f"{prefix}/over_training", figure, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts of every epoch, the fields of an `AngleHistory`."""
+        if not self._history:
+            return {}
+        target, nearest_other = (torch.stack(each) for each in zip(*self._history.values(), strict=True))
+        return {"epochs": torch.tensor(list(self._history)), "target": target, "nearest_other": nearest_other}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back the epochs before the run was interrupted."""
+        if state_dict:
+            epochs, *counts = AngleHistory(**state_dict)
+            self._history = dict(zip(epochs.tolist(), zip(*counts, strict=True), strict=True))
+
+
+def angle_history_of(checkpoint: dict[str, Any]) -> AngleHistory | None:
+    """Return the angles in the course of training that a checkpoint knows of, or None."""
+    state = checkpoint.get("callbacks", {}).get(AngleHistograms.__qualname__)
+    return AngleHistory(**state) if state else None
 
 
 def _draw(writer: "SummaryWriter", tag: str, counts: Tensor, step: int) -> None:

@@ -1,29 +1,26 @@
 """Which class is taken for which, as a picture."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 
-from arcface_pl.callbacks.tensorboard import class_names_of, split_name, writer_of
+from arcface_pl.callbacks.tensorboard import add_figure, class_names_of, split_name, writer_of
+from arcface_pl.figures import draw_confusion
 from arcface_pl.functional._checks import check_count
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["ConfusionMatrix"]
 
-__all__ = ["ConfusionMatrix", "draw_confusion"]
-
-# Beyond this many classes no cell can be read.
-MAX_CLASSES = 50
+# Beyond this many classes the counts would take more than 32 MB.
+MAX_CLASSES = 2000
 
 
 class ConfusionMatrix(L.Callback):
-    """Draws a confusion matrix after each validation and after the test.
+    """Draws a confusion matrix after each validation and after the test; of many classes the commonest confusions.
 
     Predictions are honest ones, made without the label. Counts are added up over all processes. Without a TensorBoard
-    logger, or with more than 50 classes, nothing is drawn.
+    logger, or with more than 2,000 classes, nothing is drawn.
 
     Args:
         every_n_epochs: Draw in every so many epochs, at least 1. After the test it is drawn in any case.
@@ -65,55 +62,12 @@ class ConfusionMatrix(L.Callback):
         if self._counts is None:
             return
         counts = trainer.strategy.reduce(self._counts, reduce_op="sum").cpu()  # every process takes part
-        writer = writer_of(trainer)
-        if writer is None or trainer.sanity_checking:
+        if writer_of(trainer) is None or trainer.sanity_checking:
             return
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
         split = split_name(trainer)
-        figure = draw_confusion(counts.numpy(), class_names_of(trainer, len(counts)), split)
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-        writer.add_image(f"{split}/confusion_matrix", pixels, trainer.global_step, dataformats="HWC")
+        figure = draw_confusion(counts, class_names_of(trainer, len(counts)), split)
+        add_figure(trainer, f"{split}/confusion_matrix", figure, trainer.global_step)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
-
-
-def draw_confusion(counts: np.ndarray, class_names: list[str], split: str) -> "Figure":
-    """Draw a confusion matrix: counts in the cells, colour by the share of the true class.
-
-    Args:
-        counts: (C, C) integers, true class by predicted class.
-        class_names: C names.
-        split: What was counted, for the title.
-
-    Returns:
-        A figure of its own: nothing of matplotlib's global state is touched.
-    """
-    # Half a second that a run without TensorBoard need not wait for.
-    from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
-
-    classes = len(counts)
-    side = 0.36 * classes
-    long_names = max(map(len, class_names)) > 3
-    # Small, so that the figures can be read in the thumbnails of TensorBoard's Images tab.
-    figure = Figure(figsize=(side + 1.5, side + 1.0), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # The square root lets a handful of errors show beside a diagonal near 100%.
-    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
-    figure.colorbar(picture, ax=axes, label="share of the true class (%)", ticks=[0, 1, 10, 50, 100])
-    for row, column in np.argwhere(counts):
-        colour = "white" if share[row, column] > 30 else "black"
-        axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(
-        range(classes), class_names, rotation=45 if long_names else 0, ha="right" if long_names else "center"
-    )
-    axes.set_yticks(range(classes), class_names)
-    axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title(f"{split}: {counts.trace():,} of {counts.sum():,} right")
-    return figure

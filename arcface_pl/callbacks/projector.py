@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arcface_pl.callbacks.tensorboard import class_names_of, split_name, tensorboard_of, writer_of
+from arcface_pl.figures import displayable
 from arcface_pl.functional._checks import check_count
 
 __all__ = ["EmbeddingProjector"]
@@ -80,17 +81,9 @@ class EmbeddingProjector(L.Callback):
             F.normalize(embeddings.double(), dim=1).round(decimals=5),
             metadata=[[names[label], names[taken]] for label, taken in zip(labels, predictions, strict=True)],
             metadata_header=["class", "predicted"],
-            label_img=_sprites(images.float()),
+            # Of these grey ones are dark ink: the projector tints paper in the class's colour, which black would hide.
+            label_img=displayable(images),
             global_step=self._step,
             tag=f"{split_name(trainer)}_embeddings",
         )
         self._parts = []  # shown: the end of training need not show them again
-
-
-def _sprites(images: Tensor) -> Tensor:
-    """Return the images on the scale from 0 to 1; grey ones as dark ink on light paper."""
-    # Over many images each channel reaches from black to full, which undoes a normalisation without knowing it.
-    low, high = (bound(images, dim=(0, 2, 3), keepdim=True) for bound in (torch.amin, torch.amax))
-    images = (images - low) / (high - low).clamp_min(1e-12)
-    # The projector tints an image in its class's colour, of which black paper would show nothing.
-    return 1 - images if images.shape[1] == 1 else images

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from arcface_pl.figures.style import to_pixels
+
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["class_names_of", "datamodule_of", "split_name", "tensorboard_of", "writer_of"]
+__all__ = ["add_figure", "class_names_of", "datamodule_of", "split_name", "tensorboard_of", "writer_of"]
 
 
 def tensorboard_of(trainer: L.Trainer) -> TensorBoardLogger | None:
@@ -20,6 +23,13 @@ def writer_of(trainer: L.Trainer) -> "SummaryWriter | None":
     """Return what draws into TensorBoard, or None without a TensorBoard logger and in every process but the first."""
     logger = tensorboard_of(trainer)
     return logger.experiment if logger is not None and trainer.is_global_zero else None
+
+
+def add_figure(trainer: L.Trainer, tag: str, figure: "Figure", step: int) -> None:
+    """Show a figure in TensorBoard's Images tab, in the first process."""
+    writer = writer_of(trainer)
+    if writer is not None:
+        writer.add_image(tag, to_pixels(figure), step, dataformats="HWC")
 
 
 def datamodule_of(trainer: L.Trainer) -> Any:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from arcface_pl.figures.style import SERIES, label_classes, new_figure, shorten, thin
+from arcface_pl.figures.style import SERIES, draw_share, label_classes, new_figure, shorten, thin
 from arcface_pl.metrics.functional import center_angles
 
 __all__ = ["AngleHistory", "count_degrees", "draw_angle_history", "draw_angles", "draw_center_angles"]
@@ -108,7 +108,8 @@ def draw_center_angles(centers: Tensor, class_names: list[str], sub_centers: int
     side = min(7.0, max(3.2, 0.5 * count))
     figure = new_figure(side + 1.4, side + 1.2)
     axes = figure.add_subplot()
-    picture = axes.imshow(angles, cmap="cividis")
+    low, high = np.nanmin(angles, initial=180.0), np.nanmax(angles, initial=0.0)
+    picture = axes.imshow(angles, cmap="cividis", vmin=min(low, high) - 1, vmax=max(low, high) + 1)
     figure.colorbar(picture, ax=axes, label="angle between two class centers (degrees)", shrink=0.85)
     label_classes(axes, names, axis="x", most=25)
     label_classes(axes, names, axis="y", most=25)
@@ -125,9 +126,7 @@ def _draw_histograms(axes: Axes, target: Tensor, nearest_other: Tensor) -> None:
         (nearest_other.cpu().numpy(), OTHER, SERIES[1], "////"),
     ):
         share = 100 * counts / max(counts.sum(), 1)
-        colour = style["color"]
-        axes.stairs(share, edges, fill=True, alpha=0.35, color=colour)
-        axes.stairs(share, edges, fill=hatch is not None, hatch=hatch, facecolor="none", edgecolor=colour, label=label)
+        draw_share(axes, share, edges, style, label, hatch)
     filled = np.flatnonzero(target.cpu().numpy() + nearest_other.cpu().numpy())
     if len(filled):
         axes.set_xlim(max(0, filled[0] - 5), min(DEGREES, filled[-1] + 6))

@@ -67,7 +67,10 @@ def _draw_bars(counts: np.ndarray, class_names: list[str], title: str) -> Figure
         axes.set_axis_off()
         return figure
     _label_bars(axes, counts, most.values.numpy(), most.indices.numpy(), class_names)
-    axes.set_xlabel(f"images (the {len(most.values)} most frequent confusions among {len(counts):,} classes)")
+    axes.set_title(
+        f"{title}\nthe {len(most.values)} most frequent confusions among {len(counts):,} classes", fontsize=11
+    )
+    axes.set_xlabel("images")
     return figure
 
 
@@ -85,5 +88,5 @@ def _label_bars(
     for at, (value, row) in enumerate(zip(values, rows, strict=True)):
         share = 100 * value / counts[row].sum()
         axes.text(value, at, f" {value:,} ({share:.3g}% of the class)", va="center", fontsize=8)
-    axes.margins(x=0.35)
+    axes.set_xlim(0, 1.7 * values.max())
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,7 @@
 """Embeddings of two dimensions on the circle, of three on the sphere, with the class centers."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +31,8 @@ def draw_circle(embeddings: Tensor, labels: Tensor, centers: Tensor | None, clas
     figure = new_figure(5.6, 5.9)
     axes = figure.add_subplot(projection="polar")
     draw_circle_on(axes, embeddings, labels, centers, class_names)
-    spokes = ", a spoke its class's center" if centers is not None else ""
-    figure.suptitle(f"Which way embeddings point: a dot is an image{spokes}", fontsize=11)
+    spokes = ", a spoke the center of its class" if centers is not None else ""
+    figure.suptitle(f"Which way embeddings point\na dot is an image{spokes}", fontsize=11)
     return figure
 
 
@@ -41,8 +42,8 @@ def draw_circle_on(axes: Axes, embeddings: Tensor, labels: Tensor, centers: Tens
     # Spread over a band at random: on the line itself thousands of images would be one dot.
     radius = 1.0 + 0.25 * torch.rand(len(angles), generator=torch.Generator().manual_seed(0))
     places = _middles(embeddings, labels, len(names)) if centers is None else centers.detach().cpu()
-    named = set(thin(len(names), MAX_NAMED))
     labels = labels.cpu()
+    taken: list[float] = []
     for label, name in enumerate(names):
         mine, colour = labels == label, CLASS_COLOURS[label % len(CLASS_COLOURS)]
         axes.scatter(angles[mine], radius[mine], s=2, alpha=0.4, linewidths=0, color=colour, rasterized=True)
@@ -51,11 +52,12 @@ def draw_circle_on(axes: Axes, embeddings: Tensor, labels: Tensor, centers: Tens
         place = math.atan2(places[label, 1], places[label, 0])
         if centers is not None:
             axes.plot([place, place], [0, 1], color=colour, linewidth=2)
-        if label in named:
-            size = 14 if len(names) <= 12 else 8
-            axes.text(place, 1.4, shorten(name, 10), fontsize=size, fontweight="bold", ha="center", va="center",
-                      parse_math=False)  # fmt: skip
-    axes.set(ylim=(0, 1.5), xticks=[], yticks=[])
+        # A second row for a name whose place is taken, and none for a third.
+        row = sum(abs(math.remainder(place - other, 2 * math.pi)) < 0.12 for other in taken)
+        taken.append(place)
+        if row < 2:
+            _name(axes, (place, 1.38 + 0.14 * row), name, len(names), ha="center", va="center")
+    axes.set(ylim=(0, 1.6), xticks=[], yticks=[])
     axes.spines["polar"].set_visible(False)
 
 
@@ -75,8 +77,8 @@ def draw_sphere(embeddings: Tensor, labels: Tensor, centers: Tensor | None, clas
     for axes, side in zip(figure.subplots(1, 2), ("front", "back"), strict=True):
         draw_sphere_on(axes, embeddings, labels, centers, class_names, is_back=side == "back")
         axes.set_xlabel(f"{side} of the sphere")
-    stars = ", a star its class's center" if centers is not None else ""
-    figure.suptitle(f"Which way embeddings point: a dot is an image{stars}", fontsize=11)
+    stars = ", a star the center of its class" if centers is not None else ""
+    figure.suptitle(f"Which way embeddings point\na dot is an image{stars}", fontsize=11)
     return figure
 
 
@@ -88,7 +90,6 @@ def draw_sphere_on(
     places = _middles(embeddings, labels, len(names)) if centers is None else centers
     points, stars = (_face(each, is_back) for each in (embeddings, places))
     labels, named = labels.cpu(), set(thin(len(names), MAX_NAMED))
-    size = 14 if len(names) <= 12 else 8
     for label, name in enumerate(names):
         colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
         mine = points[(labels == label) & (points[:, 2] >= 0)]
@@ -99,11 +100,16 @@ def draw_sphere_on(
         if centers is not None:
             axes.plot(across, up, marker="*", markersize=15, color=colour, markeredgecolor="black")
         if label in named:
-            axes.annotate(shorten(name, 10), (across, up), (8, 6), textcoords="offset points", fontsize=size,
-                          fontweight="bold", parse_math=False)  # fmt: skip
+            side, shift = ("left", 0.06) if across < 0.5 else ("right", -0.06)  # towards the middle there is room
+            _name(axes, (across + shift, up + 0.04), name, len(names), ha=side)
     axes.set(xlim=(-1.12, 1.12), ylim=(-1.12, 1.12), xticks=[], yticks=[], aspect="equal")
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _name(axes: Axes, place: tuple[float, float], name: str, num_classes: int, **alignment: Any) -> None:
+    size = 14 if num_classes <= 12 else 8
+    axes.text(*place, shorten(name, 10), fontsize=size, fontweight="bold", parse_math=False, **alignment)
 
 
 def _face(vectors: Tensor, is_back: bool) -> Tensor:

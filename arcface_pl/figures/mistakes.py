@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -16,7 +18,7 @@ COLUMNS = 6
 
 
 class Mistakes(NamedTuple):
-    """Images that were taken for another class than their own, the hardest first.
+    """Images with the class they are of and the class they were taken for.
 
     Attributes:
         images: (N, C, H, W).
@@ -32,35 +34,30 @@ class Mistakes(NamedTuple):
     target_angle: Tensor
     predicted_angle: Tensor
 
-    @classmethod
-    def hardest(
-        cls, images: Tensor, labels: Tensor, predictions: Tensor, angles: Tensor, *, most: int = 24
-    ) -> "Mistakes":
-        """Choose the mistakes that lie deepest in the wrong class: own angle minus the wrong one's, largest first.
+    def hardest(self, most: int) -> "Mistakes":
+        """Keep the ``most`` that lie deepest in a wrong class: own angle minus the wrong one's, largest first.
 
-        Args:
-            images: (N, C, H, W), right ones among them too.
-            labels: (N,) int64.
-            predictions: (N,) int64.
-            angles: (N, C) angle to each class, degrees.
-            most: How many to keep.
+        What is right among them comes last: to leave it out is for `wrong_only`, which waits for the device.
         """
-        target, predicted = (angles.gather(1, each[:, None]).squeeze(1) for each in (labels, predictions))
-        return cls(images, labels, predictions, target, predicted).sorted(most)
-
-    def sorted(self, most: int) -> "Mistakes":
-        """Leave out what is right, and what is beyond the ``most`` hardest."""
-        wrong = (self.labels != self.predictions).nonzero().squeeze(1)
-        depth = (self.target_angle - self.predicted_angle)[wrong]
-        kept = wrong[depth.argsort(descending=True, stable=True)[:most]]
+        depth = (self.target_angle - self.predicted_angle).double()
+        depth = depth.masked_fill(self.labels == self.predictions, -torch.inf)
+        kept = depth.argsort(descending=True, stable=True)[:most]
         return Mistakes(*(each[kept] for each in self))
+
+    def wrong_only(self) -> "Mistakes":
+        """Leave out what is right."""
+        return Mistakes(*(each[self.labels != self.predictions] for each in self))
+
+    def joined(self, others: "Mistakes") -> "Mistakes":
+        """Return these and others."""
+        return Mistakes(*(torch.cat(pair) for pair in zip(self, others, strict=True)))
 
 
 def draw_mistakes(mistakes: Mistakes, class_names: list[str], *, num_wrong: int, num_images: int) -> Figure:
     """Draw the hardest mistakes, each with what it is, what it was taken for, and the angle to either.
 
     Args:
-        mistakes: Those to show, the hardest first.
+        mistakes: Those to show, the hardest first, all of them wrong.
         class_names: C names.
         num_wrong: Mistakes there were in all.
         num_images: Images there were in all.
@@ -72,28 +69,28 @@ def draw_mistakes(mistakes: Mistakes, class_names: list[str], *, num_wrong: int,
         figure = new_figure(6.4, 1.6)
         figure.text(0.5, 0.5, f"No mistakes among {num_images:,} images", ha="center", va="center", fontsize=14)
         return figure
-    rows = math.ceil(len(mistakes.labels) / COLUMNS)
-    figure = new_figure(1.55 * COLUMNS, 2.15 * rows + 0.9)
-    grid = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    columns = min(COLUMNS, max(4, len(mistakes.labels)))  # with fewer the title would be wider than its figure
+    rows = math.ceil(len(mistakes.labels) / columns)
+    figure = new_figure(1.7 * columns, 2.2 * rows + 0.8)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid:
         axes.set_axis_off()
-    images = displayable(mistakes.images).permute(0, 2, 3, 1).cpu()
+    images = displayable(mistakes.images).permute(0, 2, 3, 1).cpu().numpy()
     for index, axes in zip(range(len(images)), grid, strict=False):
         _draw_one(axes, images[index], Mistakes(*(each[index] for each in mistakes)), class_names)
-    shown = f"The {len(images)} hardest of {num_wrong:,}" if num_wrong > len(images) else f"All {num_wrong:,}"
-    noun = "mistake" if num_wrong == 1 else "mistakes"
-    figure.suptitle(
-        f"{shown} {noun} among {num_images:,} images\n"
-        "below each: angle to the center of its own class, and to that of the class it was taken for",
-        fontsize=11,
-    )
+    shown = f"The {len(images)} hardest of {num_wrong:,} mistakes"
+    if num_wrong == len(images):
+        shown = f"All {num_wrong:,} mistakes" if num_wrong > 1 else "The only mistake"
+    caption = "below: angle to the center of the own class, and of the class it was taken for"
+    figure.suptitle(f"{shown} among {num_images:,} images\n{caption}", fontsize=11)
     return figure
 
 
-def _draw_one(axes: Axes, image: Tensor, mistake: Mistakes, class_names: list[str]) -> None:
-    axes.imshow(image.expand(-1, -1, 3) if image.shape[-1] == 1 else image, interpolation="nearest")
-    own, taken = (shorten(class_names[int(each)], 15) for each in (mistake.labels, mistake.predictions))
-    separator = " " if len(own) + len(taken) < 8 else "\n"
-    axes.set_title(f"is {own},{separator}taken for {taken}", fontsize=8.5, parse_math=False)
+def _draw_one(axes: Axes, image: np.ndarray, mistake: Mistakes, class_names: list[str]) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    own, taken = (shorten(class_names[int(each)]) for each in (mistake.labels, mistake.predictions))
+    is_short = len(own) + len(taken) < 8
+    title = f"is {own},{' ' if is_short else chr(10)}taken for {taken}"
+    axes.set_title(title, fontsize=9 if is_short else 7.5, parse_math=False)
     caption = f"own {mistake.target_angle:.0f}\N{DEGREE SIGN}, taken {mistake.predicted_angle:.0f}\N{DEGREE SIGN}"
-    axes.text(0.5, -0.04, caption, transform=axes.transAxes, ha="center", va="top", fontsize=8.5)
+    axes.text(0.5, -0.04, caption, transform=axes.transAxes, ha="center", va="top", fontsize=8)

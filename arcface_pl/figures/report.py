@@ -23,7 +23,7 @@ class ClosedSet:
     """What is known of images whose classes the head was trained on.
 
     Attributes:
-        centers: (C * sub_centers, D) class centers, a class's centers adjacent.
+        centers: (C * sub_centers, D) class centers, a class's centers adjacent; None to leave them out.
         sub_centers: Centers for each class.
         confusion: (C, C) int64, true class by predicted class; None to leave it out.
         angles: Images by their angle to the own and to the nearest other class, (180,) int64 each; None to leave it
@@ -33,7 +33,7 @@ class ClosedSet:
         num_images: Images in all.
     """
 
-    centers: Tensor
+    centers: Tensor | None
     sub_centers: int
     confusion: Tensor | None
     angles: tuple[Tensor, Tensor] | None
@@ -86,10 +86,11 @@ def draw_all(evaluated: Evaluated) -> Iterator[tuple[str, Figure]]:
             yield "angles", draw_angles(*closed.angles)
         totals = {"num_wrong": closed.num_wrong, "num_images": closed.num_images}
         yield "mistakes", draw_mistakes(closed.mistakes, names, **totals)
-        yield "center_angles", draw_center_angles(closed.centers, names, closed.sub_centers)
+        if closed.centers is not None:
+            yield "center_angles", draw_center_angles(closed.centers, names, closed.sub_centers)
     draw = {2: draw_circle, 3: draw_sphere}.get(evaluated.embeddings.shape[1])
     if draw is not None:
-        centers = closed.centers[:: closed.sub_centers] if closed is not None else None
+        centers = None if closed is None or closed.centers is None else closed.centers[:: closed.sub_centers]
         yield "embeddings", draw(evaluated.embeddings, evaluated.labels, centers, names)
     if evaluated.angle_history is not None:
         yield "angles_over_training", draw_angle_history(evaluated.angle_history)

@@ -8,9 +8,20 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-__all__ = ["CLASS_COLOURS", "SERIES", "label_classes", "new_figure", "save", "shorten", "thin", "to_pixels"]
+__all__ = [
+    "CLASS_COLOURS",
+    "SERIES",
+    "draw_share",
+    "label_classes",
+    "new_figure",
+    "save",
+    "shorten",
+    "thin",
+    "to_pixels",
+]
 
 # Okabe and Ito's colours, each with a stroke and a marker of its own: a grey print tells them apart as well.
 SERIES: tuple[dict[str, Any], ...] = (
@@ -58,9 +69,20 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", r"Glyph .* missing from font")
 
 
+def draw_share(
+    axes: Axes, share: np.ndarray, edges: np.ndarray, style: dict[str, Any], label: str, hatch: str | None
+) -> None:
+    """Draw a histogram that another can lie over: see-through, and hatched where it is to differ in print as well."""
+    colour = style["color"]
+    axes.stairs(
+        share, edges, fill=True, facecolor=to_rgba(colour, 0.3), edgecolor=colour, hatch=hatch, label=label, linewidth=1
+    )
+
+
 def shorten(name: str, length: int = 16) -> str:
-    """Cut a long name so that its picture has room."""
-    return name if len(name) <= length else name[: length - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    """Cut a long name in its middle: what tells names apart is at the beginning of some and at the end of others."""
+    tail = length // 2
+    return name if len(name) <= length else f"{name[: length - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{name[-tail:]}"
 
 
 def thin(count: int, most: int) -> list[int]:

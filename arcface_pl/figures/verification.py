@@ -8,9 +8,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from torch import Tensor
 
-from arcface_pl.figures.style import SERIES, new_figure
+from arcface_pl.figures.style import SERIES, draw_share, new_figure
 from arcface_pl.metrics.functional import VerificationCurve
 
 __all__ = ["draw_roc", "draw_scores"]
@@ -33,24 +32,30 @@ def draw_roc(curves: Mapping[str, VerificationCurve]) -> Figure:
     figure = new_figure(6.4, 4.8)
     axes = figure.add_subplot()
     low = min(10.0 ** math.floor(-math.log10(curve.num_impostor)) for curve in curves.values())
+    lowest = 100.0
     for (name, curve), style in zip(curves.items(), SERIES, strict=False):
         far, tar, _ = curve.roc()
         grid = torch.logspace(math.log10(low), 0, 600, dtype=torch.float64)
         reached = tar.cpu()[torch.searchsorted(far.cpu(), grid, right=True) - 1]
+        lowest = min(lowest, 100 * float(reached[0]))
         rate, _ = curve.equal_error_rate()
         line = {name: style[name] for name in ("color", "linestyle")}
         axes.step(grid, 100 * reached, where="post", linewidth=1.8, **line)
-        axes.plot(rate, 100 * (1 - rate), color=style["color"], marker=style["marker"], markersize=8)
+        axes.plot(
+            max(rate, low), 100 * (1 - rate), clip_on=False, color=style["color"], marker=style["marker"], markersize=8
+        )
         label = f"{name}: equal error rate {100 * rate:.3g}%"
         axes.plot([], [], markersize=8, linewidth=1.8, label=label, **style)
     axes.set_xscale("log")
     axes.set_xlim(low, 1)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    span = max(100 - lowest, 1.0)
+    axes.set_ylim(100 - 1.05 * span, 100 + 0.05 * span)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.10f}".rstrip("0").rstrip(".") + "%"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
     axes.set_title("Telling whether two images show the same class", fontsize=12)
-    axes.set_xlabel("false accept rate: share of pairs of different classes taken for the same")
-    axes.set_ylabel("true accept rate: share of pairs of the same class accepted")
+    axes.set_xlabel("false accept rate: pairs of different classes taken for the same")
+    axes.set_ylabel("true accept rate: pairs of the same class accepted")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=9)
     return figure
@@ -77,11 +82,13 @@ def draw_scores(curve: VerificationCurve, title: str = "How alike two images are
         (curve.genuine, "pairs of the same class", SERIES[0], None),
         (curve.impostor, "pairs of different classes", SERIES[1], "////"),
     ):
-        _draw_share(axes, scores, counts.cpu(), edges, label, style["color"], hatch)
+        weights = 100 * counts.cpu().diff().double() / int(counts[-1])
+        draw_share(axes, np.histogram(scores, edges, weights=weights)[0], edges, style, label, hatch)
     rate, threshold = curve.equal_error_rate()
     axes.axvline(threshold, color="black", linestyle="--", linewidth=1.5)
     axes.plot([], [], "k--", label=f"threshold {threshold:.3f}: {100 * rate:.3g}% of either kind are wrong")
     axes.set_yscale("log")
+    axes.set_ylim(top=150)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
     axes.set_xlabel("cosine similarity of the two embeddings (1: same direction)")
     axes.set_ylabel("share of the pairs of each kind, by bar")
@@ -92,18 +99,15 @@ def draw_scores(curve: VerificationCurve, title: str = "How alike two images are
     return figure
 
 
-def _draw_share(
-    axes: Axes, scores: Tensor, counts: Tensor, edges: np.ndarray, label: str, colour: str, hatch: str | None
-) -> None:
-    share, _ = np.histogram(scores, edges, weights=100 * counts.diff().double() / int(counts[-1]))
-    axes.stairs(share, edges, fill=True, alpha=0.35, color=colour)
-    axes.stairs(share, edges, fill=hatch is not None, hatch=hatch, facecolor="none", edgecolor=colour, label=label)
-
-
 def _add_degrees(axes: Axes) -> None:
     low, high = axes.get_xlim()
     upper = axes.twiny()
-    degrees = [angle for angle in range(0, 181, 15) if low <= math.cos(math.radians(angle)) <= high]
+    degrees = [
+        angle
+        for angle in range(0, 181, 15)
+        # Near 0 and 180 degrees the cosine hardly changes: there the labels would lie over one another.
+        if low <= math.cos(math.radians(angle)) <= high and (angle not in (15, 165) or high - low < 1)
+    ]
     upper.set_xlim(low, high)
     upper.set_xticks([math.cos(math.radians(angle)) for angle in degrees], [str(angle) for angle in degrees])
     upper.set_xlabel("angle between the two embeddings (degrees)", fontsize=9)

@@ -22,12 +22,15 @@ from arcface_pl.callbacks import (
     AngleHistograms,
     ConfusionMatrix,
     EmbeddingProjector,
+    EvaluationFigures,
     HyperParameters,
     RunCheckpoint,
     RunLogger,
 )
 from arcface_pl.callbacks import confusion as confusion_room
-from arcface_pl.callbacks.confusion import draw_confusion
+from arcface_pl.callbacks import evaluation as evaluation_room
+from arcface_pl.callbacks.angles import angle_history_of
+from arcface_pl.figures import Evaluated, draw_all, draw_confusion
 from arcface_pl.heads import HEADS, ArcFaceHead
 
 
@@ -101,8 +104,8 @@ def test_histograms_count_the_angles_of_every_validation_image(tmp_path: Path) -
 def test_confusion_counts_are_those_of_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
 
-    def spy(counts: np.ndarray, class_names: list[str], split: str) -> object:
-        drawn.append((split, counts, class_names))
+    def spy(counts: Tensor, class_names: list[str], split: str) -> object:
+        drawn.append((split, counts.numpy(), class_names))
         return draw_confusion(counts, class_names, split)
 
     monkeypatch.setattr(confusion_room, "draw_confusion", spy)
@@ -119,22 +122,72 @@ def test_confusion_counts_are_those_of_scikit_learn(tmp_path: Path, monkeypatch:
     assert min(picture.size) > 400
 
 
-def test_a_confusion_matrix_says_what_it_counts() -> None:
-    counts = np.array([[97, 3, 0], [0, 50, 0], [1, 0, 9]])
-    figure = draw_confusion(counts, ["Coat", "Shirt", "Bag"], "val")
-    axes = figure.axes[0]
-    cells = {text.get_position(): text.get_text() for text in axes.texts}
-    assert cells == {(0, 0): "97", (1, 0): "3", (1, 1): "50", (0, 2): "1", (2, 2): "9"}
-    assert np.allclose(axes.images[0].get_array(), [[97, 3, 0], [0, 100, 0], [10, 0, 90]])
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["Coat", "Shirt", "Bag"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
-    assert axes.get_title() == "val: 156 of 160 right"
-
-
-def test_too_many_classes_are_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_classes_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confusion_room, "MAX_CLASSES", 9)
     fit(tmp_path, ConfusionMatrix(), epochs=1)
     assert all(not events.Tags()["images"] for events in read(tmp_path))
+
+
+def test_a_checkpoint_remembers_the_angles_of_every_epoch(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, AngleHistograms(), epochs=2)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    history = angle_history_of(torch.load(tmp_path / "model.ckpt", weights_only=True))
+    assert history is not None
+    assert history.epochs.tolist() == [1, 2]
+    theta = angles(trainer)
+    own = theta[np.arange(len(theta)), trainer.datamodule.val_labels.numpy()]
+    assert np.abs(history.target[-1].numpy() - np.histogram(own, np.arange(181))[0]).sum() <= 2
+    assert history.nearest_other.sum(1).tolist() == [len(theta)] * 2
+
+    resumed = AngleHistograms()
+    resumed.load_state_dict(history._asdict())
+    state = resumed.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in history._asdict().items())
+    assert read(tmp_path)[0].Tags()["images"] == ["angle/over_training"]
+    assert angle_history_of({"callbacks": {}}) is None
+
+
+def test_the_last_evaluation_is_drawn_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Evaluated] = []
+
+    def spy(evaluated: Evaluated) -> object:
+        drawn.append(evaluated)
+        return draw_all(evaluated)
+
+    monkeypatch.setattr(evaluation_room, "draw_all", spy)
+    trainer = fit(tmp_path, EvaluationFigures(num_images=60), epochs=2)
+    assert [each.split for each in drawn] == ["val", "test"]
+    found = drawn[0]
+    theta, labels = angles(trainer), trainer.datamodule.val_labels.numpy()
+    rows, predictions = np.arange(len(labels)), theta.argmin(axis=1)
+    assert found.closed is not None
+    assert found.closed.num_wrong == (predictions != labels).sum() > 24
+    assert found.closed.num_images == len(labels)
+    depth = theta[rows, labels] - theta[rows, predictions]
+    hardest = depth.argsort()[::-1][:24]
+    mistakes = found.closed.mistakes
+    assert np.allclose(mistakes.target_angle, theta[hardest, labels[hardest]], atol=0.05)
+    assert np.allclose(mistakes.predicted_angle, theta[hardest, predictions[hardest]], atol=0.05)
+    assert mistakes.labels.tolist() == labels[hardest].tolist()
+    assert mistakes.predictions.tolist() == predictions[hardest].tolist()
+
+    (mean,), (std,) = trainer.datamodule.normalization
+    shown = (mistakes.images * std + mean) * 255
+    assert torch.allclose(shown, trainer.datamodule.val_images[hardest.copy()].float(), atol=0.01)
+    assert found.curve is not None
+    assert len(found.embeddings) == 60
+    assert found.curve.num_genuine + found.curve.num_impostor == 60 * 59 // 2
+    fitted, tested = read(tmp_path)
+    assert set(fitted.Tags()["images"]) == {f"val/{name}" for name in ("roc", "scores", "mistakes", "center_angles")}
+    assert set(tested.Tags()["images"]) == {f"test/{name}" for name in ("roc", "scores", "mistakes", "center_angles")}
+
+
+def test_a_run_that_diverged_or_has_one_class_only_is_not_verified() -> None:
+    embeddings, labels = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 1])
+    assert evaluation_room._curve(embeddings, labels) is not None
+    assert evaluation_room._curve(embeddings, torch.zeros(4, dtype=torch.int64)) is None
+    assert evaluation_room._curve(embeddings, torch.arange(4)) is None
+    assert evaluation_room._curve(embeddings.fill_diagonal_(torch.nan), labels) is None
 
 
 def test_projector_shows_unit_embeddings_with_class_and_image(tmp_path: Path) -> None:
@@ -257,11 +310,11 @@ def test_no_graph_where_none_is_wanted(tmp_path: Path) -> None:
 
 
 def test_what_watches_the_test_set_says_so(tmp_path: Path) -> None:
-    callbacks = AngleHistograms(), ConfusionMatrix(), EmbeddingProjector(num_images=5)
+    callbacks = AngleHistograms(), ConfusionMatrix(), EmbeddingProjector(num_images=5), EvaluationFigures()
     fit(tmp_path, *callbacks, epochs=1, watch_test=True, val_fraction=0.0)
     events = read(tmp_path)[0]
     assert set(events.Tags()["histograms"]) == {"test/angle/target_degrees", "test/angle/nearest_other_degrees"}
-    assert events.Tags()["images"] == ["test/confusion_matrix"]
+    assert {tag.split("/")[0] for tag in events.Tags()["images"]} == {"test"}
     assert not [tag for tag in events.Tags()["scalars"] if tag.startswith(("val/", "angle/"))]
     assert (tmp_path / "lightning_logs" / "version_0" / "00004" / "test_embeddings").is_dir()
 
@@ -269,7 +322,7 @@ def test_what_watches_the_test_set_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("logger", ["none", "csv"])
 def test_without_tensorboard_nothing_is_drawn(tmp_path: Path, logger: str) -> None:
     other = CSVLogger(tmp_path) if logger == "csv" else False
-    callbacks = AngleHistograms(), ConfusionMatrix(), EmbeddingProjector(), HyperParameters()
+    callbacks = AngleHistograms(), ConfusionMatrix(), EmbeddingProjector(), HyperParameters(), EvaluationFigures()
     fit(tmp_path, *callbacks, epochs=1, logger=other)
     assert not list(tmp_path.rglob("events.*"))
     assert not list(tmp_path.rglob("*.png"))
@@ -295,7 +348,7 @@ def test_two_processes_count_every_image_and_write_once(tmp_path: Path) -> None:
         "from arcface_pl.cli import main\n"
         "draw = confusion.draw_confusion\n"
         "def spy(counts, class_names, split):\n"
-        "    np.save(f'{split}.npy', counts)\n"
+        "    np.save(f'{split}.npy', counts.numpy())\n"
         "    return draw(counts, class_names, split)\n"
         "confusion.draw_confusion = spy\n"
         "main(sys.argv[1:])\n"
