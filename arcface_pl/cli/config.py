@@ -5,7 +5,6 @@ merged here, not by the argument parser, because two things must hold that it do
 later layer starts from its own defaults, and callbacks in a later layer add to the base's instead of replacing them.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -13,9 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from arcface_pl.errors import UserError
+from arcface_pl.cli.text import SettingsError, parse_yaml, read_yaml
 
 __all__ = [
     "BASE_CONFIG",
@@ -34,55 +31,6 @@ CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 SWITCHES = ("print_config", "help", "help_all", "traceback")
 
 
-class SettingsError(UserError):
-    """A setting, flag or config file that cannot be used: the message is one line, meant for the user."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars (1e-3 is a number, 12:30 and no are text), and no key twice."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise SettingsError(f"line {key_node.start_mark.line + 1}: the key {key!r} stands there twice")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-def _underscored(loader: _Loader, node: yaml.ScalarNode) -> None:
-    raise SettingsError(f"got {node.value!r}: write a number without underscores")
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("tag:yaml.org,2002:int", r"^[-+]?[0-9]+$", "-+0123456789"),
-    (
-        "tag:yaml.org,2002:float",
-        r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
-        "-+.0123456789",
-    ),
-    ("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("!underscored", r"^[-+]?[0-9]*\.?[0-9]*_[0-9_.]*(?:[eE][-+]?[0-9_]+)?$", "-+.0123456789"),
-):
-    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list(_first))
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
-_Loader.add_constructor("!underscored", _underscored)
-
-
-def _parse_yaml(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except SettingsError as error:
-        raise SettingsError(f"{source}: {error}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise SettingsError(f"{source}: not valid YAML ({' '.join(str(error).split())})") from None
-
-
 def read_config(path: str | Path) -> dict[str, Any]:
     """Read one config file.
 
@@ -96,18 +44,15 @@ def read_config(path: str | Path) -> dict[str, Any]:
         SettingsError: If it cannot be read, is no YAML mapping, repeats a key, or has a section that is not one of
             seed_everything, trainer, model, data.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SettingsError(f"--config {path}: cannot be read ({reason})") from None
-    content = _parse_yaml(text, str(path)) or {}
+    content = read_yaml(path, "--config")
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: holds a {type(content).__name__}, but a config is a mapping of settings")
     unknown = [key for key in content if key not in SECTIONS]
     if unknown:
         raise SettingsError(f"{path}: unknown key {unknown[0]!r}; accepts {', '.join(SECTIONS)}")
-    return content
+    # A section whose lines are all comments differs in nothing
+    return {key: value for key, value in content.items() if value is not None or key == "seed_everything"}
 
 
 def _is_class(node: Any) -> bool:
@@ -192,7 +137,7 @@ def apply_flag(settings: dict[str, Any], name: str, text: str) -> dict[str, Any]
     Raises:
         SettingsError: If something on the way is unset or holds no settings of its own.
     """
-    overlay: Any = _parse_yaml(text, f"--{name}")
+    overlay: Any = parse_yaml(text, f"--{name}")
     parts = name.split(".")
     node: Any = settings
     for depth, part in enumerate(parts[:-1]):
@@ -224,6 +169,9 @@ class Request:
         # A class comes before its own settings, in whichever order they were typed.
         for name, text in sorted(self.flags, key=lambda flag: flag[0].count(".")):
             settings = apply_flag(settings, name, text)
+        for name in ("trainer", "model"):
+            if not isinstance(settings[name], dict):
+                raise SettingsError(f"{name}: got {settings[name]!r}, but it accepts a mapping of settings")
         return settings
 
 
@@ -238,7 +186,7 @@ def parse_command_line(args: Sequence[str], trainer_arguments: Iterable[str]) ->
         The sorted command line.
 
     Raises:
-        SettingsError: If a flag is unknown, has no value, or a word stands alone.
+        SettingsError: If a flag is unknown or has no value, or a word stands alone.
     """
     trainer_arguments = set(trainer_arguments)
     request = Request()
@@ -257,13 +205,13 @@ def parse_command_line(args: Sequence[str], trainer_arguments: Iterable[str]) ->
         root = name.split(".")[0].rstrip("+")
         if root in trainer_arguments:
             name = f"trainer.{name}"
-        elif root not in (*SECTIONS, "config", "ckpt_path"):
+        elif root not in SECTIONS and name not in ("config", "ckpt_path"):
             raise SettingsError(unknown(f"--{name}", [f"--{known}" for known in _known_flags(trainer_arguments)]))
         if not equals:
             following = next(words, None)
-            if following is None or following.startswith("--"):
-                raise SettingsError(f"--{name}: needs a value")
-            value = following
+            value = "" if following is None or following.startswith("--") else following
+        if not value.strip():
+            raise SettingsError(f"--{name}: needs a value (null for none)")
         if name == "config":
             request.configs.append(value)
         elif name == "ckpt_path":

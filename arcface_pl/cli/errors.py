@@ -3,7 +3,7 @@
 import argparse
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from arcface_pl.cli.config import SettingsError
 from arcface_pl.errors import UserError
 
-__all__ = ["file_errors", "settings_errors"]
+__all__ = ["file_errors", "plain_types", "settings_errors"]
 
 # What a user can mend: a full or read-only disk, a quota, a limit, a permission, a file where a folder belongs.
 _MENDABLE = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "EEXIST", "ENOENT", "EIO"}
@@ -24,25 +24,37 @@ _RAISED_OVER_SETTINGS = (
     TypeError,
     ImportError,
     RuntimeError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
 )
 
 
 @contextmanager
-def settings_errors(key: str = "") -> Iterator[None]:
+def settings_errors(key: str = "", names: Iterable[str] = (), culprit: Callable[[], str] = str) -> Iterator[None]:
     """Turn whatever the body raises over a setting into a `SettingsError` of one line.
 
     Args:
         key: Full name of the settings the body is about, to be named where the error does not.
+        names: Names of those settings, to be looked for in what the error says.
+        culprit: Asked for the setting's name where the error says none of them; may answer "".
     """
     try:
         yield
     except SettingsError:
         raise
     except _RAISED_OVER_SETTINGS as error:
-        message = _explain(str(error))
-        if key and not message.startswith(key.split(".")[0]):
-            # "margin must be ..." becomes "model.head.margin must be ...", anything else "model.head: ..."
-            message = f"{key}.{message}" if re.match(r"[a-z_]+(:| must )", message) else f"{key}: {message}"
+        message = _explain(str(error)) or type(error).__name__
+        if key and not re.match(rf"{re.escape(key)}[.:]", message):
+            if re.match(r"[a-z_]+[0-9]*(:| must )", message):  # "margin must be ..."
+                message = f"{key}.{message}"
+            else:
+                name = (
+                    next((name for name in names if re.search(rf"(?<![\w.]){name}(?![\w.])", message)), "") or culprit()
+                )
+                message = f"{key}.{name}: {message}" if name else f"{key}: {message}"
         raise SettingsError(message) from error
 
 
@@ -66,14 +78,22 @@ def _explain(message: str) -> str:
     keys = re.findall(r'(?:Parser key|Key) "([^"]+)"', message)
     name = ".".join(part for key in keys for part in key.split(".") if part != "init_args")
     if union := re.search(r"Subtypes: \[(.*?)\]\n.*Given value: (.*)", message, re.DOTALL):
-        return f"{name}: got {union.group(2).strip()}, but it accepts {_plain_types(union.group(1))}"
+        return f"{name}: got {union.group(2).strip()}, but it accepts {plain_types(union.group(1))}"
     if single := re.search(r"Expected an? (.*)\. Got value: (.*)", message):
-        return f"{name}: got {single.group(2).strip()}, but it accepts {_plain_types(single.group(1))}"
-    detail = _plain_types(" ".join(line.strip() for line in message.splitlines()))
+        return f"{name}: got {single.group(2).strip()}, but it accepts {plain_types(single.group(1))}"
+    detail = plain_types(" ".join(line.strip() for line in message.splitlines()))
     return f"{name}: {detail}" if name and name not in detail else detail
 
 
-def _plain_types(text: str) -> str:
+def plain_types(text: str) -> str:
+    """Write Python's types as a config has them.
+
+    Args:
+        text: Their names, such as ``Optional[int]`` or ``<class 'float'>``, among other words.
+
+    Returns:
+        The text without what only a programmer reads.
+    """
     text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>", r"\1", text)
     choices = re.sub(r"(?:typing\.)?Literal\[([^\]]*)\]", lambda match: match.group(1).replace("'", ""), text)
     return choices.replace("NoneType", "null").replace("typing.", "")

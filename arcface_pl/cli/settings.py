@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -14,9 +15,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from arcface_pl import callbacks, data, schedules
 from arcface_pl.backbones import BACKBONES
-from arcface_pl.cli.config import SettingsError, import_class, unknown
+from arcface_pl.cli.config import CLASS_KEYS, SettingsError, import_class, unknown
 from arcface_pl.cli.errors import settings_errors
 from arcface_pl.cli.report import SaveConfig
+from arcface_pl.cli.values import check_seed, check_trainer_values, check_values, name_culprit
 from arcface_pl.heads import HEADS
 from arcface_pl.module import ArcFaceModule
 
@@ -43,6 +45,8 @@ _NEEDS = {
     "enable_checkpointing": lightning_callbacks.Checkpoint,
     "logger": lightning_callbacks.LearningRateMonitor,
 }
+_MAY_BE_NULL = ("model.lr_schedule", "trainer.logger", "trainer.callbacks")
+_MAY_BE_LISTS = ("trainer.logger", "trainer.callbacks")
 
 
 class ArcFaceCLI(LightningCLI):
@@ -80,9 +84,13 @@ class ArcFaceCLI(LightningCLI):
             for name in settings[section]:
                 if f"{section}.{name}" not in known:
                     raise SettingsError(unknown(f"{section}.{name}", known))
+        check_seed(settings["seed_everything"])
+        check_trainer_values(settings["trainer"])
         _check_classes(settings)
         with settings_errors():
             self.config = parser.parse_object(settings)
+        check_values("trainer", L.Trainer, settings["trainer"], self.config.trainer)
+        check_values("model", ArcFaceModule, settings["model"], self.config.model)
         _check_accelerator(self.config.trainer.accelerator)
 
     def instantiate_classes(self) -> None:
@@ -93,7 +101,7 @@ class ArcFaceCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer."""
-        with settings_errors("trainer"):
+        with settings_errors("trainer", inspect.signature(L.Trainer).parameters):
             return super().instantiate_trainer(**kwargs)
 
 
@@ -119,16 +127,26 @@ def _with_full_names(settings: dict[str, Any]) -> dict[str, Any]:
     for key in _BY_NAME:
         parts = key.split(".")
         parent: Any = settings.get(parts[0]) if len(parts) == 2 else settings
-        value = parent.get(parts[-1]) if isinstance(parent, dict) else None
+        if not isinstance(parent, dict) or parts[-1] not in parent:
+            continue
+        value = parent[parts[-1]]
         if isinstance(value, str):
             value = parent[parts[-1]] = {"class_path": value}
-        for node in value if isinstance(value, list) else [value]:
-            if not isinstance(node, dict):
-                continue
-            if "class_path" not in node:
-                raise SettingsError(f"{key}: needs a class_path")
-            node["class_path"] = class_path(_resolve(key, node["class_path"]))
+        if not ((value is None and key in _MAY_BE_NULL) or (isinstance(value, bool) and key == "trainer.logger")):
+            for node in value if isinstance(value, list) and key in _MAY_BE_LISTS else [value]:
+                _check_class_node(key, node)
+                node["class_path"] = class_path(_resolve(key, node["class_path"]))
     return settings
+
+
+def _check_class_node(key: str, node: Any) -> None:
+    if not isinstance(node, dict) or "class_path" not in node:
+        raise SettingsError(f"{key}: got {node!r}, but it accepts a class's name, or its class_path and init_args")
+    if foreign := [name for name in node if name not in CLASS_KEYS]:
+        raise SettingsError(f"{key}.{foreign[0]}: unknown beside class_path; a class's own settings are its init_args")
+    for part in ("init_args", "dict_kwargs"):
+        if not isinstance(node.get(part) or {}, dict):
+            raise SettingsError(f"{key}.{part}: got {node[part]!r}, but it accepts a mapping of settings")
 
 
 def _without_unwanted(settings: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +201,12 @@ def _built(key: str, node: dict[str, Any], *positional: Any) -> Any:
         nested = {part: nested}
     with settings_errors(key):
         parsed = parser.instantiate(parser.parse_object(nested if known else {})).get(key)
-        return cls(*positional, **(parsed.as_dict() if parsed else {}), **(node.get("dict_kwargs") or {}))
+    arguments = {**(parsed.as_dict() if parsed else {}), **(node.get("dict_kwargs") or {})}
+    make = partial(cls, *positional)
+    with settings_errors(key, given, partial(name_culprit, make, {name: arguments.get(name) for name in given})):
+        built = make(**arguments)
+    check_values(key, cls, given, arguments)
+    return built
 
 
 def _fill(key: str, node: dict[str, Any], name: str, value: Any, origin: str) -> None:
