@@ -1,5 +1,6 @@
 """How a Trainer writes and reads the checkpoints of this package's modules."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,16 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read; never more than tensors and plain values."""
-        return read_checkpoint(path)
+        """Read; never more than tensors and plain values.
+
+        Raises:
+            CheckpointError: As `read_checkpoint`, and if it is not the Trainer's.
+        """
+        content = read_checkpoint(path)
+        version = content.get("pytorch-lightning_version")
+        if not isinstance(version, str) or not re.match(r"[0-9]+\.[0-9]+", version):
+            raise CheckpointError(path, "it has no pytorch-lightning_version", "give one that a Trainer has written")
+        return content
 
 
 def _tensors(node: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from arcface_pl.backbones import BACKBONES, Backbone
-from arcface_pl.checkpoint import CheckpointError, read_checkpoint
+from arcface_pl.checkpoint import FORMAT_VERSION, CheckpointError, check_fit, check_resumable, read_checkpoint
 from arcface_pl.checkpoint_io import DurableCheckpointIO
 from arcface_pl.exactness import check_exact, exact_facts
 from arcface_pl.finite import FiniteGuard
@@ -257,19 +257,23 @@ class ArcFaceModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a later user needs of the data: its module, class names, normalisation, seed."""
         self._guard.report()
+        checkpoint["format_version"] = FORMAT_VERSION
         checkpoint["data"] = self.data_facts
         checkpoint["exact"] = exact_facts(self)
         if isinstance(self.head, ShardedHead):
             whole_states(checkpoint, self.head, self._center_position)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back; where training goes on, only if it goes on exactly."""
+        """Take it back, unless it is another network's; where training goes on, only if it goes on exactly."""
+        path = getattr(self._trainer, "ckpt_path", None) or "the checkpoint"
         self.data_facts = checkpoint.get("data", {})
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            check_resumable(path, checkpoint)
             allowed = getattr(getattr(self.trainer, "datamodule", None), "allow_inexact_resume", False)
             check_exact(checkpoint.get("exact", {}), exact_facts(self), allowed)
         if isinstance(self.head, ShardedHead):
             shared_states(checkpoint, self.head, self._center_position)
+        check_fit(path, checkpoint["state_dict"], self.state_dict())
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's own would import whatever class a file names
@@ -294,19 +298,20 @@ class ArcFaceModule(L.LightningModule):
         Raises:
             CheckpointError: If the file is damaged, unsafe, or does not fit the classes.
         """
-        checkpoint = read_checkpoint(checkpoint_path, map_location)
-        saved = checkpoint["hyper_parameters"]
+        checkpoint = read_checkpoint(checkpoint_path)
+        saved, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
         try:
             module = cls(
-                backbone=build("backbone", BACKBONES, saved["backbone"]) if backbone is None else backbone,
-                head=build("head", HEADS, saved["head"]) if head is None else head,
+                backbone=build("backbone", BACKBONES, saved["backbone"], weights) if backbone is None else backbone,
+                head=build("head", HEADS, saved["head"], weights) if head is None else head,
                 head_lr=saved.get("head_lr"),
                 channels_last=saved.get("channels_last", True),
             )
-            module.load_state_dict(checkpoint["state_dict"])
-        except (KeyError, ValueError, RuntimeError, AttributeError) as error:
+        except (KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(checkpoint_path, reason, "give the classes and sizes it was trained with") from error
+        check_fit(checkpoint_path, weights, module.state_dict())
+        module.load_state_dict(weights)
         module.on_load_checkpoint(checkpoint)
         return module.to(map_location).eval()
 

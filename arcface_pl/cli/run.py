@@ -110,7 +110,9 @@ def _hush() -> None:
 def _settings_of_checkpoint(path: Path) -> dict[str, Any]:
     """Settings for evaluation, from the names and plain values that the checkpoint holds; no config is read."""
     checkpoint = read_checkpoint(path)
-    saved, trained_on = checkpoint["hyper_parameters"], checkpoint.get("data", {})
+    saved, trained_on = checkpoint["hyper_parameters"], checkpoint.get("data") or {}
+    if not isinstance(trained_on, dict):
+        raise CheckpointError(path, "its data is no dictionary", "give a checkpoint written by arcface_pl")
     modules = {name: value for name, value in vars(data_room).items() if isinstance(value, type)}
     model = {
         role: _as_class(path, role, registry, saved.get(role))
@@ -121,13 +123,13 @@ def _settings_of_checkpoint(path: Path) -> dict[str, Any]:
         settings["data"] = _as_class(path, "data", modules, trained_on)
         if "dataset" in settings["data"]["init_args"]:
             # What auto became in training: elsewhere it might become another set.
-            settings["data"]["init_args"]["dataset"] = trained_on["dataset_name"]
+            settings["data"]["init_args"]["dataset"] = trained_on.get("dataset_name", "auto")
         settings["seed_everything"] = trained_on.get("seed", 0)
     return settings
 
 
 def _as_class(path: Path, role: str, registry: dict[str, Any], spec: Any) -> dict[str, Any]:
-    if not isinstance(spec, dict) or spec.get("name") not in registry:
+    if not isinstance(spec, dict) or spec.get("name") not in [*registry] or not isinstance(spec.get("kwargs"), dict):
         name = spec.get("name") if isinstance(spec, dict) else spec
         raise CheckpointError(path, f"its {role} {name!r} is no class of arcface_pl", f"name yours with --{role}")
     return {"class_path": class_path(registry[spec["name"]]), "init_args": dict(spec["kwargs"])}

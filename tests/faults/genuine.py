@@ -1,0 +1,53 @@
+"""A genuine checkpoint of a few kilobytes, small enough to damage it everywhere."""
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from arcface_pl import ArcFaceHead, ArcFaceModule
+from arcface_pl.backbones import Backbone
+
+
+class Tiny(Backbone):
+    """A user's own backbone of 34 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding_dim, self.in_channels, self.image_size = 2, 1, 4
+        self.linear = torch.nn.Linear(16, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(images.flatten(1))
+
+
+def make_module() -> ArcFaceModule:
+    torch.manual_seed(0)
+    return ArcFaceModule(Tiny(), ArcFaceHead(2, 3))
+
+
+def make_trainer(folder: Path) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+
+
+def make_loader() -> DataLoader:
+    images = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return DataLoader(TensorDataset(images, torch.arange(6) % 3), batch_size=3)
+
+
+def write(folder: Path) -> Path:
+    """Train for an epoch and save."""
+    trainer = make_trainer(folder)
+    trainer.fit(make_module(), make_loader())
+    trainer.save_checkpoint(folder / "model.ckpt")
+    return folder / "model.ckpt"
