@@ -30,10 +30,10 @@ from study_report import choose, write_report
 from arcface_pl import ArcFaceModule, MNISTDataModule
 from arcface_pl.backbones import FastCNN
 from arcface_pl.data import LabelledImages
-from arcface_pl.data.protocols import PROTOCOLS
 from arcface_pl.evaluation import FAR, Embedded, classification, embed
 from arcface_pl.heads import HEADS
 from arcface_pl.metrics.functional import all_pairs_curve, recall_at_k
+from arcface_pl.protocols import PROTOCOLS
 from arcface_pl.schedules import OneCycle
 
 HERE = Path(__file__).parent

@@ -11,6 +11,7 @@ from arcface_pl.errors import UserError
 __all__ = ["main"]
 
 TOOLS: dict[str, str] = {
+    "evaluate": "arcface_pl.cli.evaluate",
     "recognize": "arcface_pl.cli.recognize",
     "export": "arcface_pl.cli.export",
 }

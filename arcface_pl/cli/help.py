@@ -77,6 +77,7 @@ Image embeddings with angular-margin losses (ArcFace and its family).
   validate   score a checkpoint on the validation split
   test       score a checkpoint on the test set
   predict    write the class of every test image to predictions.csv
+  evaluate   score a checkpoint: classification, verification of unseen classes, retrieval; draw figures
   recognize  enrol names from a few pictures, identify and compare pictures
   export     write a trained model as one ONNX, torch or safetensors file, and check it
 

@@ -16,19 +16,15 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from arcface_pl import data as data_room
-from arcface_pl.backbones import BACKBONES
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
 from arcface_pl.callbacks.stopping import Stopped, end_at_once, restore
-from arcface_pl.checkpoint import CheckpointError, read_checkpoint
 from arcface_pl.cli import report
 from arcface_pl.cli.automatic import choose_precision, choose_threads
 from arcface_pl.cli.config import BASE_CONFIG, SettingsError, merge, parse_command_line, read_config
 from arcface_pl.cli.errors import file_errors
 from arcface_pl.cli.process import keep_freed_memory
-from arcface_pl.cli.resume import find_checkpoint, settings_of_run
-from arcface_pl.cli.settings import ArcFaceCLI, class_path
-from arcface_pl.heads import HEADS
+from arcface_pl.cli.resume import find_checkpoint, settings_of_checkpoint, settings_of_run
+from arcface_pl.cli.settings import ArcFaceCLI
 
 __all__ = ["run"]
 
@@ -54,7 +50,7 @@ def run(command: str, args: Sequence[str]) -> None:
     if command != "fit" and checkpoint is None:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
     if checkpoint is not None:
-        layer = settings_of_run(checkpoint) if command == "fit" else _settings_of_checkpoint(checkpoint)
+        layer = settings_of_run(checkpoint) if command == "fit" else settings_of_checkpoint(checkpoint)
         settings = request.layers_over(merge(base, layer))
     if command != "fit":
         settings["trainer"]["logger"] = False
@@ -105,34 +101,6 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     # Evaluation has no use for what averages weights or keeps checkpoints while training.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
-
-
-def _settings_of_checkpoint(path: Path) -> dict[str, Any]:
-    """Settings for evaluation, from the names and plain values that the checkpoint holds; no config is read."""
-    checkpoint = read_checkpoint(path)
-    saved, trained_on = checkpoint["hyper_parameters"], checkpoint.get("data") or {}
-    if not isinstance(trained_on, dict):
-        raise CheckpointError(path, "its data is no dictionary", "give a checkpoint written by arcface_pl")
-    modules = {name: value for name, value in vars(data_room).items() if isinstance(value, type)}
-    model = {
-        role: _as_class(path, role, registry, saved.get(role))
-        for role, registry in (("backbone", BACKBONES), ("head", HEADS))
-    }
-    settings: dict[str, Any] = {"model": {**model, "channels_last": saved.get("channels_last", True)}}
-    if trained_on:
-        settings["data"] = _as_class(path, "data", modules, trained_on)
-        if "dataset" in settings["data"]["init_args"]:
-            # What auto became in training: elsewhere it might become another set.
-            settings["data"]["init_args"]["dataset"] = trained_on.get("dataset_name", "auto")
-        settings["seed_everything"] = trained_on.get("seed", 0)
-    return settings
-
-
-def _as_class(path: Path, role: str, registry: dict[str, Any], spec: Any) -> dict[str, Any]:
-    if not isinstance(spec, dict) or spec.get("name") not in [*registry] or not isinstance(spec.get("kwargs"), dict):
-        name = spec.get("name") if isinstance(spec, dict) else spec
-        raise CheckpointError(path, f"its {role} {name!r} is no class of arcface_pl", f"name yours with --{role}")
-    return {"class_path": class_path(registry[spec["name"]]), "init_args": dict(spec["kwargs"])}
 
 
 def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:

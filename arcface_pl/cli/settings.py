@@ -22,7 +22,7 @@ from arcface_pl.cli.values import check_seed, check_trainer_values, check_values
 from arcface_pl.heads import HEADS
 from arcface_pl.module import ArcFaceModule
 
-__all__ = ["ArcFaceCLI", "class_path"]
+__all__ = ["ArcFaceCLI", "build_data", "class_path"]
 
 
 def _public(module: Any, base: type) -> dict[str, type]:
@@ -103,6 +103,30 @@ class ArcFaceCLI(LightningCLI):
         """Build the Trainer."""
         with settings_errors("trainer", inspect.signature(L.Trainer).parameters):
             return super().instantiate_trainer(**kwargs)
+
+
+def build_data(node: Any, sizes: Mapping[str, int]) -> Any:
+    """Build a data module for a network that is there already.
+
+    Args:
+        node: Its class and settings, or its class alone, as a config has them under ``data``.
+        sizes: ``in_channels`` and ``image_size`` of the network, filled in where the class takes them.
+
+    Returns:
+        The data module.
+
+    Raises:
+        SettingsError: If a setting is unknown, of the wrong type or out of range, or its images are of another size.
+    """
+    node = _with_full_names({"data": node})["data"]
+    for name, value in sizes.items():
+        _fill("data", node, name, value, "the checkpoint's network takes")
+    datamodule = _built("data", node)
+    for name, value in sizes.items():
+        found = getattr(datamodule, name, value)
+        if found != value:
+            raise SettingsError(f"data: its images have {name} {found}, but the checkpoint's network takes {value}")
+    return datamodule
 
 
 def class_path(cls: type) -> str:

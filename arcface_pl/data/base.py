@@ -78,6 +78,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.held_out_classes = held_out_classes
         self._parts: Parts | None = None
         self._fingerprint = ""
+        self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     # What a subclass says.
 
@@ -139,7 +140,18 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """What is subtracted from each channel and what it is divided by; zeros and ones where ``normalize`` is off."""
+        if self._normalization is not None:
+            return self._normalization
         return self.statistics if self.normalize else ((0.0,) * self.in_channels, (1.0,) * self.in_channels)
+
+    def normalize_as(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Bring images to the scale that a trained network knows, whatever these images' own would be.
+
+        Args:
+            mean: What to subtract from each channel, on the scale from 0 to 1.
+            std: What to divide by.
+        """
+        self._normalization = tuple(mean), tuple(std)
 
     @property
     def preprocessing(self) -> dict[str, Any]:

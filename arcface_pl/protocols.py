@@ -8,8 +8,6 @@ two, and each looked up among the others.
 from dataclasses import dataclass
 from typing import Any
 
-from arcface_pl.data.catalog import CATALOG
-
 __all__ = ["PROTOCOLS", "Protocol"]
 
 
@@ -33,7 +31,9 @@ class Protocol:
 
     @property
     def trained_class_names(self) -> list[str]:
-        """Names of the classes that the network may have been trained on, and must have been."""
+        """Names of the classes that the network must have been trained on."""
+        from arcface_pl.data.catalog import CATALOG  # takes torch along, which a list of protocols can do without
+
         names = CATALOG[self.trained_on].class_names
         return [name for label, name in enumerate(names) if label not in self.held_out]
 

@@ -1,0 +1,167 @@
+"""``arcface-pl evaluate``: classification, verification and retrieval of a checkpoint, in one table and one JSON."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from arcface_pl.cli.config import Request, SettingsError, merge, parse_command_line
+from arcface_pl.cli.tool import ToolParser
+from arcface_pl.protocols import PROTOCOLS
+
+__all__ = ["run"]
+
+DESCRIPTION = """\
+Score a checkpoint: classification of the classes it was trained on; verification (every pair of two images), retrieval
+(each image looked up among the others) and identification (each named by the nearest of a few enrolled ones) of those
+and of classes it has never seen. Prints one table and writes the same numbers as JSON.
+
+The data are those of the checkpoint's run, its held-out classes included; --data and --data.SETTING change them as in
+'arcface-pl fit', and images are then normalised as the network knows it. No config of the run is read."""
+
+EPILOG = """\
+protocols:
+{protocols}
+
+examples:
+  arcface-pl evaluate best
+  arcface-pl evaluate model.ckpt --protocol mnist-8-9 --figures figures
+  arcface-pl evaluate model.ckpt --data.dataset fashion_mnist --split val
+  arcface-pl evaluate model.ckpt --data ImageFolderDataModule --data.root photos
+"""
+
+
+def run(args: list[str]) -> None:
+    """Evaluate a checkpoint.
+
+    Args:
+        args: What follows ``evaluate``.
+
+    Raises:
+        SettingsError: If a setting cannot be used, or the checkpoint was not trained for the protocol.
+        DataError: If the data cannot be had or is damaged.
+        CheckpointError: If the checkpoint cannot be used.
+    """
+    data_words, words = _split(args)
+    options = _parser().parse_args(words)
+    request = parse_command_line(data_words, ())
+    # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
+    from arcface_pl.cli import evaluation_report as report
+    from arcface_pl.cli.resume import find_checkpoint
+    from arcface_pl.evaluation import Evaluation
+    from arcface_pl.module import ArcFaceModule
+
+    checkpoint = find_checkpoint(options.checkpoint, None)
+    assert checkpoint is not None
+    module = ArcFaceModule.load_from_checkpoint(checkpoint)
+    data = _data_of(checkpoint, module, request, options)
+    device = _device(options.accelerator)
+    found: dict[str, Evaluation] = report.evaluate_data(module, data, options.split, device)
+    results = {
+        "checkpoint": str(checkpoint),
+        "dataset": data.dataset_name if hasattr(data, "dataset_name") else type(data).__name__,
+        "split": options.split,
+        "protocol": options.protocol,
+        **report.as_json(found),
+    }
+    console = Console()
+    report.print_table(console, results["dataset"], options.split, found)
+    path = options.json or _place(checkpoint) / _file_name(results)
+    report.write(path, results)
+    console.print(f"numbers in {path}", soft_wrap=True)
+    if options.figures:
+        paths = report.save_figures(module, data, options.split, found, options.figures)
+        console.print(f"{len(paths)} figures in {options.figures}", soft_wrap=True)
+
+
+def _parser() -> ToolParser:
+
+    listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
+    parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
+    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint; last or best for the newest run's")
+    parser.add_argument("--protocol", choices=PROTOCOLS, metavar="NAME", help="a fixed protocol; see below")
+    parser.add_argument(
+        "--split",
+        choices=("test", "val"),
+        default="test",
+        help="test images (default), or val: validation images and held-out classes' training images, to choose by",
+    )
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto", help="default: auto")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to (default: evaluate-DATA.json in its run)")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw ROC, scores, confusions, mistakes, ... there")
+    return parser
+
+
+def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell ``--data`` and ``--data.SETTING``, with their values, from the other words."""
+    data, others = [], []
+    words = iter(args)
+    for word in words:
+        if word.partition("=")[0].split(".")[0] != "--data":
+            others.append(word)
+            continue
+        data.append(word)
+        if "=" not in word:
+            data += [value for value in [next(words, None)] if value is not None]
+    return data, others
+
+
+def _data_of(checkpoint: Path, module: Any, request: Request, options: argparse.Namespace) -> Any:
+    """Build and load the data that are asked for."""
+    from arcface_pl.cli.resume import settings_of_checkpoint
+    from arcface_pl.cli.settings import build_data
+
+    settings = settings_of_checkpoint(checkpoint)
+    if "data" not in settings:
+        raise SettingsError(f"{checkpoint}: says nothing of its data; give --data and its settings")
+    arguments = settings["data"]["init_args"]
+    if arguments.get("seed") is None:
+        arguments["seed"] = settings["seed_everything"]  # the validation images are those of the run
+    named = {name for name, _ in request.flags}
+    if options.protocol is not None:
+        if named & {"data", "data.dataset", "data.classes", "data.held_out_classes"}:
+            raise SettingsError(f"--protocol {options.protocol}: says which data; leave out --{min(named)}")
+        _check_protocol(options.protocol, module.data_facts)
+        settings = merge(settings, {"data": PROTOCOLS[options.protocol].settings})
+    elif {"data", "data.dataset"} & named:
+        for name in ("classes", "held_out_classes"):  # those of the run's own data set
+            arguments.pop(name, None)
+    backbone = module.backbone
+    sizes = {"in_channels": backbone.in_channels, "image_size": backbone.image_size}
+    data = build_data(request.layers_over(settings)["data"], sizes)
+    if hasattr(data, "normalize_as") and module.data_facts.get("normalization"):
+        data.normalize_as(*module.data_facts["normalization"])
+    data.prepare_data()
+    data.setup("test")
+    return data
+
+
+def _check_protocol(name: str, facts: dict[str, Any]) -> None:
+
+    protocol = PROTOCOLS[name]
+    trained = facts.get("dataset_name"), list(facts.get("class_names") or ())
+    if trained != (protocol.trained_on, protocol.trained_class_names):
+        raise SettingsError(
+            f"--protocol {name}: the checkpoint was trained on {', '.join(trained[1])} of {trained[0]}, but it accepts "
+            f"one trained with {protocol.training_flags}"
+        )
+
+
+def _device(accelerator: str) -> Any:
+    import torch
+
+    there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(accelerator, True):
+        raise SettingsError(f"--accelerator: got {accelerator}, but torch finds none here; accepts cpu or auto")
+    chosen = accelerator if accelerator != "auto" else next((name for name, found in there.items() if found), "cpu")
+    return torch.device("cuda" if chosen == "gpu" else chosen)
+
+
+def _place(checkpoint: Path) -> Path:
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def _file_name(results: dict[str, Any]) -> str:
+    return f"evaluate-{results['protocol'] or results['dataset']}{'-val' * (results['split'] == 'val')}.json"

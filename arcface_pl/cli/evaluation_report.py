@@ -1,0 +1,187 @@
+"""What ``evaluate`` measures of a data module, and how it shows it: table, JSON and figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from arcface_pl.cli.config import SettingsError
+from arcface_pl.evaluation import Evaluation, embed, evaluate
+from arcface_pl.figures import ClosedSet, Evaluated, Mistakes, count_degrees, save_all
+from arcface_pl.metrics.functional import target_angles
+
+__all__ = ["as_json", "evaluate_data", "print_table", "save_figures", "write"]
+
+# Kind, name of the score, and how it reads.
+_ROWS = (
+    ("classification", "accuracy", "accuracy"),
+    ("classification", "target_mean", "mean angle to the own class"),
+    ("classification", "nearest_other_mean", "mean angle to the nearest other class"),
+    ("classification", "gap_mean", "their gap"),
+    ("verification", "eer", "equal error rate"),
+    ("verification", "tar_at_far_0.1", "TAR at FAR 10%"),
+    ("verification", "tar_at_far_0.01", "TAR at FAR 1%"),
+    ("verification", "tar_at_far_0.001", "TAR at FAR 0.1%"),
+    ("verification", "tar_at_far_0.0001", "TAR at FAR 0.01%"),
+    ("verification", "auc", "area under the ROC"),
+    ("pairs", "fold_accuracy", "accuracy, threshold from the other folds"),
+    ("pairs", "eer", "equal error rate"),
+    ("pairs", "tar_at_far_0.1", "TAR at FAR 10%"),
+    ("pairs", "tar_at_far_0.01", "TAR at FAR 1%"),
+    ("pairs", "tar_at_far_0.001", "TAR at FAR 0.1%"),
+    ("pairs", "auc", "area under the ROC"),
+    ("retrieval", "recall_at_1", "recall@1"),
+    ("retrieval", "recall_at_5", "recall@5"),
+    ("retrieval", "recall_at_10", "recall@10"),
+    ("retrieval", "r_precision", "R-precision"),
+    ("retrieval", "map_at_r", "MAP@R"),
+    ("retrieval", "knn_accuracy", "k-NN accuracy, k = 5"),
+    ("identification", "rank_1_of_1_enrolled", "rank 1, one image of each class enrolled"),
+    ("identification", "rank_1_of_5_enrolled", "rank 1, five enrolled"),
+)
+_KINDS = {
+    "classification": "classification",
+    "verification": "verification, all pairs",
+    "pairs": "verification, listed pairs",
+    "retrieval": "retrieval, each among the others",
+    "identification": "identification, ten galleries",
+}
+
+
+def evaluate_data(module: Any, data: Any, split: str, device: torch.device) -> dict[str, Evaluation]:
+    """Evaluate a data module's classes and those it holds out.
+
+    Args:
+        module: A trained `ArcFaceModule`.
+        data: A data module that is set up.
+        split: "val" or "test".
+        device: Where to run the network.
+
+    Returns:
+        By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
+    """
+    network, found = module.to(device), {}
+    batches = data.val_dataloader() if split == "val" else data.test_dataloader()
+    if not batches:
+        raise SettingsError("--split val: --data.val_fraction is 0, so that there is nothing to validate on")
+    pairs = getattr(data, "pairs", None) if split == "test" else None
+    is_trained = list(data.class_names) == list(module.data_facts.get("class_names") or ())
+    sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)}
+    if getattr(data, "held_out_class_names", []):
+        sets["held_out"] = (data.held_out_dataloader(split), data.held_out_class_names)
+    embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
+    module.cpu()
+    for name, (_, class_names) in sets.items():
+        is_held_out = name == "held_out"
+        found[name] = evaluate(
+            embedded[name],
+            list(class_names),
+            head=module.head if name == "trained" else None,
+            pairs=None if is_held_out else pairs,
+        )
+    return found
+
+
+def as_json(found: dict[str, Evaluation]) -> dict[str, Any]:
+    """Lay the scores of each set out for JSON."""
+    return {
+        name: {"classes": each.class_names, "num_images": each.num_images, **each.scores}
+        for name, each in found.items()
+    }
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """Write the results as JSON.
+
+    Raises:
+        SettingsError: If the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
+
+
+def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:
+    """Print one table, a column a set of images."""
+    titles = {"trained": "trained classes", "unseen": "other classes", "held_out": "held-out classes"}
+    table = Table(title=f"{dataset}, {split}", title_justify="left")
+    table.add_column("")
+    for name, each in found.items():
+        table.add_column(f"{titles[name]}: {_listed(each.class_names)}\n{each.num_images:,} images", justify="right")
+    kind = None
+    for row_kind, score, label in _ROWS:
+        values = [each.scores.get(row_kind, {}).get(score) for each in found.values()]
+        if all(value is None for value in values):
+            continue
+        if row_kind != kind:
+            kind = row_kind
+            table.add_section()
+            table.add_row(f"[bold]{_KINDS[kind]}", *(_pairs(each, kind) for each in found.values()))
+        shown = (_shown(score, value, each) for value, each in zip(values, found.values(), strict=True))
+        table.add_row(f"  {label}", *shown)
+    console.print(table)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if sum(map(len, names)) < 24 else f"{len(names)}"
+
+
+def _pairs(each: Evaluation, kind: str) -> str:
+    scores = each.scores.get(kind, {})
+    total = scores.get("num_genuine", 0) + scores.get("num_impostor", 0)
+    return f"{total:,} pairs" if total else ""
+
+
+def _shown(score: str, value: float | None, each: Evaluation) -> str:
+    if value is None:
+        return ""
+    if score.endswith("_mean"):
+        return f"{value:.1f}\N{DEGREE SIGN}"
+    if score == "accuracy":
+        return f"{value:.2%} ({round(value * each.num_images):,})"
+    return f"{value:.4f}" if score == "auc" else f"{value:.2%}"
+
+
+@torch.no_grad()
+def save_figures(module: Any, data: Any, split: str, found: dict[str, Evaluation], folder: Path) -> list[Path]:
+    """Draw what there is to draw of each set, in a folder a set.
+
+    Raises:
+        SettingsError: If a file cannot be written.
+    """
+    paths = []
+    for name, each in found.items():
+        closed = None
+        if name == "trained":
+            batches = data.val_dataloader() if split == "val" else data.test_dataloader()
+            closed = _closed_set(module.head, each, batches)
+        evaluated = Evaluated(split, each.class_names, *each.embedded, curve=each.curve, closed=closed)
+        try:
+            paths += save_all(evaluated, folder / name)
+        except OSError as error:
+            raise SettingsError(f"--figures {folder}: cannot be written ({error.strerror})") from None
+    return paths
+
+
+def _closed_set(head: Any, each: Evaluation, batches: Any) -> ClosedSet:
+    embeddings, labels = each.embedded
+    predictions = head(embeddings).argmax(1)
+    angles = torch.rad2deg(head.cosine(embeddings).double().clamp(-1, 1).acos())
+    wrong = (predictions != labels).nonzero().flatten()
+    images = torch.cat([images.cpu() for images, _ in batches])[wrong]
+    own = target_angles(embeddings, labels, head.weight, sub_centers=head.sub_centers)
+    counts = torch.bincount(labels * head.num_classes + predictions, minlength=head.num_classes**2)
+    return ClosedSet(
+        centers=head.weight.detach(),
+        sub_centers=head.sub_centers,
+        confusion=counts.view(head.num_classes, -1),
+        angles=(count_degrees(torch.rad2deg(own.target)), count_degrees(torch.rad2deg(own.nearest_other))),
+        mistakes=Mistakes.hardest(images, labels[wrong], predictions[wrong], angles[wrong]),
+        num_wrong=len(wrong),
+        num_images=len(labels),
+    )

@@ -1,0 +1,117 @@
+"""``arcface-pl evaluate`` on checkpoints of real runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arcface_pl import ArcFaceModule, MNISTDataModule
+from arcface_pl.cli import main
+from arcface_pl.evaluation import embed, evaluate
+
+QUICK = ["--data.dataset", "digits", "--max_epochs", "1", "--enable_progress_bar", "false"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of eight digits."""
+    folder = tmp_path_factory.mktemp("runs")
+    main(["fit", *QUICK, "--data.held_out_classes", "[8, 9]", "--default_root_dir", str(folder)])
+    return folder / "lightning_logs/version_0/checkpoints/best.ckpt"
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+def run(*args: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", *map(str, args)])
+    assert caught.value.code is None
+
+
+def refused(capsys: pytest.CaptureFixture, *args: Any) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", *map(str, args)])
+    assert caught.value.code == 2
+    captured = capsys.readouterr().err
+    assert captured.count("\n") == 1
+    return captured
+
+
+def test_table_and_json_hold_both_sets(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    (trained.parent.parent / "config.yaml").write_text("model: {head: {class_path: os.system}}\n")  # nobody reads it
+    run(trained)
+    printed = capsys.readouterr().out
+    found = json.loads((trained.parent.parent / "evaluate-digits.json").read_text())
+    tested = json.loads((trained.parent.parent / "results.json").read_text())
+    assert found["trained"]["classification"]["accuracy"] == pytest.approx(tested["test/accuracy"], abs=1e-6)
+    assert found["trained"]["classification"]["target_mean"] == pytest.approx(
+        tested["test/angle/target_mean"], abs=0.01
+    )
+    assert (found["held_out"]["classes"], found["held_out"]["num_images"]) == (["8", "9"], 71)
+    assert "classification" not in found["held_out"]
+    pairs = found["held_out"]["verification"]
+    assert pairs["num_genuine"] + pairs["num_impostor"] == 71 * 70 // 2
+    assert f"{pairs['eer']:.2%}" in printed
+    assert f"{found['trained']['retrieval']['recall_at_1']:.2%}" in printed
+
+
+def test_validation_looks_at_the_runs_own_validation_images(trained: Path, tmp_path: Path) -> None:
+    run(trained, "--split", "val", "--json", tmp_path / "val.json")
+    found = json.loads((tmp_path / "val.json").read_text())
+    tested = json.loads((trained.parent.parent / "results.json").read_text())
+    assert found["trained"]["classification"]["accuracy"] == pytest.approx(tested["val/accuracy"], abs=1e-6)
+    assert found["held_out"]["num_images"] == 283
+
+
+def test_other_data_are_normalised_as_the_network_knows_it(trained: Path, tmp_path: Path) -> None:
+    run("--data.held_out_classes", "[0, 1, 2]", trained, "--data.dataset=digits", "--json", tmp_path / "other.json")
+    found = json.loads((tmp_path / "other.json").read_text())
+    assert set(found) >= {"unseen", "held_out"}  # 3 to 9 are not the classes of the head
+    module = ArcFaceModule.load_from_checkpoint(trained)
+    data = MNISTDataModule(dataset="digits", normalize=False, held_out_classes=[0, 1, 2])
+    data.prepare_data()
+    data.setup("test")
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in module.data_facts["normalization"])
+    batches = [((images - mean) / std, labels) for images, labels in data.held_out_dataloader("test")]
+    expected = evaluate(embed(module, batches), list("012")).scores
+    assert found["held_out"]["verification"]["eer"] == pytest.approx(expected["verification"]["eer"], abs=1e-4)
+
+
+def test_figures_are_drawn_for_each_set(trained: Path, tmp_path: Path) -> None:
+    run(trained, "--figures", tmp_path / "figures", "--json", tmp_path / "found.json")
+    drawn = {str(path.relative_to(tmp_path / "figures")) for path in (tmp_path / "figures").rglob("*.png")}
+    assert {"trained/roc.png", "trained/confusion.png", "trained/mistakes.png", "held_out/roc.png"} <= drawn
+    assert "held_out/confusion.png" not in drawn
+
+
+def test_a_mistake_ends_in_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for args, message in (
+        (["nosuch.ckpt"], "nosuch.ckpt: there is no such file"),
+        ([trained, "--protocol", "mnist-8-9"], "was trained on 0, 1, 2, 3, 4, 5, 6, 7 of digits, but it accepts"),
+        ([trained, "--protocol", "mnist-8-8"], "--protocol: invalid choice: 'mnist-8-8'"),
+        ([trained, "--protocol", "mnist-8-9", "--data.dataset", "mnist"], "leave out --data.dataset"),
+        ([trained, "--data.datasets", "mnist"], "data.datasets: unknown; did you mean data.dataset?"),
+        ([trained, "--data.held_out_classes", "[1]"], "data.held_out_classes: only 1 is held out"),
+        ([trained, "--data.dataset", "cifar10"], "data: its images have in_channels 3, but the checkpoint's network"),
+        ([trained, "--split", "val", "--data.val_fraction", "0"], "--split val: --data.val_fraction is 0"),
+        ([trained, "--json", tmp_path], "cannot be written"),
+    ):
+        assert message in refused(capsys, *args)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys\nfrom arcface_pl.cli import main\n"
+        "try: main(['evaluate', '--help'])\nexcept SystemExit: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "mnist-8-9" in done.stdout
