@@ -1,20 +1,10 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from checkpoints import write_checkpoint
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, Recognizer, SimpleCNN
-
-
-def write_checkpoint(path: Path, module: ArcFaceModule, **more: Any) -> Path:
-    """What the Trainer writes, as far as use looks at it."""
-    module.backbone.eval()
-    classes = [f"class {index}" for index in range(module.head.num_classes)]
-    facts = {"class_names": classes, "normalization": ((0.2,), (0.4,)), "dataset_name": "fashion_mnist"}
-    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "data": facts, **more}
-    torch.save(content, path)
-    return path
 
 
 @pytest.fixture

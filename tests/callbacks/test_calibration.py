@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from arcface_pl import ArcFaceHead, ArcFaceModule, MNISTDataModule, Recognizer, SimpleCNN
+from arcface_pl.callbacks import ThresholdCalibration
+from arcface_pl.metrics.functional import tar_at_far, verification_curve
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The number of training batches", "ignore:.*does not have many workers"),
+    pytest.mark.timeout(120),
+]
+
+
+def fit(folder: Path, callback: ThresholdCalibration, **data: object) -> tuple[MNISTDataModule, dict]:
+    L.seed_everything(0)
+    module = MNISTDataModule(dataset="digits", **data)  # type: ignore[arg-type]
+    module.setup()
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=1, limit_train_batches=4, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0, use_distributed_sampler=False,
+        callbacks=[callback], default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(ArcFaceModule(SimpleCNN(8), ArcFaceHead(8, module.num_classes)), datamodule=module)
+    trainer.save_checkpoint(folder / "model.ckpt")
+    return module, torch.load(folder / "model.ckpt", weights_only=True)
+
+
+def test_the_threshold_kept_is_that_of_all_validation_pairs(tmp_path: Path) -> None:
+    data, checkpoint = fit(tmp_path, ThresholdCalibration(far=0.01))
+    recognizer = Recognizer.from_checkpoint(tmp_path / "model.ckpt")
+    unit, labels = recognizer.embed(data.val_images), data.val_labels
+    rows, columns = torch.triu_indices(len(unit), len(unit), offset=1)
+    scores, genuine = (unit @ unit.T)[rows, columns], labels[rows] == labels[columns]
+    tar, threshold = tar_at_far(scores[genuine], scores[~genuine], 0.01, return_threshold=True)
+    assert recognizer.thresholds.verification == pytest.approx(threshold, abs=1e-5)
+    cosine = recognizer.class_scores(data.val_images)
+    own = cosine.gather(1, labels[:, None]).squeeze(1)
+    other = cosine.scatter(1, labels[:, None], -2).amax(1)
+    _, expected = verification_curve(own, other).tar_at_far(0.01)
+    assert recognizer.thresholds.classification == pytest.approx(expected, abs=1e-5)
+    found = checkpoint["calibration"]
+    assert found["verification"]["tar"] == pytest.approx(tar, abs=1e-3)
+    assert (found["source"], found["num_images"], found["far"]) == ("validation", len(labels), 0.01)
+    assert checkpoint["validation"]["val/accuracy"] == pytest.approx(float((cosine.argmax(1) == labels).float().mean()))
+
+
+def test_classes_held_out_are_what_it_is_measured_on(tmp_path: Path) -> None:
+    data, checkpoint = fit(tmp_path, ThresholdCalibration(far=0.01, num_images=5000), held_out_classes=[8, 9])
+    recognizer = Recognizer.from_checkpoint(tmp_path / "model.ckpt")
+    batches = list(data.held_out_dataloader("val"))
+    with torch.no_grad():
+        raw = torch.cat([recognizer.model.backbone(images) for images, _ in batches])
+    labels = torch.cat([each for _, each in batches])
+    unit = torch.nn.functional.normalize(raw, dim=1)
+    rows, columns = torch.triu_indices(len(unit), len(unit), offset=1)
+    scores, genuine = (unit @ unit.T)[rows, columns], labels[rows] == labels[columns]
+    threshold = tar_at_far(scores[genuine], scores[~genuine], 0.01, return_threshold=True)[1]
+    assert recognizer.thresholds.verification == pytest.approx(threshold, abs=1e-5)
+    assert checkpoint["calibration"]["source"] == "held-out classes"
+    assert checkpoint["calibration"]["classification"]["num_impostor"] == len(labels)
+
+
+@pytest.mark.parametrize("data", [{"val_fraction": 0.0}, {"watch_test": True}])
+def test_without_honest_validation_nothing_is_kept(tmp_path: Path, data: dict) -> None:
+    _, checkpoint = fit(tmp_path, ThresholdCalibration(), **data)
+    assert "calibration" not in checkpoint
+    assert Recognizer.from_checkpoint(tmp_path / "model.ckpt").thresholds == (None, None)

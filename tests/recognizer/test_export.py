@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import write_checkpoint
+
+from arcface_pl import ArcFaceModule, Recognizer
+from arcface_pl import export as export_room
+from arcface_pl.backbones import BACKBONES
+from arcface_pl.export import FORMATS, ExportError, export
+from arcface_pl.heads import HEADS
+
+pytestmark = pytest.mark.timeout(280)
+
+
+def make(tmp_path: Path, backbone: torch.nn.Module, head: torch.nn.Module) -> Recognizer:
+    torch.manual_seed(0)
+    return Recognizer.from_checkpoint(write_checkpoint(tmp_path / "m.ckpt", ArcFaceModule(backbone, head)))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("sub_centers", [1, 3])
+def test_every_head(name: str, sub_centers: int, tmp_path: Path, images: torch.Tensor) -> None:
+    arguments = {} if sub_centers == 1 or name == "LinearHead" else {"sub_centers": sub_centers}
+    model = make(tmp_path, BACKBONES["SimpleCNN"](16), HEADS[name](16, 4, **arguments)).model
+    parity = export(model, tmp_path / "m.onnx", "onnx", images)
+    assert parity.cosine < 1e-5
+    assert parity.same_class == len(images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone(name: str, tmp_path: Path, images: torch.Tensor) -> None:
+    backbone = BACKBONES[name](embedding_dim=16, in_channels=1, image_size=28)  # type: ignore[call-arg]
+    model = make(tmp_path, backbone, HEADS["ArcFaceHead"](16, 4)).model
+    assert export(model, tmp_path / "m.onnx", "onnx", images).cosine < 1e-5
+    assert [each.name for each in tmp_path.iterdir() if each.suffix != ".ckpt"] == ["m.onnx"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_every_format_keeps_what_the_model_gives(
+    file_format: str, recognizer: Recognizer, tmp_path: Path, images: torch.Tensor
+) -> None:
+    parity = export(recognizer.model, tmp_path / "file", file_format, images)
+    assert parity.num_images == parity.same_class == len(images)
+    assert parity.cosine < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_the_file_alone_with_numpy(batch: int, recognizer: Recognizer, tmp_path: Path, images: torch.Tensor) -> None:
+    import onnxruntime
+
+    labels = [f"class {index % 4}" for index in range(12)]
+    recognizer.calibrate(images, labels, far=0.25, source="mine")
+    export(recognizer.model, tmp_path / "m.onnx", "onnx", images)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    meta = session.get_modelmeta().custom_metadata_map
+    embedding, cosine, logits = session.run(None, {"pixels": images[:batch].numpy()})
+    torch.testing.assert_close(torch.from_numpy(embedding), recognizer.embed(images[:batch]), rtol=0, atol=1e-6)
+    names, threshold = json.loads(meta["class_names"]), float(meta["threshold_classification"])
+    assert threshold == recognizer.thresholds.classification
+    expected = recognizer.classify(images[:batch])
+    assert [names[row.argmax()] for row in logits] == [answer.name for answer in expected]
+    assert [bool(row.max() < threshold) for row in cosine] == [answer.unknown for answer in expected]
+    assert (json.loads(meta["mean"]), json.loads(meta["std"])) == ([0.2], [0.4])
+
+
+def test_a_file_that_differs_is_not_kept(
+    recognizer: Recognizer, tmp_path: Path, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = export_room.to_tensors
+
+    def other(model: object) -> dict[str, torch.Tensor]:
+        return {key: value + 1e-3 for key, value in tensors(model).items()}  # type: ignore[arg-type]
+
+    monkeypatch.setattr(export_room, "to_tensors", other)
+    (tmp_path / "m").write_text("the old one")
+    with pytest.raises(ExportError, match="not written"):
+        export(recognizer.model, tmp_path / "m", "safetensors", images)
+    assert (tmp_path / "m").read_text() == "the old one"
