@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from arcface_pl.cli.config import Request, SettingsError, merge, parse_command_line
+from arcface_pl.cli.config import BASE_CONFIG, Request, SettingsError, merge, parse_command_line, read_config
 from arcface_pl.cli.tool import ToolParser
 from arcface_pl.protocols import PROTOCOLS
 
@@ -30,6 +30,7 @@ examples:
   arcface-pl evaluate model.ckpt --protocol mnist-8-9 --figures figures
   arcface-pl evaluate model.ckpt --data.dataset fashion_mnist --split val
   arcface-pl evaluate model.ckpt --data ImageFolderDataModule --data.root photos
+  arcface-pl evaluate model.ckpt --data PairsDataModule --data.root lfw --data.pairs_file pairs.txt
 """
 
 
@@ -112,6 +113,7 @@ def _data_of(checkpoint: Path, module: Any, request: Request, options: argparse.
     """Build and load the data that are asked for."""
     from arcface_pl.cli.resume import settings_of_checkpoint
     from arcface_pl.cli.settings import build_data
+    from arcface_pl.preprocessing import Preprocessor
 
     settings = settings_of_checkpoint(checkpoint)
     if "data" not in settings:
@@ -130,8 +132,10 @@ def _data_of(checkpoint: Path, module: Any, request: Request, options: argparse.
             arguments.pop(name, None)
     backbone = module.backbone
     sizes = {"in_channels": backbone.in_channels, "image_size": backbone.image_size}
-    data = build_data(request.layers_over(settings)["data"], sizes)
-    if hasattr(data, "normalize_as") and module.data_facts.get("normalization"):
+    data = build_data(request.layers_over(merge(read_config(BASE_CONFIG), settings))["data"], sizes)
+    if hasattr(data, "use_preprocessing"):
+        data.use_preprocessing(Preprocessor.from_data_facts(module.data_facts, **sizes))
+    elif hasattr(data, "normalize_as") and module.data_facts.get("normalization"):
         data.normalize_as(*module.data_facts["normalization"])
     data.prepare_data()
     data.setup("test")

@@ -15,6 +15,7 @@ from arcface_pl.metrics.functional import target_angles
 
 __all__ = ["as_json", "evaluate_data", "print_table", "save_figures", "write"]
 
+MOST_MISTAKES = 24
 # Kind, name of the score, and how it reads.
 _ROWS = (
     ("classification", "accuracy", "accuracy"),
@@ -64,9 +65,11 @@ def evaluate_data(module: Any, data: Any, split: str, device: torch.device) -> d
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
     """
     network, found = module.to(device), {}
-    batches = data.val_dataloader() if split == "val" else data.test_dataloader()
+    batches = data.test_dataloader()
+    if split == "val":
+        batches = data.val_dataloader() if getattr(data, "num_val", 0) else None
     if not batches:
-        raise SettingsError("--split val: --data.val_fraction is 0, so that there is nothing to validate on")
+        raise SettingsError(f"--split val: {type(data).__name__} has no validation images with these settings")
     pairs = getattr(data, "pairs", None) if split == "test" else None
     is_trained = list(data.class_names) == list(module.data_facts.get("class_names") or ())
     sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)}
@@ -174,6 +177,7 @@ def _closed_set(head: Any, each: Evaluation, batches: Any) -> ClosedSet:
     angles = torch.rad2deg(head.cosine(embeddings).double().clamp(-1, 1).acos())
     wrong = (predictions != labels).nonzero().flatten()
     images = torch.cat([images.cpu() for images, _ in batches])[wrong]
+    shown = (angles[wrong, classes[wrong]] for classes in (labels, predictions))
     own = target_angles(embeddings, labels, head.weight, sub_centers=head.sub_centers)
     counts = torch.bincount(labels * head.num_classes + predictions, minlength=head.num_classes**2)
     return ClosedSet(
@@ -181,7 +185,7 @@ def _closed_set(head: Any, each: Evaluation, batches: Any) -> ClosedSet:
         sub_centers=head.sub_centers,
         confusion=counts.view(head.num_classes, -1),
         angles=(count_degrees(torch.rad2deg(own.target)), count_degrees(torch.rad2deg(own.nearest_other))),
-        mistakes=Mistakes.hardest(images, labels[wrong], predictions[wrong], angles[wrong]),
+        mistakes=Mistakes(images, labels[wrong], predictions[wrong], *shown).hardest(MOST_MISTAKES),
         num_wrong=len(wrong),
         num_images=len(labels),
     )

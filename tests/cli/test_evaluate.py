@@ -1,5 +1,6 @@
 """``arcface-pl evaluate`` on checkpoints of real runs."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from arcface_pl import ArcFaceModule, MNISTDataModule
 from arcface_pl.cli import main
@@ -85,6 +87,28 @@ def test_other_data_are_normalised_as_the_network_knows_it(trained: Path, tmp_pa
     assert found["held_out"]["verification"]["eer"] == pytest.approx(expected["verification"]["eer"], abs=1e-4)
 
 
+def test_a_list_of_pairs_is_scored_as_listed(trained: Path, tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for number, (image, label) in enumerate(zip(digits.images[:40], digits.target[:40], strict=True)):
+        (tmp_path / "photos" / str(label)).mkdir(parents=True, exist_ok=True)
+        page = Image.new("L", (100, 100), 255)  # dark ink on paper
+        page.paste(Image.fromarray((255 - image * 15).astype("uint8")).resize((60, 60)), (20, 20))
+        page.save(tmp_path / "photos" / str(label) / f"{number}.png")
+    names = [f"{label}/{number}.png" for number, label in enumerate(digits.target[:40])]
+    pairs = [(one, other, int(one[0] == other[0])) for one, other in itertools.combinations(names[:30], 2)]
+    (tmp_path / "list.txt").write_text("".join(f"{one} {other} {same}\n" for one, other, same in pairs))
+    where = ["--data.root", tmp_path / "photos", "--data.pairs_file", tmp_path / "list.txt"]
+    run(trained, "--data", "PairsDataModule", *where, "--json", tmp_path / "pairs.json")
+    found = json.loads((tmp_path / "pairs.json").read_text())["unseen"]
+    assert found["num_images"] == 30
+    assert found["pairs"]["num_genuine"] == sum(same for *_, same in pairs)
+    # All pairs are listed, so that both ways must count alike.
+    assert found["pairs"]["eer"] == pytest.approx(found["verification"]["eer"], abs=1e-6)
+    assert found["pairs"]["auc"] == pytest.approx(found["verification"]["auc"], abs=1e-6)
+
+
 def test_figures_are_drawn_for_each_set(trained: Path, tmp_path: Path) -> None:
     run(trained, "--figures", tmp_path / "figures", "--json", tmp_path / "found.json")
     drawn = {str(path.relative_to(tmp_path / "figures")) for path in (tmp_path / "figures").rglob("*.png")}
@@ -101,7 +125,10 @@ def test_a_mistake_ends_in_one_line(trained: Path, tmp_path: Path, capsys: pytes
         ([trained, "--data.datasets", "mnist"], "data.datasets: unknown; did you mean data.dataset?"),
         ([trained, "--data.held_out_classes", "[1]"], "data.held_out_classes: only 1 is held out"),
         ([trained, "--data.dataset", "cifar10"], "data: its images have in_channels 3, but the checkpoint's network"),
-        ([trained, "--split", "val", "--data.val_fraction", "0"], "--split val: --data.val_fraction is 0"),
+        (
+            [trained, "--split", "val", "--data.val_fraction", "0"],
+            "--split val: MNISTDataModule has no validation images with these settings",
+        ),
         ([trained, "--json", tmp_path], "cannot be written"),
     ):
         assert message in refused(capsys, *args)
