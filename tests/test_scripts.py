@@ -113,10 +113,11 @@ def test_reproduce_writes_table_numbers_and_plot(
 
 
 @pytest.mark.slow
-def test_circle_draws_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dims", [2, 3])
+def test_circle_draws_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dims: int) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["--data.dataset", "digits", "--max_epochs", "1", "--enable_progress_bar", "false"]
-    load("circle").main(["--out", str(tmp_path), *flags])
-    assert [path.name for path in tmp_path.iterdir()] == ["embedding_2d.png"]
-    with Image.open(tmp_path / "embedding_2d.png") as picture:
+    load("circle").main(["--out", str(tmp_path), "--dims", str(dims), *flags])
+    assert [path.name for path in tmp_path.iterdir()] == [f"embedding_{dims}d.png"]
+    with Image.open(tmp_path / f"embedding_{dims}d.png") as picture:
         assert min(picture.size) > 400

@@ -71,7 +71,7 @@ def learning_rate(groups: list[str]) -> str:
 def guessing(accuracy: float, guess: float) -> str:
     """Say that accuracy is that of guessing."""
     return (
-        f"accuracy on validation is {accuracy:.2%}, no better than always naming the commonest class ({guess:.2%}). If "
-        "the loss falls all the same, look whether training and validation images are preprocessed alike and the "
-        "labels are right; if it does not, try another learning rate (--model.optimizer.lr)."
+        f"accuracy on validation is {accuracy:.2%}, not to be told from guessing ({guess:.2%} by always naming the "
+        "commonest class). If the loss falls all the same, look whether training and validation images are "
+        "preprocessed alike and the labels are right; if it does not, try another learning rate (--model.optimizer.lr)."
     )

@@ -46,7 +46,9 @@ def draw_circle_on(axes: Axes, embeddings: Tensor, labels: Tensor, centers: Tens
     taken: list[float] = []
     for label, name in enumerate(names):
         mine, colour = labels == label, CLASS_COLOURS[label % len(CLASS_COLOURS)]
-        axes.scatter(angles[mine], radius[mine], s=2, alpha=0.4, linewidths=0, color=colour, rasterized=True)
+        axes.scatter(
+            angles[mine], radius[mine], s=_dot_size(len(angles)), alpha=0.4, linewidths=0, color=colour, rasterized=True
+        )
         if not places[label].any():
             continue
         place = math.atan2(places[label, 1], places[label, 0])
@@ -93,7 +95,9 @@ def draw_sphere_on(
     for label, name in enumerate(names):
         colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
         mine = points[(labels == label) & (points[:, 2] >= 0)]
-        axes.scatter(mine[:, 0], mine[:, 1], s=3, alpha=0.4, linewidths=0, color=colour, rasterized=True)
+        axes.scatter(
+            mine[:, 0], mine[:, 1], s=_dot_size(len(points)), alpha=0.4, linewidths=0, color=colour, rasterized=True
+        )
         across, up, depth = stars[label].tolist()
         if depth < 0 or not stars[label].any():
             continue
@@ -110,6 +114,11 @@ def draw_sphere_on(
 def _name(axes: Axes, place: tuple[float, float], name: str, num_classes: int, **alignment: Any) -> None:
     size = 14 if num_classes <= 12 else 8
     axes.text(*place, shorten(name, 10), fontsize=size, fontweight="bold", parse_math=False, **alignment)
+
+
+def _dot_size(count: int) -> float:
+    # Square points: dots that still show when they are few, and still part when they are thousands.
+    return min(20.0, max(2.0, 8000 / max(count, 1)))
 
 
 def _face(vectors: Tensor, is_back: bool) -> Tensor:

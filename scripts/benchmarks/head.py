@@ -192,15 +192,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw time and memory over the number of classes, on logarithmic axes, one column for each width."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
+    from arcface_pl.figures.style import SERIES, new_figure, save
 
     dims = sorted({row["dim"] for row in rows})
-    figure, axes = plt.subplots(2, len(dims), figsize=(4.5 * len(dims), 7), sharex=True, sharey="row", squeeze=False)
+    figure = new_figure(max(6.4, 4.5 * len(dims)), 7)
+    axes = figure.subplots(2, len(dims), sharex=True, sharey="row", squeeze=False)
     for column, dim in enumerate(dims):
-        for way, (name, _) in WAYS.items():
+        for (way, (name, _)), style in zip(WAYS.items(), SERIES, strict=False):
             series = sorted(
                 (row["classes"], row["seconds"], row["extra_mb"])
                 for row in rows
@@ -209,10 +207,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             if not series:
                 continue
             classes, seconds, extra = zip(*series, strict=True)
-            line = {"marker": "o", "label": name, "linestyle": ":" if way == "floor" else "-"}
-            axes[0, column].loglog(classes, seconds, **line)
+            axes[0, column].loglog(classes, seconds, label=name, **style)
             if way != "floor":
-                axes[1, column].loglog(classes, extra, **line)
+                axes[1, column].loglog(classes, extra, label=name, **style)
         axes[0, column].set_title(f"dim {dim}")
         axes[1, column].set_xlabel("classes")
         for axis in axes[:, column]:
@@ -220,9 +217,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes[0, 0].set_ylabel("forward + backward, seconds")
     axes[1, 0].set_ylabel("extra memory, MB")
     axes[0, 0].legend(frameon=False)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save(figure, path, dpi=120)
 
 
 def main() -> None:
