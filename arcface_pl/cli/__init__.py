@@ -31,11 +31,15 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     args = list(sys.argv[1:] if args is None else args)
     command = args.pop(0) if args else "--help"
-    if command not in TOOLS and (command in ("-h", "--help") or {"-h", "--help"} & set(args)):
+    # `predict` followed by flags is the test set's; by a checkpoint, that of the pictures named after it
+    own_pictures = command == "predict" and bool(args) and not args[0].startswith("-")
+    if command not in TOOLS and not own_pictures and (command in ("-h", "--help") or {"-h", "--help"} & set(args)):
         print(HELP[command if command in SUBCOMMANDS else "arcface-pl"])  # noqa: T201
         return
     words = [word for word in args if word != "--traceback"]
     try:
+        if own_pictures:
+            sys.exit(import_module("arcface_pl.cli.predict").run(words))
         if command in TOOLS:
             sys.exit(import_module(TOOLS[command]).run(words))
         if command not in SUBCOMMANDS:

@@ -76,7 +76,7 @@ Image embeddings with angular-margin losses (ArcFace and its family).
   fit        train, keep the best checkpoint, evaluate it once on the test set
   validate   score a checkpoint on the validation split
   test       score a checkpoint on the test set
-  predict    write the class of every test image to predictions.csv
+  predict    say the class of your own pictures, or write that of every test image to predictions.csv
   evaluate   score a checkpoint: classification, verification of unseen classes, retrieval; draw figures
   recognize  enrol names from a few pictures, identify and compare pictures
   export     write a trained model as one ONNX, torch or safetensors file, and check it
@@ -86,5 +86,7 @@ Image embeddings with angular-margin losses (ArcFace and its family).
     "fit": _FIT,
     "validate": _evaluation("validate", "Score a checkpoint on the validation split."),
     "test": _evaluation("test", "Score a checkpoint on the test set."),
-    "predict": _evaluation("predict", "Write label, predicted class, cosine and angle of every test image to a CSV."),
+    "predict": f"""\
+usage: arcface-pl predict CKPT IMAGE... [flags]        (your own pictures; 'arcface-pl predict best x --help' says more)
+or     {_evaluation("predict", "Write label, predicted class, cosine and angle of every test image to a CSV.")[7:]}""",
 }
