@@ -10,7 +10,6 @@ writes study.md and study.png, and each run's settings and scores are in TensorB
 """
 
 import argparse
-import csv
 import logging
 import multiprocessing
 import time
@@ -25,7 +24,8 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-from study_report import choose, write_report
+from study_report import write_report
+from study_rows import Row, append_row, choose, read_rows
 
 from arcface_pl import ArcFaceModule, MNISTDataModule
 from arcface_pl.backbones import FastCNN
@@ -91,7 +91,7 @@ def _load(dataset: str) -> tuple[LabelledImages, LabelledImages]:
     return MNISTDataModule(dataset=dataset).load()  # type: ignore[arg-type]  # the parser has checked it
 
 
-def grid(num_seeds: int, rows: list[dict[str, Any]]) -> Iterator[Run]:
+def grid(num_seeds: int, rows: list[Row]) -> Iterator[Run]:
     """Every cell with one seed, then every cell with the next, so that what there is can be compared at any time."""
     for seed in range(num_seeds):
         for head, (margins, scales) in GRID.items():
@@ -99,7 +99,7 @@ def grid(num_seeds: int, rows: list[dict[str, Any]]) -> Iterator[Run]:
                 yield from (Run(CHOOSE_ON, 8, head, margin, scale, seed) for scale in scales)
 
 
-def confirmation(num_seeds: int, rows: list[dict[str, Any]]) -> Iterator[Run]:
+def confirmation(num_seeds: int, rows: list[Row]) -> Iterator[Run]:
     """The chosen margin and scale of the main heads on splits that had no part in choosing them."""
     for seed in range(num_seeds):
         for protocol in CONFIRM_ON:
@@ -108,7 +108,7 @@ def confirmation(num_seeds: int, rows: list[dict[str, Any]]) -> Iterator[Run]:
                 yield Run(protocol, 8, head, margin, scale, seed)
 
 
-def fewer_classes(num_seeds: int, rows: list[dict[str, Any]]) -> Iterator[Run]:
+def fewer_classes(num_seeds: int, rows: list[Row]) -> Iterator[Run]:
     """ArcFace's margins and scales again where only four digits are trained on."""
     for seed in range(num_seeds):
         for margin in GRID["ArcFaceHead"][0]:
@@ -191,37 +191,9 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
-def read_rows(path: Path, options: Options) -> list[dict[str, Any]]:
-    """Read the finished runs of this data set and length."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
-    return [row for row in rows if (row["dataset"], row["epochs"]) == (options.dataset, options.epochs)]
-
-
-def _value(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a finished run to the CSV."""
-    is_new = not path.is_file()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def work_off(runs: Iterable[Run], options: Options, path: Path, submit: Any, processes: int, until: float) -> None:
     """Run what is missing, as many at a time as there are processes, until the time is over."""
-    done = {tuple(row[name] for name in Run._fields) for row in read_rows(path, options)}
+    done = {tuple(row[name] for name in Run._fields) for row in read_rows(path, options.dataset, options.epochs)}
     missing = [run for run in runs if tuple(run) not in done]
     waiting, running = iter(missing), set[Future[dict[str, Any]]]()
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -257,9 +229,9 @@ def main() -> None:
     with ProcessPoolExecutor(given.processes, context, initializer=quieten) as pool:
         for stage in (grid, confirmation, fewer_classes):
             if time.monotonic() < until:
-                runs = stage(given.seeds, read_rows(path, options))
+                runs = stage(given.seeds, read_rows(path, options.dataset, options.epochs))
                 work_off(runs, options, path, pool.submit, given.processes, until)
-    write_report(read_rows(path, options), given.out)
+    write_report(read_rows(path, options.dataset, options.epochs), given.out)
 
 
 if __name__ == "__main__":

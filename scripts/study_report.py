@@ -1,67 +1,20 @@
 """What `study.py` writes: the choice by validation, tables of the test numbers, and one figure."""
 
-import statistics
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from study_rows import Row, Spread, cells, choose, heads_of
 
-__all__ = ["Spread", "choose", "write_report"]
+__all__ = ["write_report"]
 
-Row = dict[str, Any]
-CELL = ("protocol", "num_classes", "head", "margin", "scale")
 MAIN = ("mnist-8-9", 8)
-SOFTMAX = "LinearHead"
+SOFTMAX, ZERO = "LinearHead", "NormalizedSoftmaxHead"
 NAMES = {"LinearHead": "softmax (LinearHead)", "NormalizedSoftmaxHead": "softmax on cosines (NormalizedSoftmaxHead)"}
-
-
-class Spread(NamedTuple):
-    """Mean and sample standard deviation over the seeds."""
-
-    mean: float
-    deviation: float
-    num_seeds: int
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], key: str) -> "Spread":
-        """Summarise a column."""
-        values = [float(row[key]) for row in rows]
-        return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
-
-    def percent(self) -> str:
-        """Write both in per cent."""
-        return f"{100 * self.mean:.2f} ± {100 * self.deviation:.2f}"
-
-
-def cells(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
-    """Group the runs that differ in their seed only."""
-    grouped = defaultdict(list)
-    for row in rows:
-        grouped[tuple(row[name] for name in CELL)].append(row)
-    return grouped
-
-
-def choose(rows: Sequence[Row], protocol: str, num_classes: int, head: str) -> tuple[float, float]:
-    """Return the margin and scale whose unseen digits' training images have the lowest mean equal error rate.
-
-    Only settings that ran with the most seeds take part: the mean of a few is too often the lowest.
-    """
-    mine = {cell[3:]: found for cell, found in cells(rows).items() if cell[:3] == (protocol, num_classes, head)}
-    most = max(map(len, mine.values()))
-    means = {setting: Spread.of(found, "val_eer").mean for setting, found in mine.items() if len(found) == most}
-    return min(means, key=lambda setting: means[setting])
-
-
-def heads_of(rows: Sequence[Row], protocol: str, num_classes: int) -> list[str]:
-    """Return the heads that were run, in the order of their first run."""
-    return list(
-        dict.fromkeys(row["head"] for row in rows if (row["protocol"], row["num_classes"]) == (protocol, num_classes))
-    )
 
 
 def write_report(rows: Sequence[Row], folder: Path) -> None:
@@ -74,7 +27,7 @@ def write_report(rows: Sequence[Row], folder: Path) -> None:
     main = [row for row in rows if (row["protocol"], row["num_classes"]) == MAIN]
     if not main:
         return
-    parts = [main_table(main)]
+    parts = [main_table(main), recall_table(main)]
     if confirmed := [row for row in rows if row["protocol"] != MAIN[0]]:
         parts.append(split_table(main + confirmed, main))
     if fewer := [row for row in rows if row["num_classes"] != MAIN[1]]:
@@ -103,6 +56,26 @@ def main_table(rows: Sequence[Row]) -> str:
             f"| {NAMES.get(head, head)} | {f'{margin:g}' if margin else ''} | {shown} | {accuracy} | {eer} | {tar} "
             f"| {recall} | {seconds.mean:.1f} | {seconds.num_seeds} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def with_zero(rows: Sequence[Row], head: str) -> list[Row]:
+    """Return a head's runs and, as its margin 0, those of the softmax on cosines: it is the same loss."""
+    return [{**row, "head": head} for row in rows if row["head"] in (head, ZERO)]
+
+
+def recall_table(rows: Sequence[Row], head: str = "ArcFaceHead") -> str:
+    """Lay out how often an unseen digit's nearest neighbour is of its kind, by margin and scale."""
+    grouped = cells(with_zero(rows, head))
+    margins, scales = (sorted({cell[place] for cell in grouped}) for place in (3, 4))
+    lines = [
+        "| unseen digits: recall@1 % | " + " | ".join(f"s = {scale:g}" for scale in scales) + " |",
+        "|---|" + "--:|" * len(scales),
+    ]
+    for margin in margins:
+        found = (grouped.get((*MAIN, head, margin, scale), []) for scale in scales)
+        shown = (Spread.of(each, "test_recall").percent() if each else "" for each in found)
+        lines.append(f"| ArcFace, m = {margin:g} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -159,14 +132,14 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         100 * Spread.of(found, f"{split}_eer").mean
         for cell, found in cells(rows).items()
         for split in ("val", "test")
-        if cell[2] in heads
+        if cell[2] in (*heads, ZERO)
     ]
     limits = (min(values), max(values)) if values else (0.0, 1.0)
     image = None
     for line, head in enumerate(heads):
         for column, split in enumerate(("val", "test")):
             axes = figure.add_subplot(grid[line, column])
-            image = draw_heatmap(axes, [row for row in rows if row["head"] == head], split, limits)
+            image = draw_heatmap(axes, rows, head, split, limits)
             axes.set_title(
                 f"{head}, {'training images: chooses' if split == 'val' else 'test images: reported'}", fontsize=10
             )
@@ -183,11 +156,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_heatmap(axes: Axes, rows: Sequence[Row], split: str, limits: tuple[float, float]) -> Any:
-    """Draw the mean equal error rate of a head's settings; a frame marks the lowest by validation."""
-    margins, scales = (sorted({row[name] for row in rows}) for name in ("margin", "scale"))
+def draw_heatmap(axes: Axes, rows: Sequence[Row], head: str, split: str, limits: tuple[float, float]) -> Any:
+    """Draw the mean equal error rate of a head's settings; a frame marks its lowest by validation."""
+    grouped = cells(with_zero(rows, head))
+    margins, scales = (sorted({cell[place] for cell in grouped}) for place in (3, 4))
     grid = np.full((len(margins), len(scales)), np.nan)
-    for cell, found in cells(rows).items():
+    for cell, found in grouped.items():
         grid[margins.index(cell[3]), scales.index(cell[4])] = 100 * Spread.of(found, f"{split}_eer").mean
     image = axes.imshow(grid, cmap="cividis", vmin=limits[0], vmax=limits[1], aspect="auto", origin="lower")
     middle = sum(limits) / 2
@@ -202,7 +176,7 @@ def draw_heatmap(axes: Axes, rows: Sequence[Row], split: str, limits: tuple[floa
                 fontsize=9,
                 color="white" if value < middle else "black",
             )
-    margin, scale = choose(rows, *MAIN, rows[0]["head"])
+    margin, scale = choose(rows, *MAIN, head)
     corner = (scales.index(scale) - 0.47, margins.index(margin) - 0.47)
     axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor="#D55E00", linewidth=2.5))
     axes.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales])
