@@ -49,6 +49,8 @@ def run(args: list[str]) -> None:
     options = _parser().parse_args(words)
     request = parse_command_line(data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
+    from arcface_pl.callbacks.angles import angle_history_of
+    from arcface_pl.checkpoint import read_checkpoint
     from arcface_pl.cli import evaluation_report as report
     from arcface_pl.cli.resume import find_checkpoint
     from arcface_pl.evaluation import Evaluation
@@ -73,7 +75,8 @@ def run(args: list[str]) -> None:
     report.write(path, results)
     console.print(f"numbers in {path}", soft_wrap=True)
     if options.figures:
-        paths = report.save_figures(module, data, options.split, found, options.figures)
+        history = angle_history_of(read_checkpoint(checkpoint))
+        paths = report.save_figures(module, data, options.split, found, options.figures, history)
         console.print(f"{len(paths)} figures in {options.figures}", soft_wrap=True)
 
 

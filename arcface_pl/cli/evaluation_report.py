@@ -10,7 +10,7 @@ from rich.table import Table
 
 from arcface_pl.cli.config import SettingsError
 from arcface_pl.evaluation import Evaluation, embed, evaluate
-from arcface_pl.figures import ClosedSet, Evaluated, Mistakes, count_degrees, save_all
+from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
 from arcface_pl.metrics.functional import target_angles
 
 __all__ = ["as_json", "evaluate_data", "print_table", "save_figures", "write"]
@@ -151,19 +151,21 @@ def _shown(score: str, value: float | None, each: Evaluation) -> str:
 
 
 @torch.no_grad()
-def save_figures(module: Any, data: Any, split: str, found: dict[str, Evaluation], folder: Path) -> list[Path]:
-    """Draw what there is to draw of each set, in a folder a set.
+def save_figures(
+    module: Any, data: Any, split: str, found: dict[str, Evaluation], folder: Path, history: AngleHistory | None
+) -> list[Path]:
+    """Draw what there is to draw of each set, in a folder a set; with the trained classes, the angles over training.
 
     Raises:
         SettingsError: If a file cannot be written.
     """
     paths = []
     for name, each in found.items():
-        closed = None
-        if name == "trained":
+        closed, trained = None, name == "trained"
+        if trained:
             batches = data.val_dataloader() if split == "val" else data.test_dataloader()
             closed = _closed_set(module.head, each, batches)
-        evaluated = Evaluated(split, each.class_names, *each.embedded, curve=each.curve, closed=closed)
+        evaluated = Evaluated(split, each.class_names, *each.embedded, each.curve, closed, history if trained else None)
         try:
             paths += save_all(evaluated, folder / name)
         except OSError as error:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from arcface_pl.figures.style import SERIES, draw_share, new_figure
 from arcface_pl.metrics.functional import VerificationCurve
@@ -50,9 +50,10 @@ def draw_roc(curves: Mapping[str, VerificationCurve]) -> Figure:
     axes.set_xlim(low, 1)
     span = max(100 - lowest, 1.0)
     axes.set_ylim(100 - 1.05 * span, 100 + 0.05 * span)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.10f}".rstrip("0").rstrip(".") + "%"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(100 * value)))
+    axes.xaxis.set_major_locator(LogLocator(numticks=7))  # of more decades the labels would run into one another
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
     axes.set_title("Telling whether two images show the same class", fontsize=12)
     axes.set_xlabel("false accept rate: pairs of different classes taken for the same")
     axes.set_ylabel("true accept rate: pairs of the same class accepted")
@@ -89,7 +90,7 @@ def draw_scores(curve: VerificationCurve, title: str = "How alike two images are
     axes.plot([], [], "k--", label=f"threshold {threshold:.3f}: {100 * rate:.3g}% of either kind are wrong")
     axes.set_yscale("log")
     axes.set_ylim(top=150)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
     axes.set_xlabel("cosine similarity of the two embeddings (1: same direction)")
     axes.set_ylabel("share of the pairs of each kind, by bar")
     if low >= -1.0 - 1e-5 and high <= 1.0 + 1e-5:
@@ -97,6 +98,11 @@ def draw_scores(curve: VerificationCurve, title: str = "How alike two images are
     axes.set_title(title, fontsize=12)
     figure.legend(loc="outside lower center", fontsize=9, ncols=2, frameon=False)
     return figure
+
+
+def _percent(value: float) -> str:
+    # Without an exponent, which not everybody reads.
+    return f"{value:.10f}".rstrip("0").rstrip(".") + "%"
 
 
 def _add_degrees(axes: Axes) -> None:

@@ -112,7 +112,8 @@ def test_a_list_of_pairs_is_scored_as_listed(trained: Path, tmp_path: Path) -> N
 def test_figures_are_drawn_for_each_set(trained: Path, tmp_path: Path) -> None:
     run(trained, "--figures", tmp_path / "figures", "--json", tmp_path / "found.json")
     drawn = {str(path.relative_to(tmp_path / "figures")) for path in (tmp_path / "figures").rglob("*.png")}
-    assert {"trained/roc.png", "trained/confusion.png", "trained/mistakes.png", "held_out/roc.png"} <= drawn
+    names = ("roc", "confusion", "mistakes", "angles_over_training")
+    assert {"held_out/roc.png", *(f"trained/{name}.png" for name in names)} <= drawn
     assert "held_out/confusion.png" not in drawn
 
 
