@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from arcface_pl import ArcFaceHead, ArcFaceModule, Recognizer, SimpleCNN
+from arcface_pl.cli import main
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    module = ArcFaceModule(SimpleCNN(16), ArcFaceHead(16, 4))
+    facts = {"class_names": list("abcd"), "normalization": ((0.2,), (0.4,)), "dataset_name": "fashion_mnist"}
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "data": facts}
+    torch.save(content, tmp_path / "m.ckpt")
+    draw = np.random.default_rng(0)
+    for index, name in enumerate(("people/ada", "people/grace hopper")):
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(3):
+            # Stripes one way or the other, with noise
+            stripes = np.indices((32, 32))[index] % 4 < 2
+            pixels = (stripes * 150 + draw.integers(0, 60, (32, 32))).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+def call(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["recognize", *words])
+    return int(ended.value.code or 0)
+
+
+def test_enrol_identify_remove(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    assert call("enroll", "m.ckpt", "people", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": "ada", "enrolled": 3, "images": 3},
+        {"name": "grace hopper", "enrolled": 3, "images": 3},
+    ]
+    (workplace / "bad.png").write_bytes(b"no picture")
+    assert call("identify", "m.ckpt", "people/ada", "people/grace hopper", "bad.png", "--json") == 1
+    told = capsys.readouterr()
+    answers = json.loads(told.out)
+    assert [each.get("name") for each in answers] == ["ada"] * 3 + ["grace hopper"] * 3 + [None]
+    assert set(answers[-1]) == {"file", "error"}
+    assert "No threshold is kept" in told.err
+    assert call("identify", "m.ckpt", "people/ada/0.png", "--threshold", "1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["unknown"] is True
+    assert call("remove", "m.ckpt", "ada") == 0
+    capsys.readouterr()
+    assert call("list", "m.ckpt", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [{"name": "grace hopper", "images": 3}]
+
+
+def test_calibrate_keeps_a_threshold_that_verify_uses(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    assert call("calibrate", "m.ckpt", "people", "--far", "0.1", "--json") == 0
+    threshold = json.loads(capsys.readouterr().out)[0]["threshold"]
+    assert Recognizer.from_checkpoint("m.ckpt").thresholds.verification == threshold
+    assert call("verify", "m.ckpt", "people/ada/0.png", "people/grace hopper/0.png", "--json") == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["same"] is (answer["cosine"] >= threshold)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["identify", "m.ckpt", "people/ada"], "there is no gallery"),
+        (["verify", "m.ckpt", "one.png"], "got 1 arguments after the model, accepts 2"),
+        (["enroll", "m.ckpt", "nowhere"], "there is no such folder"),
+        (["list", "none.ckpt"], "there is no such file"),
+        (["list", "m.ckpt", "--threshold", "2"], "accepts a cosine from -1 to 1"),
+        (["dance", "m.ckpt"], "invalid choice"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], told: str, workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    assert call(*words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
