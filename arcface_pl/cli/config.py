@@ -60,6 +60,8 @@ def _is_class(node: Any) -> bool:
 
 
 def _same_class(one: str, other: str) -> bool:
+    if not isinstance(one, str) or not isinstance(other, str):
+        return False  # whoever looks the class up says what is wrong with its name
     if one == other or one.rpartition(".")[2] != other.rpartition(".")[2]:
         return one == other
     # One class has several names: arcface_pl.heads.ArcFaceHead is arcface_pl.heads.arcface.ArcFaceHead.
@@ -90,7 +92,7 @@ def merge(base: Any, overlay: Any, key: str = "") -> Any:
     Returns:
         The merged settings.
     """
-    if key == "trainer.callbacks" and isinstance(overlay, list | dict):
+    if key == "trainer.callbacks" and isinstance(overlay, list | dict | str):
         return _merge_callbacks(base or [], overlay if isinstance(overlay, list) else [overlay])
     if _is_class(base) and isinstance(overlay, str):
         overlay = {"class_path": overlay}
@@ -99,7 +101,7 @@ def merge(base: Any, overlay: Any, key: str = "") -> Any:
     if _is_class(base):
         if _is_class(overlay) and not _same_class(base["class_path"], overlay["class_path"]):
             return deepcopy(overlay)
-        if not overlay.keys() <= CLASS_KEYS:
+        if not overlay.keys() <= CLASS_KEYS and not _is_class(overlay):
             overlay = {"init_args": overlay}
     merged = deepcopy(base)
     for name, value in overlay.items():

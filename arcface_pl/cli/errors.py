@@ -11,10 +11,28 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from arcface_pl.cli.config import SettingsError
 from arcface_pl.errors import UserError
 
-__all__ = ["file_errors", "plain_types", "settings_errors"]
+__all__ = ["file_errors", "library_errors", "plain_types", "settings_errors"]
 
 # What a user can mend: a full or read-only disk, a quota, a limit, a permission, a file where a folder belongs.
-_MENDABLE = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "EEXIST", "ENOENT", "EIO"}
+_MENDABLE = {
+    "ENOSPC",
+    "EDQUOT",
+    "EFBIG",
+    "EROFS",
+    "EACCES",
+    "EPERM",
+    "ENOTDIR",
+    "EISDIR",
+    "EEXIST",
+    "ENOENT",
+    "EIO",
+    "ENAMETOOLONG",
+    "ELOOP",
+}
+_MENDABLE |= {"ENAMETOOLONG", "ELOOP"}
+
+# Where what a setting makes impossible is found out as late as in the run itself.
+_LIBRARIES = ("lightning", "torch.optim")
 
 # What building the parser, the modules and the Trainer raises over a setting.
 _RAISED_OVER_SETTINGS = (
@@ -56,6 +74,27 @@ def settings_errors(key: str = "", names: Iterable[str] = (), culprit: Callable[
                 )
                 message = f"{key}.{name}: {message}" if name else f"{key}: {message}"
         raise SettingsError(message) from error
+
+
+@contextmanager
+def library_errors() -> Iterator[None]:
+    """Turn into a `SettingsError` what Lightning or an optimizer says, in the run, of settings that do not go together.
+
+    Raises:
+        SettingsError: The library's own words, and that ``--traceback`` shows where.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        raised_in = "" if frame is None else frame.tb_frame.f_globals.get("__name__", "")
+        if not isinstance(error, MisconfigurationException) and not raised_in.startswith(_LIBRARIES):
+            raise
+        raise SettingsError(f"{_explain(str(error)).strip()} (--traceback shows where)") from error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from arcface_pl.callbacks.stopping import Stopped, end_at_once, restore
 from arcface_pl.cli import report
 from arcface_pl.cli.automatic import choose_precision, choose_threads
 from arcface_pl.cli.config import BASE_CONFIG, SettingsError, merge, parse_command_line, read_config
-from arcface_pl.cli.errors import file_errors
+from arcface_pl.cli.errors import file_errors, library_errors
 from arcface_pl.cli.process import keep_freed_memory
 from arcface_pl.cli.resume import find_checkpoint, settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
@@ -66,7 +66,7 @@ def run(command: str, args: Sequence[str]) -> None:
     cli = ArcFaceCLI(settings)
     handlers = end_at_once()
     try:
-        with file_errors():
+        with file_errors(), library_errors():
             _perform(command, cli, checkpoint, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
@@ -121,11 +121,12 @@ def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
     if not trainer.state.finished or trainer.fast_dev_run:
         return
     policy = next((each for each in trainer.callbacks if isinstance(each, RunCheckpoint)), None)
-    best = policy.path if policy is not None else None
-    tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
+    # A run that was stopped before its first epoch's end has none
+    best = policy.path if policy is not None and policy.path.is_file() else None
+    tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
     results = {
         **report.exact(policy.best_metrics if policy is not None else {}),
-        **report.exact(tested),
+        **report.exact(tested[0] if tested else {}),
         "dataset": datamodule.dataset_name,
         "num_parameters": num_parameters,
         "seed": cli.config.seed_everything,
@@ -150,13 +151,17 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path) -> None:
         if trainer.world_size > 1:
             raise SettingsError(f"trainer.devices: got {trainer.world_size}, but predict runs on 1")
         batches = trainer.predict(module, **entry)
+        if not batches:
+            raise SettingsError("trainer.limit_predict_batches: got 0, so that there is nothing to predict")
         path = folder / "predictions.csv"
         _write_predictions(path, batches, datamodule.class_names)
         console.print(f"{sum(len(batch['labels']) for batch in batches):,} predictions written to {path}")
         return
     scores = (trainer.validate if command == "validate" else trainer.test)(module, verbose=False, **entry)
     if not scores:
-        raise SettingsError("--data.val_fraction: is 0, so that there is nothing to validate on")
+        limit = f"trainer.limit_{'val' if command == 'validate' else 'test'}_batches"
+        none = "--data.val_fraction: is 0" if datamodule.num_val == 0 and command == "validate" else f"{limit}: got 0"
+        raise SettingsError(f"{none}, so that there is nothing to {command} on")
     if trainer.is_global_zero:
         results = {**report.exact(scores[0]), "dataset": datamodule.dataset_name, "checkpoint": str(checkpoint)}
         report.write_json(folder / f"{command}.json", results)

@@ -14,12 +14,12 @@ from lightning.pytorch import loggers as lightning_loggers
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from arcface_pl import callbacks, data, schedules
-from arcface_pl.backbones import BACKBONES
+from arcface_pl.backbones import BACKBONES, Backbone
 from arcface_pl.cli.config import CLASS_KEYS, SettingsError, import_class, unknown
 from arcface_pl.cli.errors import settings_errors
 from arcface_pl.cli.report import SaveConfig
 from arcface_pl.cli.values import check_seed, check_trainer_values, check_values, name_culprit
-from arcface_pl.heads import HEADS
+from arcface_pl.heads import HEADS, Head
 from arcface_pl.module import ArcFaceModule
 
 __all__ = ["ArcFaceCLI", "build_data", "class_path"]
@@ -38,6 +38,16 @@ _BY_NAME: dict[str, Mapping[str, type]] = {
     "data": _public(data, L.LightningDataModule),
     "trainer.logger": _public(lightning_loggers, lightning_loggers.Logger) | {"RunLogger": callbacks.RunLogger},
     "trainer.callbacks": _public(lightning_callbacks, L.Callback) | _public(callbacks, L.Callback),
+}
+# What each of them is, whether the package's own or a user's.
+_KINDS: dict[str, type] = {
+    "model.backbone": Backbone,
+    "model.head": Head,
+    "model.optimizer": torch.optim.Optimizer,
+    "model.lr_schedule": torch.optim.lr_scheduler.LRScheduler,
+    "data": L.LightningDataModule,
+    "trainer.logger": lightning_loggers.Logger,
+    "trainer.callbacks": L.Callback,
 }
 # A Trainer flag that turns something off takes the callbacks along that Lightning would refuse without it.
 _NEEDS = {
@@ -136,10 +146,10 @@ def class_path(cls: type) -> str:
 
 def _resolve(key: str, path: Any) -> type:
     known = _BY_NAME.get(key, {})
-    if path in known:
+    if isinstance(path, str) and path in known:
         return known[path]
     found = import_class(path) if isinstance(path, str) else None
-    if found is None:
+    if found is None or not issubclass(found, _KINDS[key]):
         names = sorted(name for name in known if not name.startswith("_") and not inspect.isabstract(known[name]))
         raise SettingsError(f"{key}: got {path!r}, but it accepts {', '.join(names)} or the full path of a class")
     return found
@@ -227,7 +237,7 @@ def _built(key: str, node: dict[str, Any], *positional: Any) -> Any:
         parsed = parser.instantiate(parser.parse_object(nested if known else {})).get(key)
     arguments = {**(parsed.as_dict() if parsed else {}), **(node.get("dict_kwargs") or {})}
     make = partial(cls, *positional)
-    with settings_errors(key, given, partial(name_culprit, make, {name: arguments.get(name) for name in given})):
+    with settings_errors(key, given, partial(name_culprit, make, arguments)):
         built = make(**arguments)
     check_values(key, cls, given, arguments)
     return built

@@ -31,6 +31,7 @@ _WHOLE = {
     "fast_dev_run": (0, "true, false or a number of batches"),
 }
 _NOT_ZERO = ("max_epochs", "max_steps")
+_ABOVE_ZERO = ("limit_train_batches", "val_check_interval")
 _SHARES = (
     "limit_train_batches",
     "limit_val_batches",
@@ -125,9 +126,13 @@ def check_trainer_values(trainer: Mapping[str, Any]) -> None:
             raise SettingsError(f"trainer.{name}: got {value!r}, but it accepts {accepted}")
     for name in _SHARES:
         value = trainer.get(name)
-        if (isinstance(value, int) and not 0 <= value <= LARGEST) or (isinstance(value, float) and not 0 <= value <= 1):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        low_open = name in _ABOVE_ZERO
+        if not 0 <= value <= (1 if isinstance(value, float) else LARGEST) or (low_open and value == 0):
             raise SettingsError(
-                f"trainer.{name}: got {value!r}, but it accepts a share from 0.0 to 1.0 or a number of batches"
+                f"trainer.{name}: got {value!r}, but it accepts a share up to 1.0 or a number of batches"
+                f"{', above 0' if low_open else ''}"
             )
     clip = trainer.get("gradient_clip_val")
     if isinstance(clip, int | float) and not 0 <= clip < math.inf:

@@ -17,7 +17,7 @@ class Augmentation:
 
     Attributes:
         rotation: Largest rotation either way, in degrees, from 0 to 180.
-        shift: Largest shift along either axis, in pixels, at least 0.
+        shift: Largest shift along either axis, in pixels, from 0 to 1000.
         zoom: Largest change of size, as a fraction, in [0, 1).
 
     Raises:
@@ -31,8 +31,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         if not 0 <= self.rotation <= 180:
             raise ValueError(f"rotation: got {self.rotation!r}, accepts degrees from 0 to 180")
-        if not 0 <= self.shift < math.inf:
-            raise ValueError(f"shift: got {self.shift!r}, accepts pixels, at least 0")
+        if not 0 <= self.shift <= 1000:
+            raise ValueError(f"shift: got {self.shift!r}, accepts pixels from 0 to 1000")
         if not 0 <= self.zoom < 1:
             raise ValueError(f"zoom: got {self.zoom!r}, accepts 0 <= zoom < 1")
 

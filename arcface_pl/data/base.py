@@ -23,6 +23,7 @@ from arcface_pl.preprocessing import Preprocessor
 __all__ = ["ImageDataModule"]
 
 _LOG = logging.getLogger(__name__)
+LARGEST_BATCH = 2**31 - 1
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -60,8 +61,8 @@ class ImageDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}: got {size!r}, accepts a whole number of at least 1")
+            if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_BATCH:
+                raise ValueError(f"{name}: got {size!r}, accepts a whole number of at least 1, up to {LARGEST_BATCH}")
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction: got {val_fraction!r}, accepts 0 <= val_fraction < 1")
         if seed is not None and seed < 0:
@@ -291,7 +292,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _load_once(self) -> str:
         if self._parts is None:
-            self._parts = self.load_parts()
+            parts = self.load_parts()
+            if not len(parts.train.labels):
+                raise DataError(f"val_fraction: got {self.val_fraction!r}, which leaves no image to train on")
+            self._parts = parts
             self._fingerprint = f"{self.dataset_name} {self._parts.fingerprint}"
         return self._fingerprint
 

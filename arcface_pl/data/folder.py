@@ -59,7 +59,7 @@ class ImageFolderDataModule(ImageDataModule):
         augment: Change every training image at random. false leaves the five strengths below without effect.
         flip: Mirror every other image, left to right.
         rotation: Largest rotation either way, in degrees, from 0 to 180.
-        shift: Largest shift along either axis, in pixels, at least 0.
+        shift: Largest shift along either axis, in pixels, from 0 to 1000.
         zoom: Largest change of size, as a fraction, in [0, 1): 0.1 draws from 0.9 to 1.1.
         color: Largest change of brightness, contrast and saturation, as a fraction, in [0, 1).
         balance: Show every class equally often, however many images it has.

@@ -40,7 +40,7 @@ class MNISTDataModule(ImageDataModule):
             0 to 1.
         augment: Change every training image at random. false leaves the four strengths below without effect.
         rotation: Largest rotation either way, in degrees, from 0 to 180.
-        shift: Largest shift along either axis, in pixels, at least 0.
+        shift: Largest shift along either axis, in pixels, from 0 to 1000.
         zoom: Largest change of size, as a fraction, in [0, 1): 0.1 draws from 0.9 to 1.1.
         elastic: How far a smooth random field moves pixels, as the standard deviation along either axis in pixels, at
             least 0; strokes bend.
@@ -100,7 +100,7 @@ class MNISTDataModule(ImageDataModule):
         )
         if dataset != "auto" and dataset not in CATALOG:
             raise ValueError(f"dataset: got {dataset!r}, accepts auto, {', '.join(CATALOG)}")
-        if not data_dir:
+        if not data_dir or "\0" in str(data_dir):
             raise ValueError(f"data_dir: got {data_dir!r}, accepts the name of a folder")
         data_dir = str(data_dir)  # a Path would do here, but not in a checkpoint
         self.save_hyperparameters()

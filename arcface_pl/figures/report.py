@@ -18,6 +18,10 @@ from arcface_pl.metrics.functional import VerificationCurve
 __all__ = ["ClosedSet", "Evaluated", "draw_all", "save_all"]
 
 
+MAX_CENTERS = 4096
+"""Angles between all pairs of more centers than this are neither legible nor worth the memory."""
+
+
 @dataclass(frozen=True)
 class ClosedSet:
     """What is known of images whose classes the head was trained on.
@@ -86,7 +90,7 @@ def draw_all(evaluated: Evaluated) -> Iterator[tuple[str, Figure]]:
             yield "angles", draw_angles(*closed.angles)
         totals = {"num_wrong": closed.num_wrong, "num_images": closed.num_images}
         yield "mistakes", draw_mistakes(closed.mistakes, names, **totals)
-        if closed.centers is not None:
+        if closed.centers is not None and len(closed.centers) <= MAX_CENTERS:
             yield "center_angles", draw_center_angles(closed.centers, names, closed.sub_centers)
     draw = {2: draw_circle, 3: draw_sphere}.get(evaluated.embeddings.shape[1])
     if draw is not None:

@@ -150,7 +150,7 @@ class AngularHead(Head):
                 raise ValueError(f"scale='adacos' needs num_classes of at least 3; got {num_classes}: give a number")
             self.scale_value = math.sqrt(2) * math.log(num_classes - 1)
         else:
-            check_number("scale", scale, low=0, low_open=True)
+            check_number("scale", scale, low=0, low_open=True, high=1e6)
             self.scale_value = float(scale)
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class CombinedMarginHead(MarginHead):
             margin_warmup_epochs=margin_warmup_epochs,
             class_margins=class_margins,
         )
-        check_number("m1", m1, low=0, low_open=True)
+        check_number("m1", m1, low=0, low_open=True, high=1e3)
         check_angle("m2", m2)
         check_number("m3", m3, low=0, high=2)
         self.m1 = m1

@@ -74,7 +74,7 @@ class MagFaceHead(MarginHead):
             raise ValueError(f"max_margin must be at least min_margin, {min_margin}; got {max_margin}")
         check_number("min_norm", min_norm, low=0, low_open=True)
         check_number("max_norm", max_norm, low=min_norm, low_open=True)
-        check_number("norm_weight", norm_weight, low=0)
+        check_number("norm_weight", norm_weight, low=0, high=1e6)
         self.min_margin = min_margin
         self.max_margin = max_margin
         self.min_norm = min_norm

@@ -63,7 +63,7 @@ class SphereFaceHead(MarginHead):
             margin_warmup_epochs=margin_warmup_epochs,
             class_margins=class_margins,
         )
-        check_number("margin", margin, low=1)
+        check_number("margin", margin, low=1, high=1e3)
         self.margin = margin
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
