@@ -205,7 +205,7 @@ def draw_heads(axes: Axes, rows: Sequence[Row]) -> None:
         settings = [f"m {margin:g}"] * (margin > 0) + [f"s {scale:g}"] * (head != SOFTMAX)
         names.append("\n".join([head.removesuffix("Head"), ", ".join(settings)]).strip())
     axes.set_yticks(range(len(heads)), names, fontsize=9)
-    axes.set_xlabel("equal error rate of the two unseen digits' test images (%)\none dot a seed; mean and deviation")
+    axes.set_xlabel("test images: equal error rate (%)\none dot a seed; mean and deviation")
     axes.set_title("each head at its chosen setting", fontsize=10)
     axes.set_xlim(left=0)
     axes.grid(axis="x", alpha=0.3)
