@@ -6,6 +6,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
+from arcface_pl.calibration import Calibration
 from arcface_pl.recognizer.gallery import Match
 
 __all__ = ["Classification", "Identification", "Picture", "Thresholds", "Verification"]
@@ -24,6 +25,14 @@ class Thresholds(NamedTuple):
 
     verification: float | None
     classification: float | None
+
+    @classmethod
+    def of(cls, calibration: Calibration | None) -> "Thresholds":
+        """Take them from what was measured, if anything was."""
+        if calibration is None:
+            return cls(None, None)
+        decision = calibration.classification
+        return cls(calibration.verification.threshold, None if decision is None else decision.threshold)
 
 
 class Verification(NamedTuple):

@@ -93,11 +93,7 @@ class Recognizer:
     @property
     def thresholds(self) -> Thresholds:
         """The stored thresholds."""
-        points = self.model.calibration
-        if points is None:
-            return Thresholds(None, None)
-        decision = points.classification
-        return Thresholds(points.verification.threshold, None if decision is None else decision.threshold)
+        return Thresholds.of(self.model.calibration)
 
     @property
     def names(self) -> list[str]:
@@ -188,11 +184,7 @@ class Recognizer:
         return self.gallery.counts[name]
 
     def remove(self, name: str) -> None:
-        """Forget an enrolled name.
-
-        Raises:
-            UserError: If there is no such name.
-        """
+        """Forget an enrolled name; a `UserError` if there is no such."""
         self.gallery.remove(name)
 
     def identify(
@@ -214,11 +206,7 @@ class Recognizer:
         return answers
 
     def save_gallery(self, folder: str | Path) -> None:
-        """Write the enrolled names, so that a crash at any moment leaves the old gallery or the new one.
-
-        Raises:
-            GalleryError: If it cannot be written.
-        """
+        """Write the enrolled names; see `Gallery.save`."""
         self.gallery.save(folder, self.model.fingerprint)
 
     def load_gallery(self, folder: str | Path) -> None:

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 from arcface_pl.cli.inputs import open_model
-from arcface_pl.export import DeployedModel, export
+from arcface_pl.export import export
+from arcface_pl.recognizer.deployed import DeployedModel
 
 CONTENDERS = ("eager", "compiled", "onnxruntime")
 BATCHES = (1, 256)
