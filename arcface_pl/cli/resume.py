@@ -77,6 +77,10 @@ def settings_of_checkpoint(path: Path) -> dict[str, Any]:
         if "dataset" in settings["data"]["init_args"]:
             # What auto became in training: elsewhere it might become another set.
             settings["data"]["init_args"]["dataset"] = trained_on.get("dataset_name", "auto")
+        if "mean" in settings["data"]["init_args"] and trained_on.get("normalization"):
+            # What was measured in training: of other images it would be another.
+            mean, std = trained_on["normalization"]
+            settings["data"]["init_args"] |= {"mean": list(mean), "std": list(std)}
         settings["seed_everything"] = trained_on.get("seed", 0)
     return settings
 
