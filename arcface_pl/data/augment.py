@@ -58,13 +58,13 @@ class Augmentation:
         """Transform each image by a draw of its own.
 
         Args:
-            images: (B, C, H, W) floating point, pixel values from 0 to 255.
+            images: (B, C, H, W), pixel values from 0 to 255, uint8 or floating point.
             draws: What :meth:`draw` returned for them, on their device.
 
         Returns:
-            (B, C, H, W), of the same type and on the same device.
+            (B, C, H, W) float32, on the same device.
         """
-        return apply_affine(images, draws)
+        return apply_affine(images.float(), draws)
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,17 @@ class PictureAugmentation(Augmentation):
         """Change each image by a draw of its own.
 
         Args:
-            images: (B, C, H, W) floating point, pixel values from 0 to 255.
+            images: (B, C, H, W), pixel values from 0 to 255, uint8 or floating point.
             draws: What :meth:`draw` returned for them, on their device.
 
         Returns:
-            (B, C, H, W), of the same type and on the same device.
+            (B, C, H, W), on the same device; floating point unless images were only mirrored.
         """
         if self.flip:
             images = torch.where(draws[:, 6, None, None, None] > 0, images.flip(-1), images)
         if self.rotation or self.shift or self.zoom:
-            images = apply_affine(images, draws[:, :6].reshape(-1, 2, 3))
-        return adjust_colors(images, draws[:, 7:]) if self.color else images
+            images = apply_affine(images.float(), draws[:, :6].reshape(-1, 2, 3))
+        return adjust_colors(images.float(), draws[:, 7:]) if self.color else images
 
 
 def adjust_colors(images: Tensor, factors: Tensor) -> Tensor:

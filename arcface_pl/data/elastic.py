@@ -59,16 +59,16 @@ class ElasticAugmentation(Augmentation):
         """Change each image by a draw of its own.
 
         Args:
-            images: (B, C, H, W) floating point, pixel values from 0 to 255.
+            images: (B, C, H, W), pixel values from 0 to 255, uint8 or floating point.
             draws: What :meth:`draw` returned for them, on their device.
 
         Returns:
-            (B, C, H, W), of the same type and on the same device.
+            (B, C, H, W) float32, on the same device.
         """
         height, width = images.shape[-2:]
         moves = draws[:, 6:].reshape(-1, KNOTS**2)
         field = moves @ smooth_field(height, width, draws.dtype, draws.device)
-        return apply_affine(images, draws[:, :6].reshape(-1, 2, 3), field.view(-1, 2, height * width))
+        return apply_affine(images.float(), draws[:, :6].reshape(-1, 2, 3), field.view(-1, 2, height * width))
 
 
 @cache

@@ -187,7 +187,10 @@ class ImageFolderDataModule(ImageDataModule):
             parts = self._read(found, resident)
         for name, part in zip(("train", "test"), (parts[0], parts[2]), strict=True):
             if not len(part.labels):
-                raise DataError(f"{self.root}: {name} has no image that can be read")
+                raise DataError(
+                    f"{self.root}: {name} has no image that can be read; accepts more images, or other shares "
+                    f"(val_fraction {self.val_fraction}, test_fraction {self.test_fraction})"
+                )
         if self.normalize and (self.mean is None or self.std is None):
             seed = derive_seed(self._run_seed, "statistics")
             self._measured = pixel_statistics(parts[0], seed, self._processes)

@@ -58,6 +58,6 @@ def network_input(
         (B, C, H, W) float32, in channels-last memory where C > 1.
     """
     if augmentation is not None and draws is not None:
-        images = augmentation.apply(images.float(), draws)
+        images = augmentation.apply(images, draws)
     pixels = normalize_images(images, *normalization)
     return pixels.contiguous(memory_format=torch.channels_last) if pixels.shape[1] > 1 else pixels

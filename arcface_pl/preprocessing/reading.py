@@ -106,7 +106,8 @@ def from_pil(image: Image.Image, channels: int) -> Tensor:
 
 
 def _to_tensor(pixels: np.ndarray, channels: int) -> Tensor:
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1).copy())
+    # Channels stay beside each other, as they were decoded: a copy saved, and resizing is faster.
+    return torch.from_numpy(np.array(pixels.reshape(*pixels.shape[:2], channels))).permute(2, 0, 1)
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
