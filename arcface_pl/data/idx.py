@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.data.catalog import FileSpec
+from arcface_pl.data.download import md5_of
 from arcface_pl.data.errors import DataError
 
 __all__ = ["read_idx", "read_images", "read_labels"]
@@ -68,8 +69,8 @@ def read_idx(path: Path, spec: FileSpec, shape: tuple[int, ...], limit: int = 25
     Raises:
         DataError: If the file is not exactly that.
     """
-    raw, content = _read(path)
     header = 4 + 4 * len(shape)
+    content = _read(path, header + torch.Size(shape).numel())
     if len(content) < header:
         raise DataError(f"{path}: expected an IDX header of {header} bytes, found a file of {len(content)} bytes")
     magic = bytes((0, 0, _UNSIGNED_BYTE, len(shape)))
@@ -86,31 +87,29 @@ def read_idx(path: Path, spec: FileSpec, shape: tuple[int, ...], limit: int = 25
         raise DataError(
             f"{path}: expected labels from 0 to {limit - 1}, found {int(data[position])} at position {position}"
         )
-    _check_md5(path, spec, raw, content)
+    _check_md5(path, spec, content)
     return data.view(shape)
 
 
-def _read(path: Path) -> tuple[bytes | bytearray, bytearray]:
-    """Read a file as it lies on disk, and what is inside it; both are the same object for a plain file."""
+def _read(path: Path, limit: int) -> bytearray:
+    """Read what is inside a file, at most one byte more than ``limit``: a few packed bytes can stand for gigabytes."""
     try:
-        raw = path.read_bytes()
-        # torch.frombuffer wants memory that it may write to.
-        content = bytearray(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            # torch.frombuffer wants memory that it may write to.
+            return bytearray(stream.read(limit + 1))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path}: expected a complete gzip file, found {len(raw)} bytes that are not: {error}"
-        ) from None
+        size = path.stat().st_size
+        raise DataError(f"{path}: expected a complete gzip file, found {size} bytes that are not: {error}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return raw, content
 
 
-def _check_md5(path: Path, spec: FileSpec, raw: bytes | bytearray, content: bytes | bytearray) -> None:
+def _check_md5(path: Path, spec: FileSpec, content: bytearray) -> None:
     """Accept either checksum: a file that was packed anew holds the same data."""
     expected = spec.content_md5 or (spec.md5 if path.suffix == ".gz" else None)
     if expected is None:
         return
-    found = hashlib.md5(content if spec.content_md5 else raw, usedforsecurity=False).hexdigest()
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest() if spec.content_md5 else md5_of(path)
     if found != expected:
         of = "content with the md5" if spec.content_md5 else "the md5"
         raise DataError(
