@@ -12,6 +12,7 @@ Settings come from the package's complete base config, then each --config in tur
   --precision 32-true|bf16-mixed|16-mixed|auto
   --data.data_dir DIR           where MNIST/raw/ lies or is downloaded to (default: data)
   --data.dataset auto|mnist|fashion_mnist|kmnist|cifar10|digits
+  --data ImageFolderDataModule --data.root DIR   your own images: a folder for each class
   --data.batch_size N           images a step and process (default: 64)
   --ckpt_path PATH|last|best    a checkpoint; last and best are those of the newest run, last-good its newest whole one
   --default_root_dir DIR        runs go to DIR/lightning_logs (default: here)

@@ -59,18 +59,10 @@ def test_fashion_mnist_as_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     results = json.loads((run / "results.json").read_text())
     assert results["dataset"] == "fashion"
     assert results["test/accuracy"] > 0.7
-    main(
-        [
-            "evaluate",
-            "best",
-            "--data",
-            "PairsDataModule",
-            "--data.root",
-            "fashion",
-            "--data.pairs_file",
-            "fashion/pairs.txt",
-        ]
-    )
+    listing = ["--data.root", "fashion", "--data.pairs_file", "fashion/pairs.txt"]
+    with pytest.raises(SystemExit) as done:
+        main(["evaluate", "best", "--data", "PairsDataModule", *listing])
+    assert not done.value.code
     evaluated = json.loads((run / "evaluate-pairs.json").read_text())
     scores = evaluated["unseen"]["pairs"]
     assert scores["num_genuine"] == scores["num_impostor"] == 500
