@@ -137,6 +137,12 @@ def check_trainer_values(trainer: Mapping[str, Any]) -> None:
     clip = trainer.get("gradient_clip_val")
     if isinstance(clip, int | float) and not 0 <= clip < math.inf:
         raise SettingsError(f"trainer.gradient_clip_val: got {clip!r}, but it accepts a finite number of at least 0")
+    for name in ("max_time", "val_check_interval"):
+        duration = trainer.get(name)
+        if isinstance(duration, Mapping) and not duration.keys() <= {"weeks", "days", "hours", "minutes", "seconds"}:
+            raise SettingsError(
+                f"trainer.{name}: got {dict(duration)!r}, but it accepts DD:HH:MM:SS, or days, hours, ..."
+            )
     duration = trainer.get("max_time")
     if isinstance(duration, str) and not re.fullmatch(r"[0-9]{2,}:[0-9]{2}:[0-9]{2}:[0-9]{2}", duration):
         raise SettingsError(f"trainer.max_time: got {duration!r}, but it accepts DD:HH:MM:SS")
