@@ -1,5 +1,6 @@
 """Reading a checkpoint: checked for damage first, then for what it holds, and never able to run code."""
 
+import math
 import os
 import warnings
 import zipfile
@@ -121,6 +122,7 @@ def _check_content(path: Path, content: Any) -> None:
         if not isinstance(content.get(key), dict):
             fault = f"has no {key}" if key not in content else f"has a {key} that is no dictionary"
             raise CheckpointError(path, f"it {fault}", f"{_OURS}, not bare weights")
+    _check_facts(path, content.get("data") or {})
     for name, value in _walk(content):
         if isinstance(value, dict) and (named := [key for key in _NAMES_CODE if key in value]):
             raise CheckpointError(path, f"{name or 'it'} names code to run ({named[0]})", "do not use it")
@@ -129,6 +131,23 @@ def _check_content(path: Path, content: Any) -> None:
     for name, value in content["state_dict"].items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(path, f"state_dict.{name} is a {type(value).__name__}, not a tensor", _OURS)
+
+
+def _check_facts(path: Path, facts: Any) -> None:
+    """Refuse what a checkpoint says of the data where it is no such thing: users of a model rely on it."""
+    if not isinstance(facts, dict):
+        raise CheckpointError(path, f"its data is a {type(facts).__name__}, not a dictionary", _OURS)
+    names, normalization = facts.get("class_names"), facts.get("normalization")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise CheckpointError(path, "its class names are no list of text", _OURS)
+    if normalization is None:
+        return
+    try:
+        mean, std = ([float(value) for value in part] for part in normalization)
+    except (TypeError, ValueError):
+        mean, std = [], []
+    if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+        raise CheckpointError(path, "its normalization is no mean and deviation for each channel", _OURS)
 
 
 def _walk(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -5,9 +5,12 @@ import errno
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from arcface_pl.checkpoint import CheckpointError
 from arcface_pl.cli.config import SettingsError
 from arcface_pl.errors import UserError
 
@@ -33,6 +36,7 @@ _MENDABLE |= {"ENAMETOOLONG", "ELOOP"}
 
 # Where what a setting makes impossible is found out as late as in the run itself.
 _LIBRARIES = ("lightning", "torch.optim")
+_RESTORING = ".checkpoint_connector"
 
 # What building the parser, the modules and the Trainer raises over a setting.
 _RAISED_OVER_SETTINGS = (
@@ -77,24 +81,29 @@ def settings_errors(key: str = "", names: Iterable[str] = (), culprit: Callable[
 
 
 @contextmanager
-def library_errors() -> Iterator[None]:
-    """Turn into a `SettingsError` what Lightning or an optimizer says, in the run, of settings that do not go together.
+def library_errors(checkpoint: Path | None) -> Iterator[None]:
+    """Turn into one line what Lightning or an optimizer says, in the run, of settings that do not go together.
+
+    Args:
+        checkpoint: The file that the run begins with.
 
     Raises:
         SettingsError: The library's own words, and that ``--traceback`` shows where.
+        CheckpointError: The same, where it was said while the checkpoint's content was taken in.
     """
     try:
         yield
     except UserError:
         raise
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        frame = error.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        raised_in = "" if frame is None else frame.tb_frame.f_globals.get("__name__", "")
-        if not isinstance(error, MisconfigurationException) and not raised_in.startswith(_LIBRARIES):
+    except _RAISED_OVER_SETTINGS as error:
+        rooms = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+        message = f"{_explain(str(error)).strip()} (--traceback shows where)"
+        if checkpoint is not None and any(room.endswith(_RESTORING) for room in rooms):
+            raise CheckpointError(checkpoint, f"what it holds does not fit: {message}", "use another one") from error
+        said_by_library = isinstance(error, ValueError | RuntimeError) and rooms[-1].startswith(_LIBRARIES)
+        if not said_by_library and not isinstance(error, MisconfigurationException):
             raise
-        raise SettingsError(f"{_explain(str(error)).strip()} (--traceback shows where)") from error
+        raise SettingsError(message) from error
 
 
 @contextmanager

@@ -64,8 +64,6 @@ def settings_of_checkpoint(path: Path) -> dict[str, Any]:
     """Return settings for evaluation, from the names and plain values that the checkpoint holds; no config is read."""
     checkpoint = read_checkpoint(path)
     saved, trained_on = checkpoint["hyper_parameters"], checkpoint.get("data") or {}
-    if not isinstance(trained_on, dict):
-        raise CheckpointError(path, "its data is no dictionary", "give a checkpoint written by arcface_pl")
     modules = {name: value for name, value in vars(data_room).items() if isinstance(value, type)}
     model = {
         role: _as_class(path, role, registry, saved.get(role))

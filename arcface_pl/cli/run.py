@@ -66,7 +66,7 @@ def run(command: str, args: Sequence[str]) -> None:
     cli = ArcFaceCLI(settings)
     handlers = end_at_once()
     try:
-        with file_errors(), library_errors():
+        with file_errors(), library_errors(checkpoint):
             _perform(command, cli, checkpoint, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:

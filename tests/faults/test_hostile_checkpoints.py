@@ -196,6 +196,13 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "rate of another kind": (lambda c: c["hyper_parameters"].update(head_lr="fast"), "'<' not supported"),
     "nan margin": (lambda c: c["hyper_parameters"]["head"]["kwargs"].update(margin=float("nan")), "margin must be"),
     "all memory": (lambda c: c["hyper_parameters"]["head"]["kwargs"].update(num_classes=10**12), "by the file's own"),
+    "class names of another kind": (lambda c: c["data"].update(class_names=5), "class names are no list of text"),
+    "data of another kind": (lambda c: c.update(data="x"), "its data is a str"),
+    "normalization of another kind": (lambda c: c["data"].update(normalization="xy"), "its normalization is no mean"),
+    "nothing to divide by": (
+        lambda c: c["data"].update(normalization=((0.0,), (0.0,))),
+        "its normalization is no mean",
+    ),
     "newer": (lambda c: c.update(format_version=FORMAT_VERSION + 1), "install a newer arcface_pl"),
     "version of another kind": (lambda c: c.update(format_version="1"), "its format_version is '1'"),
 }
@@ -242,6 +249,24 @@ def test_training_does_not_go_on_without_what_it_needs(plain: dict[str, Any], tm
     with pytest.raises(CheckpointError, match=f"it has no {key}"):
         make_trainer(tmp_path).fit(module, make_loader(), ckpt_path=path, weights_only=True)
     ArcFaceModule.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("command", CLI)
+def test_other_states_that_do_not_fit(
+    plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.ckpt"
+    torch.manual_seed(0)
+    module = ArcFaceModule(SimpleCNN(2), ArcFaceHead(2, 10))
+    hyper_parameters, weights = dict(module.hparams), module.state_dict()
+    callbacks = {"AngleHistograms": {"epochs": 5}}
+    torch.save({**plain, "hyper_parameters": hyper_parameters, "state_dict": weights, "callbacks": callbacks}, path)
+    size = ["--model.backbone.embedding_dim", "2", "--data.allow_inexact_resume", "true"] if command == "fit" else []
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--ckpt_path", str(path), "--data.dataset", "digits", "--accelerator", "cpu", *size])
+    assert ended.value.code == 2
+    assert f"arcface-pl {command}: error: {path}: what it holds does not fit" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:
