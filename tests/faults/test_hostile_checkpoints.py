@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from genuine import Tiny, make_loader, make_module, make_trainer, write
+from PIL import Image
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
 from arcface_pl.checkpoint import FORMAT_VERSION, CheckpointError, read_checkpoint
@@ -281,7 +282,7 @@ def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:
     assert make_module().backbone.embedding_dim == 2
 
 
-def test_evaluation_reads_no_config(plain: dict[str, Any], canary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_use_reads_no_config(canary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """A config is a program: one that lies beside a checkpoint is left alone by everything but fit."""
     run = canary.parent / "lightning_logs" / "version_0"
     (run / "checkpoints").mkdir(parents=True)
@@ -301,4 +302,10 @@ def test_evaluation_reads_no_config(plain: dict[str, Any], canary: Path, monkeyp
     trainer.save_checkpoint(run / "checkpoints" / "best.ckpt")
     for command in ("validate", "test", "predict"):
         main([command, "--ckpt_path", "best", "--enable_progress_bar", "false", "--accelerator", "cpu"])
+    checkpoint, picture = str(run / "checkpoints" / "best.ckpt"), str(canary.parent / "seven.png")
+    Image.new("L", (28, 28), 7).save(picture)
+    for command in (["predict", checkpoint, picture], ["export", checkpoint, "--format", "safetensors"]):
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert not ended.value.code, capsys.readouterr().err
     assert not canary.exists()
