@@ -108,9 +108,6 @@ def _resident(peak: bool) -> float:
 
 def measure(way: str, num_classes: int, dim: int, batch: int, device: str, threads: int | None) -> dict[str, float]:
     """Take one measurement in this process: seconds a step, and MB above what was there before the step."""
-    from arcface_pl.cli.process import keep_freed_memory
-
-    keep_freed_memory()  # for every way alike, as scripts/fit.py does
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
