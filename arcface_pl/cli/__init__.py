@@ -14,6 +14,7 @@ TOOLS: dict[str, str] = {
     "evaluate": "arcface_pl.cli.evaluate",
     "recognize": "arcface_pl.cli.recognize",
     "export": "arcface_pl.cli.export",
+    "demo": "arcface_pl.cli.demo",
 }
 """What is done with a trained model: the command, and the module whose ``run(args)`` does it."""
 

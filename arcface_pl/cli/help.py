@@ -81,6 +81,7 @@ Image embeddings with angular-margin losses (ArcFace and its family).
   evaluate   score a checkpoint: classification, verification of unseen classes, retrieval; draw figures
   recognize  enrol names from a few pictures, identify and compare pictures
   export     write a trained model as one ONNX, torch or safetensors file, and check it
+  demo       serve a page to try a trained model: draw, see every angle, enrol new classes
 
 'arcface-pl COMMAND --help' says more.
 """,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from arcface_pl.cli.inputs import Pictures
     from arcface_pl.recognizer import Recognizer
 
-__all__ = ["run"]
+__all__ = ["editing_gallery", "run"]
 
 _DESCRIPTION = """\
 Recognise what the model was never trained on, from a few pictures of each.
@@ -96,7 +96,7 @@ def _enroll(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
     errors: dict[Path, str] = {}
     rows = []
-    with _editing(recognizer, given.gallery):
+    with editing_gallery(recognizer, given.gallery):
         for name, paths in name_folders(given.inputs):
             pictures = _read(recognizer, paths)
             errors |= pictures.errors
@@ -107,7 +107,7 @@ def _enroll(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 
 def _remove(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    with _editing(recognizer, given.gallery):
+    with editing_gallery(recognizer, given.gallery):
         for name in given.inputs:
             recognizer.remove(name)
     return [{"removed": name} for name in given.inputs], {}
@@ -200,8 +200,16 @@ def _remark(recognizer: "Recognizer", given: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _editing(recognizer: "Recognizer", folder: str) -> Iterator[None]:
-    """Load the gallery if there is one, and write it back; other processes wait meanwhile."""
+def editing_gallery(recognizer: "Recognizer", folder: str) -> Iterator[None]:
+    """Load the gallery if there is one, and write it back; other processes wait meanwhile.
+
+    Args:
+        recognizer: Its enrolled names are replaced by those of the gallery, and written after the body.
+        folder: The gallery's, made if it is not there.
+
+    Raises:
+        GalleryError: If it cannot be read or written.
+    """
     from filelock import FileLock
 
     from arcface_pl.recognizer import GalleryError

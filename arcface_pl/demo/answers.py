@@ -1,0 +1,153 @@
+"""What the page asks and what it is answered: the bytes of a picture in, plain values out."""
+
+import base64
+import io
+import math
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from arcface_pl.errors import UserError
+from arcface_pl.preprocessing import ImageError, read_image
+from arcface_pl.recognizer import Recognizer, Thresholds
+
+__all__ = ["MAX_BYTES", "SHOWN", "Demo"]
+
+MAX_BYTES = 20 * 2**20
+"""Bytes that a picture may have: a telephone's have 12 million at most."""
+SHOWN = 30
+"""Classes and names that are shown: all, or where there are more, the nearest."""
+MAX_NAME = 60
+
+
+class Demo:
+    """A recogniser as the page asks it; for one thread at a time.
+
+    A picture is read and framed as ``arcface-pl predict`` does it. Of its trained class and its nearest enrolled name,
+    the one with the larger cosine is the answer, among those that reach their thresholds.
+
+    Args:
+        recognizer: The model and the enrolled names.
+        threshold: Cosine from which on a class or a name is believed, in [-1, 1]; unset: the stored ones.
+        editing: Entered around each change of the enrolled names, to keep them on disk.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        *,
+        threshold: float | None = None,
+        editing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.recognizer = recognizer
+        self.threshold = threshold
+        self.editing = editing
+
+    def about(self) -> dict[str, Any]:
+        """Say what the model is, from which angles on it believes nothing, and who is enrolled."""
+        model, limit = self.recognizer.model, self.threshold
+        thresholds = self.recognizer.thresholds if limit is None else Thresholds(limit, limit)
+        return {
+            "dataset": model.dataset_name,
+            "num_classes": len(model.class_names),
+            "classes": [{"label": name} for name in model.class_names] if len(model.class_names) <= SHOWN else [],
+            "embedding_dim": model.head.embedding_dim,
+            "style": model.preprocessor.style,
+            "max_bytes": MAX_BYTES,
+            "class_threshold_degrees": _degrees(thresholds.classification),
+            "enrolled_threshold_degrees": _degrees(thresholds.verification),
+            **self._names(),
+        }
+
+    def recognize(self, content: bytes) -> dict[str, Any]:
+        """Answer what a picture shows.
+
+        Args:
+            content: A picture file.
+
+        Returns:
+            ``decision``: the nearest class or name, and whether it is unknown. ``classes`` and ``enrolled``: cosine and
+            angle to each in their own order, or to the nearest `SHOWN`, the nearest first. ``input``: the picture as
+            the network was given it.
+
+        Raises:
+            UserError: If it is no picture, or shows nothing.
+        """
+        pixels = self._pixels(content)
+        (found,) = self.recognizer.classify(pixels, threshold=self.threshold)
+        (cosines,) = self.recognizer.class_scores(pixels)
+        (identified,) = self.recognizer.identify(pixels, threshold=self.threshold, num_matches=SHOWN)
+
+        answers = [_row(found.name, found.cosine, kind="class", unknown=found.unknown)]
+        if identified.matches:
+            answers.append(_row(*identified.matches[0], kind="enrolled", unknown=identified.name is None))
+        names, counts = self.recognizer.class_names, self.recognizer.gallery.counts
+        shown = range(len(names)) if len(names) <= SHOWN else cosines.topk(SHOWN).indices.tolist()
+        enrolled = [_row(*match, images=counts[match.name]) for match in identified.matches]
+        if len(counts) <= SHOWN:
+            enrolled.sort(key=lambda row: list(counts).index(row["label"]))
+        return {
+            "decision": max(answers, key=lambda answer: (not answer["unknown"], answer["cosine"])),
+            "classes": [_row(names[index], float(cosines[index])) for index in shown],
+            "enrolled": enrolled,
+            "input": _data_url(pixels[0]),
+        }
+
+    def enroll(self, name: str, content: bytes) -> dict[str, Any]:
+        """Add a picture to a name, which is new or enrolled already; return who is enrolled.
+
+        Raises:
+            UserError: If the name or the picture cannot be used, or the gallery not be kept.
+        """
+        name = " ".join(name.split())
+        if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+            raise UserError(f"name: got {name!r}, accepts 1 to {MAX_NAME} printable characters")
+        pixels = self._pixels(content)
+        with self.editing():
+            self.recognizer.enroll(name, pixels)
+        return self._names()
+
+    def remove(self, name: str) -> dict[str, Any]:
+        """Forget a name and its pictures; return who is enrolled.
+
+        Raises:
+            UserError: If there is no such name, or the gallery cannot be kept.
+        """
+        with self.editing():
+            self.recognizer.remove(name)
+        return self._names()
+
+    def _names(self) -> dict[str, Any]:
+        rows = [{"label": name, "images": count} for name, count in self.recognizer.gallery.counts.items()]
+        return {"num_enrolled": len(rows), "enrolled": rows[-SHOWN:]}
+
+    def _pixels(self, content: bytes) -> Tensor:
+        if not content:
+            raise UserError("picture: got nothing in the request's body, accepts a picture file")
+        to_input = self.recognizer.model.preprocessor
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "picture"
+            path.write_bytes(content)
+            try:
+                return to_input.frame(read_image(path, to_input.in_channels))[None]
+            except ImageError as error:
+                raise ImageError(str(error).removeprefix(f"{path}: ")) from error
+
+
+def _row(label: str, cosine: float, **more: Any) -> dict[str, Any]:
+    return {"label": label, "cosine": cosine, "angle_degrees": _degrees(cosine), **more}
+
+
+def _degrees(cosine: float | None) -> float | None:
+    return None if cosine is None else math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+
+
+def _data_url(pixels: Tensor) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy()).save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,167 @@
+"""The page in a real browser: draw, read the answer, enrol, draw again."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+from PIL import Image, ImageOps
+from selenium import webdriver
+from selenium.webdriver.common.actions.action_builder import ActionBuilder
+from selenium.webdriver.common.actions.interaction import POINTER_TOUCH
+from selenium.webdriver.common.actions.pointer_input import PointerInput
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support.wait import WebDriverWait
+from strokes import DIGITS, Stroke, star
+from test_demo_command import serving
+
+from arcface_pl import Recognizer
+from arcface_pl.cli import main
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver on the path"),
+]
+
+
+@pytest.fixture
+def browser() -> Iterator[WebDriver]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in ("headless=new", "disable-background-networking", "disable-dev-shm-usage", "window-size=1100,900"):
+        options.add_argument(f"--{flag}")
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")  # as root, in a container, there is none
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(executable_path=str(DRIVER)))
+    try:
+        yield driver
+        complaints = [entry["message"] for entry in driver.get_log("browser")]
+        assert complaints == []
+        events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+        requests = [each["params"]["request"] for each in events if each["method"] == "Network.requestWillBeSent"]
+        asked = [urlsplit(request["url"]) for request in requests]
+        assert {url.hostname for url in asked if url.scheme != "data"} == {"127.0.0.1"}
+    finally:
+        driver.quit()
+
+
+def settled(browser: WebDriver) -> dict[str, str]:
+    """What the page says, once it has answered all that was drawn."""
+    script = """
+        const [answer, label, spoken] = ["answer", "label", "spoken"].map((id) => document.getElementById(id));
+        return document.querySelector("[aria-busy=true]") ? null : {
+            state: answer.dataset.state, label: label.textContent, spoken: spoken.textContent};
+    """
+    return WebDriverWait(browser, 30, 0.05).until(lambda _: browser.execute_script(script))
+
+
+def draw(browser: WebDriver, strokes: list[Stroke], kind: str = "mouse") -> dict[str, str]:
+    paper = browser.find_element(By.ID, "paper")
+    side = paper.size["width"]
+    for stroke in strokes:
+        action = ActionBuilder(browser, mouse=PointerInput(kind, kind), duration=8)
+        for number, (x, y) in enumerate(stroke):
+            action.pointer_action.move_to(paper, round((x - 0.5) * side), round((y - 0.5) * side))
+            if not number:
+                action.pointer_action.pointer_down()
+        action.pointer_action.pointer_up()
+        action.perform()
+    return settled(browser)
+
+
+def press(browser: WebDriver, name: str) -> dict[str, str]:
+    browser.find_element(By.XPATH, f"//button[normalize-space()='{name}' or @aria-label='{name}']").click()
+    return settled(browser)
+
+
+def rows(browser: WebDriver, table: str) -> list[list[str]]:
+    return [
+        [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, .number")]
+        for row in browser.find_elements(By.CSS_SELECTOR, f"#{table} tbody tr")
+    ]
+
+
+def test_draw_enrol_and_draw_again(trained: Path, browser: WebDriver) -> None:
+    with serving(trained, "--threshold", "0.5") as (_, address):
+        browser.get(address)
+        assert settled(browser)["label"] == "Nothing drawn yet"
+        assert rows(browser, "classes") == [[label, ""] for label in "01234567"]
+        zero = draw(browser, DIGITS["0"])
+        assert (zero["state"], zero["label"]) == ("known", "0")
+        assert "from the center of class 0" in zero["spoken"]
+        angles = {label: float(angle.rstrip("\N{DEGREE SIGN}")) for label, angle in rows(browser, "classes")}
+        assert list(angles) == list("01234567")
+        assert min(angles, key=angles.__getitem__) == "0"
+        assert f"{angles['0']:.1f}\N{DEGREE SIGN} from" in zero["spoken"]
+
+        assert press(browser, "Undo")["state"] == "empty"
+        before = draw(browser, star(0.03))
+        assert before["label"] != "star"
+        browser.find_element(By.ID, "name").send_keys("star")
+        for shift in (-0.04, 0.0, 0.06):
+            assert press(browser, "Clear")["state"] == "empty"
+            draw(browser, star(shift))
+            assert press(browser, "Add this drawing")["state"] == "empty"
+        assert rows(browser, "enrolled") == [["star", "3 drawings"]]
+
+        again = draw(browser, star(0.03), POINTER_TOUCH)
+        assert (again["state"], again["label"]) == ("known", "star")
+        assert "from the enrolled star" in again["spoken"]
+        press(browser, "Clear")
+        assert draw(browser, DIGITS["0"])["label"] == "0"
+
+        press(browser, "Clear")
+        press(browser, "Remove star")
+        assert rows(browser, "enrolled") == []
+        assert draw(browser, star(0.03)) == before
+
+
+def test_a_picture_file_is_answered_as_by_predict(
+    trained: Path, browser: WebDriver, digits: dict[int, torch.Tensor], tmp_path: Path
+) -> None:
+    recognizer = Recognizer.from_checkpoint(trained)
+    with serving(trained) as (_, address):
+        browser.get(address)
+        for label in (1, 6):
+            drawn = Image.fromarray(digits[label][0].numpy()).resize((84, 84), Image.Resampling.BICUBIC)
+            file = tmp_path / f"{label}.png"
+            ImageOps.expand(drawn, border=(30, 80), fill=255).save(file)
+            browser.find_element(By.ID, "file").send_keys(str(file))
+            answer = settled(browser)
+            (expected,) = recognizer.classify(file)
+            assert answer["label"] == ("unknown" if expected.unknown else expected.name)
+            scores = recognizer.class_scores(file)[0].arccos().rad2deg().tolist()
+            assert rows(browser, "classes") == [
+                [name, f"{angle:.1f}\N{DEGREE SIGN}"] for name, angle in zip("01234567", scores, strict=True)
+            ]
+        (tmp_path / "notes.png").write_text("no picture")
+        browser.find_element(By.ID, "file").send_keys(str(tmp_path / "notes.png"))
+        answer = settled(browser)
+        assert answer["state"] == "error"
+        assert "no picture" in answer["label"]
+        browser.get_log("browser")  # that the server said 400 is what was asked for
+
+
+def test_every_digit_that_is_drawn_is_read(browser: WebDriver, tmp_path: Path) -> None:
+    folder = Path(os.environ.get("ARCFACE_PL_DATA_DIR", "data")) / "MNIST" / "raw"
+    if not folder.is_dir():
+        pytest.skip("needs genuine MNIST in ARCFACE_PL_DATA_DIR")
+    config = Path(__file__).parents[2] / "scripts" / "configs" / "fast.yaml"
+    flags = ["--config", str(config), "--data.dataset", "mnist", "--enable_progress_bar", "false"]
+    main(["fit", *flags, "--trainer.logger", "false", "--default_root_dir", str(tmp_path)])
+    with serving(next(tmp_path.rglob("last.ckpt"))) as (_, address):
+        browser.get(address)
+        read = {}
+        for digit, strokes in DIGITS.items():
+            read[digit] = draw(browser, strokes)["label"]
+            press(browser, "Clear")
+    assert read == {digit: digit for digit in DIGITS}
