@@ -17,12 +17,12 @@ from arcface_pl.metrics.functional import (
     cumulative_match_characteristic,
     fold_accuracy,
     knn_accuracy,
+    listed_pair_scores,
     precision_at_r,
     recall_at_k,
     target_angles,
     verification_curve,
 )
-from arcface_pl.metrics.functional.cosine import unit_rows
 from arcface_pl.seeding import derive_seed
 
 __all__ = [
@@ -131,7 +131,7 @@ def evaluate(embedded: Embedded, class_names: list[str], *, head: Head | None = 
         scores["retrieval"] = retrieval(embeddings, labels)
         scores["identification"] = identification(embeddings, labels)
     if pairs is not None:
-        scores["pairs"] = pair_verification(embeddings, pairs)
+        scores["pairs"] = pair_verification(embeddings, labels, pairs)
     return Evaluation(class_names, embedded, {kind: found for kind, found in scores.items() if found}, curve)
 
 
@@ -174,19 +174,19 @@ def verification(curve: VerificationCurve) -> dict[str, float]:
 
 
 @torch.no_grad()
-def pair_verification(embeddings: Tensor, pairs: Any) -> dict[str, float]:
+def pair_verification(embeddings: Tensor, labels: Tensor, pairs: Any) -> dict[str, float]:
     """Error rates and cross-validated accuracy of a list of pairs.
 
     Args:
         embeddings: (N, D).
+        labels: (N,) int64.
         pairs: As `evaluate` takes them.
 
     Returns:
         What `verification` returns and, with two folds or more, ``fold_accuracy`` and
         ``fold_accuracy_standard_error``.
     """
-    unit = unit_rows(embeddings)
-    cosine = (unit[pairs.first] * unit[pairs.second]).sum(1)
+    cosine = listed_pair_scores(embeddings, labels, pairs.first, pairs.second)
     scores = verification(verification_curve(cosine[pairs.is_genuine], cosine[~pairs.is_genuine]))
     if len(pairs.folds.unique()) > 1:
         found = fold_accuracy(cosine, pairs.is_genuine, pairs.folds)

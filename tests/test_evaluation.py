@@ -107,7 +107,7 @@ def test_identification_draws_galleries_from_its_seed() -> None:
 def test_listed_pairs_are_scored_by_their_own_folds() -> None:
     embedded = clusters(60, 3)
     pairs = Pairs(60, 200, embedded.labels)
-    scores = pair_verification(embedded.embeddings, pairs)
+    scores = pair_verification(*embedded, pairs)
     cosine = torch.from_numpy(cosines(embedded))[pairs.first, pairs.second].float()
     assert scores["auc"] == pytest.approx(roc_auc_score(pairs.is_genuine.numpy(), cosine.numpy()), abs=1e-4)
     assert scores["fold_accuracy"] == pytest.approx(fold_accuracy(cosine, pairs.is_genuine, pairs.folds).mean, abs=0.01)

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from arcface_pl.metrics.functional import (
     all_pairs_curve,
     equal_error_rate,
+    listed_pair_scores,
     pair_scores,
     verification_curve,
 )
@@ -93,6 +94,25 @@ def test_pair_scores_are_the_cosines_of_all_pairs(embeddings, labels, block_size
     genuine, impostor = pair_scores(embeddings, labels, block_size=block_size)
     assert torch.allclose(genuine.sort().values.double(), cosine[above & same].sort().values, rtol=0, atol=1e-6)
     assert torch.allclose(impostor.sort().values.double(), cosine[above & ~same].sort().values, rtol=0, atol=1e-6)
+
+
+@all_cases
+def test_a_listed_pair_scores_what_it_scores_among_all_pairs(embeddings, labels, block_size):
+    first, second = torch.triu_indices(len(labels), len(labels), 1)
+    generator = torch.Generator().manual_seed(0)
+    shuffled = torch.randperm(len(first), generator=generator)
+    turned = torch.randint(2, first.shape, generator=generator).bool()
+    one, other = torch.where(turned, second, first)[shuffled], torch.where(turned, first, second)[shuffled]
+    scores = listed_pair_scores(embeddings, labels, one, other, block_size=block_size)
+    genuine, impostor = pair_scores(embeddings, labels, block_size=block_size)
+    same = labels[one] == labels[other]
+    assert scores[same].sort().values.equal(genuine.sort().values)
+    assert scores[~same].sort().values.equal(impostor.sort().values)
+    unit = F.normalize(embeddings.double(), dim=1)
+    assert torch.allclose(scores.double(), (unit[one] * unit[other]).sum(1), rtol=0, atol=1e-6)
+    few = torch.randint(len(first), (5,), generator=generator)
+    again = listed_pair_scores(embeddings, labels, one[few], other[few], block_size=block_size)
+    assert again.equal(scores[few])
 
 
 def test_agrees_with_one_plain_gemm():

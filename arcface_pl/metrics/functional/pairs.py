@@ -10,7 +10,16 @@ from torch import Tensor
 from arcface_pl.metrics.functional.checks import check_embeddings, check_labels
 from arcface_pl.metrics.functional.cosine import cosine_block, unit_rows
 
-__all__ = ["BLOCK_SIZE", "GENUINE", "IMPOSTOR", "NO_PAIR", "PairBlock", "PairBlocks", "pair_scores"]
+__all__ = [
+    "BLOCK_SIZE",
+    "GENUINE",
+    "IMPOSTOR",
+    "NO_PAIR",
+    "PairBlock",
+    "PairBlocks",
+    "listed_pair_scores",
+    "pair_scores",
+]
 
 IMPOSTOR, GENUINE, NO_PAIR = 0, 1, 2
 BLOCK_SIZE = 896  # a block of float32 scores is then 3 MB: it stays in cache between the GEMM and the counting
@@ -50,6 +59,7 @@ class PairBlocks:
         # Ordered by class, most blocks hold impostor pairs alone and need no mask.
         classes = labels.unique(return_inverse=True)[1].int()
         self.classes, order = classes.sort(stable=True)
+        self.position = order.argsort()
         self.embeddings = unit_rows(embeddings)[order]
         # Blocks of nearly equal size: a narrow last one could take another GEMM kernel, which rounds differently.
         num_blocks = -(-len(embeddings) // block_size)
@@ -62,6 +72,27 @@ class PairBlocks:
         for i, rows in enumerate(spans):
             for columns in spans[i:]:
                 yield self._block(slice(*rows), slice(*columns), memory)
+
+    def scores_of(self, first: Tensor, second: Tensor) -> Tensor:
+        """Look up the scores of some pairs, (P,): those that going over all blocks gives, to the last bit.
+
+        Args:
+            first: Which embedding is the one of each pair, (P,), int64.
+            second: Which is the other, (P,), int64.
+        """
+        ends = torch.stack((self.position[first], self.position[second]))
+        inner = torch.tensor(self.bounds[1:-1], device=ends.device)
+        row, column = ends.amin(0), ends.amax(0)
+        block = torch.stack((torch.bucketize(row, inner, right=True), torch.bucketize(column, inner, right=True)))
+        memory = self.embeddings.new_empty(self.max_entries)
+        scores = self.embeddings.new_empty(len(row))
+        spans = list(pairwise(self.bounds))
+        needed, which = block.unique(dim=1, return_inverse=True)
+        for (i, j), listed in zip(needed.T.tolist(), which.argsort().split(which.bincount().tolist()), strict=True):
+            (top, _), (left, right) = spans[i], spans[j]
+            found = self._block(slice(*spans[i]), slice(left, right), memory).scores
+            scores[listed] = found[(row[listed] - top) * (right - left) + column[listed] - left]
+        return scores
 
     def _block(self, rows: slice, columns: slice, memory: Tensor) -> PairBlock:
         row_classes, column_classes = self.classes[rows], self.classes[columns]
@@ -107,3 +138,34 @@ def pair_scores(embeddings: Tensor, labels: Tensor, *, block_size: int = BLOCK_S
             genuine.append(block.scores[block.kind == GENUINE])
             impostor.append(block.scores[block.kind == IMPOSTOR])
     return torch.cat(genuine), torch.cat(impostor)
+
+
+def listed_pair_scores(
+    embeddings: Tensor, labels: Tensor, first: Tensor, second: Tensor, *, block_size: int = BLOCK_SIZE
+) -> Tensor:
+    """The cosines of the pairs of a list.
+
+    They are looked up among those of all pairs, so that a pair has one score, to the last bit, whether it is listed or
+    counted with all others. That costs up to N**2 D multiplications, but a product of its own for each pair is rounded
+    otherwise, and two pairs whose cosines are nearly equal would change places.
+
+    Args:
+        embeddings: (N, D), any real dtype, N >= 2; normalised here. A row of zeros scores 0 with all others.
+        labels: Class of each, (N,), any integer dtype.
+        first: Which embedding is the one of each pair, (P,), int64 in [0, N).
+        second: Which is the other, (P,), int64 in [0, N).
+        block_size: Rows of a block of the computation.
+
+    Returns:
+        Scores, (P,), float32, in the list's order.
+
+    Raises:
+        ValueError: If the shapes do not fit, there are fewer than two embeddings, or one holds NaN or infinity.
+
+    Example:
+        >>> import torch
+        >>> embeddings, labels = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]), torch.tensor([4, 4, 7])
+        >>> listed_pair_scores(embeddings, labels, torch.tensor([2, 1]), torch.tensor([0, 0])).tolist()
+        [0.0, 1.0]
+    """
+    return PairBlocks(embeddings, labels, block_size).scores_of(first, second)
