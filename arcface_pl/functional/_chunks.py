@@ -88,8 +88,9 @@ class _Sweep:
         hard: Hard | None = None,
         bias: Tensor | None = None,
         norms: Tensor | None = None,
+        unit: Tensor | None = None,
     ) -> None:
-        self.weight, self.others, self.hard, self.bias = weight, others, hard, bias
+        self.weight, self.others, self.hard, self.bias, self.unit = weight, others, hard, bias, unit
         self.scaled, self.floor = embeddings * others.scale, norm_floor(embeddings.dtype)
         self.measures = others.normalize and norms is None
         self.norms = embeddings.new_empty(weight.shape[0], 1) if self.measures else norms
@@ -131,7 +132,8 @@ class _Sweep:
             nearest, best = every.unflatten(1, (count, -1)).max(dim=2)
             logits.copy_(nearest)
         if self.bias is not None:
-            logits += self.bias[rows]
+            bias = self.bias[rows].to(logits.dtype)
+            logits.add_(bias) if self.unit is None else logits.addcdiv_(bias, self.unit)
         if self.hard is not None:
             is_hard = logits > self.hard.threshold[:, None] * self.others.scale
             weight = torch.where(is_hard, self.hard.t + logits / self.others.scale, 1)
@@ -161,6 +163,7 @@ def others_forward(
     *,
     hard: Hard | None = None,
     bias: Tensor | None = None,
+    unit: Tensor | None = None,
     with_sum: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return the log-sum-exp of the other classes' logits, their sum where it is asked for, and the centers' lengths.
@@ -174,9 +177,11 @@ def others_forward(
         others: Scale, sub-centers and chunk size.
         hard: CurricularFace's re-weighting.
         bias: (C,), added to the logits.
+        unit: (B, 1) what a sample's embedding was divided by, so that its logits are numbers at all, or None. Only for
+            logits that need a shift.
         with_sum: Whether label smoothing needs the sum.
     """
-    sweep = _Sweep(embeddings, weight, labels, others, hard, bias)
+    sweep = _Sweep(embeddings, weight, labels, others, hard, bias, unit=unit)
     # A thousand chunks added up in float32 would cost the last two digits
     wide = pair_dtype(embeddings.device)
     total = embeddings.new_zeros(embeddings.shape[0], dtype=wide)
@@ -190,10 +195,15 @@ def others_forward(
             total += chunk.logits.exp_().sum(dim=1)
         else:
             larger = torch.maximum(shift, chunk.logits.amax(dim=1))
-            total *= (shift - larger).to(wide).exp()
-            total += chunk.logits.sub_(larger[:, None]).exp_().sum(dim=1)
+            total *= _times((shift - larger)[:, None], unit)[:, 0].to(wide).exp()
+            total += _times(chunk.logits.sub_(larger[:, None]), unit).exp_().sum(dim=1)
             shift = larger
-    return (total.log() if shift is None else total.log() + shift), linear, sweep.norms
+    rest = total.log() if shift is None else total.log() + _times(shift.to(wide)[:, None], unit)[:, 0]
+    return rest, None if linear is None else _times(linear[:, None], unit)[:, 0], sweep.norms
+
+
+def _times(values: Tensor, unit: Tensor | None) -> Tensor:
+    return values if unit is None else values.mul_(unit)
 
 
 def others_backward(
@@ -209,6 +219,7 @@ def others_backward(
     *,
     hard: Hard | None = None,
     bias: Tensor | None = None,
+    unit: Tensor | None = None,
     update: Callable[[slice, Tensor], None] | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the gradients of embeddings, centers and bias; that of unit embeddings with their tangent not yet taken.
@@ -225,10 +236,11 @@ def others_backward(
         needs_grad: For embeddings, centers and, where there is one, bias.
         hard: As in ``others_forward``.
         bias: Likewise.
+        unit: Likewise; the gradient is that of the embeddings before they were divided.
         update: Takes each chunk's rows and their gradient, when nothing will read these centers any more; the gradient
             of all centers is then not kept.
     """
-    sweep = _Sweep(embeddings, weight, labels, others, hard, bias, norms)
+    sweep = _Sweep(embeddings, weight, labels, others, hard, bias, norms, unit)
     inverse = None if norms is None else inverse_norms(norms)
     grads, products = torch.empty_like(sweep.centers), torch.empty_like(sweep.centers)
     grad_embeddings = torch.zeros_like(embeddings) if needs_grad[0] else None
@@ -236,7 +248,8 @@ def others_backward(
     grad_bias = torch.empty_like(bias) if bias is not None and needs_grad[2] else None
     shift, factor = None, grad_rest * others.scale
     if others.needs_shift(hard):
-        shift = rest.clamp_min(torch.finfo(embeddings.dtype).min).to(embeddings.dtype)[:, None]
+        shift = rest[:, None] if unit is None else rest[:, None] / unit
+        shift = shift.clamp_min(torch.finfo(embeddings.dtype).min).to(embeddings.dtype)
     else:
         # The clamp is for a class that is alone: rest is -inf, and all shares are 0
         factor = factor * rest.clamp_min(-UNSHIFTED_LOGIT).neg().exp()
@@ -244,9 +257,10 @@ def others_backward(
     even = None if grad_sum is None else (grad_sum * others.scale).to(embeddings.dtype)[:, None]
     # The factor goes to the batch x dim side of the products, which is smaller than batch x classes; not where a second
     # term is added to the shares
-    weighted = embeddings * factor if even is None else embeddings
+    weighted = embeddings if unit is None else embeddings * unit
+    weighted = weighted * factor if even is None else weighted
     for chunk in sweep:
-        share = (chunk.logits if shift is None else chunk.logits.sub_(shift)).exp_()
+        share = (chunk.logits if shift is None else _times(chunk.logits.sub_(shift), unit)).exp_()
         if even is not None:
             share.mul_(factor).add_(even)
             sweep.cells.scatter_(1, chunk.own, 0)

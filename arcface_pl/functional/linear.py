@@ -16,6 +16,10 @@ from arcface_pl.functional.terms import WHOLE_CELLS
 
 __all__ = ["linear_softmax_loss"]
 
+_LARGE = 2.0**64
+"""Embeddings up to this size have float32 logits for any centers that a training gives, and so has the largest float32
+divided by it."""
+
 
 def linear_softmax_loss(
     embeddings: Tensor,
@@ -44,7 +48,8 @@ def linear_softmax_loss(
         check_labels: False skips reading the labels' values, for which a GPU would have to wait.
 
     Returns:
-        A scalar, or (B,) for "none"; float32, or float64 where an argument is.
+        A scalar, or (B,) for "none"; float32, or float64 where an argument is. Embeddings near the largest float32 give
+        inf where the loss itself is larger than that, but never NaN, and finite gradients.
 
     Raises:
         ValueError: A batch that is empty or of the wrong shape or dtype, or a label outside [0, C).
@@ -78,6 +83,13 @@ def _apply_chunked(*args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     return _ChunkedLinear.apply(*args)
 
 
+def _unit(embeddings: Tensor) -> Tensor:
+    # (B, 1), a power of two, so that dividing by it rounds nothing; 1 unless the sample's logits could leave the range
+    # of float32, where an infinity less another is no number.
+    is_large = embeddings.abs().amax(dim=1, keepdim=True) > _LARGE
+    return torch.where(is_large, _LARGE, 1.0).to(embeddings.dtype)
+
+
 class _ChunkedLinear(torch.autograd.Function):
     """The own logit in float64, all others in chunks: no tensor of batch x classes is ever made."""
 
@@ -95,8 +107,10 @@ class _ChunkedLinear(torch.autograd.Function):
         own = (embeddings.to(wide) * weight[labels].to(wide)).sum(dim=1)
         if bias is not None:
             own += bias[labels]
-        rest, rest_sum, _ = others_forward(embeddings.to(dtype), weight, labels, others, bias=bias, with_sum=with_sum)
-        ctx.save_for_backward(embeddings, weight, bias, labels, rest)
+        unit = _unit(embeddings.to(dtype))
+        scaled = embeddings.to(dtype) / unit
+        rest, rest_sum, _ = others_forward(scaled, weight, labels, others, bias=bias, unit=unit, with_sum=with_sum)
+        ctx.save_for_backward(embeddings, weight, bias, labels, rest, unit)
         ctx.others, ctx.dtype = others, dtype
         return own, rest, rest_sum
 
@@ -104,10 +118,10 @@ class _ChunkedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_own, grad_rest, grad_sum = grads
-        embeddings, weight, bias, labels, rest = ctx.saved_tensors
+        embeddings, weight, bias, labels, rest, unit = ctx.saved_tensors
         with full_precision(embeddings.device):
             grad_embeddings, grad_weight, grad_bias = others_backward(
-                embeddings.to(ctx.dtype),
+                embeddings.to(ctx.dtype) / unit,
                 weight,
                 labels,
                 ctx.others,
@@ -117,6 +131,7 @@ class _ChunkedLinear(torch.autograd.Function):
                 grad_sum,
                 ctx.needs_input_grad[:3],
                 bias=bias,
+                unit=unit,
             )
         own = grad_own[:, None]
         if grad_embeddings is not None:
