@@ -97,7 +97,7 @@ def test_draw_enrol_and_draw_again(trained: Path, browser: WebDriver) -> None:
         assert rows(browser, "classes") == [[label, ""] for label in "01234567"]
         zero = draw(browser, DIGITS["0"])
         assert (zero["state"], zero["label"]) == ("known", "0")
-        assert "from the center of class 0" in zero["spoken"]
+        assert "from the class center of 0" in zero["spoken"]
         angles = {label: float(angle.rstrip("\N{DEGREE SIGN}")) for label, angle in rows(browser, "classes")}
         assert list(angles) == list("01234567")
         assert min(angles, key=angles.__getitem__) == "0"

@@ -12,7 +12,9 @@ let asking = false;
 let wanted = false;
 
 async function call(method, path, body = null) {
-  if (body && body.size > model.max_bytes) throw new Error(`The picture has ${body.size} bytes; at most ${model.max_bytes} are accepted.`);
+  if (body && body.size > model.max_bytes) {
+    throw new Error(`The picture has ${body.size} bytes; at most ${model.max_bytes} are accepted.`);
+  }
   let response;
   try {
     response = await fetch(path, { method, body });
@@ -40,7 +42,7 @@ async function ask() {
       const answer = await call("POST", "api/recognize", await paper.picture());
       if (!paper.isEmpty) show(answer);
     } catch (error) {
-      if (!paper.isEmpty) say("error", error.message, "");
+      if (!paper.isEmpty) showNothing("error", error.message, "");
     }
     await new Promise((done) => setTimeout(done, PAUSE));
   }
@@ -51,10 +53,11 @@ async function ask() {
 function show({ decision, classes, enrolled: rows, input }) {
   const angle = `${decision.angle_degrees.toFixed(1)}°`;
   const isClass = decision.kind === "class";
-  const place = isClass ? `the center of class ${decision.label}` : `the enrolled ${decision.label}`;
+  const place = isClass ? `the class center of ${decision.label}` : `the enrolled ${decision.label}`;
   if (decision.unknown) {
     const limit = isClass ? model.class_threshold_degrees : model.enrolled_threshold_degrees;
-    say("unknown", "unknown", `The nearest is ${place}, ${angle} away; past ${limit.toFixed(1)}° nothing is believed.`);
+    const past = `past ${limit.toFixed(1)}° nothing is believed`;
+    say("unknown", "unknown", `The nearest is ${place}, ${angle} away; ${past}.`);
   } else {
     say("known", decision.label, `${angle} from ${place}.`);
   }
@@ -66,8 +69,8 @@ function show({ decision, classes, enrolled: rows, input }) {
   showEnrolled(mark(rows, "enrolled"));
 }
 
-function showNothing() {
-  say("empty", "Nothing drawn yet", "The answer appears here as you draw.");
+function showNothing(state = "empty", label = "Nothing drawn yet", reason = "The answer appears here as you draw.") {
+  say(state, label, reason);
   find("seen").hidden = true;
   showAngles(find("classes"), model.classes, model.class_threshold_degrees);
   showEnrolled(enrolled);
@@ -79,7 +82,7 @@ function say(state, label, reason) {
   find("label").classList.toggle("long", label.length > 5);
   find("reason").textContent = reason;
   // Spoken when the pen is lifted, not with each point
-  if (!wanted && !paper.isDrawing) find("spoken").textContent = `${label}. ${reason}`;
+  if (!wanted && !paper.isDrawing) find("spoken").textContent = reason ? `${label}: ${reason}` : label;
 }
 
 function showEnrolled(rows) {
@@ -137,11 +140,13 @@ async function begin() {
   try {
     model = await call("GET", "api/model");
   } catch (error) {
+    find("answer").ariaBusy = "false";
     return say("error", error.message, "");
   }
   take(model);
   const { num_classes: count, classes, embedding_dim: dims, dataset, class_threshold_degrees: limit } = model;
-  find("about").textContent = `${count.toLocaleString("en")} classes${dataset ? ` of ${dataset}` : ""}, embeddings of ${dims} dimensions.`;
+  const classCount = `${count.toLocaleString("en")} classes${dataset ? ` of ${dataset}` : ""}`;
+  find("about").textContent = `${classCount}, embeddings of ${dims} dimensions.`;
   if (count > classes.length) find("classes-heading").textContent = "Angle to the nearest class centers";
   find("classes-note").textContent =
     limit === null

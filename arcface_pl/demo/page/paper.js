@@ -46,9 +46,13 @@ export class Paper extends EventTarget {
   async open(file) {
     this.#strokes = [];
     this.#file = file;
-    // What this browser cannot show, the server may still read.
-    this.#preview = await createImageBitmap(file).catch(() => null);
+    this.#preview = null;
     this.#changed();
+    // What this browser cannot show, the server may still read.
+    const preview = await createImageBitmap(file).catch(() => null);
+    if (this.#file !== file) return;
+    this.#preview = preview;
+    this.#draw();
   }
 
   // The chosen file as it is, or the drawing as a picture, black on white in every colour scheme.
