@@ -1,6 +1,8 @@
 """What the commands that use a trained model are given: the model, and pictures of which some may be unreadable."""
 
-from collections.abc import Iterator, Sequence
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +14,15 @@ from arcface_pl.preprocessing import ImageError, read_image
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.pretrained import read_pretrained
 
-__all__ = ["Pictures", "find_checkpoint", "find_pictures", "name_folders", "open_model", "read_pictures"]
+__all__ = ["Pictures", "find_checkpoint", "find_pictures", "name_folders", "open_model", "printable", "read_pictures"]
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".avif", ".jp2", ".pgm", ".ppm", ".tga"}
+SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif", "webp", "avif"),
+        *("jp2", "pbm", "pgm", "ppm", "pnm", "tga", "pcx", "ico"),
+    )
+)
 
 
 class Pictures(NamedTuple):
@@ -54,17 +62,22 @@ def find_checkpoint(name: str) -> Path:
 
 
 def find_pictures(names: Sequence[str | Path]) -> list[Path]:
-    """Return the files that names stand for: a folder for the pictures in it, anything else for itself.
+    """Return the files that names stand for.
+
+    A folder stands for the files with a picture's suffix in it and in all its subfolders, in order of their names; a
+    pattern with *, ? or ** for the files that match; anything else for itself. Names that begin with a dot are hidden.
 
     Raises:
-        SettingsError: If a folder has no picture.
+        SettingsError: If a folder has no picture, or no file matches a pattern.
     """
     files: list[Path] = []
-    for path in map(Path, names):
-        inside = _pictures_in(path) if path.is_dir() else [path]
-        if not inside:
-            raise SettingsError(f"{path}: there is no picture in this folder; accepts {', '.join(sorted(SUFFIXES))}")
-        files += inside
+    for name in map(str, names):
+        if os.path.isdir(name):
+            files += _some(name, _pictures(Path(name).rglob("*"), Path(name)))
+        elif not os.path.lexists(name) and glob.has_magic(name):
+            files += _matching(name)
+        else:
+            files.append(Path(name))
     return files
 
 
@@ -74,13 +87,15 @@ def name_folders(names: Sequence[str | Path]) -> Iterator[tuple[str, list[Path]]
     Raises:
         SettingsError: If one is no folder, or has no picture.
     """
-    for path in map(Path, names):
-        if not path.is_dir():
-            raise SettingsError(f"{path}: there is no such folder; accepts one whose name is to be enrolled")
-        inner = [] if _pictures_in(path) else sorted(each for each in path.iterdir() if each.is_dir())
+    for name in map(str, names):
+        path = Path(name)
+        if not os.path.isdir(name):
+            raise SettingsError(f"{name}: there is no such folder; accepts one whose name is to be enrolled")
+        entries = _entries(path)
+        inner = [] if _pictures(entries, path) else sorted(each for each in entries if os.path.isdir(each))
         for folder in inner or [path]:
             # resolve(): a dot has no name
-            yield folder.resolve().name, find_pictures([folder])
+            yield folder.resolve().name, _some(str(folder), _pictures(_entries(folder), folder))
 
 
 def read_pictures(model: TrainedModel, paths: Sequence[Path]) -> Pictures:
@@ -97,5 +112,42 @@ def read_pictures(model: TrainedModel, paths: Sequence[Path]) -> Pictures:
     return Pictures(torch.stack(list(pixels.values())) if pixels else none, list(pixels), errors)
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file())
+def printable(name: str | Path) -> str:
+    """Write a file's name on one line, without the control characters and broken bytes that it may have."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(name))
+
+
+def _matching(pattern: str) -> list[Path]:
+    anchor = Path(pattern).anchor
+    # Path's patterns do not follow links, which may lead round in a circle
+    try:
+        found = _pictures(Path(anchor).glob(pattern[len(anchor) :]), Path(anchor), any_suffix=True)
+    except (ValueError, NotImplementedError, IndexError) as error:
+        raise SettingsError(f"{pattern}: it is no pattern ({error})") from error
+    if not found:
+        raise SettingsError(f"{pattern}: no file matches this pattern")
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise SettingsError(f"{folder}: this folder cannot be read ({error.strerror})") from error
+
+
+def _some(folder: str, found: list[Path]) -> list[Path]:
+    if not found:
+        accepted = ", ".join(sorted(SUFFIXES))
+        raise SettingsError(f"{folder}: no file in this folder has a picture's suffix ({accepted}), or it cannot be read")
+    return found
+
+
+def _pictures(paths: Iterable[Path], below: Path, *, any_suffix: bool = False) -> list[Path]:
+    return sorted(
+        path
+        for path in paths
+        if (any_suffix or path.suffix.lower() in SUFFIXES)
+        and not any(part.startswith(".") and part != ".." for part in path.relative_to(below).parts)
+        and os.path.isfile(path)
+    )

@@ -1,7 +1,6 @@
 """``predict CKPT IMAGE...``: the class of each of a person's own pictures."""
 
 import csv
-import glob
 import json
 import math
 import sys
@@ -20,13 +19,6 @@ __all__ = ["run"]
 BATCH = 256
 # A bar that is gone before it is seen helps nobody.
 LEAST_FOR_BAR = 20
-SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif", "webp", "avif"),
-        *("jp2", "pbm", "pgm", "ppm", "pnm", "tga", "pcx", "ico"),
-    )
-)
 FIELDS = ("file", "label", "cosine", "angle_degrees", "unknown", "error")
 
 _DESCRIPTION = """\
@@ -47,7 +39,7 @@ examples:
 
 def _parser() -> ToolParser:
     parser = ToolParser("predict", _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("checkpoint", metavar="CKPT", help="a .ckpt file; last or best for the newest run's")
+    parser.add_argument("checkpoint", metavar="CKPT", help="a .ckpt file, a folder that Recognizer.save_pretrained wrote, or last or best: the newest run's")
     parser.add_argument(
         "images",
         metavar="IMAGE",
@@ -80,62 +72,36 @@ def run(args: Sequence[str]) -> int:
     asked = _parser().parse_args(args)
     if asked.threshold is not None and not -1 <= asked.threshold <= 1:
         raise SettingsError(f"--threshold: got {asked.threshold}, accepts a cosine from -1 to 1")
-    from arcface_pl.cli.resume import find_checkpoint
+    from arcface_pl.cli.inputs import find_pictures, open_model
     from arcface_pl.recognizer import Recognizer
 
-    files = [file for name in asked.images for file in _files(name)]
-    checkpoint = find_checkpoint(asked.checkpoint, None)
-    assert checkpoint is not None
-    recognizer = Recognizer.from_checkpoint(checkpoint)
+    files = find_pictures(asked.images)
+    recognizer = Recognizer(open_model(asked.checkpoint))
     if asked.threshold is None and recognizer.thresholds.classification is None:
-        print("No threshold is stored in this checkpoint: nothing is called unknown.", file=sys.stderr)  # noqa: T201
+        print("No threshold is kept in this model: nothing is called unknown.", file=sys.stderr)  # noqa: T201
     rows = list(_answers(recognizer, files, asked.threshold))
     _print(rows, "csv" if asked.csv else "json" if asked.json else "table")
     return int(any("error" in row for row in rows))
 
 
-def _files(name: str) -> list[str]:
-    """Return the files that a word of the command line means; a name without any stands for itself."""
-    path = Path(name)
-    if path.is_dir():
-        found = sorted(str(each) for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
-        if not found:
-            raise SettingsError(
-                f"{name}: no file in this folder has a picture's suffix ({', '.join(sorted(SUFFIXES))})"
-            )
-        return found
-    if not path.exists() and glob.has_magic(name):
-        found = sorted(each for each in glob.glob(name, recursive=True) if Path(each).is_file())
-        if not found:
-            raise SettingsError(f"{name}: no file matches this pattern")
-        return found
-    return [name]
-
-
-def _answers(recognizer: "Recognizer", files: list[str], threshold: float | None) -> Iterator[dict[str, Any]]:
+def _answers(recognizer: "Recognizer", files: list[Path], threshold: float | None) -> Iterator[dict[str, Any]]:
     """Classify files, a batch at a time; one row a file, in order."""
-    import torch
     from rich.console import Console
     from rich.progress import track
 
-    from arcface_pl.preprocessing import ImageError, read_image
+    from arcface_pl.cli.inputs import read_pictures
 
-    preprocessor = recognizer.model.preprocessor
     console = Console(stderr=True)
     step = min(BATCH, LEAST_FOR_BAR) if console.is_terminal else BATCH
     starts = range(0, len(files), step)
     hidden = not console.is_terminal or len(files) < LEAST_FOR_BAR
     for start in track(starts, "reading", console=console, transient=True, disable=hidden):
-        batch, rows = [], []
-        for file in files[start : start + step]:
-            try:
-                batch.append(preprocessor.frame(read_image(file, preprocessor.in_channels)))
-                rows.append({"file": file})
-            except ImageError as error:
-                rows.append({"file": file, "error": str(error).removeprefix(f"{file}: ")})
-        found = iter(recognizer.classify(torch.stack(batch), threshold=threshold) if batch else ())
-        for row in rows:
-            yield row if "error" in row else {**row, **_answer(next(found))}
+        batch = files[start : start + step]
+        pictures = read_pictures(recognizer.model, batch)
+        answers = recognizer.classify(pictures.pixels, threshold=threshold)
+        found = dict(zip(pictures.paths, answers, strict=True))
+        for file in batch:
+            yield {"file": str(file)} | (_answer(found[file]) if file in found else {"error": pictures.errors[file]})
 
 
 def _answer(found: Any) -> dict[str, Any]:
@@ -161,14 +127,17 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from arcface_pl.cli.inputs import printable
+
     table = Table("file", "class")
     table.add_column("cosine", justify="right")
     table.add_column("angle", justify="right")
     for row in rows:
+        file = escape(printable(row["file"]))
         if "error" in row:
-            table.add_row(escape(row["file"]), f"[red]{escape(row['error'])}[/red]")
+            table.add_row(file, f"[red]{escape(row['error'])}[/red]")
         else:
             name = f"unknown (nearest: {row['label']})" if row["unknown"] else row["label"]
             numbers = (f"{row['cosine']:.4f}", f"{row['angle_degrees']:.1f}\N{DEGREE SIGN}")
-            table.add_row(escape(row["file"]), escape(name), *numbers)
+            table.add_row(file, escape(name), *numbers)
     Console().print(table)

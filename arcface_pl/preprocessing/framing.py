@@ -6,7 +6,12 @@ import torchvision.transforms.v2.functional as tv
 from scipy import ndimage
 from torch import Tensor
 
-__all__ = ["fit_image", "frame_ink", "frame_object"]
+__all__ = ["as_framed", "fit_image", "frame_ink", "frame_object"]
+
+# Shares by which a character's size may be off and still be right.
+NEARLY = 0.08
+# Widths of strokes, in pixels of a character of 20, outside which MNIST has hardly any.
+FINEST, BOLDEST = 2.0, 5.0
 
 
 def fit_image(image: Tensor, size: int) -> Tensor:
@@ -41,8 +46,35 @@ def frame_object(image: Tensor, size: int) -> Tensor:
     return tv.center_crop(image, [size, size])
 
 
+def as_framed(grey: Tensor, box: int) -> Tensor | None:
+    """Return a picture that is framed already, light on dark, bit for bit; None if it is not.
+
+    Its ground is black or white, and the character has the size and place that `frame_ink` would give it. Where
+    characters fill the whole image, every picture of that size is one.
+
+    Args:
+        grey: (1, size, size) uint8.
+        box: Longer side of a framed character, in pixels.
+    """
+    size = grey.shape[-1]
+    edge = torch.cat([grey[0, 0], grey[0, -1], grey[0, :, 0], grey[0, :, -1]]).float().median()
+    light = 255 - grey if edge > 127 else grey
+    if box == size:
+        return light
+    if edge not in (0, 255) or not light.any():
+        return None
+    ink = light[0].numpy()
+    (rows, columns) = ndimage.find_objects((ink > 0).astype(np.uint8))[0]
+    if abs(box / max(rows.stop - rows.start, columns.stop - columns.start) - 1) > NEARLY:
+        return None
+    off = np.abs(np.array(ndimage.center_of_mass(ink)) - size / 2).max()
+    return light if off <= 1 else None
+
+
 def frame_ink(ink: np.ndarray, box: int, size: int) -> Tensor:
     """Frame a character as MNIST does: its bounding box to ``box`` pixels, its centre of mass to the image's centre.
+
+    Strokes too fine to be seen at that size, or so bold that they would close up, are first brought to a pen's width.
 
     Args:
         ink: (h, w) float32, 1 for ink and 0 for paper, cut to the character.
@@ -55,9 +87,10 @@ def frame_ink(ink: np.ndarray, box: int, size: int) -> Tensor:
     Reference:
         LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition (1998), section III.A.
     """
-    scale = box / max(ink.shape)
     # A character of nearly that size is left as it is: another raster would only blur it.
-    if abs(scale - 1) > 0.08:
+    if abs(box / max(ink.shape) - 1) > NEARLY:
+        ink = _with_pen_width(ink, box)
+        scale = box / max(ink.shape)
         shape = [max(1, round(side * scale)) for side in ink.shape]
         ink = tv.resize(torch.from_numpy(ink)[None], shape, antialias=True)[0].numpy()
         ink = np.clip(ink / max(float(np.percentile(ink[ink > 0.05], 90)), 0.2), 0, 1)
@@ -68,3 +101,27 @@ def frame_ink(ink: np.ndarray, box: int, size: int) -> Tensor:
     )
     frame[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
     return torch.from_numpy((frame * 255).round().astype(np.uint8))[None]
+
+
+def _with_pen_width(ink: np.ndarray, box: int) -> np.ndarray:
+    mask = ink > 0.5
+    pixels = max(ink.shape) / box
+    # Across a stroke, the distance to its edge is a quarter of its width in the mean.
+    width = 4 * float(ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1][mask].mean()) - 1
+    finest, boldest = (each * pixels * box / 20 for each in (FINEST, BOLDEST))
+    if width < finest:
+        more = (finest - width) / 2
+        margin = int(np.ceil(more))
+        ink = np.pad(ink, margin)
+        far = ndimage.distance_transform_edt(~np.pad(mask, margin))
+        return np.maximum(ink, np.clip(more + 0.5 - far, 0, 1)).astype(np.float32)
+    if width > boldest:
+        less = (width - boldest) / 2
+        deep = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+        return _cut((ink * np.clip(deep - less, 0, 1)).astype(np.float32))
+    return ink
+
+
+def _cut(ink: np.ndarray) -> np.ndarray:
+    rows, columns = (np.flatnonzero((ink > 0.05).any(axis=axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

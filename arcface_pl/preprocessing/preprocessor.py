@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.errors import UserError
-from arcface_pl.preprocessing.framing import fit_image, frame_ink, frame_object
+from arcface_pl.preprocessing.framing import as_framed, fit_image, frame_ink, frame_object
 from arcface_pl.preprocessing.ink import find_ink
 from arcface_pl.preprocessing.normalize import normalize_images
 from arcface_pl.preprocessing.reading import ImageError
@@ -109,15 +109,23 @@ class Preprocessor:
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
             raise ValueError(f"image: got {image.dtype} {tuple(image.shape)}, accepts uint8 (1 or 3, H, W), not empty")
         if self.style == "ink":
-            ink = find_ink(_grey(image)[0].float().numpy())
-            if ink is None:
-                raise ImageError("nothing is drawn there")
-            image = frame_ink(ink, round(self.ink_share * self.image_size), self.image_size)
+            image = self._frame_ink(_grey(image))
         if image.shape[0] != self.in_channels:
             image = _grey(image) if self.in_channels == 1 else image.expand(3, -1, -1)
         if self.style == "object":
             return frame_object(image, self.image_size)
         return image if self.style == "ink" else fit_image(image, self.image_size)
+
+    def _frame_ink(self, grey: Tensor) -> Tensor:
+        box = round(self.ink_share * self.image_size)
+        if grey.shape[1:] == (self.image_size, self.image_size):
+            framed = as_framed(grey, box)
+            if framed is not None:
+                return framed
+        ink = find_ink(grey[0].float().numpy())
+        if ink is None:
+            raise ImageError("nothing is drawn there")
+        return frame_ink(ink, box, self.image_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as numbers, texts and lists of them, for JSON or a checkpoint."""

@@ -1,0 +1,100 @@
+"""What a picture would be with nothing on it: paper or board, with its lighting."""
+
+import numpy as np
+from scipy import ndimage
+
+__all__ = ["find_paper", "shrink", "smooth"]
+
+# Grey levels that the picture's edge may be off a smooth surface and still be all paper, and the share that must be.
+EDGE_TOLERANCE = 8.0
+EDGE_SHARE = 0.75
+EDGE_POINTS = 1500
+# Longest side, in pixels, at which the local median is taken, and its window as a share of the shorter one.
+COARSE_SIZE = 160
+WINDOW_SHARE = 0.4
+
+
+def find_paper(grey: np.ndarray) -> tuple[np.ndarray, float]:
+    """Estimate the grey value of the paper behind everything, and the noise about it.
+
+    Where the picture's edge is plain paper, a quadratic surface through it is the paper everywhere, however much of the
+    middle the ink fills. Elsewhere (shadows, a table) it is the local median, which keeps a shadow's edge sharp.
+
+    Args:
+        grey: (H, W) float32, pixel values from 0 to 255.
+
+    Returns:
+        (H, W) float32, and the noise's standard deviation in grey levels.
+    """
+    soft = smooth(grey)
+    surface, edge_share, spread = _surface(soft)
+    if edge_share >= EDGE_SHARE:
+        return surface, max(spread, _grain(soft))
+    paper = _local_median(soft)
+    return paper, 1.4826 * float(np.median(np.abs(soft - paper)))
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Take fine noise away where a picture is large enough for its strokes to stay."""
+    return ndimage.gaussian_filter(values, 1.0) if min(values.shape) > 100 else values
+
+
+def shrink(grey: np.ndarray, size: int) -> np.ndarray:
+    """Average whole blocks of pixels, so that the longer side has at most ``size``."""
+    steps = [min(-(-max(grey.shape) // size), side) for side in grey.shape]
+    if max(steps) <= 1:
+        return grey
+    height, width = (side // step for side, step in zip(grey.shape, steps, strict=True))
+    blocks = grey[: height * steps[0], : width * steps[1]].reshape(height, steps[0], width, steps[1])
+    return blocks.mean(axis=(1, 3))
+
+
+def _grain(grey: np.ndarray) -> float:
+    """Estimate the noise from differences of neighbours, which neither light nor strokes change much."""
+    if grey.shape[1] < 2:
+        return 0.0
+    return 1.4826 * float(np.median(np.abs(np.diff(grey, axis=1)))) / 2**0.5
+
+
+def _surface(grey: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Fit a quadratic surface to the picture's edge: iterated least squares that forgets what lies far off it.
+
+    Returns:
+        The surface, the share of the edge that lies on it, and the spread of what does.
+    """
+    rows, columns = (np.linspace(-1, 1, side, dtype=np.float32) for side in grey.shape)
+    y, x = np.meshgrid(rows, columns, indexing="ij")
+    terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
+    depth = max(1, min(grey.shape) // 50)
+    edge = np.ones(grey.shape, bool)
+    edge[depth:-depth, depth:-depth] = False
+    every = 1 + int(edge.sum()) // EDGE_POINTS
+    points, values = terms[edge][::every], grey[edge][::every]
+    off = np.abs(values - np.median(values))
+    coefficients = np.zeros(6, np.float32)
+    for _ in range(8):
+        scale = max(2.0, 4 * float(np.median(off)))
+        weight = np.where(off < scale, (1 - (off / scale) ** 2) ** 2, 0)[:, None]
+        coefficients = np.linalg.lstsq(points * weight, values * weight[:, 0], rcond=1e-6)[0]
+        off = np.abs(values - points @ coefficients)
+    tolerance = max(EDGE_TOLERANCE, 4 * _grain(grey))
+    spread = 1.4826 * float(np.median(off))
+    return (terms @ coefficients).astype(np.float32), float((off < tolerance).mean()), spread
+
+
+def _local_median(grey: np.ndarray) -> np.ndarray:
+    """Take the median about each pixel, by counting in boxes how much lies below each of some grey values."""
+    coarse = shrink(grey, COARSE_SIZE)
+    window = max(3, round(WINDOW_SHARE * min(coarse.shape)))
+    levels = np.unique(np.quantile(coarse, np.linspace(0, 1, 33)).astype(np.float32))
+    if len(levels) < 2:
+        return np.full_like(grey, levels[0])
+    below = np.stack(
+        [ndimage.uniform_filter((coarse <= level).astype(np.float32), window, mode="nearest") for level in levels]
+    )
+    upper = np.maximum((below >= 0.5 - 1e-6).argmax(axis=0), 1)
+    high, low = (np.take_along_axis(below, index[None], axis=0)[0] for index in (upper, upper - 1))
+    part = np.clip((0.5 - low) / np.maximum(high - low, 1e-6), 0, 1)
+    paper = levels[upper - 1] + part * (levels[upper] - levels[upper - 1])
+    zoom = [side / small for side, small in zip(grey.shape, paper.shape, strict=True)]
+    return ndimage.zoom(paper, zoom, order=1, mode="nearest", grid_mode=True).astype(np.float32)

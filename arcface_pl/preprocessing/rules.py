@@ -1,0 +1,105 @@
+"""Ruled and squared paper: lines taken off what is written on them."""
+
+import numpy as np
+from scipy import ndimage
+
+__all__ = ["without_rules"]
+
+# Steepest slope of a rule, either way: a page held askew.
+STEEPEST = 0.1
+# Share of a line's pixels that must be marked, all along it and near each of its ends.
+COVERAGE = 0.6
+ENDS = 0.5
+# Ink on a rule has more contrast than the rule, by this factor.
+STRONGER = 1.5
+# Smaller pictures have no room for rules beside a character.
+LEAST_SIDE = 64
+# Columns that are looked at together, in pixels.
+STRIP = 6
+
+
+def without_rules(contrast: np.ndarray, least: float) -> np.ndarray:
+    """Take away straight thin lines that run from one edge of the picture to the other, across or upright.
+
+    What is written stays where it crosses them: where it has more contrast than the line, or goes on at both sides.
+
+    Args:
+        contrast: (H, W) float32, 0 for paper, more for ink.
+        least: Contrast from which on a pixel is marked.
+
+    Returns:
+        (H, W) float32.
+    """
+    if min(contrast.shape) < LEAST_SIDE:
+        return contrast
+    # Perspective turns the lines of one family into several.
+    for _ in range(3):
+        across = _find_lines(contrast, least)
+        contrast = _without_lines(contrast, across)
+        upright = _find_lines(contrast.T, least)
+        contrast = _without_lines(contrast.T, upright).T
+        if not across.any() and not upright.any():
+            break
+    return contrast
+
+
+def _find_lines(contrast: np.ndarray, least: float) -> np.ndarray:
+    """Return the contrast of the lines that run across, and 0 elsewhere."""
+    height, width = contrast.shape
+    thickest = 2 * max(3, round(0.012 * min(height, width))) + 1
+    thin = contrast - ndimage.grey_opening(contrast, size=(thickest, 1))
+    marks = ndimage.binary_dilation(thin > least, np.ones((3, 1), bool))
+    drift, rows = _straightest(marks)
+    lines = np.zeros((height, width), np.float32)
+    strongest = ndimage.maximum_filter1d(contrast, 3, axis=0)
+    for row in rows:
+        places = row + _shift(drift, width)
+        columns = np.flatnonzero((places >= 0) & (places < height))
+        at = (places[columns], columns)
+        lines[at] = np.median(strongest[at])
+    return ndimage.grey_dilation(lines, size=(5, 1))
+
+
+def _without_lines(contrast: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    if not lines.any():
+        return contrast
+    kept = np.where(contrast < STRONGER * lines, 0, contrast)
+    bridged = np.minimum(ndimage.grey_closing(kept, size=(11, 1)), contrast)
+    return np.where(lines > 0, np.maximum(kept, bridged), contrast).astype(np.float32)
+
+
+def _shift(drift: float, count: int) -> np.ndarray:
+    return np.round(drift * (np.arange(count) / (count - 1) - 0.5)).astype(int)
+
+
+def _straightest(marks: np.ndarray) -> tuple[int, np.ndarray]:
+    """Find the slope along which most lines are marked from end to end.
+
+    Returns:
+        The slope, as the rows by which a line changes from the first column to the last, and the lines' rows in the
+        middle column.
+    """
+    height, width = marks.shape
+    steepest = round(STEEPEST * width)
+    margin = steepest // 2 + 1
+    # A strip is so narrow that a line changes by less than its thickness within it.
+    count = width // STRIP
+    strips = marks[:, : count * STRIP].reshape(height, count, STRIP).mean(axis=2, dtype=np.float32)
+    ends = (slice(0, count // 12 + 1), slice(-(count // 12 + 1), None))
+    best: tuple[float, int, np.ndarray] = (0.0, 0, np.zeros(0, int))
+    if not all((strips[:, end].mean(axis=1) >= ENDS / 2).any() for end in ends):
+        return best[1], best[2]
+    padded, inside = (np.pad(each, ((margin, margin), (0, 0))) for each in (strips, np.ones_like(strips)))
+    rows = np.arange(height)[:, None] + margin
+    for drift in range(-steepest, steepest + 1, 2):
+        index = (rows + _shift(drift, count), np.arange(count))
+        marked, valid = padded[index], inside[index]
+        coverage = marked.sum(axis=1) / np.maximum(valid.sum(axis=1), count / 2)
+        is_line = coverage >= COVERAGE
+        for end in ends:
+            # A line that leaves through the upper or lower edge has no such end, and is not asked for it.
+            is_line &= marked[:, end].sum(axis=1) >= ENDS * valid[:, end].sum(axis=1)
+        score = float(coverage[is_line].sum())
+        if score > best[0]:
+            best = (score, drift, np.flatnonzero(is_line))
+    return best[1], best[2]
