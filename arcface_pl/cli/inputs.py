@@ -121,7 +121,8 @@ def _matching(pattern: str) -> list[Path]:
     anchor = Path(pattern).anchor
     # Path's patterns do not follow links, which may lead round in a circle
     try:
-        found = _pictures(Path(anchor).glob(pattern[len(anchor) :]), Path(anchor), any_suffix=True)
+        matches = Path(anchor).glob(pattern[len(anchor) :])
+        found = sorted(path for path in matches if os.path.isfile(path) and not _hidden(path, pattern))
     except (ValueError, NotImplementedError, IndexError) as error:
         raise SettingsError(f"{pattern}: it is no pattern ({error})") from error
     if not found:
@@ -139,15 +140,17 @@ def _entries(folder: Path) -> list[Path]:
 def _some(folder: str, found: list[Path]) -> list[Path]:
     if not found:
         accepted = ", ".join(sorted(SUFFIXES))
-        raise SettingsError(f"{folder}: no file in this folder has a picture's suffix ({accepted}), or it cannot be read")
+        raise SettingsError(f"{folder}: no file in this folder has a picture's suffix ({accepted})")
     return found
 
 
-def _pictures(paths: Iterable[Path], below: Path, *, any_suffix: bool = False) -> list[Path]:
+def _pictures(paths: Iterable[Path], below: Path) -> list[Path]:
     return sorted(
         path
         for path in paths
-        if (any_suffix or path.suffix.lower() in SUFFIXES)
-        and not any(part.startswith(".") and part != ".." for part in path.relative_to(below).parts)
-        and os.path.isfile(path)
+        if path.suffix.lower() in SUFFIXES and not _hidden(path.relative_to(below)) and os.path.isfile(path)
     )
+
+
+def _hidden(path: Path, asked: str = "") -> bool:
+    return any(part.startswith(".") and part not in Path(asked).parts for part in path.parts)

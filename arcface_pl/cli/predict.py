@@ -39,7 +39,11 @@ examples:
 
 def _parser() -> ToolParser:
     parser = ToolParser("predict", _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("checkpoint", metavar="CKPT", help="a .ckpt file, a folder that Recognizer.save_pretrained wrote, or last or best: the newest run's")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CKPT",
+        help="a .ckpt file; a folder that Recognizer.save_pretrained wrote; last or best for the newest run's",
+    )
     parser.add_argument(
         "images",
         metavar="IMAGE",

@@ -57,7 +57,7 @@ def run(args: list[str]) -> int:
     rows, errors = _ACTIONS[given.action](recognizer, given)
     failed = [{"file": str(path), "error": error} for path, error in errors.items()]
     if given.json:
-        print(json.dumps(rows + failed, ensure_ascii=False, indent=1))  # noqa: T201
+        print(json.dumps(rows + failed, indent=1))  # noqa: T201
     else:
         _print(rows, failed)
     return 1 if failed else 0
@@ -228,16 +228,19 @@ def editing_gallery(recognizer: "Recognizer", folder: str) -> Iterator[None]:
 
 def _print(rows: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+
+    from arcface_pl.cli.inputs import printable
 
     console = Console()
     if rows:
         table = Table(*(key.replace("_", " ") for key in rows[0]))
         for row in rows:
-            table.add_row(*map(_cell, row.values()))
+            table.add_row(*(escape(printable(_cell(value))) for value in row.values()))
         console.print(table)
     for each in failed:
-        Console(stderr=True).print(f"{each['file']}: {each['error']}", markup=False, soft_wrap=True)
+        Console(stderr=True).print(f"{printable(each['file'])}: {each['error']}", markup=False, soft_wrap=True)
 
 
 def _cell(value: Any) -> str:

@@ -59,9 +59,12 @@ def as_framed(grey: Tensor, box: int) -> Tensor | None:
     size = grey.shape[-1]
     edge = torch.cat([grey[0, 0], grey[0, -1], grey[0, :, 0], grey[0, :, -1]]).float().median()
     light = 255 - grey if edge > 127 else grey
+    # Little contrast is rather an empty picture, which `find_ink` decides.
+    if int(light.max()) - int(light.min()) < 64:
+        return None
     if box == size:
         return light
-    if edge not in (0, 255) or not light.any():
+    if edge not in (0, 255):
         return None
     ink = light[0].numpy()
     (rows, columns) = ndimage.find_objects((ink > 0).astype(np.uint8))[0]
@@ -116,8 +119,8 @@ def _with_pen_width(ink: np.ndarray, box: int) -> np.ndarray:
         far = ndimage.distance_transform_edt(~np.pad(mask, margin))
         return np.maximum(ink, np.clip(more + 0.5 - far, 0, 1)).astype(np.float32)
     if width > boldest:
-        less = (width - boldest) / 2
         deep = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+        less = min((width - boldest) / 2, float(deep.max()) - 1)
         return _cut((ink * np.clip(deep - less, 0, 1)).astype(np.float32))
     return ink
 

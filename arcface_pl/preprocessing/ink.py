@@ -18,8 +18,9 @@ LEAST_CONTRAST = 12.0
 STROKE_SHARE = 0.35
 # What reaches in from the picture's edge counts so much less: shadows, a table, the next page.
 EDGE_WEIGHT = 0.05
-# A mark that fills more of its box than this, and more of the picture than that, is a sheet of paper on a table.
-SHEET_FILL, SHEET_SHARE = 0.7, 0.12
+# A mark is a sheet of paper on a table if it fills more than these shares: of the picture, of its box, and of its box
+# with its holes filled. An oval 0 fills 0.79 of its box with them.
+SHEET_SHARE, SHEET_FILL, SHEET_BOX = 0.12, 0.55, 0.8
 
 _EIGHT = np.ones((3, 3), bool)
 
@@ -59,8 +60,10 @@ def find_ink(grey: np.ndarray) -> np.ndarray | None:
 def _find(grey: np.ndarray, *, sheets: bool) -> np.ndarray | None:
     paper, noise = find_paper(grey)
     # Dark ink takes away a share of the light, light ink adds to it.
-    dark = np.clip((paper - grey) * (255 / np.maximum(paper, 48)), 0, None)
-    found = [each for each in (_marks(dark, noise), _marks(np.clip(grey - paper, 0, None), noise)) if each]
+    gain = 255 / np.maximum(paper, 48)
+    dark = _marks(np.clip((paper - grey) * gain, 0, None), noise * float(np.median(gain)))
+    light = _marks(np.clip(grey - paper, 0, None), noise)
+    found = [each for each in (dark, light) if each]
     if not found:
         return None
     best = max(found, key=lambda each: each.score)
@@ -110,11 +113,13 @@ def _main(marks: np.ndarray, contrast: np.ndarray) -> np.ndarray | None:
         index + 1
         for index, box in enumerate(boxes)
         if index == main
-        or weights[index] > 0.03 * weights[main]
-        and (at_edge[main] or not at_edge[index])
-        and all(
-            part.start - own.stop < reach and own.start - part.stop < reach
-            for part, own in zip(box, boxes[main], strict=True)
+        or (
+            weights[index] > 0.03 * weights[main]
+            and (at_edge[main] or not at_edge[index])
+            and all(
+                part.start - own.stop < reach and own.start - part.stop < reach
+                for part, own in zip(box, boxes[main], strict=True)
+            )
         )
     ]
     return np.isin(labels, near)
@@ -128,11 +133,11 @@ def _inside_sheet(grey: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
     """Return the picture within a mark that is no stroke but an area; None where it is none."""
     rows, columns = ndimage.find_objects(mask.astype(np.uint8))[0]
     box = mask[rows, columns]
-    if mask.mean() < SHEET_SHARE or box.mean() < SHEET_FILL or min(box.shape) < 16:
+    whole = ndimage.binary_fill_holes(box)
+    if mask.mean() < SHEET_SHARE or box.mean() < SHEET_FILL or whole.mean() < SHEET_BOX or min(box.shape) < 16:
         return None
-    box = ndimage.binary_fill_holes(box)
     margin = max(2, min(box.shape) // 25)
-    sheet = ndimage.binary_erosion(np.pad(box, 1), iterations=margin)[1:-1, 1:-1]
+    sheet = ndimage.binary_erosion(np.pad(whole, 1), iterations=margin)[1:-1, 1:-1]
     if not sheet.any():
         return None
     inside = np.where(sheet, grey[rows, columns], np.median(grey[rows, columns][sheet]))

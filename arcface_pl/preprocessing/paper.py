@@ -8,7 +8,9 @@ __all__ = ["find_paper", "shrink", "smooth"]
 # Grey levels that the picture's edge may be off a smooth surface and still be all paper, and the share that must be.
 EDGE_TOLERANCE = 8.0
 EDGE_SHARE = 0.75
-EDGE_POINTS = 1500
+# Pixels that a surface is fitted to, and the grey levels off it from which on one is no paper.
+SAMPLES = 2000
+FARTHEST = 40.0
 # Longest side, in pixels, at which the local median is taken, and its window as a share of the shorter one.
 COARSE_SIZE = 160
 WINDOW_SHARE = 0.4
@@ -57,29 +59,41 @@ def _grain(grey: np.ndarray) -> float:
 
 
 def _surface(grey: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Fit a quadratic surface to the picture's edge: iterated least squares that forgets what lies far off it.
+    """Fit a quadratic surface to the picture's edge, and what all that is near it is off by.
 
     Returns:
-        The surface, the share of the edge that lies on it, and the spread of what does.
+        The surface, the share of the edge that lies on its first fit, and the spread of what does.
     """
     rows, columns = (np.linspace(-1, 1, side, dtype=np.float32) for side in grey.shape)
     y, x = np.meshgrid(rows, columns, indexing="ij")
-    terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
+    terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y, x**4, y**4, (x * y) ** 2], axis=-1)
     depth = max(1, min(grey.shape) // 50)
     edge = np.ones(grey.shape, bool)
     edge[depth:-depth, depth:-depth] = False
-    every = 1 + int(edge.sum()) // EDGE_POINTS
-    points, values = terms[edge][::every], grey[edge][::every]
-    off = np.abs(values - np.median(values))
-    coefficients = np.zeros(6, np.float32)
+    every = 1 + int(edge.sum()) // SAMPLES
+    points, values = terms[edge][::every, :6], grey[edge][::every]
+    coefficients = _fit(points, values - np.median(values))
+    surface = terms[..., :6] @ coefficients + np.median(values)
+    off = np.abs(grey - surface)[edge]
+    tolerance = max(EDGE_TOLERANCE, 4 * _grain(grey))
+    # Lenses and lamps leave the middle lighter than a quadratic surface has it.
+    every = 1 + grey.size // SAMPLES
+    surface = surface + terms @ _fit(terms.reshape(-1, 9)[::every], (grey - surface).ravel()[::every])
+    return surface.astype(np.float32), float((off < tolerance).mean()), 1.4826 * float(np.median(off))
+
+
+def _fit(points: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Fit coefficients by iterated least squares that forgets what lies far off: ink."""
+    off = np.abs(values)
+    coefficients = np.zeros(points.shape[1], np.float32)
     for _ in range(8):
-        scale = max(2.0, 4 * float(np.median(off)))
+        near = off < FARTHEST
+        scale = 4 * float(np.median(off[near])) if near.any() else 0.0
+        scale = min(max(scale, 2.0), FARTHEST)
         weight = np.where(off < scale, (1 - (off / scale) ** 2) ** 2, 0)[:, None]
         coefficients = np.linalg.lstsq(points * weight, values * weight[:, 0], rcond=1e-6)[0]
         off = np.abs(values - points @ coefficients)
-    tolerance = max(EDGE_TOLERANCE, 4 * _grain(grey))
-    spread = 1.4826 * float(np.median(off))
-    return (terms @ coefficients).astype(np.float32), float((off < tolerance).mean()), spread
+    return coefficients
 
 
 def _local_median(grey: np.ndarray) -> np.ndarray:
@@ -94,7 +108,8 @@ def _local_median(grey: np.ndarray) -> np.ndarray:
     )
     upper = np.maximum((below >= 0.5 - 1e-6).argmax(axis=0), 1)
     high, low = (np.take_along_axis(below, index[None], axis=0)[0] for index in (upper, upper - 1))
-    part = np.clip((0.5 - low) / np.maximum(high - low, 1e-6), 0, 1)
-    paper = levels[upper - 1] + part * (levels[upper] - levels[upper - 1])
+    part, step = np.clip((0.5 - low) / np.maximum(high - low, 1e-6), 0, 1), levels[upper] - levels[upper - 1]
+    # Where values far apart follow each other nothing lies between them.
+    paper = levels[upper] - np.where(step > EDGE_TOLERANCE, 0, (1 - part) * step)
     zoom = [side / small for side, small in zip(grey.shape, paper.shape, strict=True)]
     return ndimage.zoom(paper, zoom, order=1, mode="nearest", grid_mode=True).astype(np.float32)

@@ -1,5 +1,6 @@
 """Reading a picture file of whatever kind people have."""
 
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -62,7 +63,7 @@ def read_image(path: str | Path, channels: int, *, max_pixels: int = MAX_PIXELS)
     """
     assert channels in (1, 3), channels
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ImageError(f"{path}: there is no such file")
     try:
         with warnings.catch_warnings():
@@ -80,6 +81,8 @@ def read_image(path: str | Path, channels: int, *, max_pixels: int = MAX_PIXELS)
         raise ImageError(f"{path}: {_why_no_picture(path)}; accepts {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: it has far more than the {max_pixels:,} pixels that are accepted") from error
+    except PermissionError as error:
+        raise ImageError(f"{path}: it cannot be read ({error.strerror})") from error
     except _RAISED_OVER_FILES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{path}: it is damaged or of an unknown kind ({reason})") from error

@@ -34,10 +34,8 @@ def without_rules(contrast: np.ndarray, least: float) -> np.ndarray:
         return contrast
     # Perspective turns the lines of one family into several.
     for _ in range(3):
-        across = _find_lines(contrast, least)
-        contrast = _without_lines(contrast, across)
-        upright = _find_lines(contrast.T, least)
-        contrast = _without_lines(contrast.T, upright).T
+        across, upright = _find_lines(contrast, least), _find_lines(contrast.T, least)
+        contrast = _without_lines(_without_lines(contrast, across).T, upright).T
         if not across.any() and not upright.any():
             break
     return contrast
@@ -85,6 +83,8 @@ def _straightest(marks: np.ndarray) -> tuple[int, np.ndarray]:
     # A strip is so narrow that a line changes by less than its thickness within it.
     count = width // STRIP
     strips = marks[:, : count * STRIP].reshape(height, count, STRIP).mean(axis=2, dtype=np.float32)
+    # A rule reaches the very edge, the bar of a 7 hardly ever.
+    strips[:, 0], strips[:, -1] = marks[:, 0], marks[:, -1]
     ends = (slice(0, count // 12 + 1), slice(-(count // 12 + 1), None))
     best: tuple[float, int, np.ndarray] = (0.0, 0, np.zeros(0, int))
     if not all((strips[:, end].mean(axis=1) >= ENDS / 2).any() for end in ends):
@@ -99,6 +99,8 @@ def _straightest(marks: np.ndarray) -> tuple[int, np.ndarray]:
         for end in ends:
             # A line that leaves through the upper or lower edge has no such end, and is not asked for it.
             is_line &= marked[:, end].sum(axis=1) >= ENDS * valid[:, end].sum(axis=1)
+        for last in (0, -1):
+            is_line &= (marked[:, last] > 0) | (valid[:, last] == 0)
         score = float(coverage[is_line].sum())
         if score > best[0]:
             best = (score, drift, np.flatnonzero(is_line))

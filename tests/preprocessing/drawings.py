@@ -44,9 +44,7 @@ def written(digit: int, side: int, rng: np.random.Generator, pen: float = 0.09) 
     mask = Image.new("L", (side * scale * 2, side * scale * 2))
     draw = ImageDraw.Draw(mask)
     for stroke in STROKES[digit]:
-        moved = [
-            (side * scale * (0.5 + wide * x + lean * (0.5 - y)), side * scale * (0.4 + y)) for x, y in stroke
-        ]
+        moved = [(side * scale * (0.5 + wide * x + lean * (0.5 - y)), side * scale * (0.4 + y)) for x, y in stroke]
         draw.line(moved, fill=255, width=width, joint="curve")
         for x, y in (moved[0], moved[-1]):
             draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=255)
@@ -57,9 +55,7 @@ def written(digit: int, side: int, rng: np.random.Generator, pen: float = 0.09) 
 def printed(digit: int, side: int, rng: np.random.Generator) -> Image.Image:
     """A mask of a digit in a typeface."""
     font = (
-        ImageFont.truetype(str(FONTS[int(rng.integers(len(FONTS)))]), side)
-        if FONTS
-        else ImageFont.load_default(side)
+        ImageFont.truetype(str(FONTS[int(rng.integers(len(FONTS)))]), side) if FONTS else ImageFont.load_default(side)
     )
     mask = Image.new("L", (2 * side, 2 * side))
     ImageDraw.Draw(mask).text((side // 2, side // 4), str(digit), fill=255, font=font)
@@ -156,8 +152,10 @@ def cropped(glyph: Glyph, rng: np.random.Generator) -> Image.Image:
 
 def vignetted(glyph: Glyph, rng: np.random.Generator) -> Image.Image:
     picture = put(page(rng), glyph(int(rng.integers(150, 350))), rng, BLACK)
-    dark = np.asarray(Image.radial_gradient("L").resize(picture.size), np.float32)[..., None]
-    return photographed(Image.fromarray((np.asarray(picture) * (1 - dark / 400)).astype(np.uint8)), rng)
+    off = np.asarray(Image.radial_gradient("L").resize(picture.size), np.float32)[..., None] / 255
+    # A lens darkens by the fourth power of the cosine.
+    shade = np.cos(np.arctan(0.7 * off)) ** 4
+    return photographed(Image.fromarray((np.asarray(picture) * shade).astype(np.uint8)), rng)
 
 
 KINDS: dict[str, Callable[[Glyph, np.random.Generator], Image.Image]] = {
