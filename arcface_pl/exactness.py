@@ -39,6 +39,8 @@ def exact_facts(module: Any) -> dict[str, Any]:
         "num_threads": torch.get_num_threads() if on_cpu else None,
         "precision": str(trainer.precision),
         "channels_last": module.channels_last,
+        "compile": module.compile_mode,
+        "matmul_precision": module.matmul_precision,
         "torch": str(torch.__version__),
     }
 

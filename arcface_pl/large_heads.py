@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from arcface_pl.heads import InBackwardSGD, ShardedHead
+from arcface_pl.heads import InBackwardSGD, ShardedHead, shard_head
 
-__all__ = ["check_trainer", "shared_states", "whole_states"]
+__all__ = ["check_trainer", "share_head", "shared_states", "whole_states"]
 
 
 def check_trainer(module: Any, trainer: Any, *, is_ddp: bool, is_averaged: bool = False) -> None:
@@ -65,6 +65,25 @@ def _check_update(module: Any, trainer: Any) -> None:
             f"update_head_in_backward: moves the centers by SGD, for which the rate of {type(optimizer).__name__} is "
             f"no measure; set head_lr, or take SGD"
         )
+
+
+def share_head(module: Any, world_size: int) -> bool:
+    """Have the module's head hold, sample and update its centers as the module's settings say; once.
+
+    Args:
+        module: An `ArcFaceModule`.
+        world_size: How many processes train it.
+
+    Returns:
+        Whether each process now has centers of its own, where it had all of them before.
+    """
+    shared = module.shard_head and world_size > 1
+    if isinstance(module.head, ShardedHead) or not (
+        shared or module.update_head_in_backward or module.head_sample_rate < 1
+    ):
+        return False
+    shard_head(module.head, sample_rate=module.head_sample_rate)
+    return shared
 
 
 def whole_states(checkpoint: dict[str, Any], head: ShardedHead, position: int) -> None:

@@ -1,8 +1,8 @@
 """`ArcFaceModule`: wires backbone, head, metrics and optimiser together for the Trainer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import lightning as L
 import torch
@@ -10,35 +10,33 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from arcface_pl.backbones import BACKBONES, Backbone
 from arcface_pl.checkpoint import FORMAT_VERSION, CheckpointError, check_fit, check_resumable, read_checkpoint
 from arcface_pl.checkpoint_io import DurableCheckpointIO
+from arcface_pl.compiling import CompileMode, check_compiler, compile_training_steps, uncompile
 from arcface_pl.exactness import check_exact, exact_facts
 from arcface_pl.finite import FiniteGuard
-from arcface_pl.heads import HEADS, Head, ShardedHead, shard_head
-from arcface_pl.large_heads import check_trainer, shared_states, whole_states
+from arcface_pl.heads import HEADS, Head, ShardedHead
+from arcface_pl.hooks import drop_empty_hooks
+from arcface_pl.large_heads import check_trainer, share_head, shared_states, whole_states
+from arcface_pl.optimizers import OptimizerCallable, adam, build_optimizer, center_position
 from arcface_pl.schedules import Schedule
-from arcface_pl.scores import Scores
+from arcface_pl.scores import ScoredModule
 from arcface_pl.seeding import derive_seed, run_seed, seed_draws
 from arcface_pl.specs import build, spec_of
 
 __all__ = ["ArcFaceModule"]
 
-OptimizerCallable = Callable[[Iterable], Optimizer]
 ScheduleCallable = Callable[[Optimizer, int], Schedule]
 
 # What a model must know of the data it was trained on, to be used later without that data.
 DATA_FACTS = ("dataset_name", "class_names", "held_out_class_names", "normalization", "preprocessing")
 
 
-def _adam(params: Iterable) -> Optimizer:
-    return torch.optim.Adam(params, lr=1e-3)
-
-
-class ArcFaceModule(L.LightningModule):
+class ArcFaceModule(ScoredModule):
     """Trains a backbone and a margin head together, and keeps honest accuracy apart from the margin's.
 
     ``module(images)`` gives embeddings. A prediction is ``module.head(embeddings).argmax(1)``: it never sees a label.
@@ -60,6 +58,11 @@ class ArcFaceModule(L.LightningModule):
             weight decay of their parameter group, so that their gradient is never kept.
         num_threads: CPU threads of each process while training, at least 1, since gradients differ in their last bit
             between numbers of threads; unset: what torch has.
+        compile: Mode of torch.compile for the backbone's training steps: "default", or "reduce-overhead" for CUDA
+            graphs; unset: none. It takes a minute to compile, and on a CPU the document's network was slower with it.
+        matmul_precision: How float32 matrix products are made while training, the head's too: "highest", or "high" and
+            "medium" for TF32 and bfloat16 where the device multiplies them, which leave a cosine 3 and 2 digits; unset:
+            what torch has, which is "highest". Convolutions on a GPU are in TF32 by torch's own default.
 
     Raises:
         ValueError: If head and backbone disagree on the embeddings' width, or a rate is out of range.
@@ -69,7 +72,7 @@ class ArcFaceModule(L.LightningModule):
         self,
         backbone: Backbone,
         head: Head,
-        optimizer: OptimizerCallable = _adam,
+        optimizer: OptimizerCallable = adam,
         lr_schedule: ScheduleCallable | None = None,
         head_lr: float | None = None,
         channels_last: bool = True,
@@ -77,8 +80,9 @@ class ArcFaceModule(L.LightningModule):
         head_sample_rate: float = 1.0,
         update_head_in_backward: bool = False,
         num_threads: int | None = None,
+        compile: CompileMode | None = None,
+        matmul_precision: Literal["highest", "high", "medium"] | None = None,
     ) -> None:
-        super().__init__()
         if backbone.embedding_dim != head.embedding_dim:
             raise ValueError(
                 f"head.embedding_dim: got {head.embedding_dim}, but the backbone's embeddings have "
@@ -90,26 +94,23 @@ class ArcFaceModule(L.LightningModule):
             raise ValueError(f"head_sample_rate: got {head_sample_rate!r}, but it takes a share in (0, 1]")
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"num_threads: got {num_threads!r}, but it takes a whole number of at least 1")
-        self.backbone = backbone
-        self.head = head
+        super().__init__(backbone, head, channels_last)
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
         self.head_lr = head_lr
-        self.channels_last = channels_last
         self.shard_head = shard_head
         self.head_sample_rate = head_sample_rate
         self.update_head_in_backward = update_head_in_backward
         self.num_threads = num_threads
+        self.compile_mode = compile
+        self.matmul_precision = matmul_precision
         self.data_facts: dict[str, Any] = {}
         self._guard = FiniteGuard(deferred=False)
-        if channels_last:
-            self.backbone.to(memory_format=torch.channels_last)
         self.example_input_array = torch.zeros(1, backbone.in_channels, backbone.image_size, backbone.image_size)
         self.save_hyperparameters(
             {"backbone": spec_of(backbone), "head": spec_of(head), "head_lr": head_lr, "channels_last": channels_last},
             logger=False,
         )
-        self.scores = nn.ModuleDict({split: Scores(split, head.num_classes) for split in ("val", "test")})
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; the one that Lightning sets forty times a step without `nn.Module`'s search for tensors."""
@@ -118,20 +119,15 @@ class ArcFaceModule(L.LightningModule):
         else:
             super().__setattr__(name, value)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Embed images (B, C, H, W); returns embeddings (B, D), not normalised."""
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.backbone(images)
-
     def setup(self, stage: str) -> None:
         """Take from the data what the head needs for training and the checkpoint needs for use."""
         DurableCheckpointIO.install(self.trainer.strategy)
         if stage == "fit":
             self.check_trainer(self.trainer)
-            self._share_head()
-            if self.num_threads is not None:  # after the launcher of processes, which has an opinion of its own
-                torch.set_num_threads(self.num_threads)
+            if share_head(self, self.trainer.world_size):
+                # Each process has other centers: DDP must neither average their gradients nor overwrite them
+                self._ddp_params_and_buffers_to_ignore = ["head.weight"]
+            self._set_up_arithmetic()
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
             return
@@ -144,7 +140,7 @@ class ArcFaceModule(L.LightningModule):
         self.head.check_labels = False
 
     def check_trainer(self, trainer: L.Trainer) -> None:
-        """Refuse a Trainer whose settings do not go together with how the head is held and updated.
+        """Refuse a Trainer whose settings or device do not go together with this module's.
 
         Args:
             trainer: The Trainer that is to train this module.
@@ -155,25 +151,30 @@ class ArcFaceModule(L.LightningModule):
         callbacks = getattr(trainer, "callbacks", [])
         averaged = any(isinstance(callback, WeightAveraging) for callback in callbacks)
         check_trainer(self, trainer, is_ddp=isinstance(trainer.strategy, DDPStrategy), is_averaged=averaged)
+        if self.compile_mode is not None:
+            check_compiler(trainer.strategy.root_device)
 
-    def _share_head(self) -> None:
-        shared = self.shard_head and self.trainer.world_size > 1
-        if isinstance(self.head, ShardedHead) or not (
-            shared or self.update_head_in_backward or self.head_sample_rate < 1
-        ):
-            return
-        shard_head(self.head, sample_rate=self.head_sample_rate)
-        if shared:
-            # Each process has other centers: DDP must neither average their gradients nor overwrite them
-            self._ddp_params_and_buffers_to_ignore = ["head.weight"]
+    def _set_up_arithmetic(self) -> None:
+        if self.num_threads is not None:  # after the launcher of processes, which has an opinion of its own
+            torch.set_num_threads(self.num_threads)
+        if self.matmul_precision is not None:
+            self._matmul_precision_before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision(self.matmul_precision)
 
     def teardown(self, stage: str) -> None:
-        """Check labels again: whoever calls the head now is not the Trainer."""
+        """Check labels again, and compute as before: whoever calls now is not the Trainer."""
         self.head.check_labels = True
+        if stage == "fit":
+            uncompile(self.backbone)
+            if self.matmul_precision is not None:
+                torch.set_float32_matmul_precision(self._matmul_precision_before)
 
     def on_train_start(self) -> None:
         """Watch over losses and gradients: a CPU can be asked at once, other devices would have to be waited for."""
         self._guard = FiniteGuard(deferred=self.device.type != "cpu")
+        drop_empty_hooks(self.trainer.callbacks)  # type: ignore[attr-defined]  # set where mypy does not look
+        if self.compile_mode is not None:  # only now: TensorBoard's graph is traced from the network as it is
+            compile_training_steps(self.backbone, self.compile_mode)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what the step will draw (dropout) by where the run is, so that a resumed run draws the same."""
@@ -200,49 +201,9 @@ class ArcFaceModule(L.LightningModule):
         """Say what was masked since the last logged step."""
         self._guard.report()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Score a batch of whatever the data module validates on."""
-        return self._score(self._val_split, batch)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Score a batch of the test set."""
-        return self._score("test", batch)
-
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return ``labels``, ``predictions`` and the winning ``cosine`` of a batch, each (B,)."""
-        images, labels = batch
-        embeddings = self(images)
-        predictions = self.head(embeddings).argmax(1)
-        cosine = self.head.cosine(embeddings).gather(1, predictions[:, None]).squeeze(1)
-        return {"labels": labels, "predictions": predictions, "cosine": cosine}
-
-    def on_validation_start(self) -> None:
-        """Gather a shared head's centers: processes may have different numbers of batches to score."""
-        if isinstance(self.head, ShardedHead):
-            self.head.gather_centers()
-
-    def on_validation_end(self) -> None:
-        """Let go of them."""
-        if isinstance(self.head, ShardedHead):
-            self.head.release_centers()
-
-    on_test_start = on_predict_start = on_validation_start
-    on_test_end = on_predict_end = on_validation_end
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of the validation split."""
-        self._log_scores(self._val_split)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the test set."""
-        self._log_scores("test")
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimiser; the class centers in a group of their own; the schedule moves every step."""
-        centers: dict[str, Any] = {"params": list(self.head.parameters()), "name": "head"}
-        if self.head_lr is not None:
-            centers["lr"] = self.head_lr
-        optimizer = self.optimizer([{"params": list(self.backbone.parameters()), "name": "backbone"}, centers])
+        optimizer = build_optimizer(self.backbone, self.head, self.optimizer, self.head_lr)
         if self.update_head_in_backward:
             assert isinstance(self.head, ShardedHead)
             self.head.update_in_backward(optimizer)
@@ -261,7 +222,7 @@ class ArcFaceModule(L.LightningModule):
         checkpoint["data"] = self.data_facts
         checkpoint["exact"] = exact_facts(self)
         if isinstance(self.head, ShardedHead):
-            whole_states(checkpoint, self.head, self._center_position)
+            whole_states(checkpoint, self.head, center_position(self.backbone, self.head))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back, unless it is another network's; where training goes on, only if it goes on exactly."""
@@ -271,8 +232,10 @@ class ArcFaceModule(L.LightningModule):
             check_resumable(path, checkpoint)
             allowed = getattr(getattr(self.trainer, "datamodule", None), "allow_inexact_resume", False)
             check_exact(checkpoint.get("exact", {}), exact_facts(self), allowed)
+            if self.trainer.precision == "64-true":
+                self.double()  # Lightning would do so only after the weights were read, and have been rounded
         if isinstance(self.head, ShardedHead):
-            shared_states(checkpoint, self.head, self._center_position)
+            shared_states(checkpoint, self.head, center_position(self.backbone, self.head))
         check_fit(path, checkpoint["state_dict"], self.state_dict())
 
     @classmethod
@@ -316,25 +279,5 @@ class ArcFaceModule(L.LightningModule):
         return module.to(map_location).eval()
 
     @property
-    def _center_position(self) -> int:
-        """Of the class centers among the optimiser's parameters."""
-        names = [name for name, _ in self.head.named_parameters()]
-        return sum(1 for _ in self.backbone.parameters()) + names.index("weight")
-
-    @property
     def _log_interval(self) -> int:
         return self.trainer.log_every_n_steps or 1  # type: ignore[attr-defined]  # set where mypy does not look
-
-    @property
-    def _val_split(self) -> str:
-        return getattr(getattr(self.trainer, "datamodule", None), "val_prefix", "val")
-
-    def _score(self, split: str, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        images, labels = batch
-        scores: Any = self.scores[split]
-        return scores.update_from(self.head, self(images), labels)
-
-    def _log_scores(self, split: str) -> None:
-        scores: Any = self.scores[split]
-        for key, metric in scores.by_key().items():
-            self.log(key, metric, prog_bar=key.endswith("/accuracy"))

@@ -41,6 +41,7 @@ and evaluate it once on the test set.
   --model.backbone.name NAME    of TorchvisionBackbone: resnet18, vit_b_16, ... (--model.backbone.weights DEFAULT)
   --model.backbone.embedding_dim N
   --model.optimizer.lr X        peak learning rate
+  --model.compile default|reduce-overhead   compile the training steps; the latter with CUDA graphs (default: null)
   --data.augment true|false     random rotation, shift and scale
 {_MORE}
 examples:

@@ -52,7 +52,7 @@ def announce(console: Console, trainer: L.Trainer, module: Any, datamodule: Any,
     )
     rows.add_row("parameters", f"{sum(sizes):,} ({sizes[0]:,} + {sizes[1]:,} in the head)")
     rows.add_row("device", _describe_devices(trainer, module.num_threads))
-    rows.add_row("precision", str(trainer.precision))
+    rows.add_row("precision", _describe_precision(trainer, module))
     # trainer.log_dir would wait for the other processes, which are not there before fit.
     folder = trainer.logger.log_dir if trainer.logger else None
     rows.add_row("folder", os.path.relpath(folder or trainer.default_root_dir))
@@ -78,6 +78,12 @@ def _describe_devices(trainer: L.Trainer, num_threads: int | None) -> str:
     if trainer.world_size > 1:
         return f"{trainer.world_size} x {name}, {type(trainer.strategy).__name__}"
     return f"{name}, {num_threads or torch.get_num_threads()} thread(s)" if kind == "CPU" else name
+
+
+def _describe_precision(trainer: L.Trainer, module: Any) -> str:
+    matmul = f"matrix products {module.matmul_precision}" if module.matmul_precision else ""
+    compiled = f"training steps compiled ({module.compile_mode})" if module.compile_mode else ""
+    return ", ".join(filter(None, (str(trainer.precision), matmul, compiled)))
 
 
 def table(console: Console, results: dict[str, Any], datamodule: Any) -> None:

@@ -6,26 +6,23 @@ import logging
 import pstats
 import resource
 import sys
-import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from document import DocumentCNN, DocumentLoss, DocumentModule, document_loader
-from torch import Tensor
-from torch.nn import functional as F
+from watch import Watch, WatchSteps, honest
 
-from arcface_pl import MNISTDataModule
 from arcface_pl.cli.automatic import choose_precision
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.process import keep_freed_memory
 from arcface_pl.cli.settings import ArcFaceCLI
 
-__all__ = ["CONTENDERS", "Task", "Watch"]
+__all__ = ["CONTENDERS", "Task"]
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -40,81 +37,10 @@ class Task:
     num_images: int = 60_000
     epochs: int = 1
     batch_size: int = 64
+    seed: int = 0
     looks: int = 0
     """How often an epoch the test set is looked at, with the clock stopped."""
     profile: bool = False
-
-
-@dataclass
-class Watch:
-    """Clocks training, and stops while the test set is looked at."""
-
-    steps_an_epoch: int
-    looks: int
-    accuracy: Callable[[], float]
-    seconds: float = 0.0
-    steps: int = 0
-    curve: list[tuple[float, float, float]] = field(default_factory=list)
-    """Epochs, training seconds and honest test accuracy at each look."""
-    _begun: float = 0.0
-
-    def start(self) -> None:
-        """Begin before the first batch is fetched."""
-        self._begun = time.perf_counter()
-
-    def step(self) -> None:
-        """Count a step; look at the test set where a tenth of an epoch is full."""
-        self.seconds += time.perf_counter() - self._begun
-        self.steps += 1
-        done = self.steps * self.looks
-        if done // self.steps_an_epoch > (done - self.looks) // self.steps_an_epoch:
-            self.curve.append((self.steps / self.steps_an_epoch, self.seconds, self.accuracy()))
-        self.start()
-
-
-class WatchSteps(L.Callback):
-    """Lets the watch follow a Trainer."""
-
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start at each epoch: what lies between two of them is validation and checkpoints."""
-        self.watch.start()
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Count."""
-        self.watch.step()
-
-
-class FirstStep(L.Callback):
-    """Says when the first step was done; `fit.py` puts it into a run of scripts/fit.py."""
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Print the time and leave."""
-        print(f"first step at {time.time()}", flush=True)
-        trainer.should_stop = True
-
-
-def honest(network: torch.nn.Module, weight: Callable[[], Tensor], normalize: tuple[float, float]) -> Callable:
-    """Return what measures a network's accuracy on the test set without its seeing a label."""
-    data = MNISTDataModule(TASK.data_dir, dataset="mnist", val_fraction=0.0, augment=False, seed=0)
-    data.prepare_data()
-    images, labels = data.load()[1]
-    mean, std = normalize
-
-    @torch.no_grad()
-    def accuracy() -> float:
-        network.eval()
-        right = 0
-        for part, truth in zip(images.split(500), labels.split(500), strict=True):
-            pixels = ((part.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
-            cosine = F.normalize(network(pixels).float(), dim=1) @ F.normalize(weight().float(), dim=1).T
-            right += int((cosine.argmax(1) == truth).sum())
-        network.train()
-        return right / len(labels)
-
-    return accuracy
 
 
 def document_loop(task: Task) -> Watch:
@@ -122,7 +48,7 @@ def document_loop(task: Task) -> Watch:
     loader = document_loader(task.data_dir, task.num_images)
     network, loss_function = DocumentCNN(), DocumentLoss()
     optimizer = torch.optim.Adam([*network.parameters(), *loss_function.parameters()], lr=0.001)
-    watch = Watch(len(loader), task.looks, honest(network, lambda: loss_function.weight.T, (0.0, 1.0)))
+    watch = Watch(len(loader), task.looks, honest(task.data_dir, network, lambda: loss_function.weight.T, (0.0, 1.0)))
     for _ in range(task.epochs):
         watch.start()
         for batch, labels in loader:
@@ -136,7 +62,7 @@ def document_loop(task: Task) -> Watch:
 def document_trainer(task: Task) -> Watch:
     """Train the same in Lightning with its stock DataLoader and defaults."""
     loader, module = document_loader(task.data_dir, task.num_images), DocumentModule()
-    accuracy = honest(module.network, lambda: module.loss_function.weight.T, (0.0, 1.0))
+    accuracy = honest(task.data_dir, module.network, lambda: module.loss_function.weight.T, (0.0, 1.0))
     watch = Watch(len(loader), task.looks, accuracy)
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=task.epochs, callbacks=[WatchSteps(watch)], enable_checkpointing=False
@@ -165,6 +91,7 @@ def build(task: Task, settings: dict[str, Any]) -> Any:
     data, trainer = settings["data"]["init_args"], settings["trainer"]
     data |= {"data_dir": task.data_dir, "dataset": "mnist", "val_fraction": 0.0}
     precision = choose_precision("cpu") if trainer["precision"] == "auto" else trainer["precision"]
+    settings["seed_everything"] = task.seed
     trainer |= {"accelerator": "cpu", "precision": precision, "enable_checkpointing": False, "max_epochs": task.epochs}
     trainer["limit_train_batches"] = -(-task.num_images // data["batch_size"])
     trainer["default_root_dir"] = task.data_dir
@@ -180,7 +107,7 @@ def under_trainer(make: Callable[[Task], Any]) -> Callable[[Task], Watch]:
         cli = make(task)
         (mean,), (std,) = cli.datamodule.normalization
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=str(cli.trainer.precision) == "bf16-mixed")
-        accuracy = honest(cli.model, lambda: cli.model.head.weight, (mean, std))
+        accuracy = honest(task.data_dir, cli.model, lambda: cli.model.head.weight, (mean, std))
 
         def in_its_precision() -> float:
             with autocast:
@@ -233,7 +160,7 @@ CONTENDERS: dict[str, Callable[[Task], Watch]] = {
 def main() -> None:
     """Do the task given as JSON."""
     torch.set_num_threads(TASK.threads)
-    torch.manual_seed(0)
+    torch.manual_seed(TASK.seed)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     profiler = cProfile.Profile()

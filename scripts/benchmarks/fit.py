@@ -2,11 +2,13 @@
 
     python scripts/benchmarks/fit.py --data_dir data --threads 2 --repeats 3
     python scripts/benchmarks/fit.py --sections throughput overhead
+    python scripts/benchmarks/fit.py --add --sections accuracy --contenders document --epochs 4 --repeats 2
     python scripts/benchmarks/fit.py --profile "same network"
 
 Every measurement is a process of its own with the same number of threads, and contenders take turns. Evaluation is
 left out of every time; where accuracy is asked for, each contender is looked at every tenth of an epoch with the clock
-stopped. Writes speed.md, speed.json and speed.png.
+stopped, and each round has a seed of its own. Writes speed.md, speed.json and speed.png; with --add to those that are
+there, so that the suite can be run in pieces.
 
 throughput  one epoch each: images a second, peak memory
 accuracy    training seconds to 97, 98, 99 and 99.3% honest test accuracy; total seconds of the longest run
@@ -20,6 +22,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -35,6 +38,7 @@ from document import unpack
 
 HERE = Path(__file__).parent
 SECTIONS = ("throughput", "accuracy", "overhead", "startup", "scaling")
+COMPARED = ("document", "lightning", "same network", "same network, own precision", "fast")
 Results = dict[str, list[dict[str, Any]]]
 
 
@@ -54,8 +58,10 @@ def plan(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         {"contender": "document", **looked_at, "epochs": epochs},
         {"contender": "lightning", **looked_at, "epochs": epochs},
         {"contender": "same network", **looked_at, "epochs": epochs},
-        {"contender": "fast", **looked_at, "epochs": 1, "batch_size": 128},
-        {"contender": "fast", **looked_at, "epochs": min(4, epochs), "batch_size": 128},
+        *(
+            {"contender": "fast", **looked_at, "epochs": length, "batch_size": 128}
+            for length in sorted({1, min(4, epochs), epochs})
+        ),
     ]
     overhead = [
         {"contender": contender, **whole, "batch_size": size}
@@ -69,7 +75,12 @@ def plan(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         for threads in sorted({1, options.threads})
         for contender in ("document", "same network")
     ]
-    return {"throughput": throughput, "accuracy": accuracy, "overhead": overhead, "scaling": scaling}
+    return {
+        "throughput": [task for task in throughput if task["contender"] in options.contenders],
+        "accuracy": [task for task in accuracy if task["contender"] in options.contenders],
+        "overhead": overhead,
+        "scaling": scaling,
+    }
 
 
 def measure(task: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
@@ -80,7 +91,9 @@ def measure(task: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
         sys.exit(f"{task['contender']}: exit code {done.returncode}\n{done.stderr[-3000:]}")
     if task.get("profile"):
         print(done.stdout)
-    return json.loads(done.stdout.splitlines()[-1])
+    seen = json.loads(done.stdout.splitlines()[-1])
+    del seen["task"]["data_dir"]  # a temporary folder, of no interest afterwards
+    return seen
 
 
 def environment(options: argparse.Namespace) -> dict[str, str]:
@@ -94,7 +107,7 @@ def measure_startup(options: argparse.Namespace, data_dir: str) -> dict[str, Any
     """Time scripts/fit.py from the command to the end of its first step."""
     with tempfile.TemporaryDirectory() as folder:
         overlay = Path(folder) / "first_step.yaml"
-        overlay.write_text("trainer: {callbacks+: [{class_path: contenders.FirstStep}]}\n", encoding="utf-8")
+        overlay.write_text("trainer: {callbacks+: [{class_path: watch.FirstStep}]}\n", encoding="utf-8")
         flags = ["--data.data_dir", data_dir, "--data.dataset", "mnist", "--default_root_dir", folder]
         script = str(HERE.parent / "fit.py")
         begun = time.time()
@@ -120,38 +133,55 @@ def measure_startup(options: argparse.Namespace, data_dir: str) -> dict[str, Any
     sys.exit("scripts/fit.py ended without a step")
 
 
-def run(options: argparse.Namespace) -> Results:
+def run(options: argparse.Namespace) -> None:
     """Run the sections asked for, round after round, and write the results after each."""
-    results: Results = {section: [] for section in options.sections}
+    about = describe(options)
+    commands, results = earlier(options.out / "speed.json", about) if options.add else ([], {})
+    commands.append(" ".join(["python", "scripts/benchmarks/fit.py", *map(shlex.quote, options.words)]))
     tasks = plan(options)
     with tempfile.TemporaryDirectory() as folder:
         unpack(options.data_dir, Path(folder))
         for section in options.sections:
+            seen = results.setdefault(section, [])
             for number in range(options.repeats):
                 print(f"{section}, round {number + 1} of {options.repeats}", file=sys.stderr, flush=True)
                 if section == "startup":
-                    results[section].append(measure_startup(options, folder))
+                    seen.append(measure_startup(options, folder))
                 for task in tasks.get(section, []):
-                    whole = {"data_dir": folder, "threads": options.threads, **task}
-                    results[section].append(measure(whole, options))
-                write(results, options)
-    return results
+                    seed = sum(each["task"]["contender"] == task["contender"] for each in seen)
+                    whole = {"data_dir": folder, "threads": options.threads, "seed": seed, **task}
+                    seen.append(measure(whole, options))
+                write(about, commands, results, options.out)
 
 
-def write(results: Results, options: argparse.Namespace) -> None:
-    """Write numbers, tables and plot; an interrupted run has not been for nothing."""
-    about = {
-        "command": " ".join(["python", "scripts/benchmarks/fit.py", *options.words]),
+def describe(options: argparse.Namespace) -> dict[str, Any]:
+    """Say what results depend on beside their task."""
+    return {
         "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}",
         "threads": options.threads,
-        "repeats": options.repeats,
+        "wait_policy": options.wait_policy,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "lightning": L.__version__},
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    record = {"about": about, "results": results}
-    (options.out / "speed.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (options.out / "speed.md").write_text(speed_report.markdown(about, results), encoding="utf-8")
-    speed_report.draw(results, options.out / "speed.png")
+
+
+def earlier(path: Path, about: dict[str, Any]) -> tuple[list[str], Results]:
+    """Return the commands and the results of the rounds that are there already, if they were made alike."""
+    if not path.is_file():
+        return [], {}
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["about"] != about:
+        sys.exit(f"--add: {path} is of {record['about']}, and this would be of {about}; give another --out")
+    return record["commands"], record["results"]
+
+
+def write(about: dict[str, Any], commands: list[str], results: Results, out: Path) -> None:
+    """Write numbers, tables and plot; an interrupted run has not been for nothing."""
+    out.mkdir(parents=True, exist_ok=True)
+    in_order = {section: results[section] for section in SECTIONS if section in results}
+    record = {"about": about, "commands": commands, "results": in_order}
+    (out / "speed.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (out / "speed.md").write_text(speed_report.markdown(about, commands, in_order), encoding="utf-8")
+    speed_report.draw(in_order, out / "speed.png")
 
 
 def processor() -> str:
@@ -171,6 +201,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--num_images", type=int, default=60_000, help="training images to use")
     parser.add_argument("--epochs", type=int, default=10, help="of the long runs in the section accuracy")
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=COMPARED,
+        default=list(COMPARED),
+        help="of the sections throughput and accuracy",
+    )
+    parser.add_argument("--add", action="store_true", help="keep what --out holds, and add these rounds to it")
     parser.add_argument("--wait_policy", choices=("active", "passive"), help="OMP_WAIT_POLICY of every contender")
     parser.add_argument("--out", type=Path, default=HERE.parent / "figures", help="folder for the three files")
     parser.add_argument("--profile", metavar="CONTENDER", help="say where the time of one contender's epoch goes")

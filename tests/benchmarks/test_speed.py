@@ -16,7 +16,7 @@ from arcface_pl.data.catalog import CATALOG
 from arcface_pl.data.sources import find_folder
 
 FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
-NAMES = ("fit", "contenders", "document", "speed_report")
+NAMES = ("fit", "contenders", "document", "speed_report", "watch")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_the_clock_stands_still_while_the_test_set_is_looked_at(benchmark: dict[
         time.sleep(0.2)
         return len(looked) / 10
 
-    watch = benchmark["contenders"].Watch(steps_an_epoch=7, looks=3, accuracy=accuracy)
+    watch = benchmark["watch"].Watch(steps_an_epoch=7, looks=3, accuracy=accuracy)
     watch.start()
     for _ in range(14):
         watch.step()
@@ -47,7 +47,7 @@ def test_the_clock_stands_still_while_the_test_set_is_looked_at(benchmark: dict[
 
 
 def test_without_looks_nobody_looks(benchmark: dict[str, ModuleType]) -> None:
-    watch = benchmark["contenders"].Watch(steps_an_epoch=2, looks=0, accuracy=lambda: pytest.fail("looked"))
+    watch = benchmark["watch"].Watch(steps_an_epoch=2, looks=0, accuracy=lambda: pytest.fail("looked"))
     watch.start()
     watch.step()
     watch.step()
@@ -72,15 +72,16 @@ def test_tables_show_medians_ratios_and_what_was_not_reached(benchmark: dict[str
         "startup": [{"task": {}, "seconds": 5.0}],
         "scaling": [seen(name, 3, threads=count) for name in ("document", "same network") for count in (1, 2)],
     }
-    about = {"machine": "here", "threads": 2, "repeats": 3, "versions": {"torch": "1"}, "command": "this"}
-    text = benchmark["speed_report"].markdown(about, results)
+    about = {"machine": "here", "threads": 2, "wait_policy": None, "versions": {"torch": "1"}}
+    text = benchmark["speed_report"].markdown(about, ["this", "and that"], results)
+    assert "(`this`; `and that`)" in text
     assert "| the document's loop | 64 | 20.00 (10.00 to 30.00) | 3,000 | 1.00 | 1.00 |" in text
     assert "| this project, same network | 64 | 5.00 (2.50 to 7.50) | 12,000 | 4.00 | 1.00 |" in text
     expected = (
         "| the document's loop, 1 epoch(s) | 5.0 (2.5 to 7.5) | 10.0 (5.0 to 15.0) | 10.0 (5.0 to 15.0) | not reached |"
     )
     assert f"{expected} 20.0 (10.0 to 30.0) | 99.10 |" in text
-    assert "| 64 | 20.00 (20.00 to 20.00) | 21.00 (21.00 to 21.00) | +5.0% |" in text
+    assert "| 64 | 20.00 (20.00 to 20.00) | 21.00 (21.00 to 21.00) | +5.0% (+5.0 to +5.0) |" in text
     assert "to the first step: 5.00 (5.00 to 5.00) s" in text
     assert "| 60,000 | 1 | 3.00 (3.00 to 3.00) | 3.00 (3.00 to 3.00) |" in text
 
