@@ -13,7 +13,7 @@ import torch
 FIT = Path(__file__).parents[2] / "scripts" / "fit.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 SETTINGS = """
-model: {lr_schedule: null, optimizer: {class_path: SGD, init_args: {lr: 0.02}}}
+model: {lr_schedule: null, optimizer: {class_path: SGD, init_args: {lr: 0.1}}}
 """
 
 
