@@ -82,8 +82,24 @@ def test_tables_show_medians_ratios_and_what_was_not_reached(benchmark: dict[str
     )
     assert f"{expected} 20.0 (10.0 to 30.0) | 99.10 |" in text
     assert "| 64 | 20.00 (20.00 to 20.00) | 21.00 (21.00 to 21.00) | +5.0% (+5.0 to +5.0) |" in text
+    assert "sooner" not in text  # nothing of the fast recipe was measured
     assert "to the first step: 5.00 (5.00 to 5.00) s" in text
     assert "| 60,000 | 1 | 3.00 (3.00 to 3.00) | 3.00 (3.00 to 3.00) |" in text
+
+
+def test_a_short_run_at_a_constant_rate_counts_with_the_long_ones(benchmark: dict[str, ModuleType]) -> None:
+    rounds = [
+        seen("document", 80, epochs=4),
+        seen("document", 240, epochs=10),
+        seen("fast", 4),
+        seen("fast", 8, epochs=4),
+    ]
+    about = {"machine": "here", "threads": 2, "wait_policy": "passive", "versions": {"torch": "1"}}
+    text = benchmark["speed_report"].markdown(about, ["this"], {"accuracy": rounds})
+    assert "| the document's loop, 4 or 10 epoch(s) | 40.0 (20.0 to 60.0) | 80.0 (40.0 to 120.0) |" in text
+    assert "| 240.0 (240.0 to 240.0) | 99.10 |" in text
+    assert "this project, fast.yaml reaches 99% 40.0 times sooner than the document's loop (medians)." in text
+    assert "OMP_WAIT_POLICY=passive" in text
 
 
 @pytest.mark.slow
@@ -108,5 +124,17 @@ def test_it_runs(benchmark: dict[str, ModuleType], tmp_path: Path, capsys: pytes
         assert 0.02 < each["curve"][-1][2] < 1
     assert record["results"]["startup"][0]["seconds"] > 0
     assert (tmp_path / "speed.md").read_text() in capsys.readouterr().out
+    more = ["--add", "--sections", "accuracy", "--contenders", "fast", "--epochs", "1", "--out", str(tmp_path)]
+    benchmark["fit"].main([*flags, *more])
+    added = json.loads((tmp_path / "speed.json").read_text())
+    assert len(added["commands"]) == 2
+    assert added["results"]["overhead"] == record["results"]["overhead"]
+    before = record["results"]["accuracy"]
+    assert added["results"]["accuracy"][: len(before)] == before
+    (new,) = added["results"]["accuracy"][len(before) :]
+    assert (new["task"]["contender"], new["task"]["seed"]) == ("fast", 1)
+    assert new["curve"] != next(each for each in before if each["task"]["contender"] == "fast")["curve"]
+    with pytest.raises(SystemExit, match="--add: .* give another --out"):
+        benchmark["fit"].main([*flags, *more, "--wait_policy", "passive"])
     with Image.open(tmp_path / "speed.png") as picture:
         assert min(picture.size) > 400

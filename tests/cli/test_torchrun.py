@@ -13,7 +13,7 @@ import torch
 FIT = Path(__file__).parents[2] / "scripts" / "fit.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 SETTINGS = """
-model: {lr_schedule: null, optimizer: {class_path: SGD, init_args: {lr: 0.1}}}
+model: {lr_schedule: null, optimizer: {class_path: SGD, init_args: {lr: 0.02}}}
 """
 
 
@@ -41,6 +41,6 @@ def test_two_processes_are_one_run_with_the_same_batches(tmp_path: Path) -> None
         results, two = fit(tmp_path / name, *together, *more, launcher=TORCHRUN)
         assert two["global_step"] == one["global_step"]
         torch.testing.assert_close(two["state_dict"], one["state_dict"], rtol=0, atol=1e-5)
-        assert results["test/accuracy"] == alone["test/accuracy"] > 0.5
+        assert results["test/accuracy"] == alone["test/accuracy"] > 0.2  # guessing has 0.1
         assert results["test/loss"] == pytest.approx(alone["test/loss"], rel=1e-4)
         assert results["num_parameters"] == alone["num_parameters"]
