@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 from selenium import webdriver
+from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.actions.interaction import POINTER_TOUCH
 from selenium.webdriver.common.actions.pointer_input import PointerInput
@@ -149,6 +150,28 @@ def test_a_picture_file_is_answered_as_by_predict(
         assert answer["state"] == "error"
         assert "no picture" in answer["label"]
         browser.get_log("browser")  # that the server said 400 is what was asked for
+
+
+def test_it_fits_a_telephone_and_all_of_it_is_reached_by_the_keyboard(trained: Path, browser: WebDriver) -> None:
+    telephone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", telephone)
+    with serving(trained) as (_, address):
+        browser.get(address)
+        draw(browser, DIGITS["6"], POINTER_TOUCH)
+        name = "<b>a name</b> as long as any that is accepted, of sixty char"
+        browser.find_element(By.ID, "name").send_keys(name, Keys.ENTER)
+        assert settled(browser)["state"] == "empty"
+        draw(browser, DIGITS["6"], POINTER_TOUCH)
+        assert browser.find_element(By.CSS_SELECTOR, "#enrolled th span").get_attribute("textContent") == name
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 360
+        browser.find_element(By.TAG_NAME, "h1").click()
+        reached = []
+        for _ in range(6):
+            ActionChains(browser).send_keys(Keys.TAB).perform()
+            reached.append(browser.switch_to.active_element.accessible_name)
+        assert reached == ["Undo", "Clear", "Open a picture", "Name", "Add this drawing", f"Remove {name}"]
+        ActionChains(browser).key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform()
+        assert settled(browser)["state"] == "empty"
 
 
 def test_every_digit_that_is_drawn_is_read(browser: WebDriver, tmp_path: Path) -> None:
