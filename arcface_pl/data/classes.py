@@ -68,13 +68,13 @@ def take_classes(part: Any, labels: Sequence[int]) -> Any:
     """Keep the images of some classes, whose labels become 0, 1, ... in the order given.
 
     Args:
-        part: `LabelledImages`, or anything else with ``labels`` and ``select``.
+        part: `LabelledImages`, or another named tuple with ``labels`` and ``select``, as `LabelledFiles`.
         labels: The classes to keep.
 
     Returns:
         Of the same type as ``part``.
     """
-    places = torch.full((max([*part.labels.unique().tolist(), *labels]) + 1,), -1)
+    places = torch.full((max([*part.labels.unique().tolist(), *labels], default=-1) + 1,), -1)
     places[list(labels)] = torch.arange(len(labels))
     renumbered = places[part.labels]
     if renumbered.equal(part.labels):

@@ -1,6 +1,5 @@
 """A folder of images of your own, a folder a class, as a LightningDataModule."""
 
-import logging
 import os
 from functools import cached_property
 from pathlib import Path
@@ -11,19 +10,19 @@ import torch
 from arcface_pl.data.agreement import fingerprint
 from arcface_pl.data.augment import PictureAugmentation
 from arcface_pl.data.base import ImageDataModule
+from arcface_pl.data.classes import split_classes
 from arcface_pl.data.epochs import Batches
 from arcface_pl.data.errors import DataError
+from arcface_pl.data.folder_parts import find_parts, read_parts
+from arcface_pl.data.folder_settings import check_images, check_reading
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.parts import Part, Parts
-from arcface_pl.data.pictures import FileLoader, Pictures, Unreadable, pixel_statistics, report_unreadable
-from arcface_pl.data.split import stratified_split
-from arcface_pl.data.tree import class_folders, find_images, split_folders
+from arcface_pl.data.pictures import FileLoader, Pictures, pixel_statistics
+from arcface_pl.data.tree import class_folders, split_folders
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.seeding import derive_seed
 
-__all__ = ["RESIDENT_LIMIT", "ImageFolderDataModule", "check_shape"]
-
-_LOG = logging.getLogger(__name__)
+__all__ = ["RESIDENT_LIMIT", "ImageFolderDataModule"]
 
 RESIDENT_LIMIT = 2 << 30
 """Bytes of images that `resident: auto` keeps in memory: 57,000 of 112 x 112 in colour."""
@@ -72,6 +71,10 @@ class ImageFolderDataModule(ImageDataModule):
         seed: Decides the splits, the order and the augmentation; at least 0. null for the run's seed_everything.
         allow_inexact_resume: Resume from a checkpoint that was made with other data, batch size or number of processes,
             with a warning. Otherwise that is refused.
+        classes: Classes to train on, by name or by number in label order. null for all that are not held out. Labels
+            and class_names are then those of the chosen ones, in their order.
+        held_out_classes: Classes that training and validation never see, at least two. null for all that classes
+            leaves; [] for none. Evaluation tells them apart; see `held_out_dataloader`.
 
     Raises:
         ValueError: If a value is out of range.
@@ -103,6 +106,8 @@ class ImageFolderDataModule(ImageDataModule):
         num_workers: int | None = None,
         seed: int | None = None,
         allow_inexact_resume: bool = False,
+        classes: list[int | str] | None = None,
+        held_out_classes: list[int | str] | None = None,
     ) -> None:
         strengths = PictureAugmentation(rotation=rotation, shift=shift, zoom=zoom, flip=flip, color=color)
         super().__init__(
@@ -114,16 +119,13 @@ class ImageFolderDataModule(ImageDataModule):
             augmentation=strengths if augment and strengths != PictureAugmentation(0, 0, 0, False, 0) else None,
             seed=seed,
             allow_inexact_resume=allow_inexact_resume,
+            classes=classes,
+            held_out_classes=held_out_classes,
         )
-        check_shape(image_size, in_channels, mean, std)
+        check_images(image_size, in_channels, mean, std)
+        check_reading(num_workers, check_files, skip_unreadable, resident)
         if not 0 < test_fraction < 1:
             raise ValueError(f"test_fraction: got {test_fraction!r}, accepts 0 < test_fraction < 1")
-        if num_workers is not None and num_workers < 0:
-            raise ValueError(f"num_workers: got {num_workers!r}, accepts a whole number of at least 0, or null")
-        if skip_unreadable and not check_files:
-            raise ValueError("skip_unreadable: got true, which needs check_files: true to know what to leave out")
-        if resident not in ("auto", True, False):
-            raise ValueError(f"resident: got {resident!r}, accepts auto, true or false")
         root = str(root)  # a Path would do here, but not in a checkpoint
         self.save_hyperparameters()
         self.root = Path(root).expanduser()
@@ -136,6 +138,8 @@ class ImageFolderDataModule(ImageDataModule):
         self.num_workers = num_workers
         self._image_size, self._in_channels = image_size, in_channels
         self._measured: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        if classes is not None or held_out_classes is not None:
+            split_classes(self.all_class_names, classes, held_out_classes)  # a mistake shows before any work
 
     @property
     def dataset_name(self) -> str:
@@ -184,8 +188,11 @@ class ImageFolderDataModule(ImageDataModule):
         )
         parts: list[Part] = list(found)
         if resident or self.check_files:
-            parts = self._read(found, resident)
-        for name, part in zip(("train", "test"), (parts[0], parts[2]), strict=True):
+            parts = read_parts(found, resident, self._processes, self.skip_unreadable)
+        needed = {"train": parts[0], "test": parts[2]}
+        if self.held_out_class_names:
+            needed["held_out_classes"] = parts[4]
+        for name, part in needed.items():
             if not len(part.labels):
                 raise DataError(
                     f"{self.root}: {name} has no image that can be read; accepts more images, or other shares "
@@ -194,10 +201,9 @@ class ImageFolderDataModule(ImageDataModule):
         if self.normalize and (self.mean is None or self.std is None):
             seed = derive_seed(self._run_seed, "statistics")
             self._measured = pixel_statistics(parts[0], seed, self._processes)
-        files = [part.files for part in found]
-        none = found[0].select(torch.empty(0, dtype=torch.int64))  # no class is held out
-        checksum = fingerprint([*files, *((part.labels,) for part in parts)])
-        return Parts(checksum, parts[0], parts[1], parts[2], none, none)
+        files = [part.files for part in found[:3]]
+        unseen = [(part.files.rows, part.labels) for part in found[3:]]  # the names are those of the others
+        return Parts(fingerprint([*files, *((part.labels,) for part in parts), *unseen]), *parts)
 
     def batches_of(self, part: Any, **kwargs: Any) -> Batches:
         """Make the loader of a part, with worker processes where its images are files."""
@@ -225,61 +231,13 @@ class ImageFolderDataModule(ImageDataModule):
         return min(_MOST_WORKERS, max(0, cpus // (self.trainer.num_devices if self.trainer else 1) - 1))
 
     def _find_parts(self) -> list[Pictures]:
-        given = split_folders(self.root)
         plain = (0.0,) * self.in_channels, (1.0,) * self.in_channels
-        framing = Preprocessor(self.image_size, self.in_channels, *plain, **self.picture_style)
-
-        def find(folder: Path) -> Pictures:
-            files = find_images(self.root, class_folders(folder), self.all_class_names)
-            return Pictures(self.root, files, framing)
-
-        def divide(whole: Pictures, fraction: float, name: str) -> tuple[Pictures, Pictures]:
-            first, second = stratified_split(whole.labels, fraction, derive_seed(self._run_seed, name))
-            return whole.select(first), whole.select(second)
-
-        train = find(given.get("train", self.root))
-        if "test" in given:
-            test = find(given["test"])
-        else:
-            train, test = divide(train, self.test_fraction, "test split")
-        if "val" in given:
-            return [train, find(given["val"]), test]
-        train, val = divide(train, self.val_fraction, "split")
-        return [train, val, test]
-
-    def _read(self, found: list[Pictures], resident: bool) -> list[Part]:
-        """Read all parts: images where they are to stay in memory, and the files that can be read where not."""
-        parts: list[Part] = []
-        unreadable: list[Unreadable] = []
-        for part in found:
-            images, bad = part.load(self._processes) if resident else (None, part.unreadable(self._processes))
-            kept = torch.ones(len(part.labels), dtype=torch.bool)
-            kept[torch.tensor([each.place for each in bad], dtype=torch.int64)] = False
-            whole: Part = part if images is None else images
-            parts.append(whole.select(kept.nonzero().flatten()) if bad else whole)
-            unreadable += bad
-        if unreadable:
-            message = report_unreadable(unreadable, sum(len(part.labels) for part in found))
-            if not self.skip_unreadable:
-                raise DataError(f"{message}. skip_unreadable: true leaves them out")
-            _LOG.warning("%s. They are left out.", message)
-        return parts
-
-
-def check_shape(image_size: int, in_channels: int, mean: list[float] | None, std: list[float] | None) -> None:
-    """Check what images are to be like.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 4:
-        raise ValueError(f"image_size: got {image_size!r}, accepts a whole number of at least 4")
-    if in_channels not in (1, 3):
-        raise ValueError(f"in_channels: got {in_channels!r}, accepts 1 for grey or 3 for colour")
-    if (mean is None) != (std is None):
-        raise ValueError(f"mean and std: got {mean!r} and {std!r}, accepts both or neither")
-    for name, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) != in_channels:
-            raise ValueError(f"{name}: got {values!r}, accepts {in_channels} numbers, one for each channel")
-    if std is not None and min(std) <= 0:
-        raise ValueError(f"std: got {std!r}, accepts numbers above 0")
+        return find_parts(
+            self.root,
+            self.all_class_names,
+            self.class_split,
+            Preprocessor(self.image_size, self.in_channels, *plain, **self.picture_style),
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            seed=self._run_seed,
+        )

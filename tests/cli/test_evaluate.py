@@ -108,6 +108,27 @@ def test_a_list_of_pairs_is_scored_as_listed(trained: Path, tmp_path: Path) -> N
     assert {name: found["pairs"][name] for name in found["verification"]} == found["verification"]
 
 
+@pytest.mark.slow
+def test_held_out_folders_are_met_for_the_first_time(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for name, count in {"ant": 20, "bee": 20, "cow": 16, "dog": 12}.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = torch.randint(256, (28, 28), generator=generator, dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    settings = {"root": tmp_path / "photos", "image_size": 28, "in_channels": 1, "num_workers": 0, "test_fraction": 0.5}
+    where = [word for name, value in settings.items() for word in (f"--data.{name}", str(value))]
+    main(["fit", *QUICK[2:], "--data", "ImageFolderDataModule", *where, "--data.held_out_classes", "[cow, dog]"])
+    checkpoint = tmp_path / "lightning_logs/version_0/checkpoints/best.ckpt"
+    run(checkpoint, "--json", "test.json")
+    run(checkpoint, "--json", "val.json", "--split", "val")
+    for split in ("test", "val"):
+        found = json.loads((tmp_path / f"{split}.json").read_text())
+        assert found["trained"]["classes"] == ["ant", "bee"]
+        assert (found["held_out"]["classes"], found["held_out"]["num_images"]) == (["cow", "dog"], 14)
+        assert found["held_out"]["verification"]["num_impostor"] == 8 * 6
+
+
 def test_figures_are_drawn_for_each_set(trained: Path, tmp_path: Path) -> None:
     run(trained, "--figures", tmp_path / "figures", "--json", tmp_path / "found.json")
     drawn = {str(path.relative_to(tmp_path / "figures")) for path in (tmp_path / "figures").rglob("*.png")}

@@ -158,6 +158,62 @@ class TestParts:
         assert data.val_dataloader() == []
 
 
+class TestHeldOutClasses:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        return tree(tmp_path / "set", {"a": 20, "b": 12, "c": 8, "d": 16, "e": 4}, size=(16, 16))
+
+    @pytest.mark.parametrize("resident", [True, False])
+    def test_every_image_is_in_one_part_with_its_own_label(self, root: Path, resident: bool) -> None:
+        data = made(root, held_out_classes=["b", 3], resident=resident, augment=False, normalize=False)
+        assert (data.num_classes, data.class_names, data.held_out_class_names) == (3, ["a", "c", "e"], ["b", "d"])
+        names = {
+            np.asarray(Image.open(path)).transpose(2, 0, 1).tobytes(): path.parent.name for path in root.rglob("*.png")
+        }
+        seen = []
+        for loader, class_names in (
+            *((loader, data.class_names) for loader in loaders(data)),
+            *((data.held_out_dataloader(split), data.held_out_class_names) for split in ("val", "test")),
+        ):
+            for images, labels in loader:
+                for image, label in zip((images * 255).round().byte().contiguous(), labels.tolist(), strict=True):
+                    pixels = image.contiguous(memory_format=torch.contiguous_format).numpy().tobytes()
+                    assert names[pixels] == class_names[label]
+                    seen.append(pixels)
+        assert len(seen) == len(set(seen)) == 60
+
+    def test_nothing_changes_where_nothing_is_held_out(self, root: Path) -> None:
+        data, spelled = made(root), made(root, classes=["a", 1, "c", "d", "e"], held_out_classes=[])
+        assert data.state_dict() == spelled.state_dict()
+        with pytest.raises(RuntimeError, match="no class is held out"):
+            data.held_out_dataloader("test")
+
+    def test_normalisation_never_sees_them(self, root: Path) -> None:
+        for number in range(12):
+            Image.new("RGB", (16, 16), "white").save(root / "b" / f"{number:03d}.png")
+        data = made(root, held_out_classes=["b", "d"], augment=False, val_fraction=0.0)
+        images = torch.cat([images for images, _ in data.train_dataloader()])
+        assert torch.allclose(images.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5)
+
+    def test_folders_divide_them_too(self, tmp_path: Path) -> None:
+        counts = {f"{part}/{name}": count for part, count in (("train", 5), ("test", 2)) for name in "abcd"}
+        data = made(tree(tmp_path, counts), held_out_classes=["a", "d"])
+        assert [len(data.held_out_dataloader(split).labels) for split in ("val", "test")] == [10, 4]
+        assert (data.num_train + data.num_val, data.num_test) == (10, 4)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"held_out_classes": ["a", "x"]}, "held_out_classes: got 'x', accepts a, b, c, d, e"),
+            ({"held_out_classes": ["a"]}, "held_out_classes: only a is held out"),
+            ({"classes": ["a", "b"], "held_out_classes": ["b", "c"]}, "held_out_classes: got b, which classes has too"),
+        ],
+    )
+    def test_a_mistake_shows_before_any_work(self, root: Path, settings: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            ImageFolderDataModule(str(root), **settings)
+
+
 def loaders(data: ImageFolderDataModule) -> list[Any]:
     return [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
 
