@@ -1,5 +1,6 @@
 """The command line: `main` is what the scripts, the console command and the tests call."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -40,9 +41,9 @@ def main(args: Sequence[str] | None = None) -> None:
     words = [word for word in args if word != "--traceback"]
     try:
         if own_pictures:
-            sys.exit(import_module("arcface_pl.cli.predict").run(words))
+            sys.exit(_run_tool("arcface_pl.cli.predict", words))
         if command in TOOLS:
-            sys.exit(import_module(TOOLS[command]).run(words))
+            sys.exit(_run_tool(TOOLS[command], words))
         if command not in SUBCOMMANDS:
             raise SettingsError(f"{command!r}: no such command; accepts {', '.join((*SUBCOMMANDS, *TOOLS))}")
         # torch and lightning take seconds to import, which --help need not wait for.
@@ -56,3 +57,14 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         print(f"arcface-pl {command}: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+def _run_tool(module: str, words: list[str]) -> int | None:
+    try:
+        code: int | None = import_module(module).run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as head does; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code

@@ -122,7 +122,8 @@ def _matching(pattern: str) -> list[Path]:
     # Path's patterns do not follow links, which may lead round in a circle
     try:
         matches = Path(anchor).glob(pattern[len(anchor) :])
-        found = sorted(path for path in matches if os.path.isfile(path) and not _hidden(path, pattern))
+        asked_for_hidden = _hidden(Path(pattern))
+        found = sorted(path for path in matches if os.path.isfile(path) and (asked_for_hidden or not _hidden(path)))
     except (ValueError, NotImplementedError, IndexError) as error:
         raise SettingsError(f"{pattern}: it is no pattern ({error})") from error
     if not found:
@@ -152,5 +153,5 @@ def _pictures(paths: Iterable[Path], below: Path) -> list[Path]:
     )
 
 
-def _hidden(path: Path, asked: str = "") -> bool:
-    return any(part.startswith(".") and part not in Path(asked).parts for part in path.parts)
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -1,6 +1,7 @@
 """``predict CKPT IMAGE...``: the class of each of a person's own pictures."""
 
 import csv
+import io
 import json
 import math
 import sys
@@ -117,6 +118,9 @@ def _print(rows: list[dict[str, Any]], form: str) -> None:
     if form == "json":
         print(json.dumps(rows, indent=2))  # noqa: T201
     elif form == "csv":
+        # A file's name need not be text: its bytes come out as they are.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")
         writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(

@@ -78,7 +78,7 @@ def read_image(path: str | Path, channels: int, *, max_pixels: int = MAX_PIXELS)
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{path}: {_why_no_picture(path)}; accepts {', '.join(FORMATS)}") from error
+        raise ImageError(f"{path}: {_why_no_picture(path)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: it has far more than the {max_pixels:,} pixels that are accepted") from error
     except PermissionError as error:
@@ -122,7 +122,9 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _why_no_picture(path: Path) -> str:
-    return "it is no picture, or of an unknown kind" if path.stat().st_size else "the file is empty"
+    if not path.stat().st_size:
+        return "the file is empty"
+    return f"it is no picture, or of an unknown kind; accepts {', '.join(FORMATS)}"
 
 
 def _upright(image: Image.Image) -> Image.Image:
