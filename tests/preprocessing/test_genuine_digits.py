@@ -22,10 +22,10 @@ pytestmark = [
     pytest.mark.skipif(not FOLDER or find_folder(CATALOG["mnist"], FOLDER) is None, reason="needs genuine MNIST"),
 ]
 
-NUM_PICTURES = 20
+NUM_PICTURES = 10
 PENS = {"pen": 0.09, "hairline": 0.012, "marker": 0.2}
-# Right answers of 20 pictures of each kind, where fewer are asked for than 19.
-LEAST = {("squared", "hairline"): 16, ("cropped", "typeface"): 17, ("speckled", "hairline"): 17}
+# Right answers of 10 pictures of a kind, where fewer are asked for than 9.
+LEAST = {("squared", "hairline"): 8}
 
 
 @pytest.fixture(scope="module")
@@ -73,4 +73,4 @@ def test_drawings_of_every_kind_are_read(kind: str, writing: str, trained: Recog
         except ImageError:
             continue
         right += trained.classify(framed[None])[0].name == str(digit)
-    assert right >= LEAST.get((kind, writing), 19)
+    assert right >= LEAST.get((kind, writing), 9)
