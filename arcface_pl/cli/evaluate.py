@@ -56,8 +56,7 @@ def run(args: list[str]) -> None:
     from arcface_pl.evaluation import Evaluation
     from arcface_pl.module import ArcFaceModule
 
-    checkpoint = find_checkpoint(options.checkpoint, None)
-    assert checkpoint is not None
+    checkpoint = find_checkpoint(options.checkpoint)
     module = ArcFaceModule.load_from_checkpoint(checkpoint)
     data = _data_of(checkpoint, module, request, options)
     device = _device(options.accelerator)

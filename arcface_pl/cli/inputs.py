@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from arcface_pl.cli.config import SettingsError
+from arcface_pl.cli.resume import find_checkpoint
 from arcface_pl.preprocessing import ImageError, read_image
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.pretrained import read_pretrained
 
-__all__ = ["Pictures", "find_checkpoint", "find_pictures", "name_folders", "open_model", "printable", "read_pictures"]
+__all__ = ["Pictures", "find_pictures", "name_folders", "open_model", "printable", "read_pictures"]
 
 SUFFIXES = frozenset(
     f".{suffix}"
@@ -40,7 +41,7 @@ class Pictures(NamedTuple):
 
 
 def open_model(name: str) -> TrainedModel:
-    """Open a checkpoint, the newest run's best or last one, or a folder that `save_pretrained` wrote.
+    """Open a checkpoint, the newest run's best, last or last-good one, or a folder that `save_pretrained` wrote.
 
     Raises:
         UserError: If there is none, or it cannot be used.
@@ -48,17 +49,6 @@ def open_model(name: str) -> TrainedModel:
     if Path(name).is_dir():
         return read_pretrained(name)
     return TrainedModel.from_checkpoint(find_checkpoint(name))
-
-
-def find_checkpoint(name: str) -> Path:
-    """Return the checkpoint of that path, or for last and best that of the newest run below the current folder."""
-    if name not in ("last", "best"):
-        return Path(name)
-    found = Path("lightning_logs").glob(f"*/checkpoints/{name}.ckpt")
-    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None:
-        raise SettingsError(f"{name}: no run under lightning_logs has a checkpoints/{name}.ckpt; accepts a path")
-    return newest
 
 
 def find_pictures(names: Sequence[str | Path]) -> list[Path]:

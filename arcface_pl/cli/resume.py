@@ -1,4 +1,4 @@
-"""Which checkpoint ``--ckpt_path`` means, the settings that its run goes on with, and those it is evaluated with."""
+"""Which checkpoint a command is given, the settings that its run goes on with, and those it is evaluated with."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,39 +16,38 @@ __all__ = ["find_checkpoint", "settings_of_checkpoint", "settings_of_run"]
 NAMES = ("last", "last-good", "best")
 
 
-def find_checkpoint(asked: str | None, root: str | None) -> Path | None:
+def find_checkpoint(asked: str, root: str | None = None, *, option: str = "") -> Path:
     """Find it.
 
     Args:
         asked: A path; or last, best or last-good, of the newest run that has one: the newest whole checkpoint of it.
         root: Folder that holds lightning_logs/; unset: the current one.
+        option: What it was given to, with a space after it, for messages.
 
     Returns:
-        Its path, or None where none was asked for.
+        Its path.
 
     Raises:
         SettingsError: If there is none.
         CheckpointError: If the one that a name stands for is damaged: names the newest that is not.
     """
-    if asked is None:
-        return None
     if asked not in NAMES:
         if not Path(asked).is_file():
-            raise SettingsError(f"--ckpt_path {asked}: there is no such file; accepts a path, {', '.join(NAMES)}")
+            raise SettingsError(f"{option}{asked}: there is no such file; accepts a path, {', '.join(NAMES)}")
         return Path(asked)
     runs = Path(root or ".") / "lightning_logs"
     found = _newest_first(runs.glob(f"*/checkpoints/{'*' if asked == 'last-good' else asked}.ckpt"))
     if not found:
         wanted = "a checkpoint" if asked == "last-good" else f"a checkpoints/{asked}.ckpt"
-        raise SettingsError(f"--ckpt_path {asked}: no run under {runs} has {wanted}")
+        raise SettingsError(f"{option}{asked}: no run under {runs} has {wanted}")
     try:
         read_checkpoint(found[0])
     except CheckpointError as error:
         good = _newest_good(found[0].parent)
         if asked == "last-good" and good is not None:
             return good
-        remedy = "no other of its run is whole" if good is None else f"{good} is whole: --ckpt_path last-good takes it"
-        raise CheckpointError("--ckpt_path " + asked, str(error).rpartition(";")[0], remedy) from error
+        remedy = "no other of its run is whole" if good is None else f"{good} is whole: {option}last-good takes it"
+        raise CheckpointError(option + asked, str(error).rpartition(";")[0], remedy) from error
     return found[0]
 
 

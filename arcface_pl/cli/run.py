@@ -46,7 +46,10 @@ def run(command: str, args: Sequence[str]) -> None:
     request = parse_command_line(args, TRAINER_ARGUMENTS)
     base = read_config(BASE_CONFIG)
     settings = request.layers_over(base)
-    checkpoint = find_checkpoint(request.ckpt_path, settings["trainer"].get("default_root_dir"))
+    checkpoint = None
+    if request.ckpt_path is not None:
+        root = settings["trainer"].get("default_root_dir")
+        checkpoint = find_checkpoint(request.ckpt_path, root, option="--ckpt_path ")
     if command != "fit" and checkpoint is None:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
     if checkpoint is not None:
