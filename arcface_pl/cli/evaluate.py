@@ -52,7 +52,7 @@ def run(args: list[str]) -> None:
     from arcface_pl.callbacks.angles import angle_history_of
     from arcface_pl.checkpoint import read_checkpoint
     from arcface_pl.cli import evaluation_report as report
-    from arcface_pl.cli.resume import find_checkpoint
+    from arcface_pl.cli.checkpoints import find_checkpoint
     from arcface_pl.evaluation import Evaluation
     from arcface_pl.module import ArcFaceModule
 
@@ -83,7 +83,7 @@ def _parser() -> ToolParser:
 
     listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
     parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint; last or best for the newest run's")
+    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint; last, best or last-good for the newest run's")
     parser.add_argument("--protocol", choices=PROTOCOLS, metavar="NAME", help="a fixed protocol; see below")
     parser.add_argument(
         "--split",

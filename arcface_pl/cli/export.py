@@ -26,7 +26,8 @@ compared with the model's: past a difference of 1e-5 it is not kept.
   torch        the same network as a torch.export program
   safetensors  the weights, and the settings that rebuild the model
 
-MODEL is a checkpoint, a folder that Recognizer.save_pretrained wrote, or best or last: that of the newest run."""
+MODEL is a checkpoint, a folder that Recognizer.save_pretrained wrote, or best, last or last-good: that of the
+newest run."""
 
 _EPILOG = """\
 example:
@@ -65,7 +66,7 @@ def run(args: list[str]) -> None:
 
 def _parse(args: list[str]) -> argparse.Namespace:
     parser = ToolParser("export", _DESCRIPTION, _EPILOG)
-    parser.add_argument("model", metavar="MODEL", help="checkpoint, folder, best or last")
+    parser.add_argument("model", metavar="MODEL", help="checkpoint, folder, best, last or last-good")
     parser.add_argument("--format", choices=tuple(_SUFFIXES), default="onnx", help="default: onnx")
     parser.add_argument("--output", metavar="FILE", help="default: model.onnx, model.pt2 or model.safetensors")
     parser.add_argument("--images", nargs="+", metavar="IMAGE", help="pictures or folders to compare on")

@@ -14,7 +14,7 @@ Settings come from the package's complete base config, then each --config in tur
   --data.dataset auto|mnist|fashion_mnist|kmnist|cifar10|digits
   --data ImageFolderDataModule --data.root DIR   your own images: a folder for each class
   --data.batch_size N           images a step and process (default: 64)
-  --ckpt_path PATH|last|best    a checkpoint; last and best are those of the newest run, last-good its newest whole one
+  --ckpt_path PATH|last|best|last-good   a checkpoint; last and best are those of the newest run, last-good its newest whole one
   --default_root_dir DIR        runs go to DIR/lightning_logs (default: here)
 """
 
@@ -31,7 +31,7 @@ Train an embedding network with an angular-margin loss, keep the best checkpoint
 and evaluate it once on the test set.
 
 {_COMMON}\
-  --allow_inexact_resume        go on though data, batches, processes, threads or precision changed
+  --allow_inexact_resume        go on though data, batches, processes, threads, precision or compiling changed
   --max_epochs N                passes over the training images (default: 10)
   --seed_everything N           seed of weights, order, augmentation and dropout (default: 0)
   --model.head NAME             ArcFaceHead, CosFaceHead, LinearHead, ...
@@ -42,6 +42,7 @@ and evaluate it once on the test set.
   --model.backbone.embedding_dim N
   --model.optimizer.lr X        peak learning rate
   --model.compile default|reduce-overhead   compile the training steps; the latter with CUDA graphs (default: null)
+  --model.matmul_precision highest|high|medium   float32 matrix products while training; high allows TF32 (default: null)
   --data.augment true|false     random rotation, shift and scale
 {_MORE}
 examples:
@@ -58,7 +59,7 @@ examples:
 
 def _evaluation(command: str, sentence: str) -> str:
     return f"""\
-usage: arcface-pl {command} --ckpt_path PATH|last|best [flags]
+usage: arcface-pl {command} --ckpt_path PATH|last|best|last-good [flags]
 
 {sentence}
 The model and the data's settings are the checkpoint's own; no config of the run is read.
@@ -71,7 +72,7 @@ example:
 
 HELP = {
     "arcface-pl": f"""\
-usage: arcface-pl {{{",".join(SUBCOMMANDS)}}} [flags]
+usage: arcface-pl COMMAND ...
 
 Image embeddings with angular-margin losses (ArcFace and its family).
 

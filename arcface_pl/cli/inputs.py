@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from arcface_pl.cli.checkpoints import find_checkpoint
 from arcface_pl.cli.config import SettingsError
-from arcface_pl.cli.resume import find_checkpoint
 from arcface_pl.preprocessing import ImageError, read_image
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.pretrained import read_pretrained
@@ -46,7 +46,7 @@ def open_model(name: str) -> TrainedModel:
     Raises:
         UserError: If there is none, or it cannot be used.
     """
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return read_pretrained(name)
     return TrainedModel.from_checkpoint(find_checkpoint(name))
 

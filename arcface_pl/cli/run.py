@@ -20,10 +20,11 @@ from arcface_pl.callbacks import RunCheckpoint, RunLogger
 from arcface_pl.callbacks.stopping import Stopped, end_at_once, restore
 from arcface_pl.cli import report
 from arcface_pl.cli.automatic import choose_precision, choose_threads
+from arcface_pl.cli.checkpoints import find_checkpoint
 from arcface_pl.cli.config import BASE_CONFIG, SettingsError, merge, parse_command_line, read_config
 from arcface_pl.cli.errors import file_errors, library_errors
 from arcface_pl.cli.process import keep_freed_memory
-from arcface_pl.cli.resume import find_checkpoint, settings_of_checkpoint, settings_of_run
+from arcface_pl.cli.resume import settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
 
 __all__ = ["run"]

@@ -109,7 +109,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="best", help="checkpoint, folder, best or last")
+    parser.add_argument("model", nargs="?", default="best", help="checkpoint, folder, best, last or last-good")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of a measurement")
