@@ -14,7 +14,7 @@ Settings come from the package's complete base config, then each --config in tur
   --data.dataset auto|mnist|fashion_mnist|kmnist|cifar10|digits
   --data ImageFolderDataModule --data.root DIR   your own images: a folder for each class
   --data.batch_size N           images a step and process (default: 64)
-  --ckpt_path PATH|last|best|last-good   a checkpoint; last and best are those of the newest run, last-good its newest whole one
+  --ckpt_path PATH|last|best|last-good   a checkpoint, or one of the newest run; last-good: its newest whole one
   --default_root_dir DIR        runs go to DIR/lightning_logs (default: here)
 """
 
@@ -42,7 +42,7 @@ and evaluate it once on the test set.
   --model.backbone.embedding_dim N
   --model.optimizer.lr X        peak learning rate
   --model.compile default|reduce-overhead   compile the training steps; the latter with CUDA graphs (default: null)
-  --model.matmul_precision highest|high|medium   float32 matrix products while training; high allows TF32 (default: null)
+  --model.matmul_precision highest|high|medium   of float32 while training; high allows TF32 (default: null)
   --data.augment true|false     random rotation, shift and scale
 {_MORE}
 examples:
@@ -71,7 +71,7 @@ example:
 
 
 HELP = {
-    "arcface-pl": f"""\
+    "arcface-pl": """\
 usage: arcface-pl COMMAND ...
 
 Image embeddings with angular-margin losses (ArcFace and its family).

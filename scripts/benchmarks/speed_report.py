@@ -30,9 +30,15 @@ STYLES = {
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
-    """Write median and range."""
+    """Write median and range, or the one value there is."""
     values = list(values)
-    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+    middle = f"{statistics.median(values):,.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def counted(number: int, name: str) -> str:
+    """Write a number of things."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def grouped(seen: list[Seen], key: Callable[[Seen], Any]) -> dict[Any, list[Seen]]:
@@ -82,8 +88,8 @@ def accuracy(seen: list[Seen]) -> list[str]:
         longest = [each for each in rounds if each["task"]["epochs"] == lengths[-1]]
         last = statistics.median(100 * each["curve"][-1][2] for each in longest)
         total = spread((each["seconds"] for each in longest), 1)
-        epochs = " or ".join(map(str, lengths))
-        lines.append(f"| {TITLES[contender]}, {epochs} epoch(s) | {' | '.join(cells)} | {total} | {last:.2f} |")
+        epochs = " or ".join([*map(str, lengths[:-1]), counted(lengths[-1], "epoch")])
+        lines.append(f"| {TITLES[contender]}, {epochs} | {' | '.join(cells)} | {total} | {last:.2f} |")
     goals = " | ".join(f"to {100 * goal:g}%" for goal in GOALS)
     rows = rows_of(f"| training seconds | {goals} | longest run | % at its end |", lines)
     if {"document", "fast"} <= to_99.keys():
@@ -145,8 +151,8 @@ def markdown(about: dict[str, Any], commands: list[str], results: dict[str, list
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     waiting = f", OMP_WAIT_POLICY={about['wait_policy']}" if about["wait_policy"] else ""
     lines = [
-        f"{about['machine']}, {about['threads']} thread(s){waiting}, {versions}; median (and range) of rounds in turn, "
-        f"a fresh process each, evaluation left out ({'; '.join(f'`{command}`' for command in commands)}):",
+        f"{about['machine']}, {counted(about['threads'], 'thread')}{waiting}, {versions}; median (and range) of rounds "
+        f"in turn, a fresh process each, evaluation left out ({'; '.join(f'`{command}`' for command in commands)}):",
         "",
     ]
     for section, seen in results.items():
@@ -207,6 +213,6 @@ def draw_scaling(axes: Axes, seen: list[Seen]) -> None:
             "--" if threads == 1 else "-",
             color=colour,
             marker=marker,
-            label=f"{TITLES[contender]}, {threads} thread(s)",
+            label=f"{TITLES[contender]}, {counted(threads, 'thread')}",
         )
     axes.set(xscale="log", yscale="log", xlabel="training images", ylabel="seconds an epoch")

@@ -83,13 +83,13 @@ def test_tables_show_medians_ratios_and_what_was_not_reached(benchmark: dict[str
     assert "| the document's loop | 64 | 20.00 (10.00 to 30.00) | 3,000 | 1.00 | 1.00 |" in text
     assert "| this project, same network | 64 | 5.00 (2.50 to 7.50) | 12,000 | 4.00 | 1.00 |" in text
     expected = (
-        "| the document's loop, 1 epoch(s) | 5.0 (2.5 to 7.5) | 10.0 (5.0 to 15.0) | 10.0 (5.0 to 15.0) | not reached |"
+        "| the document's loop, 1 epoch | 5.0 (2.5 to 7.5) | 10.0 (5.0 to 15.0) | 10.0 (5.0 to 15.0) | not reached |"
     )
     assert f"{expected} 20.0 (10.0 to 30.0) | 99.10 |" in text
-    assert "| 64 | 20.00 (20.00 to 20.00) | 21.00 (21.00 to 21.00) | +5.0% (+5.0 to +5.0) |" in text
+    assert "| 64 | 20.00 | 21.00 | +5.0% (+5.0 to +5.0) |" in text
     assert "sooner" not in text  # nothing of the fast recipe was measured
-    assert "to the first step: 5.00 (5.00 to 5.00) s" in text
-    assert "| 60,000 | 1 | 3.00 (3.00 to 3.00) | 3.00 (3.00 to 3.00) |" in text
+    assert "to the first step: 5.00 s" in text
+    assert "| 60,000 | 1 | 3.00 | 3.00 |" in text
 
 
 def test_a_short_run_at_a_constant_rate_counts_with_the_long_ones(benchmark: dict[str, ModuleType]) -> None:
@@ -101,8 +101,8 @@ def test_a_short_run_at_a_constant_rate_counts_with_the_long_ones(benchmark: dic
     ]
     about = {"machine": "here", "threads": 2, "wait_policy": "passive", "versions": {"torch": "1"}}
     text = benchmark["speed_report"].markdown(about, ["this"], {"accuracy": rounds})
-    assert "| the document's loop, 4 or 10 epoch(s) | 40.0 (20.0 to 60.0) | 80.0 (40.0 to 120.0) |" in text
-    assert "| 240.0 (240.0 to 240.0) | 99.10 |" in text
+    assert "| the document's loop, 4 or 10 epochs | 40.0 (20.0 to 60.0) | 80.0 (40.0 to 120.0) |" in text
+    assert "| 240.0 | 99.10 |" in text
     assert "this project, fast.yaml reaches 99% 40.0 times sooner than the document's loop (medians)." in text
     assert "OMP_WAIT_POLICY=passive" in text
 
