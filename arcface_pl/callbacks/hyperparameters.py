@@ -21,9 +21,8 @@ class HyperParameters(L.Callback):
     """Writes a run's hyperparameters with its final scores, when it is tested after training.
 
     They are logged as ``final/val/*``, of the checkpoint that validation chose, and ``final/test/*``, of what was
-    tested.
-    Every run writes the same hyperparameters, whatever its head, since TensorBoard shows those of the first run only.
-    Without a TensorBoard logger nothing is written.
+    tested. Every run writes the same hyperparameters, whatever its head, since TensorBoard shows those of the first run
+    only. Without a TensorBoard logger nothing is written.
 
     Args:
         scores: Logged scores of validation and test, the most telling first: TensorBoard's table begins with five.

@@ -62,7 +62,8 @@ def main(args: Sequence[str] | None = None) -> None:
 def _run_tool(module: str, words: list[str]) -> int | None:
     try:
         code: int | None = import_module(module).run(words)
-        sys.stdout.flush()
+        if sys.stdout:  # a process may be started without one
+            sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output has seen enough, as head does; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

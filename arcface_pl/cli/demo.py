@@ -13,6 +13,7 @@ from arcface_pl.cli.tool import ToolParser
 __all__ = ["run"]
 
 HOST = "127.0.0.1"
+WAIT = 10  # seconds for another process to be done with the gallery: the page stands still meanwhile
 
 _DESCRIPTION = """\
 Serve a page to try a trained model on, for this machine's own browser; no network is needed. Draw with mouse, finger or
@@ -20,8 +21,8 @@ pen, or drop a picture file on it: as you draw, it shows the angle to every clas
 and the class, or "unknown" past the threshold that was measured in training. A new class is enrolled from a few
 drawings, recognised from then on, and removed again.
 
-MODEL is a checkpoint, a folder that Recognizer.save_pretrained wrote, or best or last: that of the newest run.
-Ctrl-C ends it."""
+MODEL is a checkpoint, a folder that Recognizer.save_pretrained wrote, or best, last or last-good: that of the
+newest run. Ctrl-C ends it."""
 
 _EXAMPLES = """\
 examples:
@@ -52,12 +53,12 @@ def run(args: list[str]) -> None:
 
     with _listen(given.port) as listener:
         recognizer = Recognizer(open_model(given.model))
-        editing = partial(editing_gallery, recognizer, given.gallery) if given.gallery else nullcontext
+        editing = partial(editing_gallery, recognizer, given.gallery, timeout=WAIT) if given.gallery else nullcontext
         # Once to begin with: what is there is read, and whether it can be written is known before anything is drawn.
         with editing():
             pass
         if given.threshold is None and recognizer.thresholds.classification is None:
-            print("No threshold is stored in this model: nothing is called unknown.", file=sys.stderr)  # noqa: T201
+            print("No threshold is kept in this model: nothing is called unknown.", file=sys.stderr)  # noqa: T201
         app = create_app(Demo(recognizer, threshold=given.threshold, editing=editing))
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
@@ -71,7 +72,7 @@ def run(args: list[str]) -> None:
 
 def _parse(args: list[str]) -> argparse.Namespace:
     parser = ToolParser("demo", _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="checkpoint, folder, best or last")
+    parser.add_argument("model", metavar="MODEL", help="checkpoint, folder, best, last or last-good")
     parser.add_argument(
         "--port", type=int, default=8765, metavar="N", help="port on 127.0.0.1; 0 for a free one (default: 8765)"
     )

@@ -43,7 +43,7 @@ def _parser() -> ToolParser:
     parser.add_argument(
         "checkpoint",
         metavar="CKPT",
-        help="a .ckpt file; a folder that Recognizer.save_pretrained wrote; last or best for the newest run's",
+        help="a .ckpt file; a folder that Recognizer.save_pretrained wrote; best, last or last-good: the newest run's",
     )
     parser.add_argument(
         "images",

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,8 @@ Recognise what the model was never trained on, from a few pictures of each.
   verify MODEL IMAGE IMAGE    say whether two pictures show the same
   calibrate MODEL FOLDER      measure the thresholds on your own pictures, a folder a class; kept in the model
 
-MODEL is a checkpoint, a folder that Recognizer.save_pretrained wrote, or best or last: that of the newest run.
+MODEL is a checkpoint, a folder that Recognizer.save_pretrained wrote, or best, last or last-good: that of the
+newest run.
 Exit code 0: all done; 1: some pictures could not be read, and the others went on; 2: nothing could be done."""
 
 _EPILOG = """\
@@ -50,9 +52,12 @@ def run(args: list[str]) -> int:
         UserError: If the model, the gallery or an argument cannot be used.
     """
     given = _parse(args)
+    from arcface_pl.cli.checkpoints import find_checkpoint
     from arcface_pl.cli.inputs import open_model
     from arcface_pl.recognizer import Recognizer
 
+    if not os.path.isdir(given.model):
+        given.model = str(find_checkpoint(given.model))  # once: another run may be the newest before all is done
     recognizer = Recognizer(open_model(given.model))
     rows, errors = _ACTIONS[given.action](recognizer, given)
     failed = [{"file": str(path), "error": error} for path, error in errors.items()]
@@ -66,7 +71,7 @@ def run(args: list[str]) -> int:
 def _parse(args: list[str]) -> argparse.Namespace:
     parser = ToolParser("recognize", _DESCRIPTION, _EPILOG)
     parser.add_argument("action", choices=tuple(_ACTIONS), metavar="ACTION", help=", ".join(_ACTIONS))
-    parser.add_argument("model", metavar="MODEL", help="checkpoint, folder, best or last")
+    parser.add_argument("model", metavar="MODEL", help="checkpoint, folder, best, last or last-good")
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="folders, names or pictures")
     parser.add_argument("--gallery", default="gallery", metavar="DIR", help="where names are kept (default: gallery)")
     parser.add_argument("--threshold", type=float, metavar="X", help="cosine from which on two are the same")
@@ -161,10 +166,10 @@ def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
         found = recognizer.calibrate(pictures.pixels, labels, far=given.far, source=str(given.inputs[0]))
     except ValueError as error:
         raise SettingsError(f"{given.inputs[0]}: {error}") from error
-    if Path(given.model).is_dir():
+    if os.path.isdir(given.model):
         recognizer.save_pretrained(given.model)
     else:
-        path = find_checkpoint(given.model)
+        path = Path(given.model)
         write_checkpoint({**read_checkpoint(path), "calibration": found.to_dict()}, path)
     points = {"two pictures": found.verification, "class of a picture": found.classification}
     return [
@@ -195,29 +200,32 @@ def _remark(recognizer: "Recognizer", given: argparse.Namespace) -> None:
 
     if given.threshold is None and recognizer.thresholds.verification is None:
         Console(stderr=True).print(
-            "No threshold is kept in the model: nothing is called unknown. 'arcface-pl recognize calibrate' measures "
+            "No threshold is kept in this model: nothing is called unknown. 'arcface-pl recognize calibrate' measures "
             "one, or give --threshold."
         )
 
 
 @contextmanager
-def editing_gallery(recognizer: "Recognizer", folder: str) -> Iterator[None]:
+def editing_gallery(recognizer: "Recognizer", folder: str, *, timeout: float = -1) -> Iterator[None]:
     """Load the gallery if there is one, and write it back; other processes wait meanwhile.
 
     Args:
         recognizer: Its enrolled names are replaced by those of the gallery, and written after the body.
         folder: The gallery's, made if it is not there.
+        timeout: Seconds to wait for another process to be done with it; below 0: as long as it takes.
 
     Raises:
-        GalleryError: If it cannot be read or written.
+        GalleryError: If it cannot be read or written, or another process is not done with it in time.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     from arcface_pl.recognizer import GalleryError
 
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(Path(folder) / ".lock").acquire()
+        lock = FileLock(Path(folder) / ".lock").acquire(timeout=timeout)
+    except Timeout as error:
+        raise GalleryError(folder, "another process is changing it", "try again when it is done") from error
     except OSError as error:
         raise GalleryError(folder, f"cannot be written ({error.strerror})", "name a folder that can be") from error
     with lock:

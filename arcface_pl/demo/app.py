@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -69,7 +69,7 @@ def create_app(demo: Demo) -> Starlette:
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=_guard)],
-        exception_handlers={HTTPException: _refused, UserError: _mistaken, Exception: _failed},
+        exception_handlers={HTTPException: _refused, UserError: _mistaken, ClientDisconnect: _left, Exception: _failed},
     )
 
 
@@ -109,6 +109,10 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _mistaken(request: Request, error: Exception) -> Response:
     return _error(400, " ".join(str(error).split()))
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it: the page was closed or loaded anew
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""Which files the words of a command line stand for."""
+"""Which files the words of a command line stand for, and which model."""
 
 import os
 import subprocess
@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
+from arcface_pl.checkpoint import CheckpointError
 from arcface_pl.cli.config import SettingsError
-from arcface_pl.cli.inputs import find_pictures, name_folders, printable
+from arcface_pl.cli.inputs import find_pictures, name_folders, open_model, printable
+from arcface_pl.durable import write_checkpoint
 
 
 @pytest.fixture
@@ -75,6 +77,27 @@ def test_a_folder_of_folders_is_a_name_each(folder: Path) -> None:
 def test_names_are_shown_on_one_line_and_without_commands_to_the_terminal() -> None:
     name = os.fsdecode(b"a\nb\x1b[31m\xff \xc3\xa9")
     assert printable(name) == "a\\nb\\x1b[31m\\udcff é"
+
+
+def test_a_damaged_checkpoint_is_named_with_the_whole_one_that_last_good_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("lightning_logs/version_0/checkpoints")
+    modules = {name: ArcFaceModule(SimpleCNN(16), ArcFaceHead(16, 4)) for name in ("best", "last")}
+    for age, (name, module) in zip((1, 2), modules.items(), strict=True):
+        content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+        write_checkpoint(content, folder / f"{name}.ckpt")
+        os.utime(folder / f"{name}.ckpt", (age, age))
+    for name, module in modules.items():
+        assert torch.equal(open_model(name).head.weight, module.head.weight)
+    assert torch.equal(open_model("last-good").head.weight, modules["last"].head.weight)
+    damaged = bytearray((folder / "last.ckpt").read_bytes())
+    damaged[len(damaged) // 3] ^= 4
+    (folder / "last.ckpt").write_bytes(damaged)
+    assert torch.equal(open_model("last-good").head.weight, modules["best"].head.weight)
+    with pytest.raises(CheckpointError, match=r"best\.ckpt is whole: last-good takes it"):
+        open_model("last")
 
 
 @pytest.mark.timeout(120)

@@ -1,5 +1,8 @@
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from PIL import Image
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, Recognizer, SimpleCNN
 from arcface_pl.cli import main
+from arcface_pl.cli.inputs import Pictures, read_pictures
 
 
 @pytest.fixture
@@ -81,3 +85,30 @@ def test_a_mistake_is_one_line(words: list[str], told: str, workplace: Path, cap
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_calibrate_keeps_the_threshold_in_the_model_that_was_measured(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, newer = (workplace / f"lightning_logs/version_{number}/checkpoints/best.ckpt" for number in range(2))
+    first.parent.mkdir(parents=True)
+    shutil.copy("m.ckpt", first)
+    os.utime(first, (1, 1))
+
+    def read_while_another_run_saves(*given: Any) -> Pictures:
+        newer.parent.mkdir(parents=True)
+        shutil.copy("m.ckpt", newer)
+        return read_pictures(*given)
+
+    monkeypatch.setattr("arcface_pl.cli.inputs.read_pictures", read_while_another_run_saves)
+    assert call("calibrate", "best", "people", "--far", "0.1") == 0
+    assert newer.read_bytes() == Path("m.ckpt").read_bytes()
+    assert Recognizer.from_checkpoint(first).thresholds.verification is not None
+
+
+def test_a_process_without_a_standard_output_works_all_the_same(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert call("enroll", "m.ckpt", "people", "--json") == 0
+    assert (workplace / "gallery" / "gallery.json").is_file()

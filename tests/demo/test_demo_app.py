@@ -1,5 +1,6 @@
 """The server's answers, asked in this process."""
 
+import asyncio
 import base64
 import io
 import json
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from PIL import Image, ImageOps
 from starlette.testclient import TestClient
 
@@ -317,3 +319,39 @@ def test_a_gallery_is_kept_and_shared_with_the_command(
     response = first.delete("/api/names", params={"name": "eight"})
     assert response.status_code == 400
     assert "damaged" in response.json()["error"]
+
+
+def test_a_gallery_that_another_process_holds_is_told_and_then_the_page_goes_on(
+    recognizer: Recognizer, digits: dict[int, torch.Tensor], tmp_path: Path
+) -> None:
+    editing = partial(editing_gallery, recognizer, str(tmp_path), timeout=0.1)
+    client = TestClient(create_app(Demo(recognizer, editing=editing)), base_url=ADDRESS)
+    with FileLock(tmp_path / ".lock"):
+        response = client.post("/api/names", params={"name": "eight"}, content=png(digits[8][0]))
+        assert (response.status_code, recognizer.names) == (400, [])
+        assert "another process is changing it; try again" in response.json()["error"]
+        assert ask(client, png(digits[1][0]))["enrolled"] == []
+    assert enroll(client, "eight", digits[8][0])["num_enrolled"] == 1
+
+
+def test_a_page_that_is_closed_while_it_sends_is_no_error(recognizer: Recognizer) -> None:
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/api/names",
+        "query_string": b"name=eight",
+        "headers": [(b"host", b"127.0.0.1:8765")],
+    }
+    parts = iter([{"type": "http.request", "body": b"half a pic", "more_body": True}])
+    sent = []
+
+    async def receive() -> dict:
+        return next(parts, {"type": "http.disconnect"})
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    asyncio.run(create_app(Demo(recognizer))(scope, receive, send))
+    assert sent[0]["status"] == 499
+    assert recognizer.names == []

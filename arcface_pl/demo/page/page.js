@@ -124,10 +124,12 @@ async function enroll(event) {
   event.preventDefault();
   if (paper.isEmpty) return tell("Nothing is drawn yet: draw what the name is for.", true);
   const name = find("name").value.trim().replace(/\s+/g, " ");
+  const sent = paper.version;
   if (!(await change("POST", name, paper.picture()))) return;
   const images = enrolled.find((row) => row.label === name)?.images;
-  tell(images === 1 ? `Added the first drawing of ${name}. Draw another one.` : `${name} has ${images} drawings now.`);
-  paper.clear();
+  const more = images === undefined ? `Added to ${name}.` : `${name} has ${images} drawings now.`;
+  tell(images === 1 ? `Added the first drawing of ${name}. Draw another one.` : more);
+  if (paper.version === sent) paper.clear(); // what was drawn meanwhile is kept
 }
 
 async function remove(name) {

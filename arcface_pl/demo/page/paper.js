@@ -10,6 +10,7 @@ export class Paper extends EventTarget {
   #file = null;
   #preview = null;
   #pointer = null;
+  version = 0; // counts the changes of what is drawn
 
   constructor(canvas) {
     super();
@@ -34,17 +35,20 @@ export class Paper extends EventTarget {
   clear() {
     this.#strokes = [];
     this.#file = this.#preview = null;
+    this.#pointer = null; // a stroke that is being drawn ends here
     this.#changed();
   }
 
   undo() {
     if (this.#file) return this.clear();
+    this.#pointer = null;
     this.#strokes.pop();
     this.#changed();
   }
 
   async open(file) {
     this.#strokes = [];
+    this.#pointer = null;
     this.#file = file;
     this.#preview = null;
     this.#changed();
@@ -97,6 +101,7 @@ export class Paper extends EventTarget {
   }
 
   #changed() {
+    this.version += 1;
     this.#draw();
     this.dispatchEvent(new Event("change"));
   }
