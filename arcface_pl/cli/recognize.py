@@ -154,7 +154,6 @@ def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     from arcface_pl.checkpoint import read_checkpoint
-    from arcface_pl.cli.checkpoints import find_checkpoint
     from arcface_pl.cli.inputs import name_folders
     from arcface_pl.durable import write_checkpoint
 
