@@ -43,6 +43,7 @@ def compile_training_steps(backbone: Backbone, mode: CompileMode) -> None:
         backbone: The network; its first step with each batch size takes the time to compile.
         mode: torch.compile's; "reduce-overhead" replays CUDA graphs on a GPU.
     """
+    uncompile(backbone)  # a fit that ended in an exception has not
     eager = backbone.forward
     # A graph for each batch size: one that serves several rounds otherwise, and whether there is one would depend on
     # which sizes came before, so that a resumed run would not be the uninterrupted one.

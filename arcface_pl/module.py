@@ -20,7 +20,7 @@ from arcface_pl.compiling import CompileMode, check_compiler, compile_training_s
 from arcface_pl.exactness import check_exact, exact_facts
 from arcface_pl.finite import FiniteGuard
 from arcface_pl.heads import HEADS, Head, ShardedHead
-from arcface_pl.hooks import drop_empty_hooks
+from arcface_pl.hooks import drop_empty_hooks, restore_hooks
 from arcface_pl.large_heads import check_trainer, share_head, shared_states, whole_states
 from arcface_pl.optimizers import OptimizerCallable, adam, build_optimizer, center_position
 from arcface_pl.schedules import Schedule
@@ -104,6 +104,7 @@ class ArcFaceModule(ScoredModule):
         self.num_threads = num_threads
         self.compile_mode = compile
         self.matmul_precision = matmul_precision
+        self._matmul_precision_before: str | None = None
         self.data_facts: dict[str, Any] = {}
         self._guard = FiniteGuard(deferred=False)
         self.example_input_array = torch.zeros(1, backbone.in_channels, backbone.image_size, backbone.image_size)
@@ -158,16 +159,19 @@ class ArcFaceModule(ScoredModule):
         if self.num_threads is not None:  # after the launcher of processes, which has an opinion of its own
             torch.set_num_threads(self.num_threads)
         if self.matmul_precision is not None:
-            self._matmul_precision_before = torch.get_float32_matmul_precision()
+            if self._matmul_precision_before is None:  # else a fit that ended in an exception has left it lowered
+                self._matmul_precision_before = torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision(self.matmul_precision)
 
     def teardown(self, stage: str) -> None:
         """Check labels again, and compute as before: whoever calls now is not the Trainer."""
         self.head.check_labels = True
         if stage == "fit":
+            restore_hooks(self.trainer.callbacks)  # type: ignore[attr-defined]  # set where mypy does not look
             uncompile(self.backbone)
-            if self.matmul_precision is not None:
+            if self._matmul_precision_before is not None:
                 torch.set_float32_matmul_precision(self._matmul_precision_before)
+                self._matmul_precision_before = None
 
     def on_train_start(self) -> None:
         """Watch over losses and gradients: a CPU can be asked at once, other devices would have to be waited for."""
@@ -232,8 +236,8 @@ class ArcFaceModule(ScoredModule):
             check_resumable(path, checkpoint)
             allowed = getattr(getattr(self.trainer, "datamodule", None), "allow_inexact_resume", False)
             check_exact(checkpoint.get("exact", {}), exact_facts(self), allowed)
-            if self.trainer.precision == "64-true":
-                self.double()  # Lightning would do so only after the weights were read, and have been rounded
+        if self._trainer is not None and self.trainer.precision == "64-true":
+            self.double()  # Lightning would do so only after the weights were read, and have been rounded
         if isinstance(self.head, ShardedHead):
             shared_states(checkpoint, self.head, center_position(self.backbone, self.head))
         check_fit(path, checkpoint["state_dict"], self.state_dict())

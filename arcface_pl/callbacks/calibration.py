@@ -30,7 +30,7 @@ class ThresholdCalibration(L.Callback):
 
     Args:
         far: False accept rate, in (0, 1).
-        num_images: Validation images to measure on, evenly spread over the split, at least 2.
+        num_images: Validation images to measure on at most, evenly spread over the split, at least 2.
 
     Raises:
         ValueError: If a value is out of range.
@@ -73,8 +73,8 @@ class ThresholdCalibration(L.Callback):
         """Measure, alike in every process."""
         if not _is_wanted(trainer):
             return
-        known = _gather(self._known, pl_module.device)
-        unknown = _gather(self._unknown, pl_module.device) if _held_out(trainer) else None
+        known = self._gather(self._known, pl_module.device)
+        unknown = self._gather(self._unknown, pl_module.device) if _held_out(trainer) else None
         source = "validation" if unknown is None else "held-out classes"
         # One class, one image a class, or weights that are no numbers leave nothing to choose a threshold by
         with suppress(ValueError):
@@ -102,6 +102,15 @@ class ThresholdCalibration(L.Callback):
         wanted = math.ceil(self.num_images / max(1, num_batches))
         return evenly_spread(len(labels), wanted).to(labels.device)
 
+    def _gather(self, parts: list[Scored], device: torch.device) -> Scored:
+        """Join what all processes have, less what the shares were rounded up by; one that saw no batch brings none."""
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        columns = columns or [torch.empty(0, device=device) for _ in Scored._fields]
+        if dist.is_available() and dist.is_initialized():
+            columns = [torch.cat(gather_rows(column)) for column in columns]
+        rows = evenly_spread(len(columns[0]), self.num_images).to(device)
+        return Scored(*(column[rows] for column in columns))
+
 
 def _is_wanted(trainer: L.Trainer) -> bool:
     """Whether this validation is one of a training run, on images that may choose something: never the test set."""
@@ -111,12 +120,3 @@ def _is_wanted(trainer: L.Trainer) -> bool:
 
 def _held_out(trainer: L.Trainer) -> list[str]:
     return getattr(getattr(trainer, "datamodule", None), "held_out_class_names", [])
-
-
-def _gather(parts: list[Scored], device: torch.device) -> Scored:
-    """Join what all processes have; one that saw no batch brings nothing."""
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    columns = columns or [torch.empty(0, device=device) for _ in Scored._fields]
-    if dist.is_available() and dist.is_initialized():
-        columns = [torch.cat(gather_rows(column)) for column in columns]
-    return Scored(*columns)

@@ -75,7 +75,7 @@ class HealthCheck(L.Callback):
         self._release()
         embeddings, self._embeddings = self._embeddings, None
         self._read_rates(trainer, pl_module)
-        if embeddings is not None:  # a compiled network may pass the hook by
+        if embeddings is not None:  # a network that compiles itself may pass the hook by
             loss = outputs["loss"].detach() * trainer.accumulate_grad_batches  # Lightning has divided by it
             self._read_step(trainer, pl_module, embeddings, labels, loss)
 

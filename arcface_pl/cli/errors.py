@@ -32,7 +32,6 @@ _MENDABLE = {
     "ENAMETOOLONG",
     "ELOOP",
 }
-_MENDABLE |= {"ENAMETOOLONG", "ELOOP"}
 
 # Where what a setting makes impossible is found out as late as in the run itself.
 _LIBRARIES = ("lightning", "torch.optim")

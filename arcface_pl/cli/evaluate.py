@@ -80,7 +80,6 @@ def run(args: list[str]) -> None:
 
 
 def _parser() -> ToolParser:
-
     listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
     parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint; last, best or last-good for the newest run's")
@@ -145,7 +144,6 @@ def _data_of(checkpoint: Path, module: Any, request: Request, options: argparse.
 
 
 def _check_protocol(name: str, facts: dict[str, Any]) -> None:
-
     protocol = PROTOCOLS[name]
     trained = facts.get("dataset_name"), list(facts.get("class_names") or ())
     if trained != (protocol.trained_on, protocol.trained_class_names):

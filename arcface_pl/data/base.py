@@ -27,7 +27,7 @@ LARGEST_BATCH = 2**31 - 1
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Images that fit in memory, as whole batches made on the training device.
+    """Labelled images, divided into parts: in memory, as whole batches, or as a subclass's ``batches_of`` reads them.
 
     A subclass says what the images are like and loads them. Works with and without a Trainer; without one,
     :meth:`prepare_data` and :meth:`setup` come first.

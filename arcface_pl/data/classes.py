@@ -1,6 +1,7 @@
 """Which classes are trained on, and which are held out, to be met for the first time in evaluation."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -88,18 +89,19 @@ def _labels(key: str, names: Sequence[str], given: Sequence[int | str] | None) -
         return None
     if isinstance(given, str):
         raise ValueError(f"{key}: got {given!r}, accepts a list of names or numbers")
-    found = [_label(key, names, each) for each in given]
-    if repeated := {label for label in found if found.count(label) > 1}:
+    numbers = {name: label for label, name in enumerate(names)}
+    found = [_label(key, numbers, each) for each in given]
+    if repeated := {label for label, count in Counter(found).items() if count > 1}:
         raise ValueError(f"{key}: got {_listed(names, repeated)} more than once")
     return set(found)
 
 
-def _label(key: str, names: Sequence[str], given: int | str) -> int:
-    if str(given) in names:
-        return list(names).index(str(given))
-    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < len(names):
+def _label(key: str, numbers: Mapping[str, int], given: int | str) -> int:
+    if str(given) in numbers:
+        return numbers[str(given)]
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < len(numbers):
         return given
-    raise ValueError(f"{key}: got {given!r}, accepts {', '.join(names)}, or numbers from 0 to {len(names) - 1}")
+    raise ValueError(f"{key}: got {given!r}, accepts {', '.join(numbers)}, or numbers from 0 to {len(numbers) - 1}")
 
 
 def _listed(names: Sequence[str], labels: set[int]) -> str:

@@ -1,4 +1,4 @@
-"""The three parts of a data set."""
+"""The parts of a data set: for training, validation and test, and the held-out classes' training and test images."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ Part = LabelledImages | Pictures
 
 
 class Parts(NamedTuple):
-    """What is trained on, what is validated on, and what is tested on: images in memory, or files.
+    """What is trained on, validated on and tested on, and the same of held-out classes: images in memory, or files.
 
     Attributes:
         fingerprint: Checksum of what they hold: where it differs, batches would.

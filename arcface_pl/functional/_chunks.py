@@ -260,7 +260,11 @@ def others_backward(
     weighted = embeddings if unit is None else embeddings * unit
     weighted = weighted * factor if even is None else weighted
     for chunk in sweep:
-        share = (chunk.logits if shift is None else _times(chunk.logits.sub_(shift), unit)).exp_()
+        share = chunk.logits if shift is None else chunk.logits.sub_(shift)
+        if unit is not None:
+            # No share is above 1; a logit whose last bit is not the forward's would be, and times the unit infinite
+            share.clamp_max_(0).mul_(unit)
+        share.exp_()
         if even is not None:
             share.mul_(factor).add_(even)
             sweep.cells.scatter_(1, chunk.own, 0)

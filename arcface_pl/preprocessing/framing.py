@@ -24,6 +24,11 @@ def fit_image(image: Tensor, size: int) -> Tensor:
     Returns:
         (C, size, size) uint8.
     """
+    height, width = image.shape[-2:]
+    # A sliver's far ends are cut off in any case; resized with it, they could take all memory.
+    most = 8 * min(height, width)
+    if max(height, width) > most:
+        image = tv.center_crop(image, [min(height, most), min(width, most)])
     return tv.center_crop(tv.resize(image, [size], antialias=True), [size, size])
 
 
@@ -91,7 +96,7 @@ def frame_ink(ink: np.ndarray, box: int, size: int) -> Tensor:
         LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition (1998), section III.A.
     """
     # A character of nearly that size is left as it is: another raster would only blur it.
-    if abs(box / max(ink.shape) - 1) > NEARLY:
+    if abs(box / max(ink.shape) - 1) > NEARLY or max(ink.shape) > size:
         ink = _with_pen_width(ink, box)
         scale = box / max(ink.shape)
         shape = [max(1, round(side * scale)) for side in ink.shape]

@@ -47,6 +47,12 @@ def test_the_threshold_kept_is_that_of_all_validation_pairs(tmp_path: Path) -> N
     assert checkpoint["validation"]["val/accuracy"] == pytest.approx(float((cosine.argmax(1) == labels).float().mean()))
 
 
+def test_no_more_images_are_measured_than_asked_for(tmp_path: Path) -> None:
+    data, checkpoint = fit(tmp_path, ThresholdCalibration(num_images=50), eval_batch_size=20)
+    assert 50 % len(data.val_dataloader())  # equal shares of whole images are more
+    assert checkpoint["calibration"]["num_images"] == 50
+
+
 def test_classes_held_out_are_what_it_is_measured_on(tmp_path: Path) -> None:
     data, checkpoint = fit(tmp_path, ThresholdCalibration(far=0.01, num_images=5000), held_out_classes=[8, 9])
     recognizer = Recognizer.from_checkpoint(tmp_path / "model.ckpt")

@@ -41,6 +41,8 @@ def test_two_processes_are_one_run_with_the_same_batches(tmp_path: Path) -> None
         results, two = fit(tmp_path / name, *together, *more, launcher=TORCHRUN)
         assert two["global_step"] == one["global_step"]
         torch.testing.assert_close(two["state_dict"], one["state_dict"], rtol=0, atol=1e-5)
-        assert results["test/accuracy"] == alone["test/accuracy"] > 0.2  # guessing has 0.1
+        # One of the 360 images may lie so near to two classes that the last digits decide
+        assert results["test/accuracy"] == pytest.approx(alone["test/accuracy"], abs=1.5 / 360)
+        assert alone["test/accuracy"] > 0.2  # guessing has 0.1
         assert results["test/loss"] == pytest.approx(alone["test/loss"], rel=1e-4)
         assert results["num_parameters"] == alone["num_parameters"]

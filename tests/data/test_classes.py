@@ -49,6 +49,13 @@ def test_a_name_goes_before_a_number() -> None:
     assert split_classes(["ant", "bee", "cow", "dog"], [0, "bee"], None) == ([0, 1], [2, 3])
 
 
+@pytest.mark.timeout(60)
+def test_a_hundred_thousand_classes_are_divided_in_one_go() -> None:
+    names = [f"person {number}" for number in range(100_000)]
+    trained, held_out = split_classes(names, None, names[:50_000])
+    assert (trained, held_out) == (list(range(50_000, 100_000)), list(range(50_000)))
+
+
 WRONG = [
     ({"held_out_classes": [8, 10]}, "held_out_classes: got 10, accepts 0, 1, .*, 9, or numbers from 0 to 9"),
     ({"classes": ["eight"]}, "classes: got 'eight', accepts 0, 1"),

@@ -1,13 +1,15 @@
 """Size, place and pen of a character; pictures that have them already."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
 from arcface_pl import MNISTDataModule
-from arcface_pl.preprocessing import Preprocessor
-from arcface_pl.preprocessing.framing import as_framed, frame_ink, frame_object
+from arcface_pl.preprocessing import Preprocessor, framing
+from arcface_pl.preprocessing.framing import as_framed, fit_image, frame_ink, frame_object
 
 
 def bar(height: int, width: int) -> np.ndarray:
@@ -27,6 +29,30 @@ def test_longer_side_fills_the_box_and_the_mass_lies_in_the_middle(shape: tuple[
     assert max(height, width) == 20
     assert abs(y - 14) <= 0.5
     assert abs(x - 14) <= 0.5
+
+
+@pytest.mark.parametrize("shape", [(30, 12), (29, 29), (12, 30), (28, 9)])
+def test_a_character_hardly_larger_than_the_image_fits_into_it(shape: tuple[int, int]) -> None:
+    height, width, _, _ = measured(frame_ink(bar(*shape), 28, 28))
+    assert max(height, width) == 28
+
+
+def test_a_slivers_middle_is_all_that_is_resized(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    resize = framing.tv.resize
+
+    def spy(image: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
+        result = resize(image, *arguments, **more)
+        sizes.append(result.numel())
+        return result
+
+    monkeypatch.setattr(framing.tv, "resize", spy)
+    for shape in ((1, 1, 20_000), (1, 20_000, 1)):
+        image = torch.arange(20_000).div(100, rounding_mode="floor").to(torch.uint8).view(shape)
+        framed = fit_image(image, 16)
+        assert framed.shape == (1, 16, 16)
+        assert (framed.int() - 100).abs().max() <= 1
+    assert max(sizes) <= 8 * 16 * 16
 
 
 @pytest.mark.parametrize("pen", [1, 2, 4, 10])

@@ -83,12 +83,14 @@ class PairBlocks:
         ends = torch.stack((self.position[first], self.position[second]))
         inner = torch.tensor(self.bounds[1:-1], device=ends.device)
         row, column = ends.amin(0), ends.amax(0)
-        block = torch.stack((torch.bucketize(row, inner, right=True), torch.bucketize(column, inner, right=True)))
+        spans = list(pairwise(self.bounds))
+        # One number each: unique columns of two would be compared one by one
+        block = torch.bucketize(row, inner, right=True) * len(spans) + torch.bucketize(column, inner, right=True)
         memory = self.embeddings.new_empty(self.max_entries)
         scores = self.embeddings.new_empty(len(row))
-        spans = list(pairwise(self.bounds))
-        needed, which = block.unique(dim=1, return_inverse=True)
-        for (i, j), listed in zip(needed.T.tolist(), which.argsort().split(which.bincount().tolist()), strict=True):
+        needed, which = block.unique(return_inverse=True)
+        for number, listed in zip(needed.tolist(), which.argsort().split(which.bincount().tolist()), strict=True):
+            i, j = divmod(number, len(spans))
             (top, _), (left, right) = spans[i], spans[j]
             found = self._block(slice(*spans[i]), slice(left, right), memory).scores
             scores[listed] = found[(row[listed] - top) * (right - left) + column[listed] - left]
