@@ -21,7 +21,8 @@ STRIP = 6
 def without_rules(contrast: np.ndarray, least: float) -> np.ndarray:
     """Take away straight thin lines that run from one edge of the picture to the other, across or upright.
 
-    What is written stays where it crosses them: where it has more contrast than the line, or goes on at both sides.
+    What is written stays where it crosses them: where it has more contrast than the line, or goes on at both sides. A
+    line that is all there is stays too: it is a 1 that fills its picture.
 
     Args:
         contrast: (H, W) float32, 0 for paper, more for ink.
@@ -32,13 +33,17 @@ def without_rules(contrast: np.ndarray, least: float) -> np.ndarray:
     """
     if min(contrast.shape) < LEAST_SIDE:
         return contrast
+    left, total = contrast, 0
     # Perspective turns the lines of one family into several.
     for _ in range(3):
-        across, upright = _find_lines(contrast, least), _find_lines(contrast.T, least)
-        contrast = _without_lines(_without_lines(contrast, across).T, upright).T
-        if not across.any() and not upright.any():
+        across, upright = _find_lines(left, least), _find_lines(left.T, least)
+        left = _without_lines(_without_lines(left, across).T, upright).T
+        count = sum(ndimage.label(lines)[1] for lines in (across, upright))
+        if not count:
             break
-    return contrast
+        total += count
+    is_alone = total == 1 and not (left > least).any()
+    return contrast if is_alone else left
 
 
 def _find_lines(contrast: np.ndarray, least: float) -> np.ndarray:

@@ -142,6 +142,19 @@ def test_rules_are_taken_off_and_what_crosses_them_stays() -> None:
     assert np.array_equal(without_rules(clean, 8), clean)
 
 
+def test_a_line_alone_is_a_1_that_fills_its_picture_and_two_are_rules() -> None:
+    one = np.full((200, 90), 255, np.uint8)
+    for row in range(200):
+        at = 40 + row // 40
+        one[row, at : at + 5] = 0
+    assert frame(one)[14].float().sum() > 255
+    crossed = one.copy()
+    crossed[90:94] = 0
+    for rules in (np.minimum(one, np.roll(one, 30, axis=1)), crossed):
+        with pytest.raises(ImageError, match="nothing is drawn"):
+            frame(rules)
+
+
 def test_paper_is_found_under_a_digit_that_fills_the_picture() -> None:
     rows, columns = np.mgrid[-1:1:200j, -1:1:160j]
     paper = (200 - 30 * rows + 15 * columns - 25 * rows * columns - 30 * columns**2).astype(np.float32)
