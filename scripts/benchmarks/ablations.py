@@ -78,22 +78,21 @@ def train(name: str, seed: int, options: argparse.Namespace) -> Run:
 
 
 def markdown(command: str, runs: dict[str, list[Run]]) -> str:
-    """Write a row for each recipe: mean and range of its seeds, the difference to the whole one, seconds."""
+    """Write a row for each recipe: mean and range of its seeds, and the difference to the whole one."""
     lines = [
         f"Accuracy on a validation split, mean (and range) of the seeds (`{command}`):",
         "",
-        "| recipe | validation accuracy (%) | against the whole | seeds | parameters | seconds |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| recipe | validation accuracy (%) | against the whole | seeds | parameters |",
+        "|---|---:|---:|---:|---:|",
     ]
     whole = statistics.mean(run["val/accuracy"] for run in runs["whole"]) if "whole" in runs else None
     for name, seeds in runs.items():
         shares = [run["val/accuracy"] for run in seeds]
         mean = statistics.mean(shares)
         difference = "" if whole is None or name == "whole" else f"{100 * (mean - whole):+.2f}"
-        seconds = statistics.mean(run["fit_seconds"] for run in seeds)
         spread = f"{100 * mean:.2f} ({100 * min(shares):.2f} to {100 * max(shares):.2f})"
         parameters = seeds[0]["num_parameters"]
-        lines.append(f"| {name} | {spread} | {difference} | {len(seeds)} | {parameters:,} | {seconds:.0f} |")
+        lines.append(f"| {name} | {spread} | {difference} | {len(seeds)} | {parameters:,} |")
     return "\n".join(lines) + "\n"
 
 
