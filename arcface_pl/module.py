@@ -59,7 +59,7 @@ class ArcFaceModule(ScoredModule):
         num_threads: CPU threads of each process while training, at least 1, since gradients differ in their last bit
             between numbers of threads; unset: what torch has.
         compile: Mode of torch.compile for the backbone's training steps: "default", or "reduce-overhead" for CUDA
-            graphs; unset: none. It takes a minute to compile, and on a CPU the document's network was slower with it.
+            graphs; unset: none. Compiling puts off the first step; measure whether it pays for your network and device.
         matmul_precision: How float32 matrix products are made while training, the head's too: "highest", or "high" and
             "medium" for TF32 and bfloat16 where the device multiplies them, which leave a cosine 3 and 2 digits; unset:
             what torch has, which is "highest". Convolutions on a GPU are in TF32 by torch's own default.

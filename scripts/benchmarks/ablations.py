@@ -74,7 +74,9 @@ def train(name: str, seed: int, options: argparse.Namespace) -> Run:
         flags = VARIANTS[options.recipe][name]
         subprocess.run([*command, *words, *flags], check=True, stdout=subprocess.DEVNULL, env={**os.environ, **threads})
         (results,) = Path(folder).glob("lightning_logs/*/results.json")
-        return json.loads(results.read_text(encoding="utf-8"))
+        found = json.loads(results.read_text(encoding="utf-8"))
+        del found["checkpoint"]  # in a temporary folder, of no interest afterwards
+        return found
 
 
 def markdown(command: str, runs: dict[str, list[Run]]) -> str:
