@@ -30,6 +30,8 @@ _RESUMED = {
 # With these stock Lightning and jsonargparse make whatever class they are told to
 _NAMES_CODE = ("_instantiator", "_class_path", "class_path")
 _END_RECORD = 22  # bytes of the last record of a ZIP archive, without its comment
+# Of an entry with this bit torch.load reads nothing and hands out the memory as it found it, which no checksum shows
+_DOS_FOLDER = 0x10
 _EARLIER = "use an earlier checkpoint"
 _OURS = "give a checkpoint written by arcface_pl"
 
@@ -88,6 +90,8 @@ def _check_archive(path: Path) -> None:
             packed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
             if packed or sum(entry.file_size for entry in entries) > os.path.getsize(path):
                 raise CheckpointError(path, "it would unpack to more than the file holds", "do not use it")
+            if folders := [entry.filename for entry in entries if entry.external_attr & _DOS_FOLDER]:
+                raise CheckpointError(path, f"it is damaged ({folders[0]} is marked as a folder)", _EARLIER)
             # Without a digest, as torch.save writes: torch.load does not look at the archive's own checksums
             damaged = archive.testzip()
     except CheckpointError:

@@ -1,6 +1,7 @@
-"""A genuine checkpoint of a few kilobytes, small enough to damage it everywhere."""
+"""A genuine checkpoint of a few kilobytes, small enough to damage it everywhere, and whether two hold the same."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -51,3 +52,14 @@ def write(folder: Path) -> Path:
     trainer.fit(make_module(), make_loader())
     trainer.save_checkpoint(folder / "model.ckpt")
     return folder / "model.ckpt"
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nests of containers hold the same plain values and tensors."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from genuine import same
 from PIL import Image
 
 CHILD = Path(__file__).with_name("resume_child.py")
@@ -53,14 +54,6 @@ def run(folder: Path, cells: list[dict[str, Any]]) -> dict[str, list[dict[str, A
             paths = [folder / f"{each['name']}-{rank}.pt" for rank in range(processes)]
             found[each["name"]] = [torch.load(path, weights_only=True) for path in paths]
     return found
-
-
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    return one == other
 
 
 def check(chosen: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
