@@ -167,7 +167,7 @@ class ArcFaceModule(ScoredModule):
         """Check labels again, and compute as before: whoever calls now is not the Trainer."""
         self.head.check_labels = True
         if stage == "fit":
-            restore_hooks(self.trainer.callbacks)  # type: ignore[attr-defined]  # set where mypy does not look
+            restore_hooks(self.trainer)
             uncompile(self.backbone)
             if self._matmul_precision_before is not None:
                 torch.set_float32_matmul_precision(self._matmul_precision_before)
@@ -176,7 +176,7 @@ class ArcFaceModule(ScoredModule):
     def on_train_start(self) -> None:
         """Watch over losses and gradients: a CPU can be asked at once, other devices would have to be waited for."""
         self._guard = FiniteGuard(deferred=self.device.type != "cpu")
-        drop_empty_hooks(self.trainer.callbacks)  # type: ignore[attr-defined]  # set where mypy does not look
+        drop_empty_hooks(self.trainer)
         if self.compile_mode is not None:  # only now: TensorBoard's graph is traced from the network as it is
             compile_training_steps(self.backbone, self.compile_mode)
 

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -162,15 +163,33 @@ def test_what_a_failed_fit_left_out_is_looked_at_anew() -> None:
         pass
 
     later, pretended = Later(), Mock(spec=L.Callback)
-    drop_empty_hooks([later, pretended])
+    trainer = make_trainer()
+    trainer.callbacks = [later, pretended]  # type: ignore[attr-defined]  # set where mypy does not look
+    drop_empty_hooks(trainer)
     assert later.on_train_batch_end is later.on_after_backward is None
     Later.on_train_batch_end = lambda *_: None  # type: ignore[method-assign]
-    drop_empty_hooks([later, pretended])
+    drop_empty_hooks(trainer)
     assert callable(later.on_train_batch_end)
     assert later.on_after_backward is None
     assert callable(pretended.on_train_batch_end)
-    restore_hooks([later, pretended])
+    restore_hooks(trainer)
     assert callable(later.on_after_backward)
+
+
+def test_nothing_is_timed_unless_asked_for() -> None:
+    profilers: dict[bool, list[Any]] = {}
+    for asked in (False, True):
+        trainer = make_trainer(max_epochs=1, profiler="simple" if asked else None)
+        before = trainer.profiler  # type: ignore[attr-defined]
+        seen = profilers.setdefault(asked, [])
+        step = L.pytorch.callbacks.LambdaCallback(on_train_batch_end=lambda t, *_, seen=seen: seen.append(t.profiler))
+        trainer.callbacks.append(step)  # type: ignore[attr-defined]
+        data = MNISTDataModule(dataset="digits", batch_size=200, eval_batch_size=1000, augment=False)
+        trainer.fit(ArcFaceModule(FastCNN(16, width=4), ArcFaceHead(16, 10)), datamodule=data)
+        assert type(trainer.profiler) is type(before)  # type: ignore[attr-defined]
+    assert {type(each).__mro__[1] for each in profilers[False]} == {PassThroughProfiler}
+    assert {type(each) for each in profilers[True]} == {SimpleProfiler}
+    assert profilers[True][0].recorded_durations["run_training_batch"]
 
 
 def test_matrix_products_are_lowered_while_training_only() -> None:

@@ -9,36 +9,35 @@ __all__ = ["FastCNN"]
 
 
 class FastCNN(Backbone):
-    """Made for seconds: a 5 x 5 convolution of stride 2, two of 3 x 3, each pooled by 2, and one linear layer.
+    """Made for seconds: a 5 x 5 convolution of stride 2, one of 3 x 3, each pooled by 2, and one linear layer.
 
-    42,176 parameters at the defaults. The stride leaves the following layers a quarter of the pixels. Pooling comes
-    before batch normalisation and ReLU, which then touch a quarter of the values. Embeddings are batch normalised too.
+    56,416 parameters at the defaults. What takes the time of a small network on a CPU is moving activations, not
+    multiplying: the stride leaves a quarter of the pixels, and pooling comes before batch normalisation and ReLU, which
+    then touch a quarter of the values. Channels are multiples of 32, which vector instructions in bfloat16 come in.
+    Embeddings are batch normalised too.
 
     Args:
         embedding_dim: Width D of the embeddings, at least 1.
         in_channels: Channels of the images, at least 1.
         image_size: Height and width of the images in pixels, at least 8.
-        width: Channels of the first convolution, at least 1; the next two have 3/2 and 3 times as many.
+        width: Channels of the first convolution, at least 1; the second has twice as many.
 
     Raises:
         ValueError: If a size is not a whole number in its range.
     """
 
-    def __init__(self, embedding_dim: int = 64, in_channels: int = 1, image_size: int = 28, width: int = 16) -> None:
+    def __init__(self, embedding_dim: int = 64, in_channels: int = 1, image_size: int = 28, width: int = 32) -> None:
         super().__init__()
         self.embedding_dim = check_size("embedding_dim", embedding_dim, 1)
         self.in_channels = check_size("in_channels", in_channels, 1)
         self.image_size = check_size("image_size", image_size, 8)
         self.width = check_size("width", width, 1)
-        widths = (width, width * 3 // 2, width * 3)
-        self.conv1 = nn.Conv2d(in_channels, widths[0], kernel_size=5, stride=2, padding=2, bias=False)
-        self.norm1 = nn.BatchNorm2d(widths[0])
-        self.conv2 = nn.Conv2d(widths[0], widths[1], kernel_size=3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(widths[1])
-        self.conv3 = nn.Conv2d(widths[1], widths[2], kernel_size=3, padding=1, bias=False)
-        self.norm3 = nn.BatchNorm2d(widths[2])
+        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=5, stride=2, padding=2, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, 2 * width, kernel_size=3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(2 * width)
         side = (image_size + 1) // 2 // 4
-        self.fc = nn.Linear(widths[2] * side**2, embedding_dim, bias=False)
+        self.fc = nn.Linear(2 * width * side**2, embedding_dim, bias=False)
         self.norm = nn.BatchNorm1d(embedding_dim)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -54,7 +53,6 @@ class FastCNN(Backbone):
             ValueError: If the images' shape is not the one this network was made for.
         """
         self._check_images(images)
-        features = F.relu(self.norm1(self.conv1(images)))
+        features = F.relu(self.norm1(F.max_pool2d(self.conv1(images), 2)))
         features = F.relu(self.norm2(F.max_pool2d(self.conv2(features), 2)))
-        features = F.relu(self.norm3(F.max_pool2d(self.conv3(features), 2)))
         return self.norm(self.fc(features.flatten(1)))

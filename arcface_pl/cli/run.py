@@ -23,7 +23,7 @@ from arcface_pl.cli.automatic import choose_precision, choose_threads
 from arcface_pl.cli.checkpoints import find_checkpoint
 from arcface_pl.cli.config import BASE_CONFIG, SettingsError, merge, parse_command_line, read_config
 from arcface_pl.cli.errors import file_errors, library_errors
-from arcface_pl.cli.process import keep_freed_memory
+from arcface_pl.cli.process import keep_freed_memory, stop_driver_search
 from arcface_pl.cli.resume import settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
 
@@ -67,6 +67,7 @@ def run(command: str, args: Sequence[str]) -> None:
         torch.set_num_threads(threads)
     _hush()
     keep_freed_memory()
+    stop_driver_search()
     cli = ArcFaceCLI(settings)
     handlers = end_at_once()
     try:

@@ -29,7 +29,6 @@ Run = dict[str, Any]
 COMMON: dict[str, list[str]] = {
     "whole": [],
     "no margin": ["--model.head.margin", "0"],
-    "margin 0.5, scale 30": ["--model.head.margin", "0.5", "--model.head.scale", "30"],
     "plain softmax": ["--model.head", "LinearHead"],
     "float32": ["--precision", "32-true"],
     "the document's network": ["--model.backbone", "SimpleCNN"],
@@ -37,6 +36,7 @@ COMMON: dict[str, list[str]] = {
 VARIANTS: dict[str, dict[str, list[str]]] = {
     "accurate": COMMON
     | {
+        "margin 0.5, scale 30": ["--model.head.margin", "0.5", "--model.head.scale", "30"],
         "no bending": ["--data.elastic", "0"],
         "no augmentation": ["--data.augment", "false"],
         "no average of the weights": [
@@ -49,11 +49,12 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     },
     "fast": COMMON
     | {
+        "margin 0.3, scale 16": ["--model.head.margin", "0.3", "--model.head.scale", "16"],
         "a constant rate": ["--model.lr_schedule", "null"],
         "Adam's own betas": ["--model.optimizer.betas", "[0.9, 0.999]"],
-        "a third of the rate": ["--model.optimizer.lr", "0.0033"],
-        "batches of 256": ["--data.batch_size", "256"],
-        "twice as wide": ["--model.backbone.width", "32"],
+        "half the rate": ["--model.optimizer.lr", "0.01"],
+        "batches of 128": ["--data.batch_size", "128"],
+        "twice as wide": ["--model.backbone.width", "64"],
         "with augmentation": ["--data.augment", "true"],
         "two epochs": ["--max_epochs", "2"],
     },

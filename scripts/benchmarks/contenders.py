@@ -1,8 +1,9 @@
-"""Who runs in `fit.py`, each in a process of its own: trains, and prints what the watch saw as one line of JSON."""
+"""Who runs in `fit.py`: trains, and prints what the watch saw as one line of JSON."""
 
 import cProfile
 import json
 import logging
+import os
 import pstats
 import resource
 import sys
@@ -19,7 +20,7 @@ from watch import Watch, WatchSteps, honest
 
 from arcface_pl.cli.automatic import choose_precision
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
-from arcface_pl.cli.process import keep_freed_memory
+from arcface_pl.cli.process import keep_freed_memory, stop_driver_search
 from arcface_pl.cli.settings import ArcFaceCLI
 
 __all__ = ["CONTENDERS", "Task"]
@@ -45,6 +46,7 @@ class Task:
 
 def document_loop(task: Task) -> Watch:
     """Train as the source document does: one PIL image at a time through a DataLoader, in a plain loop."""
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)  # set by Lightning, which this loop would not import
     loader = document_loader(task.data_dir, task.num_images)
     network, loss_function = DocumentCNN(), DocumentLoss()
     optimizer = torch.optim.Adam([*network.parameters(), *loss_function.parameters()], lr=0.001)
@@ -104,6 +106,7 @@ def under_trainer(make: Callable[[Task], Any]) -> Callable[[Task], Watch]:
 
     def contender(task: Task) -> Watch:
         keep_freed_memory()
+        stop_driver_search()
         cli = make(task)
         (mean,), (std,) = cli.datamodule.normalization
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=str(cli.trainer.precision) == "bf16-mixed")
@@ -124,6 +127,7 @@ def under_trainer(make: Callable[[Task], Any]) -> Callable[[Task], Watch]:
 def bare_loop(task: Task) -> Watch:
     """Train on this project's batches, module and optimiser without a Trainer."""
     keep_freed_memory()
+    stop_driver_search()
     cli = same_network(task)
     module, data = cli.model, cli.datamodule
     data.trainer = None
@@ -157,25 +161,25 @@ CONTENDERS: dict[str, Callable[[Task], Watch]] = {
 }
 
 
-def main() -> None:
-    """Do the task given as JSON."""
-    torch.set_num_threads(TASK.threads)
-    torch.manual_seed(TASK.seed)
+def main(task: Task) -> None:
+    """Do the task, and say what was seen."""
+    torch.set_num_threads(task.threads)
+    torch.manual_seed(task.seed)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     profiler = cProfile.Profile()
-    if TASK.profile:
+    if task.profile:
         profiler.enable()
-    watch = CONTENDERS[TASK.contender](TASK)
+    watch = CONTENDERS[task.contender](task)
     profiler.disable()
-    if TASK.profile:
+    if task.profile:
         pstats.Stats(profiler, stream=sys.stdout).sort_stats("tottime").print_stats(30)
-    images = watch.steps / watch.steps_an_epoch * TASK.num_images
+    images = watch.steps / watch.steps_an_epoch * task.num_images
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024) / 1000
     seen = {"seconds": watch.seconds, "images": images, "steps": watch.steps, "peak_gb": peak, "curve": watch.curve}
-    print(json.dumps({"task": asdict(TASK), **seen}))
+    print("\n" + json.dumps({"task": asdict(task), **seen}), flush=True)
 
 
 if __name__ == "__main__":
-    TASK = Task(**json.loads(sys.argv[1]))
-    main()
+    for given in json.loads(sys.argv[1]):
+        main(Task(**given))

@@ -5,10 +5,11 @@
     python scripts/benchmarks/fit.py --add --sections accuracy --contenders document --epochs 4 --repeats 2
     python scripts/benchmarks/fit.py --profile "same network"
 
-Every measurement is a process of its own with the same number of threads, and contenders take turns. Evaluation is
-left out of every time; where accuracy is asked for, each contender is looked at every tenth of an epoch with the clock
-stopped, and each round has a seed of its own. Writes speed.md, speed.json and speed.png; with --add to those that are
-there, so that the suite can be run in pieces.
+Every measurement is a process of its own with the same number of threads, and contenders take turns; only overhead,
+which is less than what two processes differ by, is measured in turns within one. Evaluation is left out of every time;
+where accuracy is asked for, each contender is looked at every tenth of an epoch with the clock stopped, and each round
+has a seed of its own. Writes speed.md, speed.json and speed.png; with --add to those that are there, so that the suite
+can be run in pieces.
 
 throughput  one epoch each: images a second, peak memory
 accuracy    training seconds to 97, 98, 99 and 99.3% honest test accuracy; total seconds of the longest run
@@ -42,8 +43,8 @@ COMPARED = ("document", "lightning", "same network", "same network, own precisio
 Results = dict[str, list[dict[str, Any]]]
 
 
-def plan(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Return the tasks of each section, in the order in which one round runs them."""
+def plan(options: argparse.Namespace) -> dict[str, list[list[dict[str, Any]]]]:
+    """Return the tasks of each section, in the order in which one round runs them; a list shares a process."""
     images, epochs = options.num_images, options.epochs
     whole = {"num_images": images}
     throughput = [
@@ -51,7 +52,7 @@ def plan(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         {"contender": "lightning", **whole},
         {"contender": "same network", **whole},
         {"contender": "same network, own precision", **whole, "batch_size": 256},
-        {"contender": "fast", **whole, "batch_size": 128},
+        {"contender": "fast", **whole, "batch_size": 256},
     ]
     looked_at = {**whole, "looks": 10}
     accuracy = [
@@ -59,15 +60,14 @@ def plan(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         {"contender": "lightning", **looked_at, "epochs": epochs},
         {"contender": "same network", **looked_at, "epochs": epochs},
         *(
-            {"contender": "fast", **looked_at, "epochs": length, "batch_size": 128}
+            {"contender": "fast", **looked_at, "epochs": length, "batch_size": 256}
             for length in sorted({1, min(4, epochs), epochs})
         ),
     ]
-    overhead = [
-        {"contender": contender, **whole, "batch_size": size}
-        for size in (64, 256)
-        for contender in ("bare loop", "same network")
-    ]
+    bare, trainer = (
+        {"contender": contender, "num_images": min(images, 15_000)} for contender in ("bare loop", "same network")
+    )
+    overhead = [[{**task, "batch_size": size} for task in (bare, trainer, trainer, bare) * 2] for size in (64, 256)]
     scaling = [
         {"contender": contender, "num_images": count, "threads": threads}
         for count in (1_000, 3_000, 10_000, 30_000, 60_000)
@@ -76,24 +76,25 @@ def plan(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         for contender in ("document", "same network")
     ]
     return {
-        "throughput": [task for task in throughput if task["contender"] in options.contenders],
-        "accuracy": [task for task in accuracy if task["contender"] in options.contenders],
+        "throughput": [[task] for task in throughput if task["contender"] in options.contenders],
+        "accuracy": [[task] for task in accuracy if task["contender"] in options.contenders],
         "overhead": overhead,
-        "scaling": scaling,
+        "scaling": [[task] for task in scaling],
     }
 
 
-def measure(task: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Run one contender in a fresh process; returns what its watch saw."""
-    command = [sys.executable, str(HERE / "contenders.py"), json.dumps(task)]
+def measure(tasks: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run contenders one after another in a fresh process; returns what the watch of each saw."""
+    command = [sys.executable, str(HERE / "contenders.py"), json.dumps(tasks)]
     done = subprocess.run(command, env=environment(options), text=True, capture_output=True)
     if done.returncode:
-        sys.exit(f"{task['contender']}: exit code {done.returncode}\n{done.stderr[-3000:]}")
-    if task.get("profile"):
+        sys.exit(f"{tasks[0]['contender']}: exit code {done.returncode}\n{done.stderr[-3000:]}")
+    if tasks[0].get("profile"):
         print(done.stdout)
-    seen = json.loads(done.stdout.splitlines()[-1])
-    del seen["task"]["data_dir"]  # a temporary folder, of no interest afterwards
-    return seen
+    every = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"task"')]
+    for seen in every:
+        del seen["task"]["data_dir"]  # a temporary folder, of no interest afterwards
+    return every
 
 
 def environment(options: argparse.Namespace) -> dict[str, str]:
@@ -147,10 +148,10 @@ def run(options: argparse.Namespace) -> None:
                 print(f"{section}, round {number + 1} of {options.repeats}", file=sys.stderr, flush=True)
                 if section == "startup":
                     seen.append(measure_startup(options, folder))
-                for task in tasks.get(section, []):
-                    seed = sum(each["task"]["contender"] == task["contender"] for each in seen)
-                    whole = {"data_dir": folder, "threads": options.threads, "seed": seed, **task}
-                    seen.append(measure(whole, options))
+                for group in tasks.get(section, []):
+                    seed = sum(each["task"]["contender"] == group[0]["contender"] for each in seen)
+                    whole = {"data_dir": folder, "threads": options.threads, "seed": seed}
+                    seen.extend(measure([{**whole, **task} for task in group], options))
                 write(about, commands, results, options.out)
 
 
@@ -218,7 +219,7 @@ def main(words: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             unpack(options.data_dir, Path(folder))
             task = {"contender": options.profile, "data_dir": folder, "threads": options.threads}
-            measure({**task, "num_images": options.num_images, "profile": True}, options)
+            measure([{**task, "num_images": options.num_images, "profile": True}], options)
         return
     run(options)
     print((options.out / "speed.md").read_text(encoding="utf-8"))

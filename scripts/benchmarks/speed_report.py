@@ -105,7 +105,7 @@ def run_of(each: Seen) -> tuple[str, int | None]:
 
 
 def overhead(seen: list[Seen]) -> list[str]:
-    """Compare a step under the Trainer with one of the bare loop that ran just before it."""
+    """Compare a step under the Trainer with one of the bare loop that ran just before or after it."""
     lines = []
     for size, rounds in grouped(seen, lambda each: each["task"]["batch_size"]).items():
         bare, trainer = (
@@ -152,7 +152,8 @@ def markdown(about: dict[str, Any], commands: list[str], results: dict[str, list
     waiting = f", OMP_WAIT_POLICY={about['wait_policy']}" if about["wait_policy"] else ""
     lines = [
         f"{about['machine']}, {counted(about['threads'], 'thread')}{waiting}, {versions}; median (and range) of rounds "
-        f"in turn, a fresh process each, evaluation left out ({'; '.join(f'`{command}`' for command in commands)}):",
+        f"in turn, a fresh process each (Trainer and bare loop: eight turns in one), evaluation left out "
+        f"({'; '.join(f'`{command}`' for command in commands)}):",
         "",
     ]
     for section, seen in results.items():

@@ -20,8 +20,8 @@ def test_simple_cnn_has_the_parameters_of_the_source_document() -> None:
 
 
 def test_fast_cnn_has_the_parameters_its_docstring_says() -> None:
-    # convolutions 400 + 3,456 + 10,368, norms 2 x (16 + 24 + 48 + 64), linear 48 x 9 x 64
-    assert num_parameters(FastCNN()) == 400 + 3_456 + 10_368 + 304 + 27_648 == 42_176
+    # convolutions 800 + 18,432, norms 2 x (32 + 64 + 64), linear 64 x 9 x 64
+    assert num_parameters(FastCNN()) == 800 + 18_432 + 320 + 36_864 == 56_416
 
 
 def test_small_resnet_has_less_than_a_million_and_a_half() -> None:

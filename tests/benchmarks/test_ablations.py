@@ -31,7 +31,7 @@ def test_runs_side_by_side_are_those_one_after_another(tmp_path: Path, monkeypat
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     found = []
     for jobs in ("1", "2"):
-        flags = ["--recipe", "fast", "--dataset", "digits", "--seeds", "0", "1", "--only", "whole", "batches of 256"]
+        flags = ["--recipe", "fast", "--dataset", "digits", "--seeds", "0", "1", "--only", "whole", "batches of 128"]
         import_module("ablations").main([*flags, "--jobs", jobs, "--out", str(tmp_path / jobs)])
         runs = json.loads((tmp_path / jobs / "ablations_fast.json").read_text())["runs"]
         found.append({name: [(run["seed"], run["val/loss"]) for run in seeds] for name, seeds in runs.items()})

@@ -1,8 +1,12 @@
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from arcface_pl.cli.process import stop_driver_search
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
@@ -25,3 +29,30 @@ print(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize())
         for how in ("keep", "return")
     }
     assert resident["keep"] - resident["return"] > 200 * 2**20
+
+
+def test_without_a_gpu_no_step_looks_for_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search() -> int:
+        searches.append(1)
+        return -1  # torch's word for no driver found
+
+    searches: list[int] = []
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", search)
+    monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: 0)
+    weight = torch.ones(1, requires_grad=True)
+    weight.sum().backward()
+    optimizer = torch.optim.Adam([weight])
+    optimizer.step()
+    assert searches  # or there is nothing to be spared any more
+    stop_driver_search()
+    searches.clear()
+    optimizer.step()
+    assert not searches
+
+
+def test_with_a_gpu_the_driver_goes_on_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    stop_driver_search()
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
