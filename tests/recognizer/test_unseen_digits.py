@@ -24,9 +24,9 @@ def test_five_images_each_are_enough_to_tell_two_apart(tmp_path: Path, capsys: p
     # training images: 96.9% there
     accurate = Path(__file__).parents[2] / "scripts" / "configs" / "accurate.yaml"
     main(
-        f"fit --config {accurate} --max_epochs 3 --model.backbone.width 80 --data.val_fraction 0.1 --data.dataset mnist "
-        f"--data.data_dir {FOLDER} --data.held_out_classes [8,9] --default_root_dir {tmp_path} --accelerator cpu "
-        f"--precision 32-true --enable_progress_bar false".split()
+        f"fit --config {accurate} --max_epochs 3 --model.backbone.width 80 --data.val_fraction 0.1 "
+        f"--data.dataset mnist --data.data_dir {FOLDER} --data.held_out_classes [8,9] --default_root_dir {tmp_path} "
+        f"--accelerator cpu --precision 32-true --enable_progress_bar false".split()
     )
     data = MNISTDataModule(data_dir=FOLDER, dataset="mnist", held_out_classes=[8, 9])
     data.prepare_data()
