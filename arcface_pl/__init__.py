@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         SphereFaceHead,
         shard_head,
     )
-    from arcface_pl.module import ArcFaceModule
     from arcface_pl.recognizer import Recognizer
+    from arcface_pl.training.module import ArcFaceModule
 
 __all__ = [
     "AdaFaceHead",
@@ -56,7 +56,7 @@ _ROOMS = {
     "ImageFolderDataModule": "data",
     "MNISTDataModule": "data",
     "PairsDataModule": "data",
-    "ArcFaceModule": "module",
+    "ArcFaceModule": "training.module",
     "Recognizer": "recognizer",
 }
 

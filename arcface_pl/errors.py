@@ -1,6 +1,8 @@
-"""The base of every exception that tells a user of a mistake or a fault that the user can do something about."""
+"""Every exception that tells a user of a mistake or a fault that the user can do something about."""
 
-__all__ = ["UserError"]
+from pathlib import Path
+
+__all__ = ["CheckpointError", "DataError", "NonFiniteError", "SettingsError", "UserError"]
 
 
 class UserError(ValueError):
@@ -8,3 +10,29 @@ class UserError(ValueError):
 
     The command line prints such a message on one line, without a traceback, and exits with code 2.
     """
+
+
+class SettingsError(UserError):
+    """A setting, flag or config file that cannot be used."""
+
+
+class DataError(UserError):
+    """A data file is missing, damaged or cannot be fetched; the message names it, what was expected and what found."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used: names the file, what is wrong with it and what to do."""
+
+    def __init__(self, path: str | Path, fault: str, remedy: str) -> None:
+        super().__init__(f"{path}: {fault}; {remedy}")
+
+
+class NonFiniteError(UserError):
+    """A loss or gradient that is NaN or infinite; weights and checkpoints are those of the step before."""
+
+    def __init__(self, what: str, step: int | None = None) -> None:
+        place = "" if step is None else f" at step {step}"
+        super().__init__(
+            f"{what}{place}: weights and checkpoints are those from before it; accepts a lower "
+            "model.optimizer.lr, or find the operation with --detect_anomaly true"
+        )

@@ -16,7 +16,7 @@ from PIL import Image
 
 from arcface_pl import MNISTDataModule
 from arcface_pl.data import LabelledImages
-from arcface_pl.data.catalog import CATALOG
+from arcface_pl.data.sources.catalog import CATALOG
 
 
 def write_part(part: LabelledImages, names: list[str], root: Path, name: str, per_class: int | None) -> list[list[str]]:

@@ -5,9 +5,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from arcface_pl.cli.config import SettingsError
 from arcface_pl.cli.help import HELP, SUBCOMMANDS
-from arcface_pl.errors import UserError
+from arcface_pl.errors import SettingsError, UserError
 
 __all__ = ["main"]
 

@@ -12,12 +12,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from arcface_pl.cli.text import SettingsError, parse_yaml, read_yaml
+from arcface_pl.cli.yaml_text import parse_yaml, read_yaml
+from arcface_pl.errors import SettingsError
 
 __all__ = [
     "BASE_CONFIG",
     "Request",
-    "SettingsError",
     "apply_flag",
     "import_class",
     "merge",

@@ -7,8 +7,8 @@ import sys
 from contextlib import nullcontext, suppress
 from functools import partial
 
-from arcface_pl.cli.config import SettingsError
-from arcface_pl.cli.tool import ToolParser
+from arcface_pl.cli.parser import ToolParser
+from arcface_pl.errors import SettingsError
 
 __all__ = ["run"]
 

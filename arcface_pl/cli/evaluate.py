@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
-from arcface_pl.cli.config import BASE_CONFIG, Request, SettingsError, merge, parse_command_line, read_config
-from arcface_pl.cli.tool import ToolParser
-from arcface_pl.protocols import PROTOCOLS
+from arcface_pl.cli.config import BASE_CONFIG, Request, merge, parse_command_line, read_config
+from arcface_pl.cli.parser import ToolParser
+from arcface_pl.errors import SettingsError
+from arcface_pl.evaluation.protocols import PROTOCOLS
 
 __all__ = ["run"]
 
@@ -49,12 +50,12 @@ def run(args: list[str]) -> None:
     options = _parser().parse_args(words)
     request = parse_command_line(data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
-    from arcface_pl.callbacks.angles import angle_history_of
-    from arcface_pl.checkpoint import read_checkpoint
+    from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
+    from arcface_pl.checkpoints.reading import read_checkpoint
     from arcface_pl.cli import evaluation_report as report
-    from arcface_pl.cli.checkpoints import find_checkpoint
-    from arcface_pl.evaluation import Evaluation
-    from arcface_pl.module import ArcFaceModule
+    from arcface_pl.cli.find_checkpoint import find_checkpoint
+    from arcface_pl.evaluation.measure import Evaluation
+    from arcface_pl.training.module import ArcFaceModule
 
     checkpoint = find_checkpoint(options.checkpoint)
     module = ArcFaceModule.load_from_checkpoint(checkpoint)

@@ -8,8 +8,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from arcface_pl.cli.config import SettingsError
-from arcface_pl.evaluation import Evaluation, embed, evaluate
+from arcface_pl.errors import SettingsError
+from arcface_pl.evaluation.measure import Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
 from arcface_pl.metrics.functional import target_angles
 

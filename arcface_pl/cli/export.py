@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arcface_pl.cli.config import SettingsError
-from arcface_pl.cli.tool import ToolParser
+from arcface_pl.cli.parser import ToolParser
+from arcface_pl.errors import SettingsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ def run(args: list[str]) -> None:
     """
     given = _parse(args)
     from arcface_pl.cli.inputs import open_model
-    from arcface_pl.export import export
+    from arcface_pl.recognizer.exporters import export
 
     model = open_model(given.model)
     path = Path(given.output or f"model{_SUFFIXES[given.format]}")
@@ -78,10 +78,10 @@ def _images(model: "TrainedModel", names: list[str] | None) -> "tuple[Tensor, st
     """Return real images of the network's size, and where they are from; nothing is downloaded."""
     import torch
 
-    from arcface_pl.calibration import evenly_spread
     from arcface_pl.cli.inputs import find_pictures, read_pictures
-    from arcface_pl.data.catalog import CATALOG
-    from arcface_pl.data.sources import find_folder, load_dataset
+    from arcface_pl.data.sources.catalog import CATALOG
+    from arcface_pl.data.sources.find import find_folder, load_dataset
+    from arcface_pl.evaluation.thresholds import evenly_spread
 
     if names:
         pictures = read_pictures(model, find_pictures(names))

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from arcface_pl.cli.checkpoints import find_checkpoint
-from arcface_pl.cli.config import SettingsError
+from arcface_pl.cli.find_checkpoint import find_checkpoint
+from arcface_pl.errors import SettingsError
 from arcface_pl.preprocessing import ImageError, read_image
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.pretrained import read_pretrained

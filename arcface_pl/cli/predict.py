@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcface_pl.cli.config import SettingsError
-from arcface_pl.cli.tool import ToolParser
+from arcface_pl.cli.parser import ToolParser
+from arcface_pl.errors import SettingsError
 
 if TYPE_CHECKING:
     from arcface_pl.recognizer import Recognizer

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcface_pl.cli.config import SettingsError
-from arcface_pl.cli.tool import ToolParser
+from arcface_pl.cli.parser import ToolParser
+from arcface_pl.errors import SettingsError
 
 if TYPE_CHECKING:
     from arcface_pl.cli.inputs import Pictures
@@ -52,7 +52,7 @@ def run(args: list[str]) -> int:
         UserError: If the model, the gallery or an argument cannot be used.
     """
     given = _parse(args)
-    from arcface_pl.cli.checkpoints import find_checkpoint
+    from arcface_pl.cli.find_checkpoint import find_checkpoint
     from arcface_pl.cli.inputs import open_model
     from arcface_pl.recognizer import Recognizer
 
@@ -153,9 +153,9 @@ def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 
 def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    from arcface_pl.checkpoint import read_checkpoint
+    from arcface_pl.checkpoints.atomic import write_checkpoint
+    from arcface_pl.checkpoints.reading import read_checkpoint
     from arcface_pl.cli.inputs import name_folders
-    from arcface_pl.durable import write_checkpoint
 
     named = list(name_folders(given.inputs))
     pictures = _read(recognizer, [path for _, paths in named for path in paths])

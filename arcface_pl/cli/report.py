@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from arcface_pl.durable import replacing
+from arcface_pl.checkpoints.atomic import replacing
 
 __all__ = ["SaveConfig", "announce", "conclude", "exact", "table", "versions", "write_json"]
 

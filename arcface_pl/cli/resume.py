@@ -5,9 +5,10 @@ from typing import Any
 
 from arcface_pl import data as data_room
 from arcface_pl.backbones import BACKBONES
-from arcface_pl.checkpoint import CheckpointError, read_checkpoint
+from arcface_pl.checkpoints.reading import read_checkpoint
 from arcface_pl.cli.config import read_config
 from arcface_pl.cli.settings import class_path
+from arcface_pl.errors import CheckpointError
 from arcface_pl.heads import HEADS
 
 __all__ = ["settings_of_checkpoint", "settings_of_run"]

@@ -17,15 +17,15 @@ import torch.distributed as dist
 from rich.console import Console
 
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
-from arcface_pl.callbacks.stopping import Stopped, end_at_once, restore
+from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
 from arcface_pl.cli import report
-from arcface_pl.cli.automatic import choose_precision, choose_threads
-from arcface_pl.cli.checkpoints import find_checkpoint
-from arcface_pl.cli.config import BASE_CONFIG, SettingsError, merge, parse_command_line, read_config
-from arcface_pl.cli.errors import file_errors, library_errors
-from arcface_pl.cli.process import keep_freed_memory, stop_driver_search
+from arcface_pl.cli.config import BASE_CONFIG, merge, parse_command_line, read_config
+from arcface_pl.cli.error_lines import file_errors, library_errors
+from arcface_pl.cli.find_checkpoint import find_checkpoint
+from arcface_pl.cli.machine import choose_precision, choose_threads, keep_freed_memory, stop_driver_search
 from arcface_pl.cli.resume import settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
+from arcface_pl.errors import SettingsError
 
 __all__ = ["run"]
 

@@ -13,14 +13,16 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch import loggers as lightning_loggers
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from arcface_pl import callbacks, data, schedules
+from arcface_pl import callbacks, data
 from arcface_pl.backbones import BACKBONES, Backbone
-from arcface_pl.cli.config import CLASS_KEYS, SettingsError, import_class, unknown
-from arcface_pl.cli.errors import settings_errors
+from arcface_pl.cli.config import CLASS_KEYS, import_class, unknown
+from arcface_pl.cli.error_lines import settings_errors
 from arcface_pl.cli.report import SaveConfig
 from arcface_pl.cli.values import check_seed, check_trainer_values, check_values, name_culprit
+from arcface_pl.errors import SettingsError
 from arcface_pl.heads import HEADS, Head
-from arcface_pl.module import ArcFaceModule
+from arcface_pl.training import schedules
+from arcface_pl.training.module import ArcFaceModule
 
 __all__ = ["ArcFaceCLI", "build_data", "class_path"]
 

@@ -7,8 +7,8 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
-from arcface_pl.cli.config import SettingsError
-from arcface_pl.cli.errors import plain_types
+from arcface_pl.cli.error_lines import plain_types
+from arcface_pl.errors import SettingsError
 
 __all__ = ["check_seed", "check_trainer_values", "check_values", "name_culprit"]
 

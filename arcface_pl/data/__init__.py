@@ -2,12 +2,12 @@
 
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.base import ImageDataModule
-from arcface_pl.data.errors import DataError
 from arcface_pl.data.folder import ImageFolderDataModule
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
 from arcface_pl.data.mnist import MNISTDataModule
 from arcface_pl.data.pairs import Pairs, PairsDataModule
+from arcface_pl.errors import DataError
 
 __all__ = [
     "Augmentation",

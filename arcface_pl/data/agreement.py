@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import torch.distributed
 from torch import Tensor
 
-from arcface_pl.data.errors import DataError
+from arcface_pl.errors import DataError
 
 __all__ = ["check_alike", "fingerprint"]
 

@@ -15,9 +15,9 @@ from arcface_pl.data.agreement import check_alike
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.classes import ClassSplit, split_classes
 from arcface_pl.data.epochs import Batches
-from arcface_pl.data.errors import DataError
 from arcface_pl.data.loader import BatchLoader
 from arcface_pl.data.parts import Part, Parts
+from arcface_pl.errors import DataError
 from arcface_pl.preprocessing import Preprocessor
 
 __all__ = ["ImageDataModule"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.data.augment import Augmentation
-from arcface_pl.data.balance import balanced_order
+from arcface_pl.data.split import balanced_order
 from arcface_pl.seeding import derive_seed
 
 __all__ = ["Batch", "Batches", "Step"]

@@ -12,13 +12,12 @@ from arcface_pl.data.augment import PictureAugmentation
 from arcface_pl.data.base import ImageDataModule
 from arcface_pl.data.classes import split_classes
 from arcface_pl.data.epochs import Batches
-from arcface_pl.data.errors import DataError
-from arcface_pl.data.folder_parts import find_parts, read_parts
-from arcface_pl.data.folder_settings import check_images, check_reading
+from arcface_pl.data.folders.image_files import FileLoader, ImageFiles, pixel_statistics
+from arcface_pl.data.folders.splits import find_parts, read_parts
+from arcface_pl.data.folders.tree import class_folders, split_folders
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.parts import Part, Parts
-from arcface_pl.data.pictures import FileLoader, Pictures, pixel_statistics
-from arcface_pl.data.tree import class_folders, split_folders
+from arcface_pl.errors import DataError
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.seeding import derive_seed
 
@@ -122,8 +121,8 @@ class ImageFolderDataModule(ImageDataModule):
             classes=classes,
             held_out_classes=held_out_classes,
         )
-        check_images(image_size, in_channels, mean, std)
-        check_reading(num_workers, check_files, skip_unreadable, resident)
+        _check_images(image_size, in_channels, mean, std)
+        _check_reading(num_workers, check_files, skip_unreadable, resident)
         if not 0 < test_fraction < 1:
             raise ValueError(f"test_fraction: got {test_fraction!r}, accepts 0 < test_fraction < 1")
         root = str(root)  # a Path would do here, but not in a checkpoint
@@ -230,7 +229,7 @@ class ImageFolderDataModule(ImageDataModule):
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(_MOST_WORKERS, max(0, cpus // (self.trainer.num_devices if self.trainer else 1) - 1))
 
-    def _find_parts(self) -> list[Pictures]:
+    def _find_parts(self) -> list[ImageFiles]:
         plain = (0.0,) * self.in_channels, (1.0,) * self.in_channels
         return find_parts(
             self.root,
@@ -241,3 +240,36 @@ class ImageFolderDataModule(ImageDataModule):
             test_fraction=self.test_fraction,
             seed=self._run_seed,
         )
+
+
+def _check_images(image_size: int, in_channels: int, mean: list[float] | None, std: list[float] | None) -> None:
+    """Check what images are to be like.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 4:
+        raise ValueError(f"image_size: got {image_size!r}, accepts a whole number of at least 4")
+    if in_channels not in (1, 3):
+        raise ValueError(f"in_channels: got {in_channels!r}, accepts 1 for grey or 3 for colour")
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean and std: got {mean!r} and {std!r}, accepts both or neither")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != in_channels:
+            raise ValueError(f"{name}: got {values!r}, accepts {in_channels} numbers, one for each channel")
+    if std is not None and min(std) <= 0:
+        raise ValueError(f"std: got {std!r}, accepts numbers above 0")
+
+
+def _check_reading(num_workers: int | None, check_files: bool, skip_unreadable: bool, resident: Any) -> None:
+    """Check how images are to be read and kept.
+
+    Raises:
+        ValueError: If a value is out of range, or two of them exclude each other.
+    """
+    if num_workers is not None and num_workers < 0:
+        raise ValueError(f"num_workers: got {num_workers!r}, accepts a whole number of at least 0, or null")
+    if skip_unreadable and not check_files:
+        raise ValueError("skip_unreadable: got true, which needs check_files: true to know what to leave out")
+    if resident not in ("auto", True, False):
+        raise ValueError(f"resident: got {resident!r}, accepts auto, true or false")

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.base import ImageDataModule
-from arcface_pl.data.catalog import CATALOG, DatasetSpec
 from arcface_pl.data.classes import split_classes
 from arcface_pl.data.elastic import ElasticAugmentation
-from arcface_pl.data.errors import DataError
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.parts import Parts, split_parts
-from arcface_pl.data.sources import fetch_dataset, find_folder, how_to_get, load_dataset
+from arcface_pl.data.sources.catalog import CATALOG, DatasetSpec
+from arcface_pl.data.sources.find import fetch_dataset, find_folder, how_to_get, load_dataset
+from arcface_pl.errors import DataError
 from arcface_pl.preprocessing import style_of_dataset
 
 __all__ = ["MNISTDataModule"]

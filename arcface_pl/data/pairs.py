@@ -7,11 +7,11 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from arcface_pl.data.errors import DataError
-from arcface_pl.data.files import list_files
-from arcface_pl.data.pairs_file import PairList, read_pairs
-from arcface_pl.data.pictures import FileLoader, Pictures
-from arcface_pl.data.tree import IMAGE_SUFFIXES, listed
+from arcface_pl.data.folders.image_files import FileLoader, ImageFiles
+from arcface_pl.data.folders.pairs_file import PairList, read_pairs
+from arcface_pl.data.folders.tree import IMAGE_SUFFIXES, listed
+from arcface_pl.data.labelled import list_files
+from arcface_pl.errors import DataError
 from arcface_pl.preprocessing import Preprocessor
 
 __all__ = ["Pairs", "PairsDataModule"]
@@ -45,7 +45,7 @@ class PairsDataModule(LightningDataModule):
 
     Args:
         root: Folder of the images.
-        pairs_file: The list; see `arcface_pl.data.pairs_file.read_pairs` for its formats.
+        pairs_file: The list; see `arcface_pl.data.folders.pairs_file.read_pairs` for its formats.
         eval_batch_size: Images a step; changes speed and memory only.
         num_workers: Processes that read images.
 
@@ -110,7 +110,7 @@ class PairsDataModule(LightningDataModule):
         found = self._ready
         files = list_files((name, -1, label) for name, label in zip(found.names, found.labels, strict=True))
         return FileLoader(
-            Pictures(self.root, files, preprocessor),
+            ImageFiles(self.root, files, preprocessor),
             batch_size=self.eval_batch_size,
             normalization=(preprocessor.mean, preprocessor.std),
             num_workers=self.num_workers,

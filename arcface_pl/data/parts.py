@@ -6,14 +6,14 @@ import torch
 
 from arcface_pl.data.agreement import fingerprint
 from arcface_pl.data.classes import ClassSplit, take_classes
+from arcface_pl.data.folders.image_files import ImageFiles
 from arcface_pl.data.labelled import LabelledImages
-from arcface_pl.data.pictures import Pictures
 from arcface_pl.data.split import stratified_split
 from arcface_pl.seeding import derive_seed
 
 __all__ = ["Part", "Parts", "split_parts"]
 
-Part = LabelledImages | Pictures
+Part = LabelledImages | ImageFiles
 
 
 class Parts(NamedTuple):

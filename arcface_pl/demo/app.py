@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from arcface_pl.demo.answers import MAX_BYTES, Demo
+from arcface_pl.demo.replies import MAX_BYTES, Demo
 from arcface_pl.errors import UserError
 
 __all__ = ["create_app"]

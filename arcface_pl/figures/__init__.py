@@ -1,6 +1,6 @@
 """Figures: pure functions from tensors to matplotlib figures, for TensorBoard, files and the README alike."""
 
-from arcface_pl.figures.angles import (
+from arcface_pl.figures.angle_history import (
     AngleHistory,
     count_degrees,
     draw_angle_history,
@@ -9,10 +9,10 @@ from arcface_pl.figures.angles import (
 )
 from arcface_pl.figures.confusion import draw_confusion
 from arcface_pl.figures.embeddings import draw_circle, draw_sphere
+from arcface_pl.figures.evaluation_set import ClosedSet, Evaluated, draw_all, save_all
 from arcface_pl.figures.images import displayable
 from arcface_pl.figures.mistakes import Mistakes, draw_mistakes
-from arcface_pl.figures.report import ClosedSet, Evaluated, draw_all, save_all
-from arcface_pl.figures.verification import draw_roc, draw_scores
+from arcface_pl.figures.verification_curves import draw_roc, draw_scores
 
 __all__ = [
     "AngleHistory",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from arcface_pl.functional._precision import inverse_norms, norm_floor, pair_dtype
+from arcface_pl.functional.precision import inverse_norms, norm_floor, pair_dtype
 
 UNSHIFTED_LOGIT = 64.0
 """Up to this logit exp(logit), and its sum over 1e9 classes, is a float32 number without a shift; so is exp(-logit)."""

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from arcface_pl.functional._checks import check_batch, check_embeddings
 from arcface_pl.functional._chunks import Others, others_backward, others_forward
-from arcface_pl.functional._precision import compute_dtype, full_precision, pair_dtype
+from arcface_pl.functional.checks import check_batch, check_embeddings
 from arcface_pl.functional.loss import Reduction, reduce, smooth
+from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype
 from arcface_pl.functional.terms import WHOLE_CELLS
 
 __all__ = ["linear_softmax_loss"]

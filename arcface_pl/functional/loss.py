@@ -6,9 +6,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from arcface_pl.functional._checks import check_batch, check_choice, check_embeddings
 from arcface_pl.functional._chunks import Hard, Others
-from arcface_pl.functional._precision import compute_dtype
+from arcface_pl.functional.checks import check_batch, check_choice, check_embeddings
+from arcface_pl.functional.precision import compute_dtype
 from arcface_pl.functional.terms import AngularTerms, angular_terms
 
 __all__ = ["margin_softmax_loss", "non_target_logsumexp"]

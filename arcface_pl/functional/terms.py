@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from arcface_pl.functional._chunks import Hard, Others, others_backward, others_forward
-from arcface_pl.functional._precision import compute_dtype, full_precision, pair_dtype, unit_rows
-from arcface_pl.functional._precision import tangent as _tangent
+from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, unit_rows
+from arcface_pl.functional.precision import tangent as _tangent
 
 WHOLE_CELLS = 1 << 17
 """Up to this many cosines (batch x centers) all of them are kept, in float64; above, classes are taken in chunks."""

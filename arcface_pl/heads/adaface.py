@@ -7,7 +7,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from arcface_pl.functional import adaface_psi
-from arcface_pl.functional._checks import check_number
+from arcface_pl.functional.checks import check_number
 from arcface_pl.heads.margin import MarginHead, check_angle
 
 __all__ = ["AdaFaceHead"]

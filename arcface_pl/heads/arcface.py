@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from arcface_pl.functional import arcface_psi
-from arcface_pl.functional._checks import check_choice
+from arcface_pl.functional.checks import check_choice
 from arcface_pl.heads.margin import MarginHead, check_angle
 
 __all__ = ["ArcFaceHead"]

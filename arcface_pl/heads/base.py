@@ -6,12 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from arcface_pl.functional import angles
-from arcface_pl.functional._checks import check_batch, check_choice, check_count, check_embeddings, check_number
-from arcface_pl.functional._chunks import Hard, Others
-from arcface_pl.functional._precision import compute_dtype
+from arcface_pl.functional import similarity
+from arcface_pl.functional.checks import check_batch, check_choice, check_count, check_embeddings, check_number
 from arcface_pl.functional.loss import Reduction, loss_of_terms
-from arcface_pl.functional.terms import AngularTerms, angular_terms
+from arcface_pl.functional.precision import compute_dtype
+from arcface_pl.functional.terms import AngularTerms, Hard, Others, angular_terms
 
 __all__ = ["AngularHead", "Head"]
 
@@ -89,7 +88,7 @@ class Head(nn.Module):
             ValueError: A wrong shape or dtype.
         """
         check_embeddings(embeddings, self.weight)
-        cosine = angles.cosine_similarity_matrix(embeddings, self.centers())
+        cosine = similarity.cosine_similarity_matrix(embeddings, self.centers())
         return cosine if self.sub_centers == 1 else cosine.unflatten(1, (-1, self.sub_centers)).amax(dim=2)
 
     def centers(self) -> Tensor:
@@ -191,7 +190,7 @@ class AngularHead(Head):
             embeddings: (B, D) floating point.
             labels: (B,) int64 in [0, C).
         """
-        return angles.own_cosine_sine(embeddings, self.centers(), labels, self.sub_centers)
+        return similarity.own_cosine_sine(embeddings, self.centers(), labels, self.sub_centers)
 
     def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
         """Compute softplus(S - scale * psi), S the log-sum-exp of the other classes' logits.

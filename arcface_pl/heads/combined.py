@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from arcface_pl.functional import combined_psi
-from arcface_pl.functional._checks import check_number
+from arcface_pl.functional.checks import check_number
 from arcface_pl.heads.margin import MarginHead, check_angle
 
 __all__ = ["CombinedMarginHead"]

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch import distributed as dist
 
 from arcface_pl.functional import arcface_psi
-from arcface_pl.functional._checks import check_batch, check_embeddings, check_number
-from arcface_pl.functional._chunks import Hard
+from arcface_pl.functional.checks import check_batch, check_embeddings, check_number
 from arcface_pl.functional.loss import Reduction
+from arcface_pl.functional.terms import Hard
 from arcface_pl.heads.margin import MarginHead, check_angle
 
 __all__ = ["CurricularFaceHead"]

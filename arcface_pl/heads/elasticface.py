@@ -7,7 +7,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from arcface_pl.functional import arcface_psi, cosface_psi
-from arcface_pl.functional._checks import check_choice, check_number
+from arcface_pl.functional.checks import check_choice, check_number
 from arcface_pl.heads.margin import MarginHead, check_angle
 from arcface_pl.seeding import derive_seed
 

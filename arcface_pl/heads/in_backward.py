@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from arcface_pl.finite import NonFiniteError
+from arcface_pl.errors import NonFiniteError
 
 __all__ = ["InBackwardSGD"]
 

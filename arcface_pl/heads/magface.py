@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from arcface_pl.functional import arcface_psi
-from arcface_pl.functional._checks import check_number
-from arcface_pl.functional._precision import pair_dtype
+from arcface_pl.functional.checks import check_number
 from arcface_pl.functional.loss import Reduction, reduce
+from arcface_pl.functional.precision import pair_dtype
 from arcface_pl.heads.margin import MarginHead, check_angle
 
 __all__ = ["MagFaceHead"]

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from arcface_pl.functional._checks import check_choice, check_number
-from arcface_pl.functional._precision import pair_dtype
+from arcface_pl.functional.checks import check_choice, check_number
+from arcface_pl.functional.precision import pair_dtype
 from arcface_pl.heads.base import AngularHead
 
 __all__ = ["MarginHead"]

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
 
-from arcface_pl.functional._checks import check_number
-from arcface_pl.functional._chunks import Hard, Others
-from arcface_pl.functional._group import Group
-from arcface_pl.functional._sharded import Shard, sharded_own_angle, sharded_terms
-from arcface_pl.functional.terms import AngularTerms
+from arcface_pl.functional.checks import check_number
+from arcface_pl.functional.process_group import Group
+from arcface_pl.functional.sharded_terms import Shard, sharded_own_angle, sharded_terms
+from arcface_pl.functional.terms import AngularTerms, Hard, Others
 from arcface_pl.heads.base import AngularHead, Head
 from arcface_pl.heads.in_backward import InBackwardSGD
 from arcface_pl.seeding import derive_seed

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcface_pl.functional import linear_softmax_loss
-from arcface_pl.functional._checks import check_batch, check_embeddings
-from arcface_pl.functional._precision import compute_dtype, full_precision
+from arcface_pl.functional.checks import check_batch, check_embeddings
 from arcface_pl.functional.loss import Reduction
+from arcface_pl.functional.precision import compute_dtype, full_precision
 from arcface_pl.heads.base import AngularHead, Head
 
 __all__ = ["LinearHead", "NormalizedSoftmaxHead"]

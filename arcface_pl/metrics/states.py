@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
 
-from arcface_pl.metrics.functional.checks import check_labels
+from arcface_pl.metrics.functional.validation import check_labels
 
 __all__ = ["EmbeddingMetric", "gather_rows"]
 

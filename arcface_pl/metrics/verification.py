@@ -9,9 +9,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from arcface_pl.metrics.functional.all_pairs import all_pairs_curve
-from arcface_pl.metrics.functional.checks import check_fraction, check_labels
 from arcface_pl.metrics.functional.curve import VerificationCurve
 from arcface_pl.metrics.functional.folds import fold_accuracy
+from arcface_pl.metrics.functional.validation import check_fraction, check_labels
 from arcface_pl.metrics.functional.verification import verification_curve
 from arcface_pl.metrics.states import EmbeddingMetric, gather_rows
 

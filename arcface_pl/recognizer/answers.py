@@ -6,7 +6,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from arcface_pl.calibration import Calibration
+from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.recognizer.gallery import Match
 
 __all__ = ["Classification", "Identification", "Picture", "Thresholds", "Verification"]

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from arcface_pl.durable import replacing
+from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.errors import UserError
 from arcface_pl.recognizer.search import nearest
 

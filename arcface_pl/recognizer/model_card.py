@@ -1,6 +1,6 @@
 """The model card: what a trained model is, what was measured of it, and how to use it."""
 
-from arcface_pl.calibration import Calibration, OperatingPoint
+from arcface_pl.evaluation.thresholds import Calibration, OperatingPoint
 from arcface_pl.recognizer.trained import TrainedModel
 
 __all__ = ["model_card"]

@@ -14,14 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from arcface_pl.backbones import BACKBONES
-from arcface_pl.calibration import Calibration
-from arcface_pl.durable import replacing
+from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.checkpoints.specs import build, spec_of
 from arcface_pl.errors import UserError
+from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.heads import HEADS
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.recognizer.model_card import model_card
 from arcface_pl.recognizer.trained import TrainedModel
-from arcface_pl.specs import build, spec_of
 
 __all__ = ["PretrainedError", "read_pretrained", "rebuild", "to_config", "to_tensors", "write_pretrained"]
 

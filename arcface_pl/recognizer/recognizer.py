@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arcface_pl.backbones import Backbone
-from arcface_pl.calibration import DEFAULT_FAR, Calibration, Scored, calibrate
+from arcface_pl.evaluation.thresholds import DEFAULT_FAR, Calibration, Scored, calibrate
 from arcface_pl.heads import Head
 from arcface_pl.recognizer.answers import Classification, Identification, Picture, Thresholds, Verification
 from arcface_pl.recognizer.gallery import Gallery
@@ -225,7 +225,7 @@ class Recognizer:
         Args:
             images: Pictures that the model was not trained on.
             labels: The class of each; of two classes at least, one of them with two pictures. Where some are not
-                trained classes, the thresholds are measured on those; see `arcface_pl.calibration.calibrate`.
+                trained classes, the thresholds are measured on those; see `arcface_pl.evaluation.thresholds.calibrate`.
             far: False accept rate, in [0, 1].
             source: What to call these pictures.
 

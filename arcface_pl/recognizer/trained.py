@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from arcface_pl.backbones import BACKBONES, Backbone
-from arcface_pl.calibration import Calibration
-from arcface_pl.checkpoint import CheckpointError, read_checkpoint
+from arcface_pl.checkpoints.reading import read_checkpoint
+from arcface_pl.checkpoints.specs import build
+from arcface_pl.errors import CheckpointError
+from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.heads import HEADS, Head
 from arcface_pl.preprocessing import Preprocessor, from_pil, normalize_images, read_image
 from arcface_pl.recognizer.answers import Picture
-from arcface_pl.specs import build
 
 __all__ = ["BATCH", "TrainedModel"]
 

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from arcface_pl.cli.inputs import open_model
-from arcface_pl.export import export
 from arcface_pl.recognizer.deployed import DeployedModel
+from arcface_pl.recognizer.exporters import export
 
 CONTENDERS = ("eager", "compiled", "onnxruntime")
 BATCHES = (1, 256)

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import yaml
 
-from arcface_pl.checkpoint import read_checkpoint
+from arcface_pl.checkpoints.reading import read_checkpoint
 
 FIT = Path(__file__).parents[1] / "fit.py"
 MEASURED = ("checkpoint", "fit_seconds", "versions")

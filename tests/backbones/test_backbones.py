@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from arcface_pl.backbones import BACKBONES, FastCNN, SimpleCNN, SmallResNet
-from arcface_pl.specs import build, spec_of
+from arcface_pl.checkpoints.specs import build, spec_of
 
 PLAIN = (SimpleCNN, FastCNN, SmallResNet)
 

@@ -12,8 +12,8 @@ from torchvision.models._api import WeightsEnum
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, TorchvisionBackbone
 from arcface_pl.backbones import BACKBONES, WeightsError
+from arcface_pl.checkpoints.specs import build, spec_of
 from arcface_pl.cli import main
-from arcface_pl.specs import build, spec_of
 
 NAMES = models.list_models(module=models)
 FAMILIES = (

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from arcface_pl.data.catalog import CATALOG
-from arcface_pl.data.sources import find_folder
+from arcface_pl.data.sources.catalog import CATALOG
+from arcface_pl.data.sources.find import find_folder
 
 FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
-NAMES = ("fit", "contenders", "document", "speed_report", "watch")
+NAMES = ("training", "variants", "baseline", "speed_report", "watch")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from arcface_pl import ArcFaceModule, SimpleCNN
 from arcface_pl.callbacks import HealthCheck, RunLogger
-from arcface_pl.callbacks.health import _guess
+from arcface_pl.callbacks.run.health import _guess
 from arcface_pl.cli import main
 from arcface_pl.heads import HEADS, ArcFaceHead
 from arcface_pl.seeding import derive_seed

@@ -13,7 +13,7 @@ from PIL import Image
 
 from arcface_pl import ArcFaceModule, MNISTDataModule
 from arcface_pl.cli import main
-from arcface_pl.evaluation import embed, evaluate
+from arcface_pl.evaluation.measure import embed, evaluate
 
 QUICK = ["--data.dataset", "digits", "--max_epochs", "1", "--enable_progress_bar", "false"]
 

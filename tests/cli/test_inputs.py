@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
-from arcface_pl.checkpoint import CheckpointError
-from arcface_pl.cli.config import SettingsError
+from arcface_pl.checkpoints.atomic import write_checkpoint
 from arcface_pl.cli.inputs import find_pictures, name_folders, open_model, printable
-from arcface_pl.durable import write_checkpoint
+from arcface_pl.errors import CheckpointError, SettingsError
 
 
 @pytest.fixture

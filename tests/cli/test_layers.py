@@ -4,14 +4,8 @@ from pathlib import Path
 import pytest
 
 from arcface_pl import ArcFaceHead, MNISTDataModule, SimpleCNN
-from arcface_pl.cli.config import (
-    BASE_CONFIG,
-    SettingsError,
-    apply_flag,
-    merge,
-    parse_command_line,
-    read_config,
-)
+from arcface_pl.cli.config import BASE_CONFIG, apply_flag, merge, parse_command_line, read_config
+from arcface_pl.errors import SettingsError
 
 TRAINER = ("max_epochs", "devices", "callbacks", "precision")
 

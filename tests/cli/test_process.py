@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from arcface_pl.cli.process import stop_driver_search
+from arcface_pl.cli.machine import stop_driver_search
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
@@ -14,7 +14,7 @@ def test_freed_blocks_stay_with_the_process() -> None:
     # A 256 MiB block, touched and freed: by default glibc unmaps it; kept, it still counts as resident.
     code = """
 import ctypes, resource, sys
-from arcface_pl.cli.process import keep_freed_memory
+from arcface_pl.cli.machine import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 libc = ctypes.CDLL(None)

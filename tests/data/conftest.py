@@ -6,7 +6,7 @@ import pytest
 from loopback import Server, serve
 from made_up import MadeUp, make_up
 
-from arcface_pl.data.catalog import CATALOG, DatasetSpec
+from arcface_pl.data.sources.catalog import CATALOG, DatasetSpec
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from arcface_pl.data.catalog import CATALOG, DatasetSpec, FileSpec
+from arcface_pl.data.sources.catalog import CATALOG, DatasetSpec, FileSpec
 
 NAMES = tuple(file.name for file in CATALOG["mnist"].files)
 

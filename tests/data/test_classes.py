@@ -10,8 +10,8 @@ import torch
 from made_up import MadeUp
 
 from arcface_pl.data import DataError, LabelledImages, MNISTDataModule
-from arcface_pl.data.catalog import DatasetSpec
 from arcface_pl.data.classes import split_classes, take_classes
+from arcface_pl.data.sources.catalog import DatasetSpec
 
 NAMES = list("0123456789")
 

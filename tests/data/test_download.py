@@ -8,8 +8,8 @@ from loopback import Server
 from made_up import NAMES
 
 from arcface_pl.data import DataError
-from arcface_pl.data.catalog import FileSpec
-from arcface_pl.data.download import TimeLimits, download
+from arcface_pl.data.sources.catalog import FileSpec
+from arcface_pl.data.sources.download import TimeLimits, download
 
 LIMITS = TimeLimits(connect=10, read=10, total=30)
 # Short only where the limit itself is what is tested: a busy machine is slow to answer, too.
@@ -112,7 +112,7 @@ def test_an_endless_trickle_ends(server: Server, wanted: FileSpec, tmp_path: Pat
 def test_an_endless_file_does_not_fill_the_disk(
     server: Server, wanted: FileSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arcface_pl.data.download._MAX_BYTES", 1000)
+    monkeypatch.setattr("arcface_pl.data.sources.download._MAX_BYTES", 1000)
     server.files[NAME] = bytes(10_000_000)
     with pytest.raises(DataError, match="more than 1000 bytes came"):
         download(wanted, [server.mirror("good")], tmp_path, LIMITS)

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from arcface_pl.data import BatchLoader, DataError, ImageFolderDataModule
-from arcface_pl.data.pictures import FileLoader
-from arcface_pl.data.tree import class_folders, find_images, split_folders
+from arcface_pl.data.folders.image_files import FileLoader
+from arcface_pl.data.folders.tree import class_folders, find_images, split_folders
 
 
 def write(path: Path, value: int = 0, size: tuple[int, int] = (20, 16), mode: str = "RGB") -> Path:

@@ -7,8 +7,8 @@ import torch
 from made_up import MadeUp, idx, md5
 
 from arcface_pl.data import DataError
-from arcface_pl.data.catalog import FileSpec
-from arcface_pl.data.idx import read_images, read_labels
+from arcface_pl.data.sources.catalog import FileSpec
+from arcface_pl.data.sources.idx import read_images, read_labels
 
 IMAGES = torch.arange(3 * 28 * 28, dtype=torch.int64).remainder(256).to(torch.uint8).view(3, 28, 28)
 LABELS = torch.tensor([7, 0, 9], dtype=torch.uint8)

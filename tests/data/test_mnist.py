@@ -11,8 +11,8 @@ from loopback import Server
 from made_up import MadeUp
 
 from arcface_pl.data import DataError, MNISTDataModule
-from arcface_pl.data.catalog import CATALOG, DatasetSpec
-from arcface_pl.data.digits import load_digits
+from arcface_pl.data.sources.catalog import CATALOG, DatasetSpec
+from arcface_pl.data.sources.digits import load_digits
 
 GENUINE = os.path.abspath(os.environ["ARCFACE_PL_DATA_DIR"]) if os.environ.get("ARCFACE_PL_DATA_DIR") else ""
 needs = {

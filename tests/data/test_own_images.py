@@ -10,7 +10,7 @@ import torch
 
 from arcface_pl.cli import main
 from arcface_pl.data import ImageFolderDataModule, MNISTDataModule
-from arcface_pl.data.pairs_file import read_pairs
+from arcface_pl.data.folders.pairs_file import read_pairs
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 DATA_DIR = os.environ.get("ARCFACE_PL_DATA_DIR")  # before a fixture takes it away

@@ -8,7 +8,7 @@ import torch
 from faces import write_faces
 
 from arcface_pl.data import DataError, PairsDataModule
-from arcface_pl.data.pairs_file import read_pairs
+from arcface_pl.data.folders.pairs_file import read_pairs
 from arcface_pl.preprocessing import Preprocessor, read_image
 
 LFW = (

@@ -15,9 +15,9 @@ from loopback import Server
 from made_up import MadeUp, idx, md5
 
 from arcface_pl.data import DataError
-from arcface_pl.data.catalog import CATALOG, DatasetSpec, FileSpec
-from arcface_pl.data.download import TimeLimits
-from arcface_pl.data.sources import fetch_dataset, find_folder, how_to_get, load_dataset
+from arcface_pl.data.sources.catalog import CATALOG, DatasetSpec, FileSpec
+from arcface_pl.data.sources.download import TimeLimits
+from arcface_pl.data.sources.find import fetch_dataset, find_folder, how_to_get, load_dataset
 
 LIMITS = TimeLimits(connect=2, read=2, total=20)
 

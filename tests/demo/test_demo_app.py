@@ -22,7 +22,7 @@ from arcface_pl import ArcFaceHead, Recognizer, SimpleCNN
 from arcface_pl.cli import main
 from arcface_pl.cli.recognize import editing_gallery
 from arcface_pl.demo import Demo, create_app
-from arcface_pl.demo.answers import MAX_BYTES, SHOWN
+from arcface_pl.demo.replies import MAX_BYTES, SHOWN
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.recognizer import TrainedModel
 

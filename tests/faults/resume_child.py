@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from arcface_pl import ArcFaceHead, ArcFaceModule
 from arcface_pl.backbones import Backbone
 from arcface_pl.callbacks import RunCheckpoint
-from arcface_pl.callbacks.stopping import Stopped
+from arcface_pl.callbacks.run.signals import Stopped
 from arcface_pl.data import ImageFolderDataModule
-from arcface_pl.schedules import OneCycle
+from arcface_pl.training.schedules import OneCycle
 
 SIZE = 8
 

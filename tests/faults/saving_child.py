@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from arcface_pl.durable import write_checkpoint
+from arcface_pl.checkpoints.atomic import write_checkpoint
 
 
 def content(number: int) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import torch
 from genuine import make_loader, make_module, make_trainer, same, write
 
 from arcface_pl import ArcFaceModule
-from arcface_pl.checkpoint import FORMAT_VERSION, CheckpointError, read_checkpoint
+from arcface_pl.checkpoints.reading import FORMAT_VERSION, read_checkpoint
+from arcface_pl.errors import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:You defined a `validation_step`",

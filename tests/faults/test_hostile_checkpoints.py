@@ -16,8 +16,9 @@ from genuine import Tiny, make_loader, make_module, make_trainer, write
 from PIL import Image
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
-from arcface_pl.checkpoint import FORMAT_VERSION, CheckpointError, read_checkpoint
+from arcface_pl.checkpoints.reading import FORMAT_VERSION, read_checkpoint
 from arcface_pl.cli import main
+from arcface_pl.errors import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:You defined a `validation_step`",

@@ -16,8 +16,8 @@ import pytest
 import torch
 from saving_child import content
 
-from arcface_pl.checkpoint import read_checkpoint
-from arcface_pl.durable import check_writable, sweep, write_checkpoint
+from arcface_pl.checkpoints.atomic import check_writable, sweep, write_checkpoint
+from arcface_pl.checkpoints.reading import read_checkpoint
 
 CHILD = Path(__file__).with_name("saving_child.py")
 KILLS = 60

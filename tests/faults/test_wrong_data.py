@@ -19,9 +19,9 @@ from loopback import Server, serve
 from made_up import MadeUp, idx, make_up
 
 from arcface_pl.data import DataError
-from arcface_pl.data.catalog import DatasetSpec
-from arcface_pl.data.download import TimeLimits
-from arcface_pl.data.sources import fetch_dataset, find_folder, load_dataset
+from arcface_pl.data.sources.catalog import DatasetSpec
+from arcface_pl.data.sources.download import TimeLimits
+from arcface_pl.data.sources.find import fetch_dataset, find_folder, load_dataset
 
 LIMITS = TimeLimits(connect=5, read=5, total=30)
 
@@ -133,8 +133,8 @@ def test_a_bomb_is_not_unpacked(made_up: MadeUp, tmp_path: Path) -> None:
         "import torch\n"
         "from pathlib import Path\n"
         "from arcface_pl.data import DataError\n"
-        "from arcface_pl.data.catalog import FileSpec\n"
-        "from arcface_pl.data.idx import read_labels\n"
+        "from arcface_pl.data.sources.catalog import FileSpec\n"
+        "from arcface_pl.data.sources.idx import read_labels\n"
         "resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))\n"
         "try: read_labels(Path(sys.argv[1]), FileSpec('x.gz', '0'), 30, 10)\n"
         "except DataError as error: print(error)\n"

@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
-from arcface_pl.large_heads import check_trainer
-from arcface_pl.schedules import Cosine
+from arcface_pl.callbacks.run.sharding import check_trainer
+from arcface_pl.training.schedules import Cosine
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:You defined a `validation_step`",  # these runs only train

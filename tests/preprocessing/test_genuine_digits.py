@@ -11,8 +11,8 @@ from PIL import Image
 
 from arcface_pl import MNISTDataModule, Recognizer
 from arcface_pl.cli import main
-from arcface_pl.data.catalog import CATALOG
-from arcface_pl.data.sources import find_folder
+from arcface_pl.data.sources.catalog import CATALOG
+from arcface_pl.data.sources.find import find_folder
 from arcface_pl.preprocessing import ImageError, from_pil, read_image
 
 FOLDER = os.environ.get("ARCFACE_PL_DATA_DIR", "")

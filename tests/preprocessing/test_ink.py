@@ -9,9 +9,9 @@ from drawings import on_canvas, page, photographed, put, ruled, written
 from PIL import Image
 
 from arcface_pl.preprocessing import ImageError, Preprocessor, from_pil, read_image
-from arcface_pl.preprocessing.ink import find_ink
-from arcface_pl.preprocessing.paper import find_paper, shrink
-from arcface_pl.preprocessing.rules import without_rules
+from arcface_pl.preprocessing.drawing.ink import find_ink
+from arcface_pl.preprocessing.drawing.paper import find_paper, shrink
+from arcface_pl.preprocessing.drawing.rules import without_rules
 
 INK = Preprocessor(28, 1, (0.1307,), (0.3081,), "ink")
 FIVE = np.asarray(written(5, 120, np.random.default_rng(5)))

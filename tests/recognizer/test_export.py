@@ -6,10 +6,10 @@ import torch
 from checkpoints import write_checkpoint
 
 from arcface_pl import ArcFaceModule, Recognizer
-from arcface_pl import export as export_room
 from arcface_pl.backbones import BACKBONES
-from arcface_pl.export import FORMATS, ExportError, export
 from arcface_pl.heads import HEADS
+from arcface_pl.recognizer import exporters as export_room
+from arcface_pl.recognizer.exporters import FORMATS, ExportError, export
 
 pytestmark = pytest.mark.timeout(280)
 

@@ -8,8 +8,8 @@ import torch
 
 from arcface_pl import MNISTDataModule, Recognizer
 from arcface_pl.cli import main
-from arcface_pl.data.catalog import CATALOG
-from arcface_pl.data.sources import find_folder
+from arcface_pl.data.sources.catalog import CATALOG
+from arcface_pl.data.sources.find import find_folder
 from arcface_pl.metrics.functional import all_pairs_curve
 
 NUM_DRAWS = 30

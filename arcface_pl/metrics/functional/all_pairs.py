@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.metrics.functional.curve import VerificationCurve
-from arcface_pl.metrics.functional.pairs import BLOCK_SIZE, GENUINE, IMPOSTOR, NO_PAIR, PairBlocks
+from arcface_pl.metrics.functional.pair_blocks import BLOCK_SIZE, GENUINE, IMPOSTOR, NO_PAIR, PairBlocks
 
 __all__ = ["all_pairs_curve"]
 

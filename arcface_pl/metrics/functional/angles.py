@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from arcface_pl.metrics.functional.checks import check_embeddings, check_labels
 from arcface_pl.metrics.functional.cosine import cosine_block, unit_rows
+from arcface_pl.metrics.functional.validation import check_embeddings, check_labels
 
 __all__ = ["TargetAngles", "center_angles", "target_angles"]
 

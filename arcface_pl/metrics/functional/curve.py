@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from arcface_pl.metrics.functional.checks import check_fraction
+from arcface_pl.metrics.functional.validation import check_fraction
 
 __all__ = ["ROC", "Rates", "VerificationCurve"]
 

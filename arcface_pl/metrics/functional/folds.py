@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from arcface_pl.metrics.functional.checks import check_labels, check_scores
 from arcface_pl.metrics.functional.curve import VerificationCurve
+from arcface_pl.metrics.functional.validation import check_labels, check_scores
 
 __all__ = ["FoldAccuracy", "fold_accuracy"]
 

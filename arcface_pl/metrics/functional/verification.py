@@ -5,8 +5,8 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from arcface_pl.metrics.functional.checks import check_scores
 from arcface_pl.metrics.functional.curve import ROC, Rates, VerificationCurve
+from arcface_pl.metrics.functional.validation import check_scores
 
 __all__ = ["auc", "equal_error_rate", "rates_at_threshold", "roc", "tar_at_far", "verification_curve"]
 

@@ -1,0 +1,1 @@
+"""What a run does to a Trainer: checkpoints, signals, exact resume, guards, sharding."""

@@ -1,0 +1,122 @@
+"""How far embeddings are from their own class and from the nearest other one, as histograms."""
+
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from arcface_pl.callbacks.tensorboard.writer import add_figure, split_name, writer_of
+from arcface_pl.figures import AngleHistory, count_degrees, draw_angle_history
+from arcface_pl.functional.checks import check_count
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["AngleHistograms", "angle_history_of"]
+
+NAMES = ("target", "nearest_other")
+
+
+class AngleHistograms(L.Callback):
+    """Draws, after each validation, two histograms of angles in degrees, one bin a degree.
+
+    ``angle/target_degrees`` is the angle between an embedding and the center of its own class,
+    ``angle/nearest_other_degrees`` the one to the nearest other class. An image is classified rightly when the first is
+    the smaller: training pulls the two apart. As training ends, ``angle/over_training`` shows how they moved. Counts
+    are added up over all processes and kept in the checkpoint. Without a TensorBoard logger nothing is drawn.
+
+    Args:
+        every_n_epochs: Draw in every so many epochs, at least 1.
+
+    Raises:
+        ValueError: If it is out of range.
+    """
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        check_count("every_n_epochs", every_n_epochs, low=1)
+        self.every_n_epochs = every_n_epochs
+        self._counts: dict[str, Tensor] = {}
+        self._history: dict[int, tuple[Tensor, ...]] = {}
+        self._last = ("", 0)
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start counting, where this epoch is one of every n."""
+        self._counts = {}
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        self._counts = {name: torch.zeros(180, dtype=torch.int64, device=pl_module.device) for name in NAMES}
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch's angles."""
+        for name, counts in self._counts.items():
+            counts += count_degrees(outputs[f"{name}_angle"])
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add up over processes and draw."""
+        prefix = "angle" if split_name(trainer) == "val" else f"{split_name(trainer)}/angle"
+        # Every process takes part.
+        totals = {name: trainer.strategy.reduce(counts, reduce_op="sum").cpu() for name, counts in self._counts.items()}
+        if not totals or trainer.sanity_checking:
+            return
+        self._history[trainer.current_epoch + 1] = tuple(totals.values())
+        self._last = (prefix, trainer.global_step)
+        writer = writer_of(trainer)
+        if writer is not None:
+            for name, total in totals.items():
+                _draw(writer, f"{prefix}/{name}_degrees", total.float(), trainer.global_step)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw how the angles moved."""
+        prefix, step = self._last
+        if prefix and writer_of(trainer) is not None:
+            figure = draw_angle_history(AngleHistory(**self.state_dict()))
+            add_figure(trainer, f"{prefix}/over_training", figure, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts of every epoch, the fields of an `AngleHistory`."""
+        if not self._history:
+            return {}
+        target, nearest_other = (torch.stack(each) for each in zip(*self._history.values(), strict=True))
+        return {"epochs": torch.tensor(list(self._history)), "target": target, "nearest_other": nearest_other}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back the epochs before the run was interrupted."""
+        if state_dict:
+            epochs, *counts = AngleHistory(**state_dict)
+            self._history = dict(zip(epochs.tolist(), zip(*counts, strict=True), strict=True))
+
+
+def angle_history_of(checkpoint: dict[str, Any]) -> AngleHistory | None:
+    """Return the angles in the course of training that a checkpoint knows of, or None."""
+    state = checkpoint.get("callbacks", {}).get(AngleHistograms.__qualname__)
+    return AngleHistory(**state) if state else None
+
+
+def _draw(writer: "SummaryWriter", tag: str, counts: Tensor, step: int) -> None:
+    filled = counts.nonzero()
+    if not len(filled):
+        return
+    # TensorBoard shows 30 bins of whatever range it is given: the empty ends would cost resolution.
+    low, high = int(filled.min()), int(filled.max()) + 1
+    counts = counts[low:high]
+    middle = torch.arange(low, high) + 0.5
+    writer.add_histogram_raw(
+        tag,
+        min=low,
+        max=high,
+        num=int(counts.sum()),
+        sum=float(counts @ middle),
+        sum_squares=float(counts @ middle**2),
+        bucket_limits=list(range(low + 1, high + 1)),
+        bucket_counts=counts.tolist(),
+        global_step=step,
+    )

@@ -1,0 +1,89 @@
+"""What a run was given and what came out of it, side by side for TensorBoard's HParams tab."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from torch import nn
+
+from arcface_pl.callbacks.run.checkpoint import RunCheckpoint
+from arcface_pl.callbacks.tensorboard.writer import datamodule_of, tensorboard_of
+from arcface_pl.checkpoints.specs import spec_of
+from arcface_pl.seeding import run_seed
+
+__all__ = ["HyperParameters"]
+
+SCORES = ("val/accuracy", "test/accuracy", "test/margin_accuracy", "val/loss", "test/loss")
+
+
+class HyperParameters(L.Callback):
+    """Writes a run's hyperparameters with its final scores, when it is tested after training.
+
+    They are logged as ``final/val/*``, of the checkpoint that validation chose, and ``final/test/*``, of what was
+    tested. Every run writes the same hyperparameters, whatever its head, since TensorBoard shows those of the first run
+    only. Without a TensorBoard logger nothing is written.
+
+    Args:
+        scores: Logged scores of validation and test, the most telling first: TensorBoard's table begins with five.
+    """
+
+    def __init__(self, scores: Sequence[str] = SCORES) -> None:
+        self.scores = scores
+        self._values: dict[str, float | str] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Collect the hyperparameters: the optimiser is there only while training."""
+        data = datamodule_of(trainer)
+        given = dict(getattr(data, "hparams", {}))
+        backbone: Any = pl_module.backbone
+        head: Any = pl_module.head
+        optimizer, schedules = trainer.optimizers[0], trainer.lr_scheduler_configs
+        rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        self._values = {
+            "augment": _plain(given.get("augment")),
+            "batch_size": _plain(given.get("batch_size")),
+            "dataset": _plain(getattr(data, "dataset_name", None)),
+            "embedding_dim": head.embedding_dim,
+            "head": type(head).__name__,
+            "head_lr": rates[-1],
+            "head_options": _options(head),
+            "lr": rates[0],
+            "lr_schedule": type(schedules[0].scheduler).__name__ if schedules else "Constant",
+            "margin": _plain(getattr(head, "margin", 0.0)),
+            "max_epochs": _plain(trainer.max_epochs),
+            "network": type(backbone).__name__,
+            "optimizer": type(optimizer).__name__,
+            "precision": str(trainer.precision),
+            "processes": trainer.world_size,
+            "scale": _plain(getattr(head, "scale_value", 1.0)),
+            "seed": run_seed(),
+            "val_fraction": _plain(given.get("val_fraction")),
+            "weight_decay": optimizer.defaults.get("weight_decay", 0.0),
+        }
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write them with the scores."""
+        logger = tensorboard_of(trainer)
+        if logger is None or not self._values:
+            return
+        policy = next((each for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoint)), None)
+        measured: dict[str, Any] = {**(policy.best_metrics if policy else {}), **trainer.callback_metrics}
+        scores = {f"final/{name}": float(measured[name]) for name in self.scores if name in measured}
+        logger.log_hyperparams(self._values, scores, step=trainer.global_step)
+
+
+def _plain(value: Any) -> float | str:
+    # TensorBoard's writer would take true and false for the numbers 1 and 0.
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value).lower()
+
+
+def _options(head: nn.Module) -> str:
+    """Name the head's other settings where they are not the class's defaults."""
+    shown = {"self", "margin", "scale", "embedding_dim", "num_classes"}
+    given = spec_of(head)["kwargs"]
+    return ", ".join(
+        f"{name}={given[name]}"
+        for name, parameter in inspect.signature(type(head)).parameters.items()
+        if name in given and name not in shown and given[name] != parameter.default
+    )

@@ -1,0 +1,1 @@
+"""Reading checkpoints safely, writing files atomically, and the specs that rebuild a model."""

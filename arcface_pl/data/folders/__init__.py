@@ -1,0 +1,1 @@
+"""Images in folders: finding, dividing and reading them."""

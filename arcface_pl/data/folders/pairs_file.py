@@ -1,0 +1,125 @@
+"""Lists of image pairs, in the formats that face verification uses."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from arcface_pl.errors import DataError
+
+__all__ = ["ListedPair", "PairList", "read_pairs"]
+
+_FORMATS = (
+    "'name 1 2' for two images of one person and 'name 1 other 2' for images of two, under a first line with the "
+    "number of folds and of pairs of each kind in a fold; or 'path path 1' and 'path path 0' without such a line"
+)
+_MOST_FOLDS = 10
+
+
+class ListedPair(NamedTuple):
+    """One line of a list.
+
+    Attributes:
+        first: An image: a path, or a name and a number.
+        second: The other image.
+        is_genuine: Whether both are of one class.
+        line: Number of the line, from 1.
+    """
+
+    first: str | tuple[str, int]
+    second: str | tuple[str, int]
+    is_genuine: bool
+    line: int
+
+
+class PairList(NamedTuple):
+    """A list of pairs.
+
+    Attributes:
+        pairs: In the order of the file.
+        folds: Fold of each pair, (P,) int64, from 0.
+    """
+
+    pairs: list[ListedPair]
+    folds: Tensor
+
+
+def read_pairs(path: Path) -> PairList:
+    """Read a list of pairs.
+
+    A list of Labeled Faces in the Wild begins with the number of folds and of pairs of each kind in a fold
+    (pairs.txt), or with that of pairs of each kind alone (pairsDevTest.txt). Other lists have a line ``path path 1``
+    for each genuine pair and ``path path 0`` for each impostor pair. Fields are separated by tabs, or by spaces where
+    there is no tab; empty lines and lines that begin with # are skipped. Where the list has no folds, its pairs are
+    dealt into ten, kind by kind.
+
+    Args:
+        path: The file, in UTF-8.
+
+    Returns:
+        The pairs.
+
+    Raises:
+        DataError: If the file cannot be read, a line is none of these, or there are not as many pairs as its first line
+            says.
+    """
+    lines = _lines(path)
+    number, header = lines[0]
+    if not all(word.isdecimal() for word in header) or len(header) > 2:
+        pairs = [_path_pair(path, *line) for line in lines]
+        return PairList(pairs, _dealt(torch.tensor([pair.is_genuine for pair in pairs])))
+    num_folds, num_each = (1, int(header[0])) if len(header) == 1 else map(int, header)
+    pairs = [_name_pair(path, *line) for line in lines[1:]]
+    if len(pairs) != 2 * num_folds * num_each or not pairs:
+        raise DataError(
+            f"{path}, line {number}: says {num_folds} x {num_each} pairs of each kind, but {len(pairs):,} pairs "
+            f"follow; accepts {2 * num_folds * num_each:,}"
+        )
+    genuine = torch.tensor([pair.is_genuine for pair in pairs])
+    folds = torch.arange(len(pairs)) // (2 * num_each)
+    for fold, count in enumerate(torch.bincount(folds[genuine], minlength=num_folds).tolist()):
+        if count != num_each:
+            begin = pairs[2 * num_each * fold].line
+            raise DataError(f"{path}, line {begin}: fold {fold + 1} has {count} pairs of one person, says {num_each}")
+    return PairList(pairs, folds if num_folds > 1 else _dealt(genuine))
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; accepts a list of pairs") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is no text in UTF-8; accepts {_FORMATS}") from None
+    lines = [
+        (number, [word.strip() for word in (line.split("\t") if "\t" in line.strip() else line.split())])
+        for number, line in enumerate(text.splitlines(), start=1)
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+    if not lines:
+        raise DataError(f"{path}: has no pairs; accepts {_FORMATS}")
+    return lines
+
+
+def _path_pair(path: Path, line: int, words: list[str]) -> ListedPair:
+    if len(words) == 3 and words[2] in ("0", "1"):
+        return ListedPair(words[0], words[1], words[2] == "1", line)
+    raise DataError(f"{path}, line {line}: got {' '.join(words)!r}, accepts {_FORMATS}")
+
+
+def _name_pair(path: Path, line: int, words: list[str]) -> ListedPair:
+    if len(words) == 3 and words[1].isdecimal() and words[2].isdecimal():
+        return ListedPair((words[0], int(words[1])), (words[0], int(words[2])), True, line)
+    if len(words) == 4 and words[1].isdecimal() and words[3].isdecimal() and words[0] != words[2]:
+        return ListedPair((words[0], int(words[1])), (words[2], int(words[3])), False, line)
+    raise DataError(f"{path}, line {line}: got {' '.join(words)!r}, accepts 'name 1 2' or 'name 1 other 2'")
+
+
+def _dealt(genuine: Tensor) -> Tensor:
+    """Deal pairs into folds, so that each has its share of both kinds; one fold where a kind has a single pair."""
+    count = max(1, min(_MOST_FOLDS, int(genuine.sum()), int((~genuine).sum())))
+    folds = torch.empty(len(genuine), dtype=torch.int64)
+    for kind in (genuine, ~genuine):
+        folds[kind] = torch.arange(int(kind.sum())) % count
+    return folds

@@ -1,0 +1,175 @@
+"""Finding, fetching and loading the files of a data set."""
+
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from arcface_pl.data.labelled import LabelledImages
+from arcface_pl.data.sources.catalog import DatasetSpec, FileSpec
+from arcface_pl.data.sources.cifar import read_batches
+from arcface_pl.data.sources.digits import load_digits
+from arcface_pl.data.sources.download import TimeLimits, download, md5_of
+from arcface_pl.data.sources.idx import read_images, read_labels
+from arcface_pl.errors import DataError
+
+__all__ = ["DATA_DIR_VARIABLE", "fetch_dataset", "find_folder", "how_to_get", "load_dataset"]
+
+DATA_DIR_VARIABLE = "ARCFACE_PL_DATA_DIR"
+
+
+def find_folder(spec: DatasetSpec, data_dir: str | Path) -> Path | None:
+    """Find the first folder that holds every file of a data set; nothing is opened.
+
+    Args:
+        spec: The data set.
+        data_dir: Where to look first; after it come ``$ARCFACE_PL_DATA_DIR`` and ``data``.
+
+    Returns:
+        The folder that holds the files themselves, or None.
+    """
+    for folder in _folders(spec, data_dir):
+        if all(_present(folder, file) for file in spec.files):
+            return folder
+    return None
+
+
+def fetch_dataset(spec: DatasetSpec, data_dir: str | Path, limits: TimeLimits | None = None) -> Path:
+    """Download what is missing of a data set into ``data_dir``, unless another process has done so meanwhile.
+
+    Args:
+        spec: The data set.
+        data_dir: Folder below which its files are to lie.
+        limits: How long to wait for each mirror.
+
+    Returns:
+        The folder that holds the files themselves.
+
+    Raises:
+        DataError: If a file cannot be had or the folder cannot be written.
+    """
+    limits = limits or TimeLimits()
+    root = Path(data_dir).expanduser()
+    with _one_process_at_a_time(root, spec, limits):
+        if (found := find_folder(spec, data_dir)) is not None:
+            return found
+        folder = root / spec.folder
+        if spec.archive is not None:
+            _unpack(spec, spec.archive, root, limits)
+        else:
+            for file in spec.files:
+                if _present(folder, file) is None:
+                    download(file, spec.mirrors, folder, limits)
+    return folder
+
+
+def how_to_get(spec: DatasetSpec, data_dir: str | Path) -> str:
+    """Say which files are missing from where, with their checksums, for somebody who fetches them by hand."""
+    looked = ", ".join(_describe(folder, spec) for folder in _folders(spec, data_dir))
+    what = "the files inside this archive" if spec.archive else "these files"
+    wanted = (spec.archive,) if spec.archive else spec.files
+    return "\n".join(
+        (
+            f"Looked in {looked}. To get it by hand, put {what} into {Path(data_dir) / spec.folder}, "
+            f"or set ${DATA_DIR_VARIABLE} to another folder that holds {spec.folder}:",
+            *(f"  {file.name}  md5 {file.md5}" for file in wanted),
+        )
+    )
+
+
+def load_dataset(spec: DatasetSpec, folder: Path | None) -> tuple[LabelledImages, LabelledImages]:
+    """Read and check a data set.
+
+    Args:
+        spec: The data set.
+        folder: Where its files lie, from :func:`find_folder`; not needed for the digits, which are a package's own.
+
+    Returns:
+        Its training and its test part, on the CPU.
+
+    Raises:
+        DataError: If a file is missing or damaged.
+    """
+    if not spec.files:
+        return load_digits()
+    assert folder is not None
+    # A file that goes between being found and being read is reported by the reader under its packed name.
+    paths = [_present(folder, file) or folder / file.name for file in spec.files]
+    num_classes = len(spec.class_names)
+    if spec.archive is not None:
+        return (
+            read_batches(paths[:-1], spec.files[:-1], spec.num_train, num_classes),
+            read_batches(paths[-1:], spec.files[-1:], spec.num_test, num_classes),
+        )
+    train, test = (
+        LabelledImages(
+            read_images(paths[first], spec.files[first], count, spec.image_size),
+            read_labels(paths[first + 1], spec.files[first + 1], count, num_classes),
+        )
+        for first, count in ((0, spec.num_train), (2, spec.num_test))
+    )
+    return train, test
+
+
+def _folders(spec: DatasetSpec, data_dir: str | Path) -> list[Path]:
+    roots = (str(data_dir), os.environ.get(DATA_DIR_VARIABLE, ""), "data")
+    return [Path(root).expanduser() / spec.folder for root in dict.fromkeys(roots) if root]
+
+
+def _describe(folder: Path, spec: DatasetSpec) -> str:
+    """Name a folder, and what it lacks where it has something."""
+    lacking = [file.name for file in spec.files if _present(folder, file) is None]
+    return f"{folder} (lacks {', '.join(lacking)})" if len(lacking) < len(spec.files) else str(folder)
+
+
+def _present(folder: Path, file: FileSpec) -> Path | None:
+    """Find a file, packed or plain; packed first, since that checksum is known for every set."""
+    candidates = (folder / file.name, folder / file.name.removesuffix(".gz"))
+    # os.path, because pathlib's is_file raises where a folder may not be entered.
+    return next((path for path in candidates if os.path.isfile(path)), None)
+
+
+@contextmanager
+def _one_process_at_a_time(root: Path, spec: DatasetSpec, limits: TimeLimits) -> Iterator[None]:
+    """Hold a lock in ``root``; it goes with the process, so a killed one blocks nobody."""
+    lock = FileLock(root / f".{spec.name}.lock")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=limits.total)
+    except Timeout:
+        raise DataError(f"{lock.lock_file}: another process has been downloading for {limits.total:g} s") from None
+    except OSError as error:
+        raise DataError(f"{root}: cannot be written: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unpack(spec: DatasetSpec, archive: FileSpec, root: Path, limits: TimeLimits) -> None:
+    """Fetch an archive and take the expected files out of it, each whole or not at all."""
+    path = root / archive.name
+    if not path.is_file() or md5_of(path) != archive.md5:
+        download(archive, spec.mirrors, root, limits)
+    folder = root / spec.folder
+    try:
+        folder.mkdir(exist_ok=True)
+        with tarfile.open(path) as tar:
+            for file in spec.files:
+                part = folder / f"{file.name}.part"
+                member = tar.extractfile(f"{spec.folder}/{file.name}")
+                if member is None:
+                    raise KeyError(f"{file.name} is not a file")
+                with member, part.open("wb") as stream:
+                    shutil.copyfileobj(member, stream)
+                os.replace(part, folder / file.name)
+    except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be unpacked: {error}") from None
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    path.unlink()

@@ -1,0 +1,84 @@
+"""Cosines between embeddings and class centers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, tangent, unit_rows
+
+__all__ = ["cosine_similarity_matrix", "own_cosine_sine"]
+
+
+class _Unit(torch.autograd.Function):
+    """Rows of length one, with no gradient for rows that are too short to have a direction."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        unit, norms = unit_rows(rows, dtype)
+        ctx.save_for_backward(unit, norms)
+        ctx.dtype = rows.dtype
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return tangent(*grads, *ctx.saved_tensors).to(ctx.dtype), None
+
+
+def cosine_similarity_matrix(embeddings: Tensor, weight: Tensor) -> Tensor:
+    r"""Compute the cosine of the angle between every embedding and every class center.
+
+    $$c_{ij} = \frac{x_i \cdot w_j}{\lVert x_i \rVert \lVert w_j \rVert}$$
+
+    Computed in float32 or wider, whatever autocast says. A vector whose norm is below 1e-12 receives no gradient.
+
+    Args:
+        embeddings: (B, D) floating point, of any length.
+        weight: (C, D) floating point, class centers of any length.
+
+    Returns:
+        (B, C) in [-1, 1], float32, or float64 where an argument is.
+
+    Example:
+        >>> import torch
+        >>> cosine_similarity_matrix(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, -2.0]]))
+        tensor([[ 0.6000, -0.8000]])
+    """
+    dtype, wide = compute_dtype(embeddings, weight), pair_dtype(embeddings.device)
+    with full_precision(embeddings.device):
+        # Embeddings may have any length; centers stay within reach of float32, and there may be millions
+        cosine = _Unit.apply(embeddings, wide).to(dtype) @ _Unit.apply(weight, dtype).T
+        # Rounding takes a cosine one step past 1. The bound is put on the value alone: the gradient that `clamp` has at
+        # its bound changed between releases of torch.
+        return cosine + (cosine.clamp(-1, 1) - cosine).detach()
+
+
+def own_cosine_sine(embeddings: Tensor, weight: Tensor, labels: Tensor, sub_centers: int = 1) -> tuple[Tensor, Tensor]:
+    """Compute cos and sin of the angle between each embedding and its class's nearest center, exact near 0 and pi.
+
+    Args:
+        embeddings: (B, D) floating point, of any length.
+        weight: (C * K, D) floating point, class centers of any length, a class's K centers adjacent.
+        labels: (B,) int64 in [0, C).
+        sub_centers: K.
+
+    Returns:
+        Two (B,) tensors, float64 (float32 on MPS, which has no float64).
+    """
+    wide = pair_dtype(embeddings.device)
+    unit = _Unit.apply(embeddings, wide)
+    if sub_centers == 1:
+        return _cosine_sine(unit, _Unit.apply(weight[labels], wide))
+    rows = labels[:, None] * sub_centers + torch.arange(sub_centers, device=labels.device)
+    centers = _Unit.apply(weight[rows.flatten()], wide).unflatten(0, rows.shape)
+    nearest = (centers.detach() @ unit.detach()[:, :, None]).argmax(dim=1)
+    return _cosine_sine(unit, centers.gather(1, nearest[:, :, None].expand(-1, 1, unit.shape[1])).squeeze(1))
+
+
+def _cosine_sine(unit: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of the angle between rows of length one: these products keep small angles exact."""
+    apart = torch.linalg.vector_norm(unit - own, dim=1)
+    together = torch.linalg.vector_norm(unit + own, dim=1)
+    return (together - apart) * (together + apart) / 4, apart * together / 2

@@ -1,0 +1,1 @@
+"""Finds what is drawn on paper in a picture."""

@@ -1,0 +1,141 @@
+"""The evaluation's scores against scikit-learn and plain loops."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from arcface_pl.data.sources.catalog import CATALOG
+from arcface_pl.evaluation.measure import (
+    Embedded,
+    classification,
+    embed,
+    evaluate,
+    identification,
+    pair_verification,
+    retrieval,
+)
+from arcface_pl.evaluation.protocols import PROTOCOLS
+from arcface_pl.heads import ArcFaceHead, LinearHead
+from arcface_pl.metrics.functional import fold_accuracy
+
+
+def clusters(num: int, num_classes: int, seed: int = 0) -> Embedded:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(num_classes, (num,), generator=generator)
+    centers = torch.randn(num_classes, 8, generator=generator)
+    return Embedded(centers[labels] + torch.randn(num, 8, generator=generator), labels)
+
+
+def cosines(embedded: Embedded) -> np.ndarray:
+    unit = F.normalize(embedded.embeddings, dim=1)
+    return (unit @ unit.T).double().numpy()
+
+
+class Pairs:
+    def __init__(self, num_images: int, num_pairs: int, labels: torch.Tensor) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.first, self.second = torch.randint(num_images, (2, num_pairs), generator=generator)
+        self.is_genuine = labels[self.first] == labels[self.second]
+        self.folds = torch.arange(num_pairs) % 4
+
+
+def test_embed_keeps_the_order_of_the_batches() -> None:
+    images, labels = torch.randn(7, 1, 2, 2), torch.arange(7)
+    batches = list(zip(images.split(3), labels.split(3), strict=True))
+    embedded = embed(lambda batch: batch.flatten(1) * 2, batches)
+    assert embedded.embeddings.equal(images.flatten(1) * 2)
+    assert embedded.labels.equal(labels)
+
+
+def test_verification_is_scikit_learns() -> None:
+    embedded = clusters(60, 4)
+    scores = evaluate(embedded, list("abcd")).scores["verification"]
+    upper = np.triu_indices(60, 1)
+    is_genuine = (embedded.labels[:, None] == embedded.labels).numpy()[upper]
+    cosine = cosines(embedded)[upper]
+    far, tar, _ = roc_curve(is_genuine, cosine, drop_intermediate=False)
+    assert scores["auc"] == pytest.approx(roc_auc_score(is_genuine, cosine), abs=1e-9)
+    for rate in (0.1, 0.01, 0.001):
+        assert scores[f"tar_at_far_{rate:g}"] == pytest.approx(tar[far <= rate].max(), abs=1e-12)
+    assert "tar_at_far_0.0001" not in scores  # there are not 10,000 impostor pairs to tell it by
+    assert (scores["num_genuine"], scores["num_impostor"]) == (is_genuine.sum(), (~is_genuine).sum())
+    closest = np.abs(far + tar - 1).argmin()
+    assert scores["eer"] == pytest.approx((far[closest] + 1 - tar[closest]) / 2, abs=1 / is_genuine.sum())
+
+
+def test_classification_never_sees_the_label() -> None:
+    embedded = clusters(50, 3)
+    head = ArcFaceHead(8, 3).eval()
+    scores = classification(head, *embedded)
+    cosine = F.normalize(embedded.embeddings, dim=1) @ F.normalize(head.weight.detach(), dim=1).T
+    assert scores["accuracy"] == pytest.approx((cosine.argmax(1) == embedded.labels).double().mean().item())
+    degrees = torch.rad2deg(cosine.double().acos())
+    own = degrees[torch.arange(50), embedded.labels]
+    others = degrees.scatter(1, embedded.labels[:, None], torch.inf).amin(1)
+    assert scores["target_mean"] == pytest.approx(own.mean().item(), abs=1e-4)
+    assert scores["gap_mean"] == pytest.approx((others - own).mean().item(), abs=1e-4)
+    linear = LinearHead(8, 3).eval()
+    with torch.no_grad():
+        linear.weight[2] *= 10  # a long row wins by its length, which a cosine would not see
+    right = (linear(embedded.embeddings).argmax(1) == embedded.labels).double().mean().item()
+    assert classification(linear, *embedded)["accuracy"] == pytest.approx(right)
+
+
+def test_retrieval_is_a_plain_search() -> None:
+    embedded = clusters(40, 5)
+    cosine = cosines(embedded)
+    np.fill_diagonal(cosine, -2)
+    ranked = embedded.labels.numpy()[np.argsort(-cosine, axis=1)] == embedded.labels.numpy()[:, None]
+    scores = retrieval(*embedded)
+    for rank in (1, 5, 10):
+        assert scores[f"recall_at_{rank}"] == pytest.approx(ranked[:, :rank].any(1).mean())
+    assert set(retrieval(*clusters(4, 2))) == {"recall_at_1", "r_precision", "map_at_r", "knn_accuracy"}
+
+
+def test_identification_draws_galleries_from_its_seed() -> None:
+    embedded = clusters(80, 4)
+    scores = identification(*embedded)
+    assert scores == identification(*embedded)
+    assert scores != identification(*embedded, seed=1)
+    assert scores["rank_1_of_1_enrolled"] < scores["rank_1_of_5_enrolled"] < 1
+    alone = Embedded(torch.eye(6).repeat(3, 1), torch.arange(6).repeat(3))
+    assert identification(*alone) == {"rank_1_of_1_enrolled": 1.0}  # of three images five cannot be enrolled
+
+
+def test_listed_pairs_are_scored_by_their_own_folds() -> None:
+    embedded = clusters(60, 3)
+    pairs = Pairs(60, 200, embedded.labels)
+    scores = pair_verification(*embedded, pairs)
+    cosine = torch.from_numpy(cosines(embedded))[pairs.first, pairs.second].float()
+    # Far enough apart that no rounding makes a genuine and an impostor pair change places.
+    assert (cosine[pairs.is_genuine, None] - cosine[~pairs.is_genuine]).abs().min() > 1e-6
+    assert scores["auc"] == pytest.approx(roc_auc_score(pairs.is_genuine.numpy(), cosine.numpy()), abs=1e-9)
+    assert scores["fold_accuracy"] == pytest.approx(fold_accuracy(cosine, pairs.is_genuine, pairs.folds).mean, abs=0.01)
+
+
+def test_what_the_images_do_not_allow_is_left_out() -> None:
+    one_class = Embedded(torch.randn(5, 8), torch.zeros(5, dtype=torch.int64))
+    assert evaluate(one_class, ["a"]).scores == {}
+    lone = Embedded(torch.randn(3, 8), torch.arange(3))
+    assert evaluate(lone, list("abc")).curve is None
+    assert set(evaluate(lone, list("abc"), head=ArcFaceHead(8, 3).eval()).scores) == {"classification"}
+
+
+def test_embeddings_of_a_network_that_diverged_are_refused() -> None:
+    broken = clusters(10, 2)
+    broken.embeddings[3, 2] = torch.nan
+    with pytest.raises(ValueError, match="embeddings must be finite, got 1 NaN"):
+        evaluate(broken, ["a", "b"])
+
+
+def test_protocols_name_disjoint_classes_of_known_sets() -> None:
+    held_out = [protocol.held_out for protocol in PROTOCOLS.values() if protocol.held_out]
+    assert sorted(sum(held_out, ())) == list(range(10))  # the five splits leave each digit out once
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.name == name
+        assert {protocol.trained_on, protocol.evaluated_on} <= set(CATALOG)
+        trained = protocol.trained_class_names
+        assert len(trained) == 10 - len(protocol.held_out)
+        assert not set(trained) & {CATALOG["mnist"].class_names[label] for label in protocol.held_out}
