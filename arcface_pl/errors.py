@@ -2,7 +2,23 @@
 
 from pathlib import Path
 
-__all__ = ["CheckpointError", "DataError", "NonFiniteError", "SettingsError", "UserError"]
+__all__ = ["CheckpointError", "DataError", "NonFiniteError", "SettingsError", "UserError", "expected"]
+
+
+def expected(name: str, got: object, accepted: str, remedy: str = "") -> str:
+    """Word an error about a value, the same way everywhere.
+
+    Args:
+        name: Full name of the argument or setting.
+        got: Its value.
+        accepted: What is accepted, such as "a number above 0".
+        remedy: What to do about it, if that does not follow from ``accepted``.
+
+    Example:
+        >>> expected("margin", -1, "radians in [0, pi)")
+        'margin: got -1; expected radians in [0, pi)'
+    """
+    return f"{name}: got {got!r}; expected {accepted}" + (f". {remedy}" if remedy else "")
 
 
 class UserError(ValueError):

@@ -21,17 +21,8 @@ TIERS = (
     {"cli"},
 )
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
-# torch's tier: nothing below the data modules needs the Trainer, except the plugin that reads and writes its checkpoints.
-WITHOUT_LIGHTNING = {
-    "functional",
-    "metrics",
-    "heads",
-    "backbones",
-    "preprocessing",
-    "figures",
-    "evaluation",
-    "recognizer",
-}
+# These are used without a Trainer
+WITHOUT_LIGHTNING = ("functional", "metrics", "heads", "backbones", "preprocessing", "figures", "recognizer")
 
 
 def test_every_public_name_is_there_and_every_head_is_public() -> None:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from arcface_pl.errors import UserError
+from arcface_pl.preprocessing.decoding import ImageError
 from arcface_pl.preprocessing.drawing.ink import find_ink
 from arcface_pl.preprocessing.framing import as_framed, fit_image, frame_ink, frame_object
 from arcface_pl.preprocessing.normalize import normalize_images
-from arcface_pl.preprocessing.reading import ImageError
 
 __all__ = ["STYLES", "Preprocessor", "Style", "style_of_dataset"]
 
