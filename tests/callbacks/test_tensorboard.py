@@ -27,8 +27,8 @@ from arcface_pl.callbacks import (
     RunCheckpoint,
     RunLogger,
 )
-from arcface_pl.callbacks import evaluation as evaluation_room
 from arcface_pl.callbacks.tensorboard import confusion_matrix as confusion_room
+from arcface_pl.callbacks.tensorboard import evaluation_figures as evaluation_room
 from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
 from arcface_pl.figures import Evaluated, draw_all, draw_confusion
 from arcface_pl.heads import HEADS, ArcFaceHead
