@@ -344,7 +344,7 @@ def test_two_processes_count_every_image_and_write_once(tmp_path: Path) -> None:
     script.write_text(
         "import sys\n"
         "import numpy as np\n"
-        "from arcface_pl.callbacks import confusion\n"
+        "from arcface_pl.callbacks.tensorboard import confusion_matrix as confusion\n"
         "from arcface_pl.cli import main\n"
         "draw = confusion.draw_confusion\n"
         "def spy(counts, class_names, split):\n"
