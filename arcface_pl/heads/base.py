@@ -10,7 +10,7 @@ from arcface_pl.functional import similarity
 from arcface_pl.functional.checks import check_batch, check_choice, check_count, check_embeddings, check_number
 from arcface_pl.functional.loss import Reduction, loss_of_terms, reduce
 from arcface_pl.functional.precision import compute_dtype
-from arcface_pl.functional.scores import HeadScores, angular_scores, predict
+from arcface_pl.functional.scoring import HeadScores, angular_scores, predict
 from arcface_pl.functional.terms import WHOLE_CELLS, AngularTerms, Hard, Others, angular_terms
 
 __all__ = ["AngularHead", "Head", "HeadScores"]

@@ -11,7 +11,7 @@ from arcface_pl.functional import linear_softmax_loss
 from arcface_pl.functional.checks import check_batch, check_embeddings
 from arcface_pl.functional.loss import Reduction
 from arcface_pl.functional.precision import compute_dtype, full_precision
-from arcface_pl.functional.scores import HeadScores, linear_scores, predict
+from arcface_pl.functional.scoring import HeadScores, linear_scores, predict
 from arcface_pl.heads.base import AngularHead, Head
 
 __all__ = ["LinearHead", "NormalizedSoftmaxHead"]
