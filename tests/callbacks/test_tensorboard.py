@@ -27,8 +27,8 @@ from arcface_pl.callbacks import (
     RunCheckpoint,
     RunLogger,
 )
-from arcface_pl.callbacks import confusion as confusion_room
-from arcface_pl.callbacks import evaluation as evaluation_room
+from arcface_pl.callbacks.tensorboard import confusion_matrix as confusion_room
+from arcface_pl.callbacks.tensorboard import evaluation_figures as evaluation_room
 from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
 from arcface_pl.figures import Evaluated, draw_all, draw_confusion
 from arcface_pl.heads import HEADS, ArcFaceHead
@@ -344,7 +344,7 @@ def test_two_processes_count_every_image_and_write_once(tmp_path: Path) -> None:
     script.write_text(
         "import sys\n"
         "import numpy as np\n"
-        "from arcface_pl.callbacks import confusion\n"
+        "from arcface_pl.callbacks.tensorboard import confusion_matrix as confusion\n"
         "from arcface_pl.cli import main\n"
         "draw = confusion.draw_confusion\n"
         "def spy(counts, class_names, split):\n"

@@ -1,0 +1,58 @@
+"""Fixtures for any test: a Trainer that prints and writes nothing, a module and data that train in milliseconds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
+
+QUIET = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+}
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
+    """``make_trainer(**arguments)``: a CPU Trainer without logger, bar or checkpoints; its root is ``tmp_path``."""
+    return lambda **arguments: L.Trainer(**{**QUIET, "default_root_dir": tmp_path, **arguments})
+
+
+@pytest.fixture
+def tiny_module() -> Callable[..., ArcFaceModule]:
+    """``tiny_module(**arguments)``: FastCNN on 1 x 28 x 28 to 16 dimensions, ArcFace over 4 classes, seeded weights."""
+
+    def make(**arguments: Any) -> ArcFaceModule:
+        torch.manual_seed(0)
+        return ArcFaceModule(**{"backbone": FastCNN(16, width=4), "head": ArcFaceHead(16, 4), **arguments})
+
+    return make
+
+
+@pytest.fixture
+def tiny_batch() -> Callable[..., tuple[Tensor, Tensor]]:
+    """``tiny_batch(size=32)``: seeded images (size, 1, 28, 28) and labels (size,) in [0, 4)."""
+
+    def make(size: int = 32) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        return torch.randn(size, 1, 28, 28, generator=generator), torch.arange(size) % 4
+
+    return make
+
+
+@pytest.fixture
+def tiny_loader(tiny_batch: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., DataLoader]:
+    """``tiny_loader(size=32, batch_size=8)``: a plain DataLoader over `tiny_batch`, in order."""
+    return lambda size=32, batch_size=8: DataLoader(TensorDataset(*tiny_batch(size)), batch_size)
