@@ -16,7 +16,16 @@ from torch import Tensor
 
 from arcface_pl.errors import UserError, expected, listed
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageError", "from_pil", "is_image", "left_out", "measure_white_level", "read_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageError",
+    "from_pil",
+    "is_image",
+    "left_out",
+    "measure_white_level",
+    "read_image",
+]
 
 MAX_PIXELS = 64_000_000
 """Most pixels an image may have: phones take 50 million; more is probably a mistake or an attack."""
@@ -83,7 +92,7 @@ def left_out(suffixes: Mapping[str, int]) -> str:
         >>> left_out({".heic": 12, "": 1})
         'left out 13 files that are not images: 12 .heic, 1 without suffix'
     """
-    counts = sorted(suffixes.items(), key=lambda item: -item[1])
+    counts = sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
     named = listed([f"{count:,} {suffix or 'without suffix'}" for suffix, count in counts])
     return f"left out {sum(suffixes.values()):,} files that are not images: {named}"
 
@@ -170,8 +179,8 @@ def measure_white_level(paths: Iterable[Path]) -> float | None:
                     brightest.setdefault(image.mode == "F", []).append(float(values.max()))
     if len(brightest) != 1:
         return None
-    ((is_float, values),) = brightest.items()
-    largest = float(np.median(values)) if is_float else max(values)
+    ((is_float, maxima),) = brightest.items()
+    largest = float(np.median(maxima)) if is_float else max(maxima)
     levels = (1.0, 255.0, _WHITE_INTEGER) if is_float else (255.0, 1023.0, 4095.0, 16_383.0, _WHITE_INTEGER)
     return next((level for level in levels if largest <= level), largest)
 

@@ -71,8 +71,8 @@ class Preprocessor:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         if self.image_size < 1 or self.in_channels not in (1, 3):
-            given = (self.image_size, self.in_channels)
-            raise ValueError(expected("image_size, in_channels", given, "at least 1 pixel, and 1 or 3 channels"))
+            sizes = (self.image_size, self.in_channels)
+            raise ValueError(expected("image_size, in_channels", sizes, "at least 1 pixel, and 1 or 3 channels"))
         if not len(self.mean) == len(self.std) == self.in_channels or not min(self.std) > 0:
             given = (self.mean, self.std)
             raise ValueError(expected("mean, std", given, f"{self.in_channels} values each, std above 0"))
@@ -145,8 +145,9 @@ class Preprocessor:
         return frame_ink(ink, box, self.image_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as numbers, texts and lists of them, for JSON or a checkpoint."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return the settings as plain values for JSON or a checkpoint; ``white_level`` only if it is set."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -25,7 +25,7 @@ def test_two_disjoint_parts_with_the_same_share_of_every_class(labels: list[int]
 
 
 def by_search(labels: torch.Tensor, fraction: float, seed: int) -> torch.Tensor:
-    """The second part, with every class searched for among all labels: what runs and checkpoints so far were made by."""
+    """The second part as earlier releases drew it, searching all labels for each class."""
     generator = torch.Generator().manual_seed(seed)
     shares = torch.bincount(labels).double() * fraction
     taken = shares.long()

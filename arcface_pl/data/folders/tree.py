@@ -54,10 +54,9 @@ def split_folders(root: Path) -> dict[str, Path]:
         raise DataError(
             expected(
                 str(root),
-                f"the folders {names}" + (f" next to {listed(others)}" if others else ""),
-                f"either a division into one folder each of train, val and test ({names}) with nothing next to it, or "
-                "classes with other names",
-                "Delete or move what does not belong there, or rename the classes",
+                names + (f" next to {listed(others)}" if others else ""),
+                "either train, and optionally val and test, once each and with nothing next to them, which divide the "
+                "images; or only class folders, none of them with such a name",
             )
         )
     return dict(zip(parts, divisions, strict=True))
@@ -136,7 +135,9 @@ def find_images(root: Path, classes: dict[str, list[Path]], class_names: list[st
     if unknown := [name for name in classes if name not in labels]:
         accepted = f"the {len(class_names)} classes of training"
         remedy = "For other classes, verify pairs of images with PairsDataModule"
-        raise DataError(expected(str(classes[unknown[0]][0].parent), f"the classes {listed(unknown)}", accepted, remedy))
+        raise DataError(
+            expected(str(classes[unknown[0]][0].parent), f"the classes {listed(unknown)}", accepted, remedy)
+        )
     skipped: Counter[str] = Counter()
     files = list_files(
         (os.path.relpath(path, root), size, labels[name])
