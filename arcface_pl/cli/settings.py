@@ -16,6 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from torch import nn
 
 from arcface_pl.backbones import BACKBONES
+from arcface_pl.callbacks.run.defaults import check_trainer
 from arcface_pl.cli.config import CLASS_KEYS, import_class, is_class, parse_yaml, unknown
 from arcface_pl.cli.error_lines import ConstructorError, settings_errors
 from arcface_pl.cli.machine import choose_threads
@@ -91,15 +92,15 @@ class ArcFaceCLI(LightningCLI):
         if self.helps:
             with settings_errors():
                 parser.parse_args(self.helps)
-        for section in ("trainer", "model")[: 1 if self.subclass_mode_model else 2]:
-            known = [action.dest for action in parser._actions if action.dest.startswith(f"{section}.")]
-            given = [
-                *args[section],
-                *(name.split(".")[1].rstrip("+") for name, _ in self.flags if name.startswith(section)),
-            ]
-            for name in given:
-                if f"{section}.{name}" not in known:
-                    raise SettingsError(unknown(f"{section}.{name}", known))
+        taking = {"trainer": L.Trainer} | ({} if self.subclass_mode_model else {"model": ArcFaceModule})
+        for section, cls in taking.items():
+            known = [f"{section}.{name}" for name in inspect.signature(cls).parameters]
+            typed = (
+                ".".join(name.split(".")[:2]).rstrip("+") for name, _ in self.flags if name.startswith(f"{section}.")
+            )
+            for name in (*(f"{section}.{name}" for name in args[section]), *typed):
+                if name not in known:
+                    raise SettingsError(unknown(name, known))
         self.config = _parse(parser, args, self.flags)
         check_seed(self.config.get("seed_everything"))
         _adapt_trainer(self.config.trainer, logs=self.command == "fit")
@@ -127,8 +128,9 @@ class ArcFaceCLI(LightningCLI):
         self.model = self.config_init.model
         self._try_factories()
         self.trainer = self.instantiate_trainer()
-        with settings_errors("model"):
-            getattr(self.model, "check_trainer", lambda trainer: None)(self.trainer)
+        if isinstance(self.model, ArcFaceModule):
+            with settings_errors("model"):
+                check_trainer(self.model, self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer."""
@@ -199,10 +201,8 @@ class ArcFaceCLI(LightningCLI):
         model = self.config.model.get("init_args", self.config.model)
         for name, argument in (("optimizer", weights), ("lr_schedule", torch.optim.SGD(weights, lr=0.1))):
             if "class_path" in (model.get(name) or ()) and callable(factory := getattr(self.model, name, None)):
-                # The module fills in the number of steps, which is not known yet
-                steps = {"total_steps": 1} if _takes(model[name], "total_steps") else {}
                 with settings_errors(f"model.{name}", model[name].get("init_args")):
-                    factory(argument, **steps)
+                    factory(argument)
 
 
 def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int]) -> Any:
