@@ -3,7 +3,7 @@
 import argparse
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -176,7 +176,7 @@ def _unknown_option(name: str, option: str, path: str) -> str:
 
 
 def _class_names(name: str) -> str:
-    names = {"model.head": HEADS, "model.backbone": BACKBONES}.get(name, ())
+    names: Iterable[str] = {"model.head": [*HEADS], "model.backbone": [*BACKBONES]}.get(name, [])
     return f"{', '.join(sorted(names))}, or the full path of a class" if names else "the name or full path of a class"
 
 

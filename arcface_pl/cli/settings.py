@@ -38,7 +38,7 @@ _NEEDS = {
 
 # Flags and lists in flags follow the same YAML as config files
 set_loader("arcface_pl", parse_yaml, exceptions=(ValueError,))
-_PARSER = {"exit_on_error": False, "parser_mode": "arcface_pl"}
+_PARSER: dict[str, Any] = {"exit_on_error": False, "parser_mode": "arcface_pl"}
 
 
 def class_path(cls: type) -> str:
@@ -95,11 +95,9 @@ class ArcFaceCLI(LightningCLI):
         taking = {"trainer": L.Trainer} | ({} if self.subclass_mode_model else {"model": ArcFaceModule})
         for section, cls in taking.items():
             known = [f"{section}.{name}" for name in inspect.signature(cls).parameters]
-            typed = (
-                ".".join(name.split(".")[:2]).rstrip("+") for name, _ in self.flags if name.startswith(f"{section}.")
-            )
-            for name in (*(f"{section}.{name}" for name in args[section]), *typed):
-                if name not in known:
+            typed = [".".join(name.split(".")[:2]).rstrip("+") for name, _ in self.flags]
+            for name in [*(f"{section}.{name}" for name in args[section]), *typed]:
+                if name.startswith(f"{section}.") and name not in known:
                     raise SettingsError(unknown(name, known))
         self.config = _parse(parser, args, self.flags)
         check_seed(self.config.get("seed_everything"))
@@ -255,13 +253,13 @@ def _parse(parser: ArgumentParser, settings: dict[str, Any], flags: Flags) -> Na
     _check_class_nodes("", settings)
     for key, names in _SHORT_NAMES.items():
         parent, _, last = key.rpartition(".")
-        node = settings.get(parent)
+        node: Any = settings.get(parent)
         node = node.get("init_args") if is_class(node) else node
         for place, name in ((node, last), ((node or {}).get(last), "class_path")):
             if isinstance(place, dict) and isinstance(place.get(name), str):
                 place[name] = names.get(place[name], place[name])
     words = [f"--{name}={_SHORT_NAMES.get(name, {}).get(text, text)}" for name, text in flags]
-    parser.validate = lambda *args, **kwargs: None  # type: ignore[method-assign]  # sizes are still missing
+    parser.validate = lambda *args, **kwargs: None  # sizes are still missing
     try:
         with settings_errors():
             config = parser.parse_object(settings, defaults=False)
