@@ -226,7 +226,8 @@ def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int])
     for name, value in sizes.items():
         found = getattr(datamodule, name, value)
         if found != value:
-            raise SettingsError(expected(f"data.{name}", found, f"{value}, which the checkpoint's network takes"))
+            fault = f"got images with {name} {found}; expected {value}, which the checkpoint's network takes"
+            raise SettingsError(f"data: {fault}")
     return datamodule
 
 
