@@ -11,7 +11,6 @@ import torch
 import yaml
 from made_up import MadeUp
 
-from arcface_pl.cli.yaml_text import parse_yaml
 from arcface_pl.data import DataError, LabelledImages, MNISTDataModule
 from arcface_pl.data.classes import split_classes, take_classes
 from arcface_pl.data.sources.catalog import DatasetSpec
@@ -58,8 +57,8 @@ ODD = ["001", "1e3", "2024-01-01", "true", "null", "+2", "0x3", "1_000", " 7", "
 def test_whatever_yaml_makes_of_a_name_it_is_found() -> None:
     for name in ODD:
         (other,) = {"cat", "Zoë"} - {name} if name in ("cat", "Zoë") else {"cat"}
-        in_yaml_1_2 = parse_yaml(f"[{name.strip()}]", "") if "_" not in name else [name]
-        forms = {repr(value): value for value in (name, yaml.safe_load(name), *in_yaml_1_2)}
+        in_yaml_1_2 = {"1e3": 1000.0, "no": "no", "12:30": "12:30", "2024-01-01": "2024-01-01"}
+        forms = {repr(value): value for value in (name, yaml.safe_load(name), in_yaml_1_2.get(name, name))}
         for form in forms.values():
             expected = sorted([ODD.index(name), ODD.index(other)])
             assert split_classes(ODD, [form, other], [], numbered=False).trained == expected, form
