@@ -45,7 +45,7 @@ def test_a_subclass_of_the_module(capsys: pytest.CaptureFixture) -> None:
     assert again["model"] == config["model"]
 
 
-@pytest.mark.filterwarnings("ignore:.*(Such batches are skipped|What needs it is skipped)")
+@pytest.mark.filterwarnings("ignore:.*(are skipped|is skipped|are written)")
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 def test_a_plain_module_and_a_plain_data_module(capsys: pytest.CaptureFixture) -> None:
