@@ -13,6 +13,7 @@ import pytest
 import torch
 from faces import write_faces
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 from torch import Tensor, nn
 
 from arcface_pl import ArcFaceModule
