@@ -232,7 +232,7 @@ class TestCIFAR10:
     @pytest.mark.parametrize(
         ("content", "found"),
         [
-            (pickle.dumps(os.getcwd), "has no place in a file of images"),
+            (pickle.dumps(os.getcwd), "does not belong in a file of images"),
             (b"not a pickle", "expected a pickle of data and labels"),
             (
                 python2_pickle(torch.zeros(9, 3072, dtype=torch.uint8), [0] * 9),
