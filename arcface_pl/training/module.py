@@ -13,17 +13,18 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from arcface_pl.backbones import BACKBONES, Backbone
+from arcface_pl.backbones import Backbone
 from arcface_pl.callbacks.run.compile import CompileMode, check_compiler, compile_training_steps, uncompile
 from arcface_pl.callbacks.run.exact_resume import check_exact, exact_facts
 from arcface_pl.callbacks.run.lean_hooks import drop_empty_hooks, restore_hooks
 from arcface_pl.callbacks.run.nonfinite import FiniteGuard
 from arcface_pl.callbacks.run.sharding import center_position, check_trainer, share_head, shared_states, whole_states
+from arcface_pl.checkpoints.network import rebuild
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable, read_checkpoint
-from arcface_pl.checkpoints.specs import build, spec_of
+from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError
-from arcface_pl.heads import HEADS, Head, ShardedHead
+from arcface_pl.heads import Head, ShardedHead
 from arcface_pl.seeding import derive_seed, run_seed, seed_draws
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
 from arcface_pl.training.schedules import Schedule
@@ -268,16 +269,12 @@ class ArcFaceModule(ScoredModule):
         """
         checkpoint = read_checkpoint(checkpoint_path)
         saved, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        backbone, head = rebuild(checkpoint, checkpoint_path, backbone=backbone, head=head)
         try:
-            module = cls(
-                backbone=build("backbone", BACKBONES, saved["backbone"], weights) if backbone is None else backbone,
-                head=build("head", HEADS, saved["head"], weights) if head is None else head,
-                head_lr=saved.get("head_lr"),
-                channels_last=saved.get("channels_last", True),
-            )
-        except (KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
+            module = cls(backbone, head, head_lr=saved.get("head_lr"), channels_last=saved.get("channels_last", True))
+        except (ValueError, RuntimeError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())
-            raise CheckpointError(checkpoint_path, reason, "give the classes and sizes it was trained with") from error
+            raise CheckpointError(checkpoint_path, reason, "use the classes and sizes it was trained with") from error
         check_fit(checkpoint_path, weights, module.state_dict())
         module.load_state_dict(weights)
         module.on_load_checkpoint(checkpoint)
