@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,12 @@ from arcface_pl.checkpoints.specs import build
 from arcface_pl.errors import CheckpointError, expected
 from arcface_pl.heads import HEADS, Head
 
-__all__ = ["rebuild"]
+__all__ = ["build_network", "rebuild"]
 
 LARGEST_IMAGE = 8192
 """Pixels: the image size of a network that convolves is not bounded by its weights."""
 
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+_REGISTRIES: dict[str, Mapping[str, type[nn.Module]]] = {"backbone": BACKBONES, "head": HEADS}
 
 
 def rebuild(
@@ -47,12 +47,10 @@ def rebuild(
     Raises:
         CheckpointError: If a class is unknown, its arguments are not accepted, or the weights do not fit.
     """
-    saved, weights = content["hyper_parameters"], content["state_dict"]
+    weights = content["state_dict"]
     try:
-        if backbone is None:
-            backbone = _build("backbone", BACKBONES, saved.get("backbone"), weights)
-        if head is None:
-            head = _build("head", HEADS, saved.get("head"), weights)
+        backbone = build_network("backbone", content) if backbone is None else backbone
+        head = build_network("head", content) if head is None else head
     except (ValueError, RuntimeError, AttributeError, TypeError, ArithmeticError, LookupError) as error:
         raise CheckpointError(path, " ".join(str(error).split()), "use the classes it was trained with") from error
     for role, network in (("backbone", backbone), ("head", head)):
@@ -62,8 +60,19 @@ def rebuild(
     return backbone, head
 
 
-def _build(role: str, registry: Mapping[str, type[ModuleT]], spec: Any, weights: Mapping[str, Tensor]) -> ModuleT:
-    own = {name: tensor for name, tensor in weights.items() if name.startswith(f"{role}.")}
+def build_network(role: str, content: Mapping[str, Any]) -> Any:
+    """Build the backbone or head that a checkpoint describes, with fresh weights.
+
+    Args:
+        role: "backbone" or "head".
+        content: See `rebuild`.
+
+    Raises:
+        ValueError, RuntimeError, TypeError, AttributeError: If the class is unknown, its arguments are not accepted, or
+            it has other sizes than the checkpoint's weights.
+    """
+    registry, spec = _REGISTRIES[role], content["hyper_parameters"].get(role)
+    own = {name: tensor for name, tensor in content["state_dict"].items() if name.startswith(f"{role}.")}
     with torch.device("meta"), _at_most(2 * len(own) + 64):  # shapes without memory
         module = build(role, registry, spec)
     if (size := getattr(module, "image_size", 0)) > LARGEST_IMAGE:

@@ -19,7 +19,14 @@ FORMAT_VERSION = 1
 """Stored in every checkpoint as ``format_version``; increased when older releases can no longer read new files."""
 
 _FINITE = ("state_dict", "current_model_state", "optimizer_states")
-_RESUMED = {"epoch": int, "global_step": int, "loops": dict, "optimizer_states": list, "lr_schedulers": list}
+_RESUMED = {
+    "epoch": int,
+    "global_step": int,
+    "loops": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "callbacks": dict,
+}
 # Lightning and jsonargparse instantiate the class that stands under one of these keys
 _NAMES_CODE = ("_instantiator", "_class_path", "class_path")
 _END_RECORD = 22  # bytes of a ZIP archive's last record, without its comment

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from arcface_pl import callbacks, data
 from arcface_pl.backbones import BACKBONES, Backbone
+from arcface_pl.callbacks.run.defaults import check_trainer
 from arcface_pl.cli.config import CLASS_KEYS, import_class, unknown
 from arcface_pl.cli.error_lines import settings_errors
 from arcface_pl.cli.report import SaveConfig
@@ -109,7 +110,7 @@ class ArcFaceCLI(LightningCLI):
         """Build everything; the Trainer too, so that a missing device shows before any work."""
         with settings_errors("model"):
             super().instantiate_classes()
-            self.model.check_trainer(self.trainer)
+            check_trainer(self.model, self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer."""
@@ -215,7 +216,7 @@ def _check_classes(settings: dict[str, Any]) -> None:
     if model.get("optimizer"):
         _built("model.optimizer", model["optimizer"], [torch.nn.Parameter(torch.zeros(1))])
     if model.get("lr_schedule"):
-        _built("model.lr_schedule", model["lr_schedule"], torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), 1)
+        _built("model.lr_schedule", model["lr_schedule"], torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]))
     for node in trainer.get("callbacks") or []:
         _built("trainer.callbacks", node)
     if isinstance(trainer.get("logger"), dict):
