@@ -212,7 +212,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "its normalization is not",
     ),
     "newer": (lambda c: c.update(format_version=FORMAT_VERSION + 1), "install a newer arcface_pl"),
-    "version of another kind": (lambda c: c.update(format_version="1"), "its format_version is '1'"),
+    "version of another kind": (lambda c: c.update(format_version="1"), "format_version: got '1'"),
 }
 
 
