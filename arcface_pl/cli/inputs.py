@@ -1,8 +1,10 @@
 """Inputs of the commands that use a trained model: the model, and pictures, some of which may be unreadable."""
 
 import glob
+import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,20 +14,15 @@ from torch import Tensor
 
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.find_checkpoint import find_checkpoint
+from arcface_pl.cli.parser import printable
 from arcface_pl.errors import SettingsError, expected
-from arcface_pl.preprocessing import ImageError, read_image
+from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_out
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.pretrained import read_pretrained
 
 __all__ = ["FramedPictures", "find_pictures", "name_folders", "open_model", "read_pictures", "warn_without_threshold"]
 
-SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif", "webp", "avif"),
-        *("jp2", "pbm", "pgm", "ppm", "pnm", "tga", "pcx", "ico"),
-    )
-)
+_LOG = logging.getLogger(__name__)
 
 
 class FramedPictures(NamedTuple):
@@ -79,7 +76,7 @@ def find_pictures(names: Sequence[str | Path], option: str = "IMAGE") -> list[Pa
     files: list[Path] = []
     for name in map(str, names):
         if os.path.isdir(name):
-            files += _some(name, _pictures(Path(name).rglob("*"), Path(name)), option)
+            files += _some(name, Path(name).rglob("*"), option)
         elif not os.path.lexists(name) and glob.has_magic(name):
             files += _matching(name, option)
         else:
@@ -102,10 +99,11 @@ def name_folders(names: Sequence[str | Path], option: str = "FOLDER") -> Iterato
         if not os.path.isdir(name):
             raise SettingsError(expected(option, name, "a folder of pictures, whose name is enrolled"))
         entries = _entries(path, option)
-        inner = [] if _pictures(entries, path) else sorted(each for each in entries if os.path.isdir(each))
+        one_name = any(is_image(each.name) for each in _files(entries, path))
+        inner = [] if one_name else sorted(each for each in entries if os.path.isdir(each))
         for folder in inner or [path]:
             # resolve(), since "." has no name
-            yield folder.resolve().name, _some(str(folder), _pictures(_entries(folder, option), folder), option)
+            yield folder.resolve().name, _some(str(folder), _entries(folder, option), option)
 
 
 def read_pictures(model: TrainedModel, paths: Sequence[Path]) -> FramedPictures:
@@ -115,7 +113,7 @@ def read_pictures(model: TrainedModel, paths: Sequence[Path]) -> FramedPictures:
     errors: dict[Path, str] = {}
     for path in paths:
         try:
-            pixels[path] = to_input.frame(read_image(path, to_input.in_channels))
+            pixels[path] = to_input.read(path)
         except ImageError as error:
             errors[path] = str(error).removeprefix(f"{path}: ")
     none = torch.empty(0, to_input.in_channels, to_input.image_size, to_input.image_size, dtype=torch.uint8)
@@ -142,19 +140,20 @@ def _entries(folder: Path, option: str) -> list[Path]:
         raise SettingsError(expected(option, str(folder), "a readable folder", str(error.strerror))) from error
 
 
-def _some(folder: str, found: list[Path], option: str) -> list[Path]:
+def _some(folder: str, paths: Iterable[Path], option: str) -> list[Path]:
+    files = _files(paths, Path(folder))
+    found = [path for path in files if is_image(path.name)]
     if not found:
-        accepted = f"a folder with pictures; no file in this folder has an image suffix ({', '.join(sorted(SUFFIXES))})"
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        accepted = f"a folder with pictures; no file in this folder has an image suffix ({suffixes})"
         raise SettingsError(expected(option, folder, accepted))
+    if skipped := Counter(path.suffix.lower() for path in files if not is_image(path.name)):
+        _LOG.warning("%s: %s", printable(folder), left_out(skipped))
     return found
 
 
-def _pictures(paths: Iterable[Path], below: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in paths
-        if path.suffix.lower() in SUFFIXES and not _hidden(path.relative_to(below)) and os.path.isfile(path)
-    )
+def _files(paths: Iterable[Path], below: Path) -> list[Path]:
+    return sorted(path for path in paths if not _hidden(path.relative_to(below)) and os.path.isfile(path))
 
 
 def _hidden(path: Path) -> bool:

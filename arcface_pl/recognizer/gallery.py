@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from arcface_pl.checkpoints.atomic import replacing
-from arcface_pl.errors import GalleryError, UserError, expected
+from arcface_pl.errors import GalleryError, UserError, expected, listed
 from arcface_pl.recognizer.manifest import Manifest
 from arcface_pl.recognizer.search import nearest
 
@@ -109,7 +109,7 @@ class Gallery:
             UserError: If there is no such name.
         """
         if name not in self._positions:
-            raise UserError(expected("name", name, _listed(self._names)))
+            raise UserError(expected("name", name, f"an enrolled name ({listed(self._names) or 'none'})"))
         position = self._positions[name]
         others = self._owners.all != position
         owners = self._owners.all[others]
@@ -234,8 +234,3 @@ class _Rows:
 def _directions(rows: Tensor, owners: Tensor, count: int) -> Tensor:
     """Return the normalized sum of each name's rows, (count, D); the mean has the same direction."""
     return F.normalize(torch.zeros(count, rows.shape[1]).index_add_(0, owners, rows), dim=1)
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    return f"an enrolled name ({shown or 'there are none'})"

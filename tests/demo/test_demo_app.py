@@ -189,7 +189,7 @@ Image.new("L", (60, 60), 255).save(BLANK, "PNG")
     ("method", "path", "body", "status", "told"),
     [
         ("POST", "/api/recognize", b"", 400, "got an empty request"),
-        ("POST", "/api/recognize", b"no picture", 400, "it is no picture"),
+        ("POST", "/api/recognize", b"no picture", 400, "not an image"),
         ("POST", "/api/recognize", BLANK.getvalue(), 400, "nothing is drawn there"),
         ("POST", "/api/recognize", BLANK.getvalue()[:-30], 400, "damaged"),
         ("POST", "/api/recognize", bytes(MAX_BYTES + 1), 413, "expected at most 20,971,520"),
@@ -199,7 +199,7 @@ Image.new("L", (60, 60), 255).save(BLANK, "PNG")
         ("POST", "/api/names?name=a%00b", BLANK.getvalue(), 400, "expected 1 to 60 printable characters"),
         ("POST", "/api/names?name=none", BLANK.getvalue(), 400, "nothing is drawn there"),
         ("POST", "/api/names?name=big", bytes(MAX_BYTES + 1), 413, "expected at most 20,971,520"),
-        ("DELETE", "/api/names?name=nobody", b"", 400, "got 'nobody', but the gallery has no names"),
+        ("DELETE", "/api/names?name=nobody", b"", 400, "got 'nobody'; expected an enrolled name (none)"),
         ("GET", "/api/nothing", b"", 404, "Not Found"),
         ("GET", "/../app.py", b"", 404, "Not Found"),
         ("GET", "/%2e%2e/app.py", b"", 404, "Not Found"),
