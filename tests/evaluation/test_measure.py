@@ -187,7 +187,7 @@ def test_galleries_are_those_of_a_search_for_each_class() -> None:
 
 
 def test_the_images_of_each_class_are_found_by_one_sort() -> None:
-    """The largest tensor is no mask of classes by images, and no operation runs once per class."""
+    """No operation runs once per class."""
     labels = torch.arange(20_000) // 2
     with CountCalls() as calls:
         identification(torch.randn(20_000, 2), labels, enrolled=())
