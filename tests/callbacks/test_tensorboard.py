@@ -286,7 +286,7 @@ def test_what_the_margin_head_was_given_beyond_margin_and_scale_is_named() -> No
     module = ArcFaceModule(SimpleCNN(8), ArcFaceHead(8, 10, sub_centers=2, extension="none"))
     trainer.strategy.optimizers = [module.optimizer(module.parameters())]
     callback.on_train_start(trainer, module)
-    assert callback._values["head_options"] == "sub_centers=2, extension=none"
+    assert callback._values["head_options"] == "extension=none, sub_centers=2"
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
