@@ -24,6 +24,8 @@ __all__ = ["load_module", "plain", "plain_hyperparameters"]
 ModuleT = TypeVar("ModuleT")
 _NOT_PLAIN = object()
 _OF_THE_LOOP = ("optimizer", "lr_schedule")
+# Keys under which LightningCLI names code to run
+_LIGHTNING_CLI = ("_instantiator", "_class_path")
 # Arguments that a schedule gets from the Trainer, or that move while it runs
 _NOT_SETTINGS = ("optimizer", "total_steps", "last_epoch", "params")
 
@@ -47,7 +49,7 @@ def plain(value: Any) -> Any:
         return {"name": str(value["class_path"]).rpartition(".")[2], "kwargs": plain(value.get("init_args") or {})}
     if isinstance(value, Mapping):
         items = {str(key): plain(item) for key, item in value.items()}
-        return {key: item for key, item in items.items() if item is not _NOT_PLAIN and key != "_instantiator"}
+        return {key: item for key, item in items.items() if item is not _NOT_PLAIN and key not in _LIGHTNING_CLI}
     if isinstance(value, list | tuple):
         return [item for item in map(plain, value) if item is not _NOT_PLAIN]
     return _NOT_PLAIN
