@@ -94,6 +94,7 @@ def as_json(found: dict[str, Evaluation]) -> dict[str, Any]:
     """Lay the scores of each set out for JSON."""
     return {
         name: {"classes": each.class_names, "num_images": each.num_images, **each.scores}
+        | ({"not_measured": each.not_measured} if each.not_measured else {})
         for name, each in found.items()
     }
 
@@ -130,6 +131,9 @@ def print_table(console: Console, dataset: str, split: str, found: dict[str, Eva
         shown = (_shown(score, value, each) for value, each in zip(values, found.values(), strict=True))
         table.add_row(f"  {label}", *shown)
     console.print(table)
+    for name, each in found.items():
+        for text in each.not_measured:
+            console.print(f"{titles[name]}: not measured: {text}", markup=False)
 
 
 def _listed(names: list[str]) -> str:
