@@ -12,11 +12,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from arcface_pl.backbones import BACKBONES
+from arcface_pl.checkpoints.network import build_network
 from arcface_pl.checkpoints.reading import check_fit, read_checkpoint
-from arcface_pl.checkpoints.specs import build, spec_of
+from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError
-from arcface_pl.heads import HEADS
 from arcface_pl.training import schedules
 
 __all__ = ["load_module", "plain", "plain_hyperparameters"]
@@ -24,6 +23,8 @@ __all__ = ["load_module", "plain", "plain_hyperparameters"]
 ModuleT = TypeVar("ModuleT")
 _NOT_PLAIN = object()
 _OF_THE_LOOP = ("optimizer", "lr_schedule")
+# Keys under which LightningCLI names code to run
+_LIGHTNING_CLI = ("_instantiator", "_class_path")
 # Arguments that a schedule gets from the Trainer, or that move while it runs
 _NOT_SETTINGS = ("optimizer", "total_steps", "last_epoch", "params")
 
@@ -47,7 +48,7 @@ def plain(value: Any) -> Any:
         return {"name": str(value["class_path"]).rpartition(".")[2], "kwargs": plain(value.get("init_args") or {})}
     if isinstance(value, Mapping):
         items = {str(key): plain(item) for key, item in value.items()}
-        return {key: item for key, item in items.items() if item is not _NOT_PLAIN and key != "_instantiator"}
+        return {key: item for key, item in items.items() if item is not _NOT_PLAIN and key not in _LIGHTNING_CLI}
     if isinstance(value, list | tuple):
         return [item for item in map(plain, value) if item is not _NOT_PLAIN]
     return _NOT_PLAIN
@@ -126,9 +127,9 @@ def load_module(
 def _arguments(cls: type, content: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     saved, accepted = dict(content["hyper_parameters"]), inspect.signature(cls).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-    for role, registry in (("backbone", BACKBONES), ("head", HEADS)):
+    for role in ("backbone", "head"):
         if role not in kwargs and (role in accepted or takes_any):
-            saved[role] = build(role, registry, saved.get(role) or {}, content["state_dict"])
+            saved[role] = build_network(role, content)
     saved["optimizer"] = _factory(saved.get("optimizer"), _classes(torch.optim, Optimizer))
     known = _classes(torch.optim.lr_scheduler, LRScheduler) | _classes(schedules, LRScheduler)
     saved["lr_schedule"] = _factory(saved.get("lr_schedule"), known)

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.callbacks.run.compile import CompileMode
 from arcface_pl.callbacks.run.defaults import run_callbacks
 from arcface_pl.callbacks.run.private_apis import log_interval
@@ -23,7 +24,7 @@ from arcface_pl.seeding import run_seed
 from arcface_pl.training.hyperparameters import load_module, plain, plain_hyperparameters
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
 from arcface_pl.training.schedules import configure_schedule
-from arcface_pl.training.scores import Scores, predict
+from arcface_pl.training.scores import Scores
 
 __all__ = ["ArcFaceModule"]
 
@@ -131,11 +132,11 @@ class ArcFaceModule(L.LightningModule):
             self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Score (images, labels); returns what the callbacks read, see `Scores.update_from`."""
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> ScoredBatch:
+        """Score (images, labels); returns what callbacks read, see `ScoredBatch`."""
         return self._score(self._val_split, batch)
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> ScoredBatch:
         """Score (images, labels) of the test set; returns what `validation_step` does."""
         return self._score("test", batch)
 
@@ -146,7 +147,7 @@ class ArcFaceModule(L.LightningModule):
             ``predictions`` (B,) int64, their ``cosine`` (B,), and ``labels`` (B,) where the batch has them.
         """
         images, *labels = [batch] if isinstance(batch, Tensor) else batch
-        predictions, cosine = predict(self.head, self(images))
+        predictions, cosine = self.head.predict(self(images))
         scored = {"predictions": predictions, "cosine": cosine}
         return {"labels": labels[0], **scored} if labels else scored
 
@@ -195,6 +196,8 @@ class ArcFaceModule(L.LightningModule):
         checkpoint["format_version"] = FORMAT_VERSION
         checkpoint["data"] = self.data_facts
         checkpoint["hyper_parameters"], checkpoint["not_restored"] = plain_hyperparameters(self)
+        if "datamodule_hyper_parameters" in checkpoint:
+            checkpoint["datamodule_hyper_parameters"] = plain(checkpoint["datamodule_hyper_parameters"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore our entries.
@@ -239,7 +242,7 @@ class ArcFaceModule(L.LightningModule):
     def _val_split(self) -> str:
         return getattr(getattr(self.trainer, "datamodule", None), "val_prefix", "val")
 
-    def _score(self, split: str, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _score(self, split: str, batch: Sequence[Tensor]) -> ScoredBatch:
         images, labels = batch
         scores: Any = self.scores[split]
         return scores.update_from(self.head, self(images), labels)

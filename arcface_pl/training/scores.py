@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.heads import Head
 
-__all__ = ["Scores", "predict"]
+__all__ = ["Scores"]
 
 # Sums over a test set must not depend on how many processes shared it; Apple's GPUs have no float64.
 SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
@@ -33,35 +34,28 @@ class Scores(nn.Module):
             MeanMetric(nan_strategy="disable").set_dtype(SUM_DTYPE) for _ in range(3)
         )
 
-    def update_from(self, head: Head, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Score a batch.
+    def update_from(self, head: Head, embeddings: Tensor, labels: Tensor) -> ScoredBatch:
+        """Score a batch in one pass over the classes.
 
         Args:
             head: The head in evaluation mode.
             embeddings: (B, D).
             labels: (B,) integers in [0, C).
-
-        Returns:
-            What callbacks draw, (B, ...) each: embeddings, labels, predictions, target_angle, predicted_angle and
-            nearest_other_angle; the angles, to classes, in degrees.
         """
-        losses = head.loss(embeddings, labels, reduction="none")  # checks the labels
+        scores = head.score(embeddings, labels)
         labels = labels.long()
-        cosine = head.cosine(embeddings)
-        predictions = head(embeddings).argmax(1)
-        target_angle = _degrees(cosine.gather(1, labels[:, None]).squeeze(1))
-        nearest_other_angle = _degrees(cosine.scatter(1, labels[:, None], -torch.inf).amax(1))
-        self.accuracy.update(predictions, labels)
-        self.margin_accuracy.update(head(embeddings, labels).argmax(1), labels)
-        self.loss.update(losses.to(SUM_DTYPE))
+        target_angle, nearest_other_angle = _degrees(scores.target_cosine), _degrees(scores.nearest_other_cosine)
+        self.accuracy.update(scores.predictions, labels)
+        self.margin_accuracy.update(scores.margin_predictions, labels)
+        self.loss.update(scores.loss.to(SUM_DTYPE))
         self.target_mean.update(target_angle)
         self.nearest_other_mean.update(nearest_other_angle)
         return {
             "embeddings": embeddings,
             "labels": labels,
-            "predictions": predictions,
+            "predictions": scores.predictions,
             "target_angle": target_angle,
-            "predicted_angle": _degrees(cosine.gather(1, predictions[:, None]).squeeze(1)),
+            "predicted_angle": _degrees(scores.predicted_cosine),
             "nearest_other_angle": nearest_other_angle,
         }
 
@@ -72,12 +66,6 @@ class Scores(nn.Module):
         }
         prefix = "angle" if self.split == "val" else f"{self.split}/angle"
         return names | {f"{prefix}/{name}": getattr(self, name) for name in ("target_mean", "nearest_other_mean")}
-
-
-def predict(head: Head, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the predicted class and the cosine to it, (B,) each."""
-    predictions = head(embeddings).argmax(1)
-    return predictions, head.cosine(embeddings).gather(1, predictions[:, None]).squeeze(1)
 
 
 def _degrees(cosine: Tensor) -> Tensor:
