@@ -16,11 +16,13 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import SaveConfigCallback
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.data import ImageDataModule
+from arcface_pl.errors import listed
 
 __all__ = [
     "SaveConfig",
@@ -90,13 +92,12 @@ def _describe_data(datamodule: Any) -> str:
     watches_test = getattr(datamodule, "val_prefix", "val") == "test"
     sizes = {part: getattr(datamodule, f"num_{part}", None) for part in ("train", "val", "test")}
     counts = [f"{size:,} {part}" for part, size in sizes.items() if size and not (part == "val" and watches_test)]
-    held_out = getattr(datamodule, "held_out_class_names", [])
-    without = f", without {', '.join(held_out)}" if held_out else ""
+    names, held_out = getattr(datamodule, "class_names", None), getattr(datamodule, "held_out_class_names", [])
+    without = f"; {len(held_out):,} held out: {listed(held_out)}" if held_out else ""
     batch_size = getattr(datamodule, "batch_size", UNKNOWN)
-    return (
-        f"{dataset_of(datamodule)}{without}: {', '.join(counts) or f'number of images {UNKNOWN}'} "
-        f"(batch size per process: {batch_size})"
-    )
+    images = f"{dataset_of(datamodule)}: {', '.join(counts) or f'number of images {UNKNOWN}'}"
+    classes = f"{len(names):,} classes: {listed(names)}{without}" if names else ""
+    return f"{escape(images)} (batch size per process: {batch_size})\n{escape(classes)}".rstrip()
 
 
 def _describe_model(module: Any) -> str:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
+from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.cli import report
 from arcface_pl.cli.command_line import parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
@@ -50,14 +51,14 @@ def run(command: str, args: Sequence[str]) -> None:
     request = parse_command_line(command, args, TRAINER_ARGUMENTS)
     base = read_config(BASE_CONFIG)
     settings, flags = request.over(base)
-    checkpoint = None
+    found = None
     if request.ckpt_path is not None and not request.helps:
         root = _last(settings, flags, "default_root_dir")
-        checkpoint = find_checkpoint(request.ckpt_path, root, option="--ckpt_path ")
-    if command != "fit" and checkpoint is None and not request.helps:
+        found = find_checkpoint(request.ckpt_path, root, option="--ckpt_path")
+    if command != "fit" and found is None and not request.helps:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
-    if checkpoint is not None:
-        layer = settings_of_run(checkpoint) if command == "fit" else settings_of_checkpoint(checkpoint)
+    if found is not None:
+        layer = settings_of_run(found.path) if command == "fit" else settings_of_checkpoint(found)
         settings, flags = request.over(merge(base, layer))
     if _last(settings, flags, "precision") == "auto":
         settings["trainer"]["precision"] = choose_precision(_last(settings, flags, "accelerator"))
@@ -66,6 +67,11 @@ def run(command: str, args: Sequence[str]) -> None:
     keep_freed_memory()
     stop_driver_search()
     cli = ArcFaceCLI(settings, flags, request.helps, command)
+    checkpoint = None
+    if found is not None:
+        checkpoint = found.path
+        DurableCheckpointIO.install(cli.trainer.strategy, found)  # the Trainer need not read it again
+        del found
     handlers = end_at_once()
     try:
         with file_errors(), library_errors(checkpoint):

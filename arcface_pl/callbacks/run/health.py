@@ -256,7 +256,7 @@ def _target(head: Any, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     untrained = math.log(max(head.num_classes - 1, 1)) - head.scale_value * psi
     if isinstance(head, ShardedHead):
         return unknown, untrained
-    cosine, sine = head.own_angle(embeddings, labels)
+    cosine, sine = head.target_angle(embeddings, labels)
     return torch.rad2deg(torch.atan2(sine, cosine)).mean(), untrained
 
 
