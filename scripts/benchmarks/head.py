@@ -2,9 +2,9 @@
 
 Compares `head.loss`, also with the SGD update of the centers inside the backward pass, with the dense path
 (`head(embeddings, labels)` and a cross-entropy), with ArcFaceLoss of pytorch-metric-learning, and with nothing but the
-matrix products of size batch x classes x dim. Logits, gradient of the embeddings and gradient of the centers take three,
-as long as the logits are kept between the passes, and four where they are computed twice. `head.loss` keeps them in the
-memory of the centers' gradient if batch <= dim, and computes them twice otherwise: keeping them would take
+matrix products of size batch x classes x dim. Logits, gradient of the embeddings and gradient of the centers take
+three, as long as the logits are kept between the passes, and four where they are computed twice. `head.loss` keeps them
+in the memory of the centers' gradient if batch <= dim, and computes them twice otherwise: keeping them would take
 batch x classes floats more. `score` is `head.score` on a validation batch, `dense_score` the same from whole logits.
 
 Each measurement runs in a new process; the ways take turns, and the median over the rounds is shown. Nothing else

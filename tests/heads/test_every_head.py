@@ -274,6 +274,27 @@ def test_arguments_are_parsed_from_strings(name: str) -> None:
         assert len(described.split()) > 4, f"{parameter} is not described"
 
 
+@every_head
+def test_logits_have_exact_second_derivatives_and_losses_none(name: str) -> None:
+    torch.manual_seed(0)
+    head = HEADS[name](3, 4).double().eval()
+    if name == "AdaFaceHead":  # no gradient flows through its quality: hold that at its bound
+        head.norm_mean.zero_()
+        head.norm_std.zero_()
+    embeddings = 20 * torch.randn(4, 3, dtype=torch.float64)
+    labels = torch.arange(4)
+    for call in (head, lambda x: head(x, labels)):
+        assert torch.autograd.gradcheck(call, (embeddings.requires_grad_(),))
+        assert torch.autograd.gradgradcheck(call, (embeddings,))
+    if name == "LinearHead":  # a small one is torch's own operations
+        assert torch.autograd.gradgradcheck(lambda x: head.loss(x, labels), (embeddings,))
+        return
+    with pytest.raises(ValueError, match="create_graph: got True; expected False"):
+        torch.autograd.grad(head.loss(embeddings, labels), embeddings, create_graph=True)
+    with pytest.raises(RuntimeError, match="setup_context"):
+        torch.func.grad(lambda x: head(x).sum())(embeddings.detach())
+
+
 WRONG = [
     ("embedding_dim", 0),
     ("embedding_dim", 2.0),
