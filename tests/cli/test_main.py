@@ -112,7 +112,7 @@ WRONG = [
     (["--seed_everything", "x"], "seed_everything: got x; expected"),
     (["--config", "nosuch.yaml"], "--config nosuch.yaml: cannot be read (No such file or directory)"),
     (["--ckpt_path", "last"], "--ckpt_path last: no run under lightning_logs"),
-    (["--ckpt_path", "nosuch.ckpt"], "--ckpt_path nosuch.ckpt: there is no such file"),
+    (["--ckpt_path", "nosuch.ckpt"], "--ckpt_path: got 'nosuch.ckpt'; expected a checkpoint's path"),
 ]
 
 

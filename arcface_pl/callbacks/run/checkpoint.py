@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from arcface_pl.callbacks.run.processes import Agreement
 from arcface_pl.callbacks.run.signals import Stopped, StopRequest
 from arcface_pl.checkpoints.atomic import check_writable, sweep
+from arcface_pl.checkpoints.reading import read_checkpoint
 from arcface_pl.errors import CheckpointError
 
 __all__ = ["RunCheckpoint"]
@@ -59,6 +60,13 @@ class RunCheckpoint(Checkpoint):
         """The checkpoint that counts: the best by validation, or the last where nothing was validated."""
         assert self._folder is not None, "a run has not begun"
         return self._folder / ("last.ckpt" if self.best_score is None else "best.ckpt")
+
+    def recover(self, trainer: L.Trainer) -> None:
+        """Take over, after fit, what a spawned process has saved; its callbacks ended with it."""
+        if self._folder is None:
+            self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+            if (last := self._folder / "last.ckpt").is_file():
+                self.load_state_dict(read_checkpoint(last)["callbacks"][self.state_key])
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Settle on the folder, alike in every process; clear it of what a killed run left half-written.
