@@ -11,10 +11,12 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import SaveConfigCallback
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
 from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.errors import listed
 
 __all__ = ["SaveConfig", "announce", "conclude", "exact", "table", "versions", "write_json"]
 
@@ -67,9 +69,11 @@ def _describe_data(datamodule: Any) -> str:
         for part in ("train", "val", "test")
         if getattr(datamodule, f"num_{part}", None) and not (part == "val" and datamodule.val_prefix == "test")
     )
-    held_out = getattr(datamodule, "held_out_class_names", [])
-    without = f", without {', '.join(held_out)}" if held_out else ""
-    return f"{datamodule.dataset_name}{without}: {counts} ({datamodule.batch_size} images a step and process)"
+    names, held_out = getattr(datamodule, "class_names", None), getattr(datamodule, "held_out_class_names", [])
+    without = f"; {len(held_out):,} held out: {listed(held_out)}" if held_out else ""
+    images = f"{datamodule.dataset_name}: {counts} ({datamodule.batch_size} images per step and process)"
+    classes = f"{len(names):,} classes: {listed(names)}{without}" if names else ""
+    return f"{images}\n{escape(classes)}".rstrip()
 
 
 def _describe_devices(trainer: L.Trainer, num_threads: int | None) -> str:
