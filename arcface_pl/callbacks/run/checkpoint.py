@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from arcface_pl.callbacks.run.processes import Agreement
 from arcface_pl.callbacks.run.signals import Stopped, StopRequest
 from arcface_pl.checkpoints.atomic import check_writable, sweep
+from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.errors import CheckpointError
 
 __all__ = ["RunCheckpoint"]
@@ -109,7 +110,9 @@ class RunCheckpoint(Checkpoint):
             self.best_score = score
             self.best_metrics = {name: value for name, value in metrics.items() if name.startswith(("val/", "angle/"))}
             trainer.save_checkpoint(self._folder / "best.ckpt")
-        self._save_last(trainer)
+            self._save_last(trainer, written="best.ckpt")
+        else:
+            self._save_last(trainer)
         signum, _ = self._agreement.now(self._request.signum, 0)
         if signum:
             raise Stopped(signum, agreed=True)
@@ -122,9 +125,14 @@ class RunCheckpoint(Checkpoint):
         """Listen no longer."""
         self._request.release()
 
-    def _save_last(self, trainer: L.Trainer) -> None:
+    def _save_last(self, trainer: L.Trainer, written: str | None = None) -> None:
+        """Write the last checkpoint; as a link to a file that has just been ``written`` with the same state."""
         assert self._folder is not None
-        trainer.save_checkpoint(self._folder / "last.ckpt")
+        plugin = trainer.strategy.checkpoint_io
+        if written is None or not isinstance(plugin, DurableCheckpointIO):
+            trainer.save_checkpoint(self._folder / "last.ckpt")
+        elif trainer.is_global_zero:
+            plugin.link_checkpoint(self._folder / written, self._folder / "last.ckpt")
         self._saved = time.monotonic()
 
     def _as_good(self, score: float, best: float) -> bool:
