@@ -60,9 +60,11 @@ def run(command: str, args: Sequence[str]) -> None:
     if found is not None:
         layer = settings_of_run(found.path) if command == "fit" else settings_of_checkpoint(found)
         settings, flags = request.over(merge(base, layer))
-    if _last(settings, flags, "precision") == "auto":
-        settings["trainer"]["precision"] = choose_precision(_last(settings, flags, "accelerator"))
-        flags = [flag for flag in flags if flag[0] != "trainer.precision"]
+    precision = _last(settings, flags, "precision")
+    if precision == "auto":
+        precision = choose_precision(_last(settings, flags, "accelerator"))
+    settings["trainer"]["precision"] = precision  # the parser refuses "auto", also where a flag overrides it
+    flags = [flag for flag in flags if flag[0] != "trainer.precision"]
     _hush()
     keep_freed_memory()
     stop_driver_search()

@@ -12,6 +12,7 @@ from arcface_pl.callbacks.run.private_apis import validates_after
 from arcface_pl.callbacks.run.processes import Agreement
 from arcface_pl.callbacks.run.signals import Stopped, StopRequest
 from arcface_pl.checkpoints.atomic import check_writable, sweep
+from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.checkpoints.reading import read_checkpoint
 from arcface_pl.errors import CheckpointError, expected
 from arcface_pl.functional.checks import check_choice
@@ -129,9 +130,9 @@ class RunCheckpoint(Checkpoint):
         """Write last.ckpt, and best.ckpt if a validation of these weights was the best; stop if asked to."""
         if _keeps_nothing(trainer):
             return
-        if self._validated_at == trainer.global_step:  # else the metrics are those of earlier weights
-            self._judge(trainer)
-        self._save_last(trainer)
+        # Metrics that were measured at another step are those of other weights
+        is_best = self._validated_at == trainer.global_step and self._judge(trainer)
+        self._save_last(trainer, written="best.ckpt" if is_best else None)
         assert self._agreement is not None
         signum, _ = self._agreement.now(self._request.signum, 0)
         if signum:
@@ -145,19 +146,26 @@ class RunCheckpoint(Checkpoint):
         """Stop listening."""
         self._request.release()
 
-    def _judge(self, trainer: L.Trainer) -> None:
+    def _judge(self, trainer: L.Trainer) -> bool:
+        """Write best.ckpt if the score was never better; return whether it was."""
         assert self._folder is not None
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         score = metrics.get(self.monitor)
         if score is None or (self.best_score is not None and not self._as_good(score, self.best_score)):
-            return
+            return False
         self.best_score = score
         self.best_metrics = {name: value for name, value in metrics.items() if name.startswith(("val/", "angle/"))}
         trainer.save_checkpoint(self._folder / "best.ckpt")
+        return True
 
-    def _save_last(self, trainer: L.Trainer) -> None:
+    def _save_last(self, trainer: L.Trainer, written: str | None = None) -> None:
+        """Write the last checkpoint; as a link to a file that has just been ``written`` with the same state."""
         assert self._folder is not None
-        trainer.save_checkpoint(self._folder / "last.ckpt")
+        plugin = trainer.strategy.checkpoint_io
+        if written is None or not isinstance(plugin, DurableCheckpointIO):
+            trainer.save_checkpoint(self._folder / "last.ckpt")
+        elif trainer.is_global_zero:
+            plugin.link_checkpoint(self._folder / written, self._folder / "last.ckpt")
         self._saved = time.monotonic()
 
     def _as_good(self, score: float, best: float) -> bool:
