@@ -1,8 +1,11 @@
 """Every exception that tells a user of a mistake or a fault that the user can do something about."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["CheckpointError", "DataError", "NonFiniteError", "SettingsError", "UserError", "expected"]
+__all__ = ["CheckpointError", "DataError", "NonFiniteError", "SettingsError", "UserError", "expected", "listed"]
+
+_MOST_LISTED = 10
 
 
 def expected(name: str, got: object, accepted: str, remedy: str = "") -> str:
@@ -19,6 +22,17 @@ def expected(name: str, got: object, accepted: str, remedy: str = "") -> str:
         'margin: got -1; expected radians in [0, pi)'
     """
     return f"{name}: got {got!r}; expected {accepted}" + (f". {remedy}" if remedy else "")
+
+
+def listed(names: Sequence[object]) -> str:
+    """Join names with commas: the first ten, and how many more there are.
+
+    Example:
+        >>> listed(range(12))
+        '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
+    """
+    more = len(names) - _MOST_LISTED
+    return ", ".join(map(str, names[:_MOST_LISTED])) + (f" and {more:,} more" if more > 0 else "")
 
 
 class UserError(ValueError):

@@ -7,21 +7,21 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from tiny_runs import QUIET
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
 
-QUIET = {
-    "accelerator": "cpu",
-    "devices": 1,
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "num_sanity_val_steps": 0,
-    "log_every_n_steps": 1,
-}
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take no notice of what Lightning remarks about runs as small as those of tests."""
+    for message in (
+        "You defined a `validation_step`",  # some runs only train
+        "The number of training batches",  # and are shorter than a logging interval
+        ".*does not have many workers",  # tensors in memory need none
+    ):
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
 
 
 @pytest.fixture

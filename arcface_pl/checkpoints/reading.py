@@ -26,6 +26,7 @@ _RESUMED = {
     "loops": dict,
     "optimizer_states": list,
     "lr_schedulers": list,
+    "callbacks": dict,
 }
 # With these stock Lightning and jsonargparse make whatever class they are told to
 _NAMES_CODE = ("_instantiator", "_class_path", "class_path")

@@ -1,88 +1,168 @@
-"""Layers of settings: the complete base, overlays that hold differences only, then flags; the later one wins.
+"""Config files: strict YAML, merged in layers over base.yaml.
 
-The layers are plain dictionaries in LightningCLI's schema (``seed_everything / trainer / model / data``). They are
-merged here, not by the argument parser, because two things must hold that it does not promise: a class chosen in a
-later layer starts from its own defaults, and callbacks in a later layer add to the base's instead of replacing them.
+Files are merged here and not by jsonargparse, which lacks two things. It keeps the arguments of a class that a later
+layer replaces wherever the new class accepts them, so that ArcFace's margin of 0.5 would become CosFace's. And a later
+list of callbacks would replace the base's instead of adding to it.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from arcface_pl.cli.yaml_text import parse_yaml, read_yaml
-from arcface_pl.errors import SettingsError
+import yaml
 
-__all__ = [
-    "BASE_CONFIG",
-    "Request",
-    "apply_flag",
-    "import_class",
-    "merge",
-    "parse_command_line",
-    "read_config",
-]
+from arcface_pl.errors import SettingsError, expected
+
+__all__ = ["BASE_CONFIG", "SECTIONS", "import_class", "is_class", "merge", "parse_yaml", "read_config", "read_yaml"]
 
 BASE_CONFIG = Path(__file__).parent.parent / "configs" / "base.yaml"
 SECTIONS = ("seed_everything", "trainer", "model", "data")
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
-SWITCHES = ("print_config", "help", "help_all", "traceback")
+MODULE = "arcface_pl.training.module.ArcFaceModule"
+# Sections that LightningCLI writes for any module, and where ArcFaceModule has them.
+ALIASES = {"optimizer": "optimizer", "lr_scheduler": "lr_schedule"}
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
+class _Loader(yaml.SafeLoader):
+    """Plain values only, YAML 1.2 scalars (1e-3 is a number; no and 12:30 are text), no duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                line = node.value[place][0].start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: the key {key!r} stands there twice")
+        return super().construct_mapping(node, deep=True)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    (
+        "float",
+        r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        "-+.0123456789",
+    ),
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("merge", r"^<<$", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML text into plain values.
+
+    Args:
+        text: The text.
+
+    Raises:
+        ValueError: If it is not valid YAML, has a duplicate key or asks for an object.
+    """
+    try:
+        return yaml.load(text, _Loader)  # derives from SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def read_yaml(path: str | Path, flag: str) -> Any:
+    """Read a YAML file.
+
+    Args:
+        path: The file.
+        flag: The flag that named it, for the message.
+
+    Raises:
+        SettingsError: If it cannot be read or is not valid YAML.
+    """
+    try:
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{flag} {path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{flag} {path}: cannot be read (not UTF-8 text)") from None
+    except ValueError as error:
+        raise SettingsError(f"{flag} {path}: {error}") from None
+
+
+def read_config(path: str | Path, command: str = "fit") -> dict[str, Any]:
     """Read one config file.
 
     Args:
-        path: A YAML file in LightningCLI's schema, complete or with differences only.
+        path: A file of YAML in LightningCLI's schema, or the YAML itself, with all settings or only those that differ.
+            Sections named after subcommands (``fit: {trainer: ...}``) are read for ``command`` only.
+        command: The subcommand.
 
     Returns:
-        Its content.
+        Its content: any of `SECTIONS`, and ``ckpt_path``.
 
     Raises:
-        SettingsError: If it cannot be read, is no YAML mapping, repeats a key, or has a section that is not one of
-            seed_everything, trainer, model, data.
+        SettingsError: If it cannot be read, is not a mapping, or has an unknown section.
     """
-    content = read_yaml(path, "--config")
+    try:
+        # As jsonargparse has it, a mapping is the config itself
+        content = parse_yaml(str(path)) if re.search(r":\s|^\{", str(path)) else read_yaml(path, "--config")
+    except ValueError as error:
+        raise SettingsError(str(error) if isinstance(error, SettingsError) else f"--config: {error}") from None
     content = {} if content is None else content
     if not isinstance(content, dict):
-        raise SettingsError(f"{path}: holds a {type(content).__name__}, but a config is a mapping of settings")
-    unknown = [key for key in content if key not in SECTIONS]
-    if unknown:
-        raise SettingsError(f"{path}: unknown key {unknown[0]!r}; accepts {', '.join(SECTIONS)}")
-    # A section whose lines are all comments differs in nothing
+        raise SettingsError(expected(f"--config {path}", content, "a mapping of settings"))
+    if content.keys() & set(SUBCOMMANDS):
+        chosen = content.get(command) or {}
+        content = {key: value for key, value in content.items() if key not in SUBCOMMANDS} | chosen
+    # What LightningCLI writes for the arguments of the Trainer's methods, where it says no more than the default
+    content = {
+        key: value
+        for key, value in content.items()
+        if not (key in ("weights_only", "verbose", "return_predictions", "ckpt_path") and value in (None, True))
+    }
+    for section, name in ALIASES.items():
+        if section in content:
+            content = merge(content, {"model": {name: content.pop(section)}})
+    known = (*SECTIONS, "ckpt_path")
+    if foreign := [key for key in content if key not in known]:
+        raise SettingsError(f"--config {path}: {unknown(str(foreign[0]), known)}; accepts {', '.join(known)}")
+    # A section with nothing but comments changes nothing
     return {key: value for key, value in content.items() if value is not None or key == "seed_everything"}
 
 
-def _is_class(node: Any) -> bool:
+def is_class(node: Any) -> bool:
+    """Return whether ``node`` is a class in a config: a mapping with a class_path."""
     return isinstance(node, dict) and "class_path" in node
 
 
-def _same_class(one: str, other: str) -> bool:
-    if not isinstance(one, str) or not isinstance(other, str):
-        return False  # whoever looks the class up says what is wrong with its name
-    if one == other or one.rpartition(".")[2] != other.rpartition(".")[2]:
-        return one == other
-    # One class has several names: arcface_pl.heads.ArcFaceHead is arcface_pl.heads.arcface.ArcFaceHead.
-    return "." not in one or "." not in other or import_class(one) is import_class(other)
-
-
-def import_class(path: str) -> type | None:
-    """Return the class with this dotted name, or None where there is none."""
-    module, _, name = path.rpartition(".")
+def import_class(path: Any) -> type | None:
+    """Import the class with this dotted name; None if there is none."""
+    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
     try:
         found = getattr(import_module(module), name) if module else None
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, ValueError):
         return None
     return found if isinstance(found, type) else None
 
 
-def merge(base: Any, overlay: Any, key: str = "") -> Any:
-    """Lay ``overlay`` over ``base``; neither is changed.
+def same_class(one: Any, other: Any) -> bool:
+    """Return whether two class paths, short or full, name one class."""
+    if not isinstance(one, str) or not isinstance(other, str) or one == other:
+        return one == other
+    if one.rpartition(".")[2] != other.rpartition(".")[2]:
+        return False
+    # arcface_pl.heads.ArcFaceHead is arcface_pl.heads.arcface.ArcFaceHead
+    return "." not in one or "." not in other or import_class(one) is import_class(other)
 
-    A class in the overlay that is not the base's starts from its own defaults. Callbacks are merged by class: one that
-    the base has is changed, another is added.
+
+def merge(base: Any, overlay: Any, key: str = "") -> Any:
+    """Merge ``overlay`` into a copy of ``base``.
+
+    A class in the overlay that differs from the base's starts from its own defaults, except that a subclass of
+    ArcFaceModule keeps the settings of ``model``. Callbacks are merged by class: one that the base has is modified,
+    any other is added.
 
     Args:
         base: Settings so far.
@@ -90,146 +170,52 @@ def merge(base: Any, overlay: Any, key: str = "") -> Any:
         key: Full name of the place, such as "trainer.callbacks".
 
     Returns:
-        The merged settings.
+        The merged settings; neither argument is changed.
     """
-    if key == "trainer.callbacks" and isinstance(overlay, list | dict | str):
+    if key == "trainer.callbacks" and overlay is not None:
         return _merge_callbacks(base or [], overlay if isinstance(overlay, list) else [overlay])
-    if _is_class(base) and isinstance(overlay, str):
+    if isinstance(overlay, str) and (is_class(base) or key == "model"):
         overlay = {"class_path": overlay}
+    if key == "model" and is_class(overlay) and not is_class(base):
+        chosen = overlay["class_path"]
+        if chosen in ("ArcFaceModule", "arcface_pl.ArcFaceModule", MODULE):
+            overlay = overlay.get("init_args") or {}
+        else:
+            base = {"class_path": chosen, "init_args": base} if _is_arcface_module(chosen) else None
     if not isinstance(base, dict) or not isinstance(overlay, dict):
         return deepcopy(overlay)
-    if _is_class(base):
-        if _is_class(overlay) and not _same_class(base["class_path"], overlay["class_path"]):
+    if is_class(base):
+        if is_class(overlay) and not same_class(base["class_path"], overlay["class_path"]):
             return deepcopy(overlay)
-        if not overlay.keys() <= CLASS_KEYS and not _is_class(overlay):
+        if not is_class(overlay) and not overlay.keys() <= CLASS_KEYS:
             overlay = {"init_args": overlay}
     merged = deepcopy(base)
     for name, value in overlay.items():
-        # `callbacks+` is LightningCLI's way to say "add", which is what happens here in any case.
-        name = "callbacks" if key == "trainer" and name == "callbacks+" else name
-        merged[name] = merge(base.get(name), value, f"{key}.{name}" if key else str(name))
+        name = "callbacks" if key == "trainer" and name == "callbacks+" else name  # the base's are added to anyway
+        place = key if name == "init_args" else f"{key}.{name}" if key else str(name)
+        merged[name] = merge(base.get(name), value, place)
     return merged
+
+
+def _is_arcface_module(path: Any) -> bool:
+    cls = import_class(path)
+    return cls is not None and issubclass(cls, import_class(MODULE) or ())
 
 
 def _merge_callbacks(base: list[Any], overlay: list[Any]) -> list[Any]:
     merged = deepcopy(base)
     for entry in ({"class_path": item} if isinstance(item, str) else item for item in overlay):
-        if not _is_class(entry):
-            raise SettingsError(f"trainer.callbacks: got {entry!r}, but each one takes a class_path (and init_args)")
-        for place, present in enumerate(merged):
-            if _same_class(present["class_path"], entry["class_path"]):
-                merged[place] = merge(present, entry)
-                break
-        else:
+        if not is_class(entry):
+            raise SettingsError(expected("trainer.callbacks", entry, "classes: a name, or class_path and init_args"))
+        place = next((i for i, old in enumerate(merged) if same_class(old["class_path"], entry["class_path"])), None)
+        if place is None:
             merged.append(deepcopy(entry))
+        else:
+            merged[place] = merge(merged[place], entry)
     return merged
 
 
-def apply_flag(settings: dict[str, Any], name: str, text: str) -> dict[str, Any]:
-    """Lay one flag over the settings.
-
-    Args:
-        settings: Settings so far.
-        name: Full name with dots, such as "model.head.margin".
-        text: Its value as typed; read as YAML.
-
-    Returns:
-        The settings with that value.
-
-    Raises:
-        SettingsError: If something on the way is unset or holds no settings of its own.
-    """
-    overlay: Any = parse_yaml(text, f"--{name}")
-    parts = name.split(".")
-    node: Any = settings
-    for depth, part in enumerate(parts[:-1]):
-        node = node.get("init_args", {}) if _is_class(node) and part not in CLASS_KEYS else node
-        node = node.get(part, {}) if isinstance(node, dict) else node
-        if not isinstance(node, dict):
-            raise SettingsError(
-                f"--{name}: {'.'.join(parts[: depth + 1])} is {node!r} and has no setting {parts[-1]!r}"
-            )
-    for part in reversed(parts):
-        overlay = {part: overlay}
-    return merge(settings, overlay)
-
-
-@dataclass
-class Request:
-    """A command line, sorted: config files, flags for settings, and what the command itself is asked."""
-
-    configs: list[str] = field(default_factory=list)
-    flags: list[tuple[str, str]] = field(default_factory=list)
-    ckpt_path: str | None = None
-    switches: set[str] = field(default_factory=set)
-
-    def layers_over(self, base: dict[str, Any]) -> dict[str, Any]:
-        """Return ``base`` with the config files and then the flags laid over it."""
-        settings = base
-        for path in self.configs:
-            settings = merge(settings, read_config(path))
-        # A class comes before its own settings, in whichever order they were typed.
-        for name, text in sorted(self.flags, key=lambda flag: flag[0].count(".")):
-            settings = apply_flag(settings, name, text)
-        for name in ("trainer", "model"):
-            if not isinstance(settings[name], dict):
-                raise SettingsError(f"{name}: got {settings[name]!r}, but it accepts a mapping of settings")
-        return settings
-
-
-def parse_command_line(args: Sequence[str], trainer_arguments: Iterable[str]) -> Request:
-    """Sort a command line; nothing is checked yet but its form.
-
-    Args:
-        args: What follows the subcommand.
-        trainer_arguments: Names that stand for ``trainer.NAME`` when typed bare.
-
-    Returns:
-        The sorted command line.
-
-    Raises:
-        SettingsError: If a flag is unknown or has no value, or a word stands alone.
-    """
-    trainer_arguments = set(trainer_arguments)
-    request = Request()
-    words = iter(args)
-    for word in words:
-        word = {"-h": "--help", "-c": "--config"}.get(word, word)
-        if not word.startswith("--"):
-            raise SettingsError(f"{word!r}: a value without a flag; flags look like --max_epochs 3")
-        name, equals, value = word[2:].partition("=")
-        if name in SWITCHES and not equals:
-            request.switches.add(name)
-            continue
-        if name == "allow_inexact_resume":
-            request.flags.append((f"data.{name}", value if equals else "true"))
-            continue
-        root = name.split(".")[0].rstrip("+")
-        if root in trainer_arguments:
-            name = f"trainer.{name}"
-        elif root not in SECTIONS and name not in ("config", "ckpt_path"):
-            raise SettingsError(unknown(f"--{name}", [f"--{known}" for known in _known_flags(trainer_arguments)]))
-        if not equals:
-            following = next(words, None)
-            value = "" if following is None or following.startswith("--") else following
-        if not value.strip():
-            raise SettingsError(f"--{name}: needs a value (null for none)")
-        if name == "config":
-            request.configs.append(value)
-        elif name == "ckpt_path":
-            request.ckpt_path = value
-        else:
-            request.flags.append((name, value))
-    return request
-
-
-def _known_flags(trainer_arguments: Iterable[str]) -> list[str]:
-    return [*SECTIONS, "config", "ckpt_path", "allow_inexact_resume", *SWITCHES, *trainer_arguments]
-
-
 def unknown(name: str, known: Iterable[str]) -> str:
-    """Say that ``name`` is unknown, and which known name is nearest."""
-    from difflib import get_close_matches
-
+    """Word an error about an unknown ``name``, with the nearest of the ``known`` ones."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"{name}: unknown" + (f"; did you mean {near[0]}?" if near else "; --help_all lists every setting")
+    return f"{name}: unknown" + (f"; did you mean {near[0]}?" if near else "")

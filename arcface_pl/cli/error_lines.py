@@ -3,16 +3,22 @@
 import argparse
 import errno
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from traceback import walk_tb
+from typing import Any
 
+from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from arcface_pl.backbones import BACKBONES
+from arcface_pl.cli.config import import_class
 from arcface_pl.errors import CheckpointError, SettingsError, UserError
+from arcface_pl.heads import HEADS
 
-__all__ = ["file_errors", "library_errors", "plain_types", "settings_errors"]
+__all__ = ["ConstructorError", "file_errors", "library_errors", "plain_types", "settings_errors"]
 
 # What a user can mend: a full or read-only disk, a quota, a limit, a permission, a file where a folder belongs.
 _MENDABLE = {
@@ -51,30 +57,41 @@ _RAISED_OVER_SETTINGS = (
 )
 
 
+class ConstructorError(BaseException):
+    """Carries a `SettingsError` through jsonargparse, which takes any Exception as a sign to try another type."""
+
+
 @contextmanager
-def settings_errors(key: str = "", names: Iterable[str] = (), culprit: Callable[[], str] = str) -> Iterator[None]:
-    """Turn whatever the body raises over a setting into a `SettingsError` of one line.
+def settings_errors(key: str = "", arguments: Any = None) -> Iterator[None]:
+    """Turn what the body raises over a setting into a `SettingsError` of one line.
 
     Args:
-        key: Full name of the settings the body is about, to be named where the error does not.
-        names: Names of those settings, to be looked for in what the error says.
-        culprit: Asked for the setting's name where the error says none of them; may answer "".
+        key: Full name of the settings that the body is about, for errors that do not name it.
+        arguments: Those settings by name. One that the error names, or whose value it is the only one to show, is added
+            to the name.
     """
     try:
         yield
     except SettingsError:
         raise
+    except ConstructorError as error:
+        raise error.__cause__ or error from None
     except _RAISED_OVER_SETTINGS as error:
-        message = _explain(str(error)) or type(error).__name__
+        message = _explain(str(error).partition("\nException raised from")[0]) or type(error).__name__
         if key and not re.match(rf"{re.escape(key)}[.:]", message):
-            if re.match(r"[a-z_]+[0-9]*(:| must )", message):  # "margin must be ..."
-                message = f"{key}.{message}"
-            else:
-                name = (
-                    next((name for name in names if re.search(rf"(?<![\w.]){name}(?![\w.])", message)), "") or culprit()
-                )
-                message = f"{key}.{name}: {message}" if name else f"{key}: {message}"
+            named = re.match(r"[a-z_][a-z_0-9]*(\[.*?\])?(:| must )", message)  # "margin: got ..."
+            found = "" if named else _argument_meant(message, dict(arguments or {}))
+            message = f"{key}.{message}" if named else f"{key}{'.' * bool(found)}{found}: {message}"
         raise SettingsError(message) from error
+
+
+def _argument_meant(message: str, arguments: dict[str, Any]) -> str:
+    if name := next((name for name in arguments if re.search(rf"(?<![\w.]){name}(?![\w.])", message)), ""):
+        return name
+    shown = {word for word in re.split(r"[^\w.+-]+", message) if len(word) > 1}
+    values = {name: value if isinstance(value, list | tuple) else [value] for name, value in arguments.items()}
+    fitting = [name for name, value in values.items() if shown & set(map(str, value))]
+    return fitting[0] if len(fitting) == 1 else ""
 
 
 @contextmanager
@@ -119,15 +136,48 @@ def file_errors() -> Iterator[None]:
 
 
 def _explain(message: str) -> str:
-    """Condense a parser's nested report to "full.key: got value, but it accepts ..."."""
+    """Condense jsonargparse's nested report to "full.name: got value; expected ..."; it has no structured one."""
     keys = re.findall(r'(?:Parser key|Key) "([^"]+)"', message)
     name = ".".join(part for key in keys for part in key.split(".") if part != "init_args")
-    if union := re.search(r"Subtypes: \[(.*?)\]\n.*Given value: (.*)", message, re.DOTALL):
-        return f"{name}: got {union.group(2).strip()}, but it accepts {plain_types(union.group(1))}"
-    if single := re.search(r"Expected an? (.*)\. Got value: (.*)", message):
-        return f"{name}: got {single.group(2).strip()}, but it accepts {plain_types(single.group(1))}"
+    classes = re.findall(r"class_path'?[ =:]+'([\w.]+)'", message)
+    if option := re.search(r"Option '([^']+)' is not accepted", message):
+        return _unknown_option(name, option[1], next(filter(import_class, reversed(classes)), ""))
+    if flag := re.search(r"unrecognized arguments: --([^\s=]+)", message):
+        return f"{flag[1]}: unknown; --help_all lists every setting"
+    if required := re.search(r"arguments are required: ([^,]*)", message):
+        full = ".".join(filter(None, (name, required[1])))
+        return f"{full}: not set; give --{full}"
+    values = re.findall(
+        r"(?:Got value:|Given value:|import path string:|Import path|No module named) (.*?)(?: does not|\. Got|$)",
+        message,
+        re.MULTILINE,
+    )
+    single = re.search(r"Expected an? (.*?)(?:, but got.*)?\. Got value: ", message)
+    union = re.search(r"Subtypes: \[(.*)\]", message)
+    accepted = plain_types(single[1]) if single else plain_types(union[1]) if union else ""
+    if values and accepted and not re.search(r"\b[a-z_]+\.\w", accepted):
+        return f"{name}: got {values[0].strip()}; expected {accepted}"
+    if values and (accepted or re.search(r"subclass|import path|No module", message)):
+        null = ", or null" if accepted.endswith("null") else ""
+        return f"{name}: got {classes[-1] if classes else values[0].strip()}; expected {_class_names(name)}{null}"
     detail = plain_types(" ".join(line.strip() for line in message.splitlines()))
     return f"{name}: {detail}" if name and name not in detail else detail
+
+
+def _unknown_option(name: str, option: str, path: str) -> str:
+    cls = import_class(path)
+    parser = ArgumentParser(exit_on_error=False)
+    names = parser.add_class_arguments(cls, "at", fail_untyped=False) if cls is not None else []
+    known = [each.removeprefix("at.") for each in names]
+    near = get_close_matches(option, known, n=1)
+    hint = f"; did you mean {name}.{near[0]}?" if near else ""
+    accepted = f" ({cls.__name__} accepts {', '.join(known)})" if cls is not None and known else ""
+    return f"{name}.{option}: unknown{hint}{accepted}"
+
+
+def _class_names(name: str) -> str:
+    names: Iterable[str] = {"model.head": [*HEADS], "model.backbone": [*BACKBONES]}.get(name, [])
+    return f"{', '.join(sorted(names))}, or the full path of a class" if names else "the name or full path of a class"
 
 
 def plain_types(text: str) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from arcface_pl.cli.config import BASE_CONFIG, Request, merge, parse_command_line, read_config
+from arcface_pl.cli.command_line import Request, parse_command_line
+from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.parser import ToolParser
 from arcface_pl.errors import SettingsError
 from arcface_pl.evaluation.protocols import PROTOCOLS
@@ -48,7 +49,7 @@ def run(args: list[str]) -> None:
     """
     data_words, words = _split(args)
     options = _parser().parse_args(words)
-    request = parse_command_line(data_words, ())
+    request = parse_command_line("fit", data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
     from arcface_pl.checkpoints.reading import read_checkpoint
@@ -134,7 +135,7 @@ def _data_of(checkpoint: Path, module: Any, request: Request, options: argparse.
             arguments.pop(name, None)
     backbone = module.backbone
     sizes = {"in_channels": backbone.in_channels, "image_size": backbone.image_size}
-    data = build_data(request.layers_over(merge(read_config(BASE_CONFIG), settings))["data"], sizes)
+    data = build_data(*request.over(merge(read_config(BASE_CONFIG), settings)), sizes)
     if hasattr(data, "use_preprocessing"):
         data.use_preprocessing(Preprocessor.from_data_facts(module.data_facts, **sizes))
     elif hasattr(data, "normalize_as") and module.data_facts.get("normalization"):

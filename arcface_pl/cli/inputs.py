@@ -1,7 +1,9 @@
 """What the commands that use a trained model are given: the model, and pictures of which some may be unreadable."""
 
 import glob
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,19 +13,13 @@ from torch import Tensor
 
 from arcface_pl.cli.find_checkpoint import find_checkpoint
 from arcface_pl.errors import SettingsError
-from arcface_pl.preprocessing import ImageError, read_image
+from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_out
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.pretrained import read_pretrained
 
 __all__ = ["Pictures", "find_pictures", "name_folders", "open_model", "printable", "read_pictures"]
 
-SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif", "webp", "avif"),
-        *("jp2", "pbm", "pgm", "ppm", "pnm", "tga", "pcx", "ico"),
-    )
-)
+_LOG = logging.getLogger(__name__)
 
 
 class Pictures(NamedTuple):
@@ -63,7 +59,7 @@ def find_pictures(names: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for name in map(str, names):
         if os.path.isdir(name):
-            files += _some(name, _pictures(Path(name).rglob("*"), Path(name)))
+            files += _some(name, Path(name).rglob("*"))
         elif not os.path.lexists(name) and glob.has_magic(name):
             files += _matching(name)
         else:
@@ -82,10 +78,14 @@ def name_folders(names: Sequence[str | Path]) -> Iterator[tuple[str, list[Path]]
         if not os.path.isdir(name):
             raise SettingsError(f"{name}: there is no such folder; accepts one whose name is to be enrolled")
         entries = _entries(path)
-        inner = [] if _pictures(entries, path) else sorted(each for each in entries if os.path.isdir(each))
+        inner = (
+            []
+            if any(is_image(each.name) for each in _files(entries, path))
+            else sorted(each for each in entries if os.path.isdir(each))
+        )
         for folder in inner or [path]:
             # resolve(): a dot has no name
-            yield folder.resolve().name, _some(str(folder), _pictures(_entries(folder), folder))
+            yield folder.resolve().name, _some(str(folder), _entries(folder))
 
 
 def read_pictures(model: TrainedModel, paths: Sequence[Path]) -> Pictures:
@@ -95,7 +95,7 @@ def read_pictures(model: TrainedModel, paths: Sequence[Path]) -> Pictures:
     errors: dict[Path, str] = {}
     for path in paths:
         try:
-            pixels[path] = to_input.frame(read_image(path, to_input.in_channels))
+            pixels[path] = to_input.read(path)
         except ImageError as error:
             errors[path] = str(error).removeprefix(f"{path}: ")
     none = torch.empty(0, to_input.in_channels, to_input.image_size, to_input.image_size, dtype=torch.uint8)
@@ -128,19 +128,19 @@ def _entries(folder: Path) -> list[Path]:
         raise SettingsError(f"{folder}: this folder cannot be read ({error.strerror})") from error
 
 
-def _some(folder: str, found: list[Path]) -> list[Path]:
+def _some(folder: str, paths: Iterable[Path]) -> list[Path]:
+    files = _files(paths, Path(folder))
+    found = [path for path in files if is_image(path.name)]
     if not found:
-        accepted = ", ".join(sorted(SUFFIXES))
+        accepted = ", ".join(sorted(IMAGE_SUFFIXES))
         raise SettingsError(f"{folder}: no file in this folder has a picture's suffix ({accepted})")
+    if skipped := Counter(path.suffix.lower() for path in files if not is_image(path.name)):
+        _LOG.warning("%s: %s", printable(folder), left_out(skipped))
     return found
 
 
-def _pictures(paths: Iterable[Path], below: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in paths
-        if path.suffix.lower() in SUFFIXES and not _hidden(path.relative_to(below)) and os.path.isfile(path)
-    )
+def _files(paths: Iterable[Path], below: Path) -> list[Path]:
+    return sorted(path for path in paths if not _hidden(path.relative_to(below)) and os.path.isfile(path))
 
 
 def _hidden(path: Path) -> bool:

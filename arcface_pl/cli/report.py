@@ -141,4 +141,4 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero and folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
             with replacing(Path(folder) / self.config_filename) as file:
-                file.write(self.parser.dump(self.config, skip_none=False).encode())
+                file.write(self.parser.dump(self.config, format="yaml", skip_none=False).encode())

@@ -19,10 +19,11 @@ from rich.console import Console
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
 from arcface_pl.cli import report
-from arcface_pl.cli.config import BASE_CONFIG, merge, parse_command_line, read_config
+from arcface_pl.cli.command_line import parse_command_line
+from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.error_lines import file_errors, library_errors
 from arcface_pl.cli.find_checkpoint import find_checkpoint
-from arcface_pl.cli.machine import choose_precision, choose_threads, keep_freed_memory, stop_driver_search
+from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_driver_search
 from arcface_pl.cli.resume import settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.errors import SettingsError
@@ -44,31 +45,25 @@ def run(command: str, args: Sequence[str]) -> None:
         DataError: If the data cannot be had or is damaged.
         CheckpointError: If the checkpoint cannot be used.
     """
-    request = parse_command_line(args, TRAINER_ARGUMENTS)
+    request = parse_command_line(command, args, TRAINER_ARGUMENTS)
     base = read_config(BASE_CONFIG)
-    settings = request.layers_over(base)
+    settings, flags = request.over(base)
     checkpoint = None
-    if request.ckpt_path is not None:
-        root = settings["trainer"].get("default_root_dir")
+    if request.ckpt_path is not None and not request.helps:
+        root = _last(settings, flags, "default_root_dir")
         checkpoint = find_checkpoint(request.ckpt_path, root, option="--ckpt_path ")
-    if command != "fit" and checkpoint is None:
+    if command != "fit" and checkpoint is None and not request.helps:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
     if checkpoint is not None:
         layer = settings_of_run(checkpoint) if command == "fit" else settings_of_checkpoint(checkpoint)
-        settings = request.layers_over(merge(base, layer))
-    if command != "fit":
-        settings["trainer"]["logger"] = False
-    if settings["trainer"].get("precision") == "auto":
-        settings["trainer"]["precision"] = choose_precision(settings["trainer"].get("accelerator"))
-    threads = settings["model"].get("num_threads") or choose_threads(settings["trainer"].get("devices"))
-    if command == "fit":
-        settings["model"]["num_threads"] = threads
-    else:
-        torch.set_num_threads(threads)
+        settings, flags = request.over(merge(base, layer))
+    if _last(settings, flags, "precision") == "auto":
+        settings["trainer"]["precision"] = choose_precision(_last(settings, flags, "accelerator"))
+        flags = [flag for flag in flags if flag[0] != "trainer.precision"]
     _hush()
     keep_freed_memory()
     stop_driver_search()
-    cli = ArcFaceCLI(settings)
+    cli = ArcFaceCLI(settings, flags, request.helps, command)
     handlers = end_at_once()
     try:
         with file_errors(), library_errors(checkpoint):
@@ -84,11 +79,17 @@ def run(command: str, args: Sequence[str]) -> None:
         dist.destroy_process_group()
 
 
-def _perform(command: str, cli: ArcFaceCLI, checkpoint: Path | None, switches: set[str]) -> None:
+def _last(settings: dict[str, Any], flags: Sequence[tuple[str, str]], name: str) -> Any:
+    """Return the value of a setting of the Trainer before parsing: of the last flag, else of the config files."""
+    typed = [text for flag, text in flags if flag == f"trainer.{name}"]
+    return typed[-1] if typed else settings["trainer"].get(name)
+
+
+def _perform(command: str, cli: ArcFaceCLI, checkpoint: Path | None, switches: dict[str, str]) -> None:
     if "help_all" in switches:
-        cli.parser.print_help()
+        cli.print_help()
     elif "print_config" in switches:
-        print(cli.parser.dump(cli.config, skip_none=False), end="")  # noqa: T201
+        cli.print_config(switches["print_config"])
     elif command == "fit":
         _fit(cli, checkpoint)
     else:

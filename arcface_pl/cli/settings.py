@@ -1,144 +1,44 @@
-"""`ArcFaceCLI`: LightningCLI over this package's classes, with sizes from the data and errors in one line."""
+"""`ArcFaceCLI`: LightningCLI over this package's classes, with sizes filled in from the data and one-line errors."""
 
+import enum
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace, set_loader
 from lightning.pytorch import callbacks as lightning_callbacks
-from lightning.pytorch import loggers as lightning_loggers
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from torch import nn
 
-from arcface_pl import callbacks, data
-from arcface_pl.backbones import BACKBONES, Backbone
-from arcface_pl.cli.config import CLASS_KEYS, import_class, unknown
-from arcface_pl.cli.error_lines import settings_errors
+from arcface_pl.backbones import BACKBONES
+from arcface_pl.callbacks.run.defaults import check_trainer
+from arcface_pl.cli.config import CLASS_KEYS, import_class, is_class, parse_yaml, unknown
+from arcface_pl.cli.error_lines import ConstructorError, settings_errors
+from arcface_pl.cli.machine import choose_threads
 from arcface_pl.cli.report import SaveConfig
-from arcface_pl.cli.values import check_seed, check_trainer_values, check_values, name_culprit
-from arcface_pl.errors import SettingsError
-from arcface_pl.heads import HEADS, Head
-from arcface_pl.training import schedules
+from arcface_pl.cli.values import check_seed, check_trainer_values, check_values
+from arcface_pl.errors import SettingsError, expected
 from arcface_pl.training.module import ArcFaceModule
 
 __all__ = ["ArcFaceCLI", "build_data", "class_path"]
 
+Flags = Sequence[tuple[str, str]]
 
-def _public(module: Any, base: type) -> dict[str, type]:
-    return {name: value for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)}
-
-
-# Classes that a config or flag may name without their full path.
-_BY_NAME: dict[str, Mapping[str, type]] = {
-    "model.backbone": BACKBONES,
-    "model.head": HEADS,
-    "model.optimizer": _public(torch.optim, torch.optim.Optimizer),
-    "model.lr_schedule": _public(schedules, schedules.Schedule),
-    "data": _public(data, L.LightningDataModule),
-    "trainer.logger": _public(lightning_loggers, lightning_loggers.Logger) | {"RunLogger": callbacks.RunLogger},
-    "trainer.callbacks": _public(lightning_callbacks, L.Callback) | _public(callbacks, L.Callback),
-}
-# What each of them is, whether the package's own or a user's.
-_KINDS: dict[str, type] = {
-    "model.backbone": Backbone,
-    "model.head": Head,
-    "model.optimizer": torch.optim.Optimizer,
-    "model.lr_schedule": torch.optim.lr_scheduler.LRScheduler,
-    "data": L.LightningDataModule,
-    "trainer.logger": lightning_loggers.Logger,
-    "trainer.callbacks": L.Callback,
-}
-# A Trainer flag that turns something off takes the callbacks along that Lightning would refuse without it.
+# A Trainer flag that turns something off removes the callbacks that Lightning would otherwise reject.
 _NEEDS = {
     "enable_progress_bar": lightning_callbacks.ProgressBar,
     "enable_checkpointing": lightning_callbacks.Checkpoint,
     "logger": lightning_callbacks.LearningRateMonitor,
 }
-_MAY_BE_NULL = ("model.lr_schedule", "trainer.logger", "trainer.callbacks")
-_MAY_BE_LISTS = ("trainer.logger", "trainer.callbacks")
 
-
-class ArcFaceCLI(LightningCLI):
-    """Checks merged settings and builds data module, model and Trainer from them.
-
-    Args:
-        settings: All layers merged, in LightningCLI's schema.
-
-    Raises:
-        SettingsError: If a setting is unknown, of the wrong type or out of range, or the device is not there.
-    """
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__(
-            ArcFaceModule,
-            L.LightningDataModule,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False},
-            # Without a logger there is no run's folder, and the config would be left wherever one happens to be.
-            save_config_callback=SaveConfig if settings["trainer"].get("logger") else None,
-            save_config_kwargs={"overwrite": True},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,  # it would have checkpoints name classes to import
-            run=False,
-            args=settings,
-        )
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Name every class in full, fill in what follows from the data, and check every value."""
-        assert isinstance(args, dict)
-        settings = _without_unwanted(_with_full_names(args))
-        for section in ("trainer", "model"):
-            known = [action.dest for action in parser._actions if action.dest.startswith(f"{section}.")]
-            for name in settings[section]:
-                if f"{section}.{name}" not in known:
-                    raise SettingsError(unknown(f"{section}.{name}", known))
-        check_seed(settings["seed_everything"])
-        check_trainer_values(settings["trainer"])
-        _check_classes(settings)
-        with settings_errors():
-            self.config = parser.parse_object(settings)
-        check_values("trainer", L.Trainer, settings["trainer"], self.config.trainer)
-        check_values("model", ArcFaceModule, settings["model"], self.config.model)
-        _check_accelerator(self.config.trainer.accelerator)
-
-    def instantiate_classes(self) -> None:
-        """Build everything; the Trainer too, so that a missing device shows before any work."""
-        with settings_errors("model"):
-            super().instantiate_classes()
-            self.model.check_trainer(self.trainer)
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Build the Trainer."""
-        with settings_errors("trainer", inspect.signature(L.Trainer).parameters):
-            return super().instantiate_trainer(**kwargs)
-
-
-def build_data(node: Any, sizes: Mapping[str, int]) -> Any:
-    """Build a data module for a network that is there already.
-
-    Args:
-        node: Its class and settings, or its class alone, as a config has them under ``data``.
-        sizes: ``in_channels`` and ``image_size`` of the network, filled in where the class takes them.
-
-    Returns:
-        The data module.
-
-    Raises:
-        SettingsError: If a setting is unknown, of the wrong type or out of range, or its images are of another size.
-    """
-    node = _with_full_names({"data": node})["data"]
-    for name, value in sizes.items():
-        _fill("data", node, name, value, "the checkpoint's network takes")
-    datamodule = _built("data", node)
-    for name, value in sizes.items():
-        found = getattr(datamodule, name, value)
-        if found != value:
-            raise SettingsError(f"data: its images have {name} {found}, but the checkpoint's network takes {value}")
-    return datamodule
+# Flags and lists in flags follow the same YAML as config files
+set_loader("arcface_pl", parse_yaml, exceptions=(ValueError,))
+_PARSER: dict[str, Any] = {"exit_on_error": False, "parser_mode": "arcface_pl"}
 
 
 def class_path(cls: type) -> str:
@@ -146,117 +46,318 @@ def class_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _resolve(key: str, path: Any) -> type:
-    known = _BY_NAME.get(key, {})
-    if isinstance(path, str) and path in known:
-        return known[path]
-    found = import_class(path) if isinstance(path, str) else None
-    if found is None or not issubclass(found, _KINDS[key]):
-        names = sorted(name for name in known if not name.startswith("_") and not inspect.isabstract(known[name]))
-        raise SettingsError(f"{key}: got {path!r}, but it accepts {', '.join(names)} or the full path of a class")
-    return found
+# Short names that jsonargparse cannot resolve by itself, since other classes have them too.
+_SHORT_NAMES: dict[str, Mapping[str, str]] = {
+    "model.backbone": {name: class_path(cls) for name, cls in BACKBONES.items()},
+    "model.lr_schedule": {"ReduceLROnPlateau": "lightning.pytorch.cli.ReduceLROnPlateau"},
+}
 
 
-def _with_full_names(settings: dict[str, Any]) -> dict[str, Any]:
-    """Name each class by its full path."""
+class ArcFaceCLI(LightningCLI):
+    """Checks settings and builds data module, model and Trainer from them, each once.
+
+    Args:
+        settings: All config files merged, in LightningCLI's schema.
+        flags: Full name and text of the flags that come after them.
+        helps: Arguments of jsonargparse's help on classes; if there are any, it is printed and the process exits.
+        command: The subcommand; only fit logs.
+
+    Raises:
+        SettingsError: If a setting is unknown, of the wrong type or out of range, or the device is missing.
+        SystemExit: With code 0, after help.
+    """
+
+    def __init__(
+        self, settings: dict[str, Any], flags: Flags = (), helps: Sequence[str] = (), command: str = "fit"
+    ) -> None:
+        self.flags, self.helps, self.command = flags, helps, command
+        any_model = is_class(settings["model"]) or any(each.startswith("--model.help") for each in helps)
+        super().__init__(
+            L.LightningModule if any_model else ArcFaceModule,
+            L.LightningDataModule,
+            subclass_mode_model=any_model,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            parser_kwargs={"prog": f"arcface-pl {command}", **_PARSER},
+            save_config_callback=SaveConfig,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # checkpoints would name classes to import
+            run=False,
+            args=settings,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the settings that were given; defaults and sizes are not there yet."""
+        assert isinstance(args, dict)
+        if self.helps:
+            with settings_errors():
+                parser.parse_args(self.helps)
+        taking = {"trainer": L.Trainer} | ({} if self.subclass_mode_model else {"model": ArcFaceModule})
+        for section, cls in taking.items():
+            known = [f"{section}.{name}" for name in inspect.signature(cls).parameters]
+            typed = [".".join(name.split(".")[:2]).rstrip("+") for name, _ in self.flags]
+            for name in [*(f"{section}.{name}" for name in args[section]), *typed]:
+                if name.startswith(f"{section}.") and name not in known:
+                    raise SettingsError(unknown(name, known))
+        self.config = _parse(parser, args, self.flags)
+        check_seed(self.config.get("seed_everything"))
+        _adapt_trainer(self.config.trainer, logs=self.command == "fit")
+        check_trainer_values(self.config.trainer)
+        _check_accelerator(self.config.trainer.get("accelerator"))
+        if not self.config.trainer.logger:  # there is no run folder to save a config in
+            self.save_config_callback = None
+
+    def instantiate_classes(self) -> None:
+        """Build everything; the Trainer too, so that a missing device shows before any work."""
+        config = self.config
+        self.datamodule = _build("data", L.LightningDataModule, config.get("data"))
+        key = "model.init_args" if "class_path" in config.model else "model"
+        backbone = self._fill_sizes(config.get(key, Namespace()))
+        with settings_errors():
+            self.config = _plain(self.parser.parse_object(config))
+        check_values("", self.config)
+        self._set_threads(self.config.model)
+        ready = self.config.clone()
+        ready["data"] = self.datamodule
+        if backbone is not None:
+            ready[f"{key}.backbone"] = backbone
+        with settings_errors():
+            self.config_init = self.parser.instantiate(ready, instantiators=[(partial(_make, ready), object, True)])
+        self.model = self.config_init.model
+        self._try_factories()
+        self.trainer = self.instantiate_trainer()
+        if isinstance(self.model, ArcFaceModule):
+            with settings_errors("model"):
+                check_trainer(self.model, self.trainer)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Build the Trainer."""
+        with settings_errors("trainer", inspect.signature(L.Trainer).parameters):
+            return super().instantiate_trainer(**kwargs)
+
+    def print_config(self, flags: str) -> None:
+        """Print the settings as YAML.
+
+        Args:
+            flags: What jsonargparse's --print_config takes, joined by commas: skip_null, skip_default, comments.
+        """
+        options = {
+            "skip_null": "skip_none",
+            "skip_unset": "skip_none",
+            "skip_default": "skip_default",
+            "comments": "with_comments",
+        }
+        chosen = [flag for flag in flags.split(",") if flag]
+        if foreign := [flag for flag in chosen if flag not in options]:
+            raise SettingsError(expected("--print_config", foreign[0], ", ".join(options)))
+        with settings_errors("--print_config"):
+            wanted = {"skip_none": False} | {options[flag]: True for flag in chosen}
+            print(self.parser.dump(self.config, format="yaml", **wanted), end="")  # noqa: T201
+
+    def print_help(self) -> None:
+        """Print every setting: the Trainer's, the module's, and those of the classes that were chosen."""
+        self.parser.print_help()
+        for key in ("model", "model.backbone", "model.head", "model.optimizer", "model.lr_schedule", "data"):
+            node = self.config.get(key)
+            if node is not None and "class_path" in node:
+                print(f"\n{key}: {node.class_path}\n")  # noqa: T201
+                try:
+                    self.parser.parse_args([f"--{key}.help={node.class_path}"])
+                except SystemExit:
+                    continue
+
+    def _set_threads(self, model: Namespace) -> None:
+        """Fix the number of threads; fit saves it, since results differ in their last bits between numbers."""
+        place = model.get("init_args", model)
+        threads = place.get("num_threads") or choose_threads(self.config.trainer.devices)
+        if self.command == "fit" and "num_threads" in place:
+            place["num_threads"] = threads
+        else:
+            torch.set_num_threads(threads)
+
+    def _fill_sizes(self, model: Namespace) -> nn.Module | None:
+        """Fill in what follows from the data and the backbone; return the backbone."""
+        backbone = None
+        if "class_path" in (model.get("backbone") or ()):
+            for name in ("in_channels", "image_size"):
+                _fill("model.backbone", model.backbone, name, getattr(self.datamodule, name, None), "the data's images")
+            backbone = _build("model.backbone", nn.Module, model.backbone)
+        if "class_path" in (model.get("head") or ()):
+            width = getattr(backbone, "embedding_dim", None)
+            _fill("model.head", model.head, "embedding_dim", width, "the backbone's embeddings")
+            _fill("model.head", model.head, "num_classes", getattr(self.datamodule, "num_classes", None), "the data")
+            for name in ("embedding_dim", "num_classes"):
+                if _takes(model.head, name) and model.head.get(f"init_args.{name}") is None:
+                    origin = "backbone" if name == "embedding_dim" else "data module"
+                    fault = f"not set, and the {origin} has no attribute {name}"
+                    raise SettingsError(f"model.head.{name}: {fault}; give --model.head.{name}")
+        return backbone
+
+    def _try_factories(self) -> None:
+        """Call the factories of optimizer and schedule on a stand-in: the real call comes after the run has begun."""
+        weights = [nn.Parameter(torch.zeros(1))]
+        model = self.config.model.get("init_args", self.config.model)
+        for name, argument in (("optimizer", weights), ("lr_schedule", torch.optim.SGD(weights, lr=0.1))):
+            if "class_path" in (model.get(name) or ()) and callable(factory := getattr(self.model, name, None)):
+                with settings_errors(f"model.{name}", model[name].get("init_args")):
+                    factory(argument)
+
+
+def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int]) -> Any:
+    """Build a data module for a trained network.
+
+    Args:
+        settings: Its class and arguments under ``data``.
+        flags: Full name and text of the flags that come after them; only those of ``data`` are read.
+        sizes: ``in_channels`` and ``image_size`` of the network, filled in if the class takes them.
+
+    Returns:
+        The data module.
+
+    Raises:
+        SettingsError: If a setting is unknown, of the wrong type or out of range, or its images are of another size.
+    """
+    parser = LightningArgumentParser(**_PARSER)
+    parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
+    config = _parse(parser, {"data": settings["data"]}, [flag for flag in flags if flag[0].startswith("data.")])
+    for name, value in sizes.items():
+        _fill("data", config.data, name, value, "the checkpoint's network")
+    datamodule = _build("data", L.LightningDataModule, config.data)
+    for name, value in sizes.items():
+        found = getattr(datamodule, name, value)
+        if found != value:
+            fault = f"got images with {name} {found}; expected {value}, which the checkpoint's network takes"
+            raise SettingsError(f"data: {fault}")
+    return datamodule
+
+
+def _check_class_nodes(key: str, node: Any) -> None:
+    """Refuse what stands next to a class_path but is not init_args, and init_args that are not a mapping."""
+    if isinstance(node, list):
+        for item in node:
+            _check_class_nodes(key, item)
+    if not isinstance(node, dict):
+        return
+    if is_class(node):
+        if foreign := [name for name in node if name not in CLASS_KEYS]:
+            raise SettingsError(f"{key}.{foreign[0]}: unknown next to class_path; arguments belong under init_args")
+        for part in ("init_args", "dict_kwargs"):
+            if not isinstance(node.get(part) or {}, dict):
+                raise SettingsError(expected(f"{key}.{part}", node[part], "a mapping of settings"))
+    for name, value in node.items():
+        _check_class_nodes(key if name == "init_args" else f"{key}.{name}" if key else str(name), value)
+
+
+def _parse(parser: ArgumentParser, settings: dict[str, Any], flags: Flags) -> Namespace:
+    """Parse settings and then flags, without defaults and without asking for what is required."""
     settings = deepcopy(settings)
-    for key in _BY_NAME:
-        parts = key.split(".")
-        parent: Any = settings.get(parts[0]) if len(parts) == 2 else settings
-        if not isinstance(parent, dict) or parts[-1] not in parent:
-            continue
-        value = parent[parts[-1]]
-        if isinstance(value, str):
-            value = parent[parts[-1]] = {"class_path": value}
-        if not ((value is None and key in _MAY_BE_NULL) or (isinstance(value, bool) and key == "trainer.logger")):
-            for node in value if isinstance(value, list) and key in _MAY_BE_LISTS else [value]:
-                _check_class_node(key, node)
-                node["class_path"] = class_path(_resolve(key, node["class_path"]))
-    return settings
+    _check_class_nodes("", settings)
+    for key, names in _SHORT_NAMES.items():
+        parent, _, last = key.rpartition(".")
+        node: Any = settings.get(parent)
+        node = node.get("init_args") if is_class(node) else node
+        for place, name in ((node, last), ((node or {}).get(last), "class_path")):
+            if isinstance(place, dict) and isinstance(place.get(name), str):
+                place[name] = names.get(place[name], place[name])
+    words = [f"--{name}={_SHORT_NAMES.get(name, {}).get(text, text)}" for name, text in flags]
+    parser.validate = lambda *args, **kwargs: None  # sizes are still missing
+    try:
+        with settings_errors():
+            config = parser.parse_object(settings, defaults=False)
+            return parser.parse_args(words, namespace=config, defaults=False)
+    finally:
+        del parser.validate
 
 
-def _check_class_node(key: str, node: Any) -> None:
-    if not isinstance(node, dict) or "class_path" not in node:
-        raise SettingsError(f"{key}: got {node!r}, but it accepts a class's name, or its class_path and init_args")
-    if foreign := [name for name in node if name not in CLASS_KEYS]:
-        raise SettingsError(f"{key}.{foreign[0]}: unknown beside class_path; a class's own settings are its init_args")
-    for part in ("init_args", "dict_kwargs"):
-        if not isinstance(node.get(part) or {}, dict):
-            raise SettingsError(f"{key}.{part}: got {node[part]!r}, but it accepts a mapping of settings")
+def _build(key: str, base: type, node: Namespace | None) -> Any:
+    """Build the class at ``key``, whose arguments may be incomplete, and nothing else."""
+    if node is None:
+        raise SettingsError(expected(key, None, "a class"))
+    parser = ArgumentParser(**_PARSER)
+    parser.add_subclass_arguments(base, key, fail_untyped=False, required=False)
+    check_values(key, node)
+    place = Namespace()
+    place[key] = node
+    with settings_errors(key):
+        checked = parser.parse_object(place, defaults=False)
+        return parser.instantiate(checked, instantiators=[(partial(_make, place), object, True)])[key]
 
 
-def _without_unwanted(settings: dict[str, Any]) -> dict[str, Any]:
-    trainer = settings["trainer"]
+def _make(config: Namespace, cls: type, *args: Any, **kwargs: Any) -> Any:
+    """Call a class's constructor; what it raises names the setting."""
+    try:
+        with settings_errors(_place_of(config, cls), kwargs):
+            return cls(*args, **kwargs)
+    except SettingsError as error:
+        raise ConstructorError from error
+
+
+def _place_of(config: Namespace, cls: type) -> str:
+    """Return the full name under which ``config`` has ``cls``, without init_args."""
+
+    def search(key: str, node: Any) -> Iterable[str]:
+        if isinstance(node, list):
+            for item in node:
+                yield from search(key, item)
+        elif isinstance(node, Namespace):
+            if import_class(node.get("class_path")) is cls:
+                yield key
+            for name, value in vars(node).items():
+                yield from search(key if name == "init_args" else f"{key}.{name}" if key else name, value)
+
+    return next(iter(search("", config)), "model" if issubclass(cls, L.LightningModule) else cls.__name__)
+
+
+def _plain(node: Any) -> Any:
+    """Replace defaults that jsonargparse cannot write to a config: text enums and devices."""
+    if isinstance(node, Namespace):
+        for name, value in vars(node).items():
+            node[name] = _plain(value)
+    elif isinstance(node, list):
+        return [_plain(item) for item in node]
+    return str(node.value) if isinstance(node, enum.Enum) else str(node) if isinstance(node, torch.device) else node
+
+
+def _takes(node: Namespace, name: str) -> bool:
+    cls = import_class(node.class_path)
+    return cls is not None and name in inspect.signature(cls).parameters
+
+
+def _fill(key: str, node: Namespace, name: str, value: Any, origin: str) -> None:
+    """Set an argument that follows from elsewhere; refuse another value."""
+    if value is None or not _takes(node, name):
+        return
+    given = node.get(f"init_args.{name}")
+    if given is None:
+        node[f"init_args.{name}"] = value
+    elif given != value:
+        raise SettingsError(expected(f"{key}.{name}", given, f"{value}, that of {origin}"))
+
+
+def _adapt_trainer(trainer: Namespace, logs: bool) -> None:
+    """Remove what does not go with what is turned off, and fill in where loggers write."""
+    if not logs:
+        trainer["logger"] = False
+    if re.fullmatch(r"-?[0-9]+", str(trainer.get("devices"))):  # jsonargparse takes text for a list of devices, "0,1"
+        trainer["devices"] = int(trainer["devices"])
     for flag, kind in _NEEDS.items():
         if trainer.get(flag) is False:
-            trainer["callbacks"] = [
-                node
-                for node in trainer.get("callbacks") or []
-                if not issubclass(_resolve("trainer.callbacks", node["class_path"]), kind)
-            ]
-    if isinstance(trainer.get("logger"), dict):
-        arguments = trainer["logger"].setdefault("init_args", {})
-        if arguments.get("save_dir") is None and trainer.get("default_root_dir") is not None:
-            arguments["save_dir"] = str(trainer["default_root_dir"])
-    return settings
+            nodes = trainer.get("callbacks") or []
+            trainer["callbacks"] = [each for each in nodes if not _is_a(each, kind)]
+    loggers = trainer.get("logger")
+    for node in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(node, Namespace) and _takes(node, "save_dir") and node.get("init_args.save_dir") is None:
+            node["init_args.save_dir"] = str(trainer.get("default_root_dir") or ".")
 
 
-def _check_classes(settings: dict[str, Any]) -> None:
-    """Build each class once, sizes filled in, so that a wrong value is named by its own setting."""
-    model, trainer = settings["model"], settings["trainer"]
-    datamodule = _built("data", settings["data"])
-    for name in ("in_channels", "image_size"):
-        _fill("model.backbone", model["backbone"], name, getattr(datamodule, name, None), "the data's images have")
-    with torch.device("meta"):  # no memory: a head may have a million classes
-        backbone = _built("model.backbone", model["backbone"])
-        _fill("model.head", model["head"], "embedding_dim", backbone.embedding_dim, "the backbone gives")
-        _fill("model.head", model["head"], "num_classes", getattr(datamodule, "num_classes", None), "the data has")
-        _built("model.head", model["head"])
-    if model.get("optimizer"):
-        _built("model.optimizer", model["optimizer"], [torch.nn.Parameter(torch.zeros(1))])
-    if model.get("lr_schedule"):
-        _built("model.lr_schedule", model["lr_schedule"], torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), 1)
-    for node in trainer.get("callbacks") or []:
-        _built("trainer.callbacks", node)
-    if isinstance(trainer.get("logger"), dict):
-        _built("trainer.logger", trainer["logger"])
-
-
-def _built(key: str, node: dict[str, Any], *positional: Any) -> Any:
-    cls = _resolve(key, node["class_path"])
-    given = node.get("init_args") or {}
-    names = list(inspect.signature(cls).parameters)
-    parser = ArgumentParser(exit_on_error=False)
-    skipped = set(names[: len(positional)])
-    known = parser.add_class_arguments(cls, key, skip=skipped, instantiate=False, fail_untyped=False)
-    for name in given:
-        if f"{key}.{name}" not in known:
-            raise SettingsError(f"{unknown(f'{key}.{name}', known)} ({cls.__name__} accepts {', '.join(names)})")
-    nested: Any = given
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
-    with settings_errors(key):
-        parsed = parser.instantiate(parser.parse_object(nested if known else {})).get(key)
-    arguments = {**(parsed.as_dict() if parsed else {}), **(node.get("dict_kwargs") or {})}
-    make = partial(cls, *positional)
-    with settings_errors(key, given, partial(name_culprit, make, arguments)):
-        built = make(**arguments)
-    check_values(key, cls, given, arguments)
-    return built
-
-
-def _fill(key: str, node: dict[str, Any], name: str, value: Any, origin: str) -> None:
-    if value is None or name not in inspect.signature(_resolve(key, node["class_path"])).parameters:
-        return
-    arguments = node.setdefault("init_args", {})
-    if arguments.get(name) is None:
-        arguments[name] = value
-    elif arguments[name] != value:
-        raise SettingsError(f"{key}.{name}: got {arguments[name]!r}, but {origin} {value}; leave it unset")
+def _is_a(node: Namespace, kind: type) -> bool:
+    cls = import_class(node.class_path)
+    return cls is not None and issubclass(cls, kind)
 
 
 def _check_accelerator(accelerator: Any) -> None:
-    there = {"gpu": torch.cuda.is_available() or torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
-    there["mps"] = torch.backends.mps.is_available()
-    if not there.get(accelerator, True):
-        raise SettingsError(f"trainer.accelerator: got {accelerator}, but torch finds none here; accepts cpu or auto")
+    mps, cuda = torch.backends.mps.is_available(), torch.cuda.is_available()
+    if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator, True):
+        raise SettingsError(
+            expected("trainer.accelerator", accelerator, "cpu or auto: torch finds no such device here")
+        )

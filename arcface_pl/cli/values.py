@@ -1,22 +1,24 @@
-"""What a single value must be, where neither the parser of settings nor the class that takes it looks closely."""
+"""Ranges that neither jsonargparse nor the Trainer checks before a run."""
 
 import inspect
 import math
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
-from arcface_pl.cli.error_lines import plain_types
-from arcface_pl.errors import SettingsError
+from jsonargparse import Namespace
 
-__all__ = ["check_seed", "check_trainer_values", "check_values", "name_culprit"]
+from arcface_pl.cli.config import import_class
+from arcface_pl.cli.error_lines import plain_types
+from arcface_pl.errors import SettingsError, expected
+
+__all__ = ["check_seed", "check_trainer_values", "check_values"]
 
 LARGEST_SEED = 2**32 - 1
-# Lightning counts steps and batches in what must stay a machine's whole number
-LARGEST = 2**31 - 1
+LARGEST = 2**31 - 1  # Lightning counts steps and batches in 32 bits
 
-# Lightning's Trainer takes any of these for good and fails, or does nothing, in the middle of the run.
+# The Trainer accepts any number here and fails, or does nothing, in the middle of the run.
 _WHOLE = {
     "num_nodes": (1, "a whole number of at least 1"),
     "max_epochs": (-1, "a whole number of at least 1, or -1 for no limit"),
@@ -42,129 +44,93 @@ _SHARES = (
 )
 
 
-def check_values(key: str, call: Callable[..., Any], given: Mapping[str, Any], parsed: Mapping[str, Any]) -> None:
-    """Refuse what the parser of settings lets pass: null anywhere, text for a number, and numbers without an end.
+def check_values(key: str, node: Any) -> None:
+    """Refuse null for an argument that must have a value, and numbers without end.
 
     Args:
-        key: Full name of the settings.
-        call: What takes them: a class.
-        given: The settings as they stand in a config or flag.
-        parsed: The same after the parser.
+        key: Full name of the place.
+        node: Parsed settings.
 
     Raises:
-        SettingsError: Names the setting, what it got and what it accepts.
+        SettingsError: Names the setting, its value and what is accepted.
     """
-    hints = _hints(call)
-    parameters = inspect.signature(call).parameters
-    for name, value in given.items():
-        hint = hints.get(name, Any)
-        default = parameters[name].default if name in parameters else None
-        if value is None and default is not None and not _takes_null(hint):
-            raise SettingsError(f"{key}.{name}: got null, but it accepts {_describe(hint)}")
-        _check_numbers(f"{key}.{name}", hint, value, parsed.get(name))
-
-
-def _check_numbers(key: str, hint: Any, given: Any, parsed: Any) -> None:
-    if isinstance(parsed, (str, Mapping)) or _is_namespace(parsed):
+    if isinstance(node, float) and not math.isfinite(node):
+        raise SettingsError(expected(key, node, "a finite number"))
+    if isinstance(node, list | tuple):
+        for item in node:
+            check_values(key, item)
+    if not isinstance(node, Namespace):
         return
-    if isinstance(parsed, Sequence) and isinstance(given, Sequence) and len(parsed) == len(given):
-        for one, other in zip(given, parsed, strict=True):
-            _check_numbers(key, hint, one, other)
-    if not isinstance(parsed, int | float) or isinstance(parsed, bool):
-        return
-    if isinstance(given, str):
-        # int() and float() read full-width digits, and "1_0" as 10
-        raise SettingsError(f"{key}: got the text {given!r}, but it accepts {_describe(hint)}")
-    if not math.isfinite(parsed):
-        raise SettingsError(f"{key}: got {parsed!r}, but it accepts a finite number")
+    cls = import_class(node.get("class_path"))
+    if cls is not None:
+        _check_nulls(key, cls, node.get("init_args") or Namespace())
+    for name, value in vars(node).items():
+        if name != "class_path":
+            check_values(key if name == "init_args" else f"{key}.{name}" if key else name, value)
 
 
-def _is_namespace(value: Any) -> bool:
-    return hasattr(value, "as_dict")
-
-
-def _hints(call: Callable[..., Any]) -> dict[str, Any]:
+def _check_nulls(key: str, cls: type, arguments: Namespace) -> None:
     try:
-        return get_type_hints(call.__init__ if inspect.isclass(call) else call)
-    except (NameError, TypeError, AttributeError):  # a user's class may name types that are there for a checker only
-        return {}
+        hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    except (NameError, TypeError, AttributeError):  # a type that is imported for type checkers only
+        return
+    parameters = inspect.signature(cls).parameters
+    for name, value in vars(arguments).items():
+        hint = hints.get(name, Any)
+        if value is None and name in parameters and parameters[name].default is not None and not _takes_null(hint):
+            described = plain_types(hint.__name__ if get_origin(hint) is None else str(hint))
+            raise SettingsError(f"{key}.{name}: got null; expected {described}")
 
 
 def _takes_null(hint: Any) -> bool:
     return hint in (Any, None, types.NoneType) or any(map(_takes_null, get_args(hint)))
 
 
-def _describe(hint: Any) -> str:
-    return "a value" if hint is Any else plain_types(hint.__name__ if get_origin(hint) is None else str(hint))
-
-
 def check_seed(value: Any) -> None:
     """Refuse a ``seed_everything`` that does not decide the run.
 
     Args:
-        value: What a config or flag says.
+        value: The parsed value.
 
     Raises:
-        SettingsError: If it is no whole number from 0 to 4294967295.
+        SettingsError: If it is not a whole number from 0 to 4294967295.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_SEED:
-        raise SettingsError(f"seed_everything: got {value!r}, but it accepts a whole number from 0 to {LARGEST_SEED}")
+        raise SettingsError(expected("seed_everything", value, f"a whole number from 0 to {LARGEST_SEED}"))
 
 
-def check_trainer_values(trainer: Mapping[str, Any]) -> None:
-    """Refuse numbers that Lightning's Trainer would take and stumble over in the middle of the run.
+def check_trainer_values(trainer: Mapping[str, Any] | Namespace) -> None:
+    """Refuse numbers that the Trainer would fail on in the middle of the run.
 
     Args:
         trainer: The Trainer's settings.
 
     Raises:
-        SettingsError: Names the setting, what it got and what it accepts.
+        SettingsError: Names the setting, its value and what is accepted.
     """
     for name, (low, accepted) in _WHOLE.items():
         value = trainer.get(name)
         if (isinstance(value, int) and not low <= value <= LARGEST) or (value == 0 and name in _NOT_ZERO):
-            raise SettingsError(f"trainer.{name}: got {value!r}, but it accepts {accepted}")
+            raise SettingsError(expected(f"trainer.{name}", value, accepted))
     for name in _SHARES:
         value = trainer.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool):
             continue
         low_open = name in _ABOVE_ZERO
         if not 0 <= value <= (1 if isinstance(value, float) else LARGEST) or (low_open and value == 0):
-            raise SettingsError(
-                f"trainer.{name}: got {value!r}, but it accepts a share up to 1.0 or a number of batches"
-                f"{', above 0' if low_open else ''}"
-            )
+            accepted = f"a share up to 1.0 or a number of batches{', above 0' if low_open else ''}"
+            raise SettingsError(expected(f"trainer.{name}", value, accepted))
     clip = trainer.get("gradient_clip_val")
     if isinstance(clip, int | float) and not 0 <= clip < math.inf:
-        raise SettingsError(f"trainer.gradient_clip_val: got {clip!r}, but it accepts a finite number of at least 0")
+        raise SettingsError(expected("trainer.gradient_clip_val", clip, "a finite number of at least 0"))
     for name in ("max_time", "val_check_interval"):
         duration = trainer.get(name)
-        if isinstance(duration, Mapping) and not duration.keys() <= {"weeks", "days", "hours", "minutes", "seconds"}:
-            raise SettingsError(
-                f"trainer.{name}: got {dict(duration)!r}, but it accepts DD:HH:MM:SS, or days, hours, ..."
-            )
+        units = {"weeks", "days", "hours", "minutes", "seconds"}
+        if isinstance(duration, Mapping | Namespace) and not set(dict(duration)) <= units:
+            raise SettingsError(expected(f"trainer.{name}", dict(duration), "DD:HH:MM:SS, or days, hours, ..."))
     duration = trainer.get("max_time")
     if isinstance(duration, str) and not re.fullmatch(r"[0-9]{2,}:[0-9]{2}:[0-9]{2}:[0-9]{2}", duration):
-        raise SettingsError(f"trainer.max_time: got {duration!r}, but it accepts DD:HH:MM:SS")
+        raise SettingsError(expected("trainer.max_time", duration, "DD:HH:MM:SS"))
     devices = trainer.get("devices")
     if isinstance(devices, int) and not (devices == -1 or 1 <= devices <= 4096):
-        raise SettingsError(f"trainer.devices: got {devices!r}, but it accepts 1 to 4096, a list of them, -1 or auto")
-
-
-def name_culprit(make: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
-    """Find the argument without which a call that failed works.
-
-    Args:
-        make: What was called.
-        arguments: What it was called with.
-
-    Returns:
-        The argument's name, or "" where there is no such one.
-    """
-    for name in arguments:
-        try:
-            make(**{other: value for other, value in arguments.items() if other != name})
-        except Exception:
-            continue
-        return name
-    return ""
+        raise SettingsError(expected("trainer.devices", devices, "1 to 4096, a list of them, -1 or auto"))

@@ -1,7 +1,6 @@
-"""What every data module of images shares: the split, the loaders, the shares of several processes, exact resume."""
+"""`ImageDataModule`: splits, loaders, distribution over processes and exact resume for every data module of images."""
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,12 +12,14 @@ from torch import Tensor
 
 from arcface_pl.data.agreement import check_alike
 from arcface_pl.data.augment import Augmentation
-from arcface_pl.data.classes import ClassSplit, split_classes
+from arcface_pl.data.classes import ClassSplit, GivenClass, split_classes
 from arcface_pl.data.epochs import Batches
 from arcface_pl.data.loader import BatchLoader
 from arcface_pl.data.parts import Part, Parts
-from arcface_pl.errors import DataError
+from arcface_pl.errors import DataError, expected
+from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.preprocessing import Preprocessor
+from arcface_pl.seeding import run_seed
 
 __all__ = ["ImageDataModule"]
 
@@ -27,23 +28,30 @@ LARGEST_BATCH = 2**31 - 1
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Labelled images, divided into parts: in memory, as whole batches, or as a subclass's ``batches_of`` reads them.
+    """Labelled images in train, val and test parts, in memory or in files.
 
-    A subclass says what the images are like and loads them. Works with and without a Trainer; without one,
-    :meth:`prepare_data` and :meth:`setup` come first.
+    A subclass describes the images (the abstract properties) and loads them (:meth:`load_parts`). Works with or without
+    a Trainer; without one, call :meth:`prepare_data` and :meth:`setup` first. See ``arcface_pl/data/README.md`` for a
+    complete example, and for what the rest of the package reads of a data module that is not a subclass of this one.
 
     Args:
-        batch_size: Training images a step, on each process.
-        eval_batch_size: Images a step in validation, test and prediction.
-        val_fraction: Share of the training images set aside for validation.
+        batch_size: Training images per step and process.
+        eval_batch_size: Images per step in validation, test and prediction.
+        val_fraction: Fraction of the training images used for validation.
         watch_test: Validate on the test set.
         normalize: Subtract the training images' mean and divide by their standard deviation.
-        augmentation: How training images are changed at random, or None.
-        seed: Decides split, order and augmentation. None for the run's ``seed_everything``.
-        allow_inexact_resume: Warn, instead of refusing, where a checkpoint was made with other data or batches.
+        augmentation: Random changes to training images, or None.
+        seed: Seed of split, order and augmentation. None for the run's ``seed_everything``.
+        allow_inexact_resume: Warn instead of refusing to resume from a checkpoint of other data or batches.
         classes: Classes to train on, by name or number; None for all that are not held out.
         held_out_classes: Classes that training never sees; None for all that ``classes`` leaves.
     """
+
+    labels_checked = True
+    """Whether every label was checked while loading, so that training steps need not check them again."""
+
+    numbered_classes = True
+    """Whether a class may be given by its number in label order."""
 
     def __init__(
         self,
@@ -56,17 +64,17 @@ class ImageDataModule(LightningDataModule, ABC):
         augmentation: Augmentation | None,
         seed: int | None,
         allow_inexact_resume: bool,
-        classes: Sequence[int | str] | None = None,
-        held_out_classes: Sequence[int | str] | None = None,
+        classes: Sequence[GivenClass] | None = None,
+        held_out_classes: Sequence[GivenClass] | None = None,
     ) -> None:
         super().__init__()
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_BATCH:
-                raise ValueError(f"{name}: got {size!r}, accepts a whole number of at least 1, up to {LARGEST_BATCH}")
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f"val_fraction: got {val_fraction!r}, accepts 0 <= val_fraction < 1")
-        if seed is not None and seed < 0:
-            raise ValueError(f"seed: got {seed!r}, accepts a whole number of at least 0, or none")
+            check_count(name, size, low=1)
+            if size > LARGEST_BATCH:
+                raise ValueError(expected(name, size, f"at most {LARGEST_BATCH} images"))
+        check_number("val_fraction", val_fraction, low=0, high=1)
+        if seed is not None:
+            check_count("seed", seed, low=0)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_fraction = val_fraction
@@ -81,132 +89,136 @@ class ImageDataModule(LightningDataModule, ABC):
         self._fingerprint = ""
         self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
-    # What a subclass says.
+    # To be defined by subclasses.
 
     @property
     @abstractmethod
     def dataset_name(self) -> str:
-        """Name of the data set, in the form that results and folders use."""
+        """Short name of the data set, for results and folders."""
 
     @property
     @abstractmethod
     def all_class_names(self) -> list[str]:
-        """Names of all classes that the data set has, in label order."""
+        """Names of all classes of the data set, in label order."""
 
     @property
     @abstractmethod
     def in_channels(self) -> int:
-        """Channels of an image."""
+        """Channels per image."""
 
     @property
     @abstractmethod
     def image_size(self) -> int:
-        """Height and width of an image, in pixels."""
+        """Height and width of the images, in pixels."""
 
     @property
     @abstractmethod
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of the training pixels for each channel, on the scale from 0 to 1."""
+        """Mean and standard deviation of the training pixels per channel, on a scale of 0 to 1."""
 
     @abstractmethod
     def load_parts(self) -> Parts:
-        """Read or find all images, labels checked, and divide them; on the CPU."""
+        """Read or find all images and split them into parts, on the CPU."""
 
-    # What follows from it.
+    # Derived from these.
 
     @property
     def class_split(self) -> ClassSplit:
-        """Which of the data set's labels are trained on and which are held out.
+        """Labels of the data set that are trained on, and those that are held out.
 
         Raises:
-            ValueError: If ``classes`` and ``held_out_classes`` cannot be had together.
+            ValueError: If ``classes`` or ``held_out_classes`` is invalid, or they contradict each other.
         """
-        return split_classes(self.all_class_names, self.classes, self.held_out_classes)
+        return split_classes(self.all_class_names, self.classes, self.held_out_classes, numbered=self.numbered_classes)
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes that are trained on, in label order."""
+        """Names of the trained classes, in label order."""
         return [self.all_class_names[label] for label in self.class_split.trained]
 
     @property
     def held_out_class_names(self) -> list[str]:
-        """Names of the classes that are held out, in the order of their labels."""
+        """Names of the held-out classes, in label order."""
         return [self.all_class_names[label] for label in self.class_split.held_out]
 
     @property
     def num_classes(self) -> int:
-        """Number of classes that are trained on."""
+        """Number of trained classes."""
         return len(self.class_names)
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """What is subtracted from each channel and what it is divided by; zeros and ones where ``normalize`` is off."""
+        """Mean and standard deviation that images are normalized with; zeros and ones if ``normalize`` is off."""
         if self._normalization is not None:
             return self._normalization
         return self.statistics if self.normalize else ((0.0,) * self.in_channels, (1.0,) * self.in_channels)
 
     def normalize_as(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Bring images to the scale that a trained network knows, whatever these images' own would be.
+        """Normalize images as a trained network expects them, whatever their own statistics are.
 
         Args:
-            mean: What to subtract from each channel, on the scale from 0 to 1.
-            std: What to divide by.
+            mean: Mean per channel, on a scale of 0 to 1.
+            std: Standard deviation per channel.
         """
         self._normalization = tuple(mean), tuple(std)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What any picture needs to become such an input, as `Preprocessor.to_dict` has it; kept in checkpoints."""
+        """Preprocessing of any image for this network, as from `Preprocessor.to_dict`; stored in checkpoints."""
         mean, std = self.normalization
         return Preprocessor(self.image_size, self.in_channels, mean, std, **self.picture_style).to_dict()
 
     @property
     def picture_style(self) -> dict[str, Any]:
-        """How the images came about, as `Preprocessor` takes it; here plain pictures."""
+        """Kind of images, as arguments of `Preprocessor`; by default plain pictures."""
         return {"style": "picture"}
 
     @property
     def val_prefix(self) -> Literal["val", "test"]:
-        """Prefix under which validation is logged: test where ``watch_test`` shows it the test set."""
+        """Prefix of validation metrics: "test" if ``watch_test`` validates on the test set."""
         return "test" if self.watch_test else "val"
 
     @property
     def num_train(self) -> int:
-        """Training images."""
+        """Number of training images."""
         return len(self._loaded.train.labels)
 
     @property
     def num_val(self) -> int:
-        """Validation images."""
+        """Number of validation images."""
         return len(self._loaded.val.labels)
 
     @property
     def num_test(self) -> int:
-        """Test images."""
+        """Number of test images."""
         return len(self._loaded.test.labels)
 
     @property
     def class_counts(self) -> list[int]:
-        """Training images of each class."""
+        """Number of training images per class."""
         return torch.bincount(self._loaded.train.labels, minlength=self.num_classes).tolist()
 
     @property
     def val_images(self) -> Tensor:
-        """The images that validation sees, (N, C, H, W) uint8; the test images where there is no validation."""
+        """Validation images, (N, C, H, W) uint8; the test images if there are none."""
         return self._watched.images
 
     @property
     def val_labels(self) -> Tensor:
-        """The labels of :attr:`val_images`, (N,) int64."""
+        """Labels of :attr:`val_images`, (N,) int64."""
         return self._watched.labels
 
     def setup(self, stage: str | None = None) -> None:
-        """Load, check and split the images, and move them to the training device."""
+        """Load, check and split the images, and move them to the training device.
+
+        Raises:
+            DataError: If a label is out of range, no training image is left, or processes have different data.
+        """
         check_alike(self._load_once)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         self._parts = self._loaded.to(device)
         if self.trainer and not self.num_val:
-            self.trainer.limit_val_batches = 0  # or Lightning warns of the empty list and goes through the motions
+            self.trainer.limit_val_batches = 0  # otherwise Lightning warns of the empty list
 
     def train_dataloader(self) -> Batches:
         """Shuffled and augmented training batches."""
@@ -219,7 +231,7 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> Batches | list[Batches]:
-        """Validation batches, in order; an empty list where there is no validation."""
+        """Validation batches, in order; an empty list if there are none."""
         return self._loader(self._loaded.val, self.eval_batch_size) if self.num_val else []
 
     def test_dataloader(self) -> Batches:
@@ -231,11 +243,10 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.test_dataloader()
 
     def held_out_dataloader(self, split: Literal["val", "test"]) -> Batches:
-        """Images of the held-out classes, in order, labelled 0, 1, ... as :attr:`held_out_class_names` has them.
+        """Images of the held-out classes, in order, labelled 0, 1, ... in the order of :attr:`held_out_class_names`.
 
         Args:
-            split: "val" for those classes' training images, which nothing was trained on and by which a setting may be
-                chosen; "test" for their test images, which choose nothing.
+            split: "val" for their training images, for choosing settings; "test" for their test images.
         """
         if not self.held_out_class_names:
             raise RuntimeError("held_out_dataloader: no class is held out")
@@ -243,11 +254,11 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._loader(part, self.eval_batch_size)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave a batch where it is: it was made on the training device."""
+        """Return the batch: it was made on the training device."""
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Say what the batches of this run depend on; kept in its checkpoints."""
+        """Return what the batches of this run depend on; stored in its checkpoints."""
         return {
             "data": self._fingerprint,
             "batch_size": self.batch_size,
@@ -255,15 +266,19 @@ class ImageDataModule(LightningDataModule, ABC):
             "seed": self._run_seed,
             "normalize": self.normalize,
             "augmentation": str(self.augmentation),
-            # None where nothing is held out, as in the checkpoints of runs that could not do so.
+            # None if nothing is held out, as in checkpoints from before classes could be held out.
             "held_out_classes": self.held_out_class_names or None,
             "classes": None if len(self.class_names) == len(self.all_class_names) else self.class_names,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on from a checkpoint whose next batches would have been others."""
+        """Refuse to resume from a checkpoint whose next batches would differ.
+
+        Raises:
+            DataError: Unless ``allow_inexact_resume`` is set.
+        """
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
-            return  # a trained model may be tested on anything
+            return  # a trained model may be evaluated on anything
         differences = [
             f"{name}: the checkpoint has {state_dict.get(name)!r}, this run {value!r}"
             for name, value in self.state_dict().items()
@@ -273,13 +288,13 @@ class ImageDataModule(LightningDataModule, ABC):
             return
         message = f"the run cannot be resumed exactly. {'; '.join(differences)}"
         if not self.allow_inexact_resume:
-            raise DataError(f"{message}. Accepts the checkpoint's own values, or --allow_inexact_resume")
-        _LOG.warning("%s. Its coming batches are not those of the uninterrupted run.", message)
+            raise DataError(f"{message}. Restore the checkpoint's values, or pass --allow_inexact_resume true")
+        _LOG.warning("%s. The next batches differ from those of the uninterrupted run.", message)
 
     @property
     def _loaded(self) -> Parts:
         if self._parts is None:
-            raise RuntimeError("the images are there after prepare_data() and setup()")
+            raise RuntimeError("call prepare_data() and setup() first")
         return self._parts
 
     @property
@@ -288,19 +303,29 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def _run_seed(self) -> int:
-        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+        return run_seed() if self.seed is None else self.seed
 
     def _load_once(self) -> str:
         if self._parts is None:
             parts = self.load_parts()
             if not len(parts.train.labels):
-                raise DataError(f"val_fraction: got {self.val_fraction!r}, which leaves no image to train on")
+                raise DataError(expected("val_fraction", self.val_fraction, "a fraction that leaves training images"))
+            self._check_labels(parts)
             self._parts = parts
             self._fingerprint = f"{self.dataset_name} {self._parts.fingerprint}"
         return self._fingerprint
 
+    def _check_labels(self, parts: Parts) -> None:
+        counts = dict.fromkeys(("train", "val", "test"), self.num_classes)
+        counts |= dict.fromkeys(("held_out_val", "held_out_test"), len(self.held_out_class_names))
+        for name, count in counts.items():
+            labels = getattr(parts, name).labels
+            wrong = labels[(labels < 0) | (labels >= count)]
+            if len(wrong):
+                raise DataError(expected(f"labels of the {name} images", int(wrong[0]), f"0 to {count - 1}"))
+
     def batches_of(self, part: Any, **kwargs: Any) -> Batches:
-        """Make the loader of a part; ``kwargs`` are the normalization and what `Batches` takes."""
+        """Make the loader of a part; ``kwargs`` are ``normalization`` and the arguments of `Batches`."""
         return BatchLoader(part, **kwargs)
 
     def _loader(self, part: Part, batch_size: int, **kwargs: Any) -> Batches:
@@ -315,7 +340,7 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
     def _position(self) -> tuple[int, int]:
-        """The epoch and how many of its batches are done, from the only one who knows after a restart."""
+        """Epoch and number of finished batches in it; only the Trainer knows them after a restart."""
         assert self.trainer is not None
         # Lightning sets this attribute without declaring it.
         overfit = getattr(self.trainer, "overfit_batches", 0)

@@ -1,20 +1,28 @@
-"""Which classes are trained on, and which are held out, to be met for the first time in evaluation."""
+"""Which classes are trained on and which are held out for evaluation."""
 
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 
-__all__ = ["ClassSplit", "split_classes", "take_classes"]
+from arcface_pl.errors import expected, listed
+
+__all__ = ["ClassSplit", "GivenClass", "split_classes", "take_classes"]
+
+GivenClass = str | int | float | bool | None
+"""A class as a config gives it: its name, or what YAML makes of the name if it is not quoted."""
 
 
 class ClassSplit(NamedTuple):
-    """Two disjoint sets of a data set's labels, each in ascending order.
+    """Two disjoint sets of labels, each in ascending order.
 
     Attributes:
-        trained: Labels of the classes that the network learns; at least two.
-        held_out: Labels of those it never sees in training; none, or at least two.
+        trained: Labels of the classes to train on; at least two.
+        held_out: Labels of the held-out classes; none, or at least two.
     """
 
     trained: list[int]
@@ -22,87 +30,124 @@ class ClassSplit(NamedTuple):
 
 
 def split_classes(
-    names: Sequence[str], classes: Sequence[int | str] | None, held_out_classes: Sequence[int | str] | None
+    names: Sequence[str],
+    classes: Sequence[GivenClass] | None,
+    held_out_classes: Sequence[GivenClass] | None,
+    *,
+    numbered: bool = True,
 ) -> ClassSplit:
-    """Find out which classes are trained on and which are held out.
+    """Resolve the classes to train on and the held-out ones.
 
-    A class is given by its name, or by its number in label order where none has that name. Where one of the two lists
-    is unset, it is all that the other leaves; where both are, everything is trained on. Given both, what is in neither
-    is left out altogether.
+    A list that is unset takes every class that the other one leaves; if both are unset, all classes are trained on.
+    Classes in neither of two given lists are dropped.
+
+    A class is found by its name. A value that is not text stands for the name that YAML reads as that value: 7 for a
+    class ``007``, True for ``true``. If no name matches, a number is a position in label order, where ``numbered``
+    allows it.
 
     Args:
         names: Names of all classes, in label order.
-        classes: Those to train on, or None.
-        held_out_classes: Those to hold out, or None. An empty list holds out none.
+        classes: Classes to train on, or None.
+        held_out_classes: Classes to hold out, or None. An empty list holds out none.
+        numbered: Whether a class may be given by its number in label order.
 
     Returns:
         The labels of both.
 
     Raises:
-        ValueError: If a class is unknown, given twice or in both lists, if fewer than two are trained on, or one alone
-            is held out: its images make no pair of two classes.
+        ValueError: If a class is unknown or ambiguous, given twice or in both lists, if fewer than two are left to
+            train on, or if exactly one is held out: a single class has no pairs of different classes.
 
     Example:
         >>> split_classes(["cat", "cow", "dog", "hen"], None, ["cow", 3])
         ClassSplit(trained=[0, 2], held_out=[1, 3])
+        >>> split_classes(["001", "002", "1e3"], [1, 1000.0], None, numbered=False)
+        ClassSplit(trained=[0, 2], held_out=[1])
     """
-    trained, held_out = _labels("classes", names, classes), _labels("held_out_classes", names, held_out_classes)
+    trained = _labels("classes", names, classes, numbered)
+    held_out = _labels("held_out_classes", names, held_out_classes, numbered)
     everything = set(range(len(names)))
     if trained is None:
         trained = everything - (held_out or set())
     if held_out is None:
         held_out = everything - trained
     if both := trained & held_out:
-        raise ValueError(f"held_out_classes: got {_listed(names, both)}, which classes has too; accepts other ones")
+        raise ValueError(expected("held_out_classes", _names(names, both), "classes that are not in classes too"))
     if len(trained) < 2:
-        left = f"only {_listed(names, trained)} is" if trained else "none are"
-        raise ValueError(f"classes: {left} left to train on; accepts at least two")
+        raise ValueError(expected("classes", _names(names, trained), "at least two classes to train on"))
     if len(held_out) == 1:
-        raise ValueError(
-            f"held_out_classes: only {_listed(names, held_out)} is held out; accepts at least two, to be told apart, "
-            "or [] for none"
-        )
+        accepted = "at least two held-out classes, or [] for none"
+        raise ValueError(expected("held_out_classes", _names(names, held_out), accepted))
     return ClassSplit(sorted(trained), sorted(held_out))
 
 
 def take_classes(part: Any, labels: Sequence[int]) -> Any:
-    """Keep the images of some classes, whose labels become 0, 1, ... in the order given.
+    """Select the images of some classes and relabel them 0, 1, ... in the given order.
 
     Args:
-        part: `LabelledImages`, or another named tuple with ``labels`` and ``select``, as `LabelledFiles`.
+        part: `LabelledImages`, or another named tuple with ``labels`` and ``select``, such as `LabelledFiles`.
         labels: The classes to keep.
 
     Returns:
-        Of the same type as ``part``.
+        The selection, of the type of ``part``.
     """
     places = torch.full((max([*part.labels.unique().tolist(), *labels], default=-1) + 1,), -1)
     places[list(labels)] = torch.arange(len(labels))
     renumbered = places[part.labels]
     if renumbered.equal(part.labels):
-        return part  # whose images need no copy
+        return part  # without copying the images
     kept = (renumbered >= 0).nonzero().flatten()
     return part.select(kept)._replace(labels=renumbered[kept])
 
 
-def _labels(key: str, names: Sequence[str], given: Sequence[int | str] | None) -> set[int] | None:
+def _labels(key: str, names: Sequence[str], given: Sequence[GivenClass] | None, numbered: bool) -> set[int] | None:
     if given is None:
         return None
     if isinstance(given, str):
-        raise ValueError(f"{key}: got {given!r}, accepts a list of names or numbers")
+        raise ValueError(expected(key, given, "a list of classes"))
     numbers = {name: label for label, name in enumerate(names)}
-    found = [_label(key, numbers, each) for each in given]
+    unquoted: dict[str, list[str]] = {}
+    if not all(isinstance(each, str) for each in given):
+        for name in names:
+            for value in _unquoted(name):
+                unquoted.setdefault(value, []).append(name)
+    found = []
+    for each in given:
+        if isinstance(each, str):
+            matches = [form for form in (each, unicodedata.normalize("NFC", each)) if form in numbers][:1]
+        else:
+            matches = unquoted.get(repr(each), [])
+        if len(matches) > 1:
+            raise ValueError(expected(key, each, f"one class, not {listed(matches)}", "Put the name in quotes"))
+        if matches:
+            found.append(numbers[matches[0]])
+        elif numbered and str(each).isdecimal() and int(each or 0) < len(names):
+            found.append(int(each or 0))
+        else:
+            raise ValueError(expected(key, each, _accepted(names, numbered)))
     if repeated := {label for label, count in Counter(found).items() if count > 1}:
-        raise ValueError(f"{key}: got {_listed(names, repeated)} more than once")
+        raise ValueError(expected(key, _names(names, repeated), "each class once"))
     return set(found)
 
 
-def _label(key: str, numbers: Mapping[str, int], given: int | str) -> int:
-    if str(given) in numbers:
-        return numbers[str(given)]
-    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < len(numbers):
-        return given
-    raise ValueError(f"{key}: got {given!r}, accepts {', '.join(numbers)}, or numbers from 0 to {len(numbers) - 1}")
+def _unquoted(name: str) -> set[str]:
+    """What a class's name may become if it is not quoted, in YAML 1.1 and 1.2: the repr of its values but for text."""
+    if name.isascii() and name.isdecimal() and str(int(name)) == name:
+        return {name}  # the usual case, without the parser
+    values = set()
+    for read in (yaml.safe_load, int, float):
+        with suppress(ValueError, yaml.YAMLError, RecursionError):
+            value = read(name)
+            if not isinstance(value, str | list | dict):
+                values.add(repr(value))
+                if read is int:
+                    break
+    return values
 
 
-def _listed(names: Sequence[str], labels: set[int]) -> str:
-    return ", ".join(names[label] for label in sorted(labels))
+def _accepted(names: Sequence[str], numbered: bool) -> str:
+    return listed([repr(name) for name in names]) + (f", or a number from 0 to {len(names) - 1}" if numbered else "")
+
+
+def _names(names: Sequence[str], labels: set[int]) -> list[str]:
+    return [names[label] for label in sorted(labels)]

@@ -1,4 +1,4 @@
-"""What the batches of an epoch hold, as a function of seed, epoch, place in the epoch and process."""
+"""`Batches`: the content of each batch as a function of seed, epoch, position in the epoch and process."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.split import balanced_order
+from arcface_pl.errors import expected
 from arcface_pl.seeding import derive_seed
 
 __all__ = ["Batch", "Batches", "Step"]
@@ -17,11 +18,11 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Step(NamedTuple):
-    """What one batch is made of.
+    """Content of a batch.
 
     Attributes:
-        indices: Which images, (B,) int64.
-        draws: How each of them is changed at random, (B, ...) as `Augmentation.draw` returns them, or None.
+        indices: Indices of the images, (B,) int64.
+        draws: Random augmentation parameters per image, (B, ...) from `Augmentation.draw`, or None.
     """
 
     indices: Tensor
@@ -29,26 +30,28 @@ class Step(NamedTuple):
 
 
 class Batches(ABC):
-    """Iterate over batches (images, labels) that depend on nothing that was drawn before.
+    """Iterate over batches (images, labels) without any random state.
 
-    What a batch holds is a function of seed, epoch, its number in the epoch, and rank, so that training that was
-    interrupted goes on with exactly the batch that would have come next.
+    Each batch is a function of seed, epoch, its number in the epoch, and rank, so that resumed training continues with
+    exactly the next batch.
 
-    Several processes share the images. Shuffled, they get equally many, and up to ``world_size - 1`` images are left
-    out, others in each epoch. In order, every image goes to exactly one process. All have equally many batches.
+    Several processes share the images. Shuffled, each gets the same number, and up to ``world_size - 1`` images are
+    dropped, different ones in every epoch. In order, every image goes to exactly one process. All processes have the
+    same number of batches. If shuffling would leave a last batch of one image, that image joins the batch before it:
+    batch normalization cannot train on a single image.
 
     Args:
-        labels: (N,) int64, on the device where steps are wanted.
-        image_size: Height and width of the images in pixels, which augmentation is drawn for.
-        batch_size: Images in a batch, at most.
-        shuffle: A new order in every epoch, or always the images' own.
+        labels: (N,) int64, on the device of the steps.
+        image_size: Height and width of the images, in pixels.
+        batch_size: Largest number of images per batch.
+        shuffle: Use a new order in every epoch.
         balance: With ``shuffle``, draw every class equally often; see `balanced_order`.
-        augmentation: How each image is changed at random, or None.
-        seed: Decides order and augmentation.
-        rank: Number of this process.
-        world_size: How many processes share the images.
-        position: Asked when an iteration begins; returns the epoch, and how many of its batches are done already.
-            Without it they are what :meth:`set_epoch` said, and none.
+        augmentation: Random changes to each image, or None.
+        seed: Seed of order and augmentation.
+        rank: Index of this process.
+        world_size: Number of processes that share the images.
+        position: Called when an iteration begins; returns the epoch and the number of its batches already done. By
+            default the epoch of :meth:`set_epoch`, and 0.
 
     Raises:
         ValueError: If there are fewer images than processes.
@@ -69,7 +72,9 @@ class Batches(ABC):
         position: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         if len(labels) < world_size:
-            raise ValueError(f"data: got {len(labels)} images, accepts one for each of {world_size} processes")
+            raise ValueError(
+                expected("data", f"{len(labels)} images", f"at least one for each of {world_size} processes")
+            )
         self.labels = labels
         self.image_size = image_size
         self.batch_size = batch_size
@@ -84,25 +89,27 @@ class Batches(ABC):
 
     @abstractmethod
     def batches(self, steps: list[Step]) -> Iterator[Batch]:
-        """Make the batches of ``steps``, in their order.
+        """Make the batches of ``steps``, in order.
 
         Args:
-            steps: On the device of the labels.
+            steps: Contents of the batches, on the device of the labels.
 
         Returns:
-            Images (B, C, H, W) float32, in channels-last memory where C > 1, and labels (B,) int64.
+            Images (B, C, H, W) float32, channels-last if C > 1, and labels (B,) int64.
         """
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, the same on every process."""
+        """Number of batches per epoch, the same on every process."""
         fewest, left = divmod(len(self.labels), self.world_size)
-        most = fewest if self.shuffle or not left else fewest + 1
-        return -(-most // self.batch_size)
+        if not self.shuffle:
+            return -(-(fewest + (left > 0)) // self.batch_size)
+        full, rest = divmod(fewest, self.batch_size)
+        return full + (rest > 1 or not full)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches from the current position to the end of the epoch."""
-        # Being a generator, this asks for the position when the first batch is wanted. Lightning makes its iterator
-        # before it restores how far the interrupted epoch was.
+        # As a generator, this reads the position when the first batch is requested: Lightning creates the iterator
+        # before it restores the position.
         epoch, done = self.position() if self.position else (self.epoch, 0)
         order, draws = self._order(epoch), self._draws(epoch)
         yield from self.batches(
@@ -110,19 +117,19 @@ class Batches(ABC):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration is, where no ``position`` was given."""
+        """Set the epoch of the next iteration, if no ``position`` was given."""
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: there is no state. Lightning takes the method's presence for "can resume in mid-epoch"."""
+        """Return an empty state. The method tells Lightning that the loader can resume within an epoch."""
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: B027  # nothing is all there is to do
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: B027  # optional to override
         """Do nothing; see :meth:`state_dict`."""
 
     @property
     def _share(self) -> slice:
-        """This process's part of a whole epoch: every ``world_size``-th, so that a step of all takes adjacent ones."""
+        """Indices of this process: every ``world_size``-th, so that the processes of a step take adjacent images."""
         count = len(self.labels)
         return slice(self.rank, count - count % self.world_size if self.shuffle else count, self.world_size)
 
@@ -134,8 +141,8 @@ class Batches(ABC):
                 whole = balanced_order(self.labels.cpu(), generator)
             else:
                 whole = torch.randperm(count, generator=generator)
-            return whole[self._share].to(device).split(self.batch_size)
-        # As equal as can be: where shares differ by one image, all processes must still agree on the number of batches.
+            return self._split(whole[self._share].to(device))
+        # Batches of equal size, so that processes agree on their number even if their shares differ by one image.
         return torch.arange(count)[self._share].to(device).tensor_split(len(self))
 
     def _draws(self, epoch: int) -> tuple[Tensor, ...] | None:
@@ -143,4 +150,8 @@ class Batches(ABC):
             return None
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "augmentation", epoch))
         draws = self.augmentation.draw(len(self.labels), self.image_size, generator)
-        return draws[self._share].to(self.labels.device).split(self.batch_size)
+        return self._split(draws[self._share].to(self.labels.device))
+
+    def _split(self, values: Tensor) -> tuple[Tensor, ...]:
+        before = [self.batch_size] * (len(self) - 1)
+        return values.split([*before, len(values) - sum(before)])

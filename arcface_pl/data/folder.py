@@ -1,4 +1,4 @@
-"""A folder of images of your own, a folder a class, as a LightningDataModule."""
+"""`ImageFolderDataModule`: your own images, in one folder per class."""
 
 import os
 from functools import cached_property
@@ -10,15 +10,16 @@ import torch
 from arcface_pl.data.agreement import fingerprint
 from arcface_pl.data.augment import PictureAugmentation
 from arcface_pl.data.base import ImageDataModule
-from arcface_pl.data.classes import split_classes
+from arcface_pl.data.classes import GivenClass
 from arcface_pl.data.epochs import Batches
 from arcface_pl.data.folders.image_files import FileLoader, ImageFiles, pixel_statistics
 from arcface_pl.data.folders.splits import find_parts, read_parts
 from arcface_pl.data.folders.tree import class_folders, split_folders
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.parts import Part, Parts
-from arcface_pl.errors import DataError
-from arcface_pl.preprocessing import Preprocessor
+from arcface_pl.errors import DataError, expected
+from arcface_pl.functional.checks import check_count, check_number
+from arcface_pl.preprocessing import Preprocessor, measure_white_level
 from arcface_pl.seeding import derive_seed
 
 __all__ = ["RESIDENT_LIMIT", "ImageFolderDataModule"]
@@ -27,58 +28,65 @@ RESIDENT_LIMIT = 2 << 30
 """Bytes of images that `resident: auto` keeps in memory: 57,000 of 112 x 112 in colour."""
 
 _MOST_WORKERS = 8
+_MOST_PROBED = 256
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """Your own images: a folder for each class, files of any size and kind below it.
+    """Your own images: one folder per class, files of any size and kind.
 
-    ``root`` holds the classes' folders, and validation and test images are set aside by seed; or it holds train and,
-    where you divided them yourself, val and test, each with the classes' folders. Classes are the sorted names of the
-    folders. Every image below a class's folder belongs to it, however deep; links are followed; hidden files and
-    folders, other files and folders without an image are left out. The shorter side of an image is brought to
-    ``image_size``, and the middle is kept.
+    ``root`` holds either the class folders, and validation and test images are split off by seed; or ``train`` and
+    optionally ``val`` and ``test``, each with the class folders. Classes are the sorted folder names. All images below
+    a class folder belong to it, at any depth; links are followed; hidden files and folders are skipped. The shorter
+    side of an image is resized to ``image_size``, and the center is cropped.
 
-    Images that fit in memory live there as one uint8 tensor on the training device, as MNIST does. Others are read,
-    augmented and normalised in worker processes. Both give the same batches, which are a function of (seed, epoch,
-    step, process): a resumed run sees those that the uninterrupted one would have seen, with any number of workers.
+    Images that fit in memory are kept as one uint8 tensor on the training device. Others are read, augmented and
+    normalized in worker processes. Both give the same batches, a function of (seed, epoch, step, process), so that
+    resuming is exact with any number of workers.
 
     Args:
         root: Folder of the images.
-        image_size: Height and width that every image is brought to, in pixels; at least 4.
-        in_channels: 3 for colour, 1 for grey.
-        batch_size: Training images a step, on each process; at least 1. The last step of an epoch has what is left.
-        eval_batch_size: Images a step in validation, test and prediction, at most; changes speed and memory only.
-        val_fraction: Share of the training images set aside for validation, in [0, 1), where there is no folder val.
-        test_fraction: Share of all images set aside for the test, in (0, 1), where there is no folder test.
-        normalize: Subtract the training images' mean and divide by their standard deviation, channel by channel.
-            Without, pixels run from 0 to 1.
-        mean: What to subtract instead, on the scale from 0 to 1; one number for each channel. null to measure it.
-        std: What to divide by instead, above 0; one number for each channel. null to measure it.
-        augment: Change every training image at random. false leaves the five strengths below without effect.
-        flip: Mirror every other image, left to right.
-        rotation: Largest rotation either way, in degrees, from 0 to 180.
-        shift: Largest shift along either axis, in pixels, from 0 to 1000.
-        zoom: Largest change of size, as a fraction, in [0, 1): 0.1 draws from 0.9 to 1.1.
-        color: Largest change of brightness, contrast and saturation, as a fraction, in [0, 1).
-        balance: Show every class equally often, however many images it has.
-        check_files: Read every file once before training, so that all that cannot be read are named at once. false
-            saves that pass over images that are not kept in memory; the first one that cannot be read ends the run.
-        skip_unreadable: Leave out, with a warning, the files that cannot be read. Otherwise they end the run.
-        resident: Keep the images in memory: true, false, or auto where they take at most 2 GiB as uint8, channels x
-            image_size x image_size bytes each.
-        num_workers: Processes that read images. null for one less than the CPUs for each process, at most 8.
-        seed: Decides the splits, the order and the augmentation; at least 0. null for the run's seed_everything.
-        allow_inexact_resume: Resume from a checkpoint that was made with other data, batch size or number of processes,
-            with a warning. Otherwise that is refused.
-        classes: Classes to train on, by name or by number in label order. null for all that are not held out. Labels
-            and class_names are then those of the chosen ones, in their order.
-        held_out_classes: Classes that training and validation never see, at least two. null for all that classes
-            leaves; [] for none. Evaluation tells them apart; see `held_out_dataloader`.
+        image_size: Height and width of the network's input, in pixels; at least 4.
+        in_channels: 3 for color, 1 for grey.
+        batch_size: Training images per step and process; at least 1. The last step of an epoch takes what is left; a
+            single image left over joins the step before.
+        eval_batch_size: Largest number of images per step in validation, test and prediction; affects speed and memory
+            only.
+        val_fraction: Fraction of the training images used for validation, in [0, 1); ignored if there is a val folder.
+        test_fraction: Fraction of all images used for the test, in (0, 1); ignored if there is a test folder.
+        normalize: Subtract the training images' mean and divide by their standard deviation, per channel. Otherwise
+            pixels are in [0, 1].
+        mean: Mean to use instead, on a scale of 0 to 1, one number per channel. null to measure it.
+        std: Standard deviation to use instead, above 0, one number per channel. null to measure it.
+        white_level: Pixel value of white in files of more than 8 bits per channel, such as 4095 for 12-bit images. null
+            to choose it from a sample of the training images: 8, 10, 12, 14 or 16 bits, or 1, 255 or 65535 for floating
+            point.
+        augment: Change training images at random. If false, the five settings below have no effect.
+        flip: Mirror every other image horizontally.
+        rotation: Largest rotation in either direction, in degrees, 0 to 180.
+        shift: Largest shift along either axis, in pixels, 0 to 1000.
+        zoom: Largest relative change of size, in [0, 1): 0.1 draws factors from 0.9 to 1.1.
+        color: Largest relative change of brightness, contrast and saturation, in [0, 1).
+        balance: Show all classes equally often, however many images they have.
+        check_files: Read every file once before training and report all unreadable ones. If false, this pass is skipped
+            for images that are not kept in memory, and the first unreadable file ends the run.
+        skip_unreadable: Leave out unreadable files with a warning instead of ending the run.
+        resident: Keep the images in memory: true, false, or auto if they take at most 2 GiB (in_channels x image_size x
+            image_size bytes each).
+        num_workers: Processes that read images. null for the CPUs per training process minus one, at most 8.
+        seed: Seed of splits, order and augmentation; at least 0. null for the run's seed_everything.
+        allow_inexact_resume: Resume with a warning from a checkpoint made with other data, batch size or number of
+            processes. Otherwise that is refused.
+        classes: Classes to train on, by name. null for all that are not held out. Labels and class_names are those of
+            the chosen classes, in order.
+        held_out_classes: Classes never seen in training and validation, at least two. null for all that classes leaves;
+            [] for none. Used in evaluation.
 
     Raises:
         ValueError: If a value is out of range.
-        DataError: If the folder, or a class in it, cannot be found.
+        DataError: If the folder or a class in it is missing.
     """
+
+    numbered_classes = False
 
     def __init__(
         self,
@@ -92,6 +100,7 @@ class ImageFolderDataModule(ImageDataModule):
         normalize: bool = True,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        white_level: float | None = None,
         augment: bool = True,
         flip: bool = True,
         rotation: float = 10.0,
@@ -105,8 +114,8 @@ class ImageFolderDataModule(ImageDataModule):
         num_workers: int | None = None,
         seed: int | None = None,
         allow_inexact_resume: bool = False,
-        classes: list[int | str] | None = None,
-        held_out_classes: list[int | str] | None = None,
+        classes: list[GivenClass] | None = None,
+        held_out_classes: list[GivenClass] | None = None,
     ) -> None:
         strengths = PictureAugmentation(rotation=rotation, shift=shift, zoom=zoom, flip=flip, color=color)
         super().__init__(
@@ -123,13 +132,15 @@ class ImageFolderDataModule(ImageDataModule):
         )
         _check_images(image_size, in_channels, mean, std)
         _check_reading(num_workers, check_files, skip_unreadable, resident)
-        if not 0 < test_fraction < 1:
-            raise ValueError(f"test_fraction: got {test_fraction!r}, accepts 0 < test_fraction < 1")
-        root = str(root)  # a Path would do here, but not in a checkpoint
+        check_number("test_fraction", test_fraction, low=0, high=1, low_open=True)
+        if white_level is not None:
+            check_number("white_level", white_level, low=0, low_open=True)
+        root = str(root)  # a checkpoint cannot hold a Path
         self.save_hyperparameters()
         self.root = Path(root).expanduser()
         self.test_fraction = test_fraction
         self.mean, self.std = mean, std
+        self.white_level = white_level
         self.balance = balance
         self.check_files = check_files
         self.skip_unreadable = skip_unreadable
@@ -138,7 +149,7 @@ class ImageFolderDataModule(ImageDataModule):
         self._image_size, self._in_channels = image_size, in_channels
         self._measured: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         if classes is not None or held_out_classes is not None:
-            split_classes(self.all_class_names, classes, held_out_classes)  # a mistake shows before any work
+            _ = self.class_split  # raises before any work
 
     @property
     def dataset_name(self) -> str:
@@ -150,36 +161,41 @@ class ImageFolderDataModule(ImageDataModule):
         """Names of the classes, in label order."""
         names = list(class_folders(split_folders(self.root).get("train", self.root)))
         if len(names) < 2:
-            raise DataError(f"{self.root}: has one class, {names[0]}; accepts two or more folders with images")
+            raise DataError(expected(str(self.root), f"one class, {names[0]}", "two or more folders with images"))
         return names
 
     @property
     def in_channels(self) -> int:
-        """Channels of an image."""
+        """Channels per image."""
         return self._in_channels
 
     @property
     def image_size(self) -> int:
-        """Height and width of an image, in pixels."""
+        """Height and width of the images, in pixels."""
         return self._image_size
 
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of the training pixels for each channel, on the scale from 0 to 1.
+        """Mean and standard deviation of the training pixels per channel, on a scale of 0 to 1.
 
-        Measured on all training images, or on 4,096 of them that the seed decides; known after :meth:`setup`.
+        Measured in :meth:`setup` on all training images, or on 4,096 of them chosen by the seed.
         """
         if self.mean is not None and self.std is not None:
             return tuple(self.mean), tuple(self.std)
         if self._measured is None:
-            raise RuntimeError("statistics: mean and standard deviation are measured in setup()")
+            raise RuntimeError("statistics: measured in setup()")
         return self._measured
 
+    @property
+    def picture_style(self) -> dict[str, Any]:
+        """Kind of images, as arguments of `Preprocessor`; the measured white level is known after :meth:`setup`."""
+        return {"style": "picture", "white_level": self.white_level}
+
     def load_parts(self) -> Parts:
-        """Find all images, divide them, and read them where they are to stay in memory.
+        """Find and split all images, and read them if they are kept in memory.
 
         Raises:
-            DataError: If there is nothing to train on, or a file cannot be read and ``skip_unreadable`` is off.
+            DataError: If there is nothing to train on or to test, or a file is unreadable and ``skip_unreadable`` off.
         """
         found = self._find_parts()
         resident = self.resident is True or (
@@ -194,18 +210,18 @@ class ImageFolderDataModule(ImageDataModule):
         for name, part in needed.items():
             if not len(part.labels):
                 raise DataError(
-                    f"{self.root}: {name} has no image that can be read; accepts more images, or other shares "
-                    f"(val_fraction {self.val_fraction}, test_fraction {self.test_fraction})"
+                    f"{self.root}: no readable image for {name}; expected more images, or other values of val_fraction "
+                    f"({self.val_fraction}) and test_fraction ({self.test_fraction})"
                 )
         if self.normalize and (self.mean is None or self.std is None):
             seed = derive_seed(self._run_seed, "statistics")
             self._measured = pixel_statistics(parts[0], seed, self._processes)
         files = [part.files for part in found[:3]]
-        unseen = [(part.files.rows, part.labels) for part in found[3:]]  # the names are those of the others
+        unseen = [(part.files.rows, part.labels) for part in found[3:]]  # the names are in the others
         return Parts(fingerprint([*files, *((part.labels,) for part in parts), *unseen]), *parts)
 
     def batches_of(self, part: Any, **kwargs: Any) -> Batches:
-        """Make the loader of a part, with worker processes where its images are files."""
+        """Make the loader of a part, with worker processes if its images are files."""
         kwargs["balance"] = self.balance and kwargs.get("shuffle", False)
         if isinstance(part, LabelledImages):
             return super().batches_of(part, **kwargs)
@@ -213,14 +229,15 @@ class ImageFolderDataModule(ImageDataModule):
         return FileLoader(part, num_workers=self._processes, pin_memory=on_gpu, **kwargs)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move what workers made; what is on the device already is not copied."""
+        """Move a batch of worker processes to the device; images in memory are there already."""
         images, labels = batch
         return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Say what the batches of this run depend on; kept in its checkpoints."""
+        """Return what the batches of this run depend on; stored in its checkpoints."""
         shape = {"image_size": self.image_size, "in_channels": self.in_channels}
-        return {**super().state_dict(), **shape, "balance": self.balance, "normalization": str(self.normalization)}
+        how = {"balance": self.balance, "normalization": str(self.normalization), "white_level": self.white_level}
+        return {**super().state_dict(), **shape, **how}
 
     @property
     def _processes(self) -> int:
@@ -231,7 +248,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _find_parts(self) -> list[ImageFiles]:
         plain = (0.0,) * self.in_channels, (1.0,) * self.in_channels
-        return find_parts(
+        found = find_parts(
             self.root,
             self.all_class_names,
             self.class_split,
@@ -240,36 +257,31 @@ class ImageFolderDataModule(ImageDataModule):
             test_fraction=self.test_fraction,
             seed=self._run_seed,
         )
+        if self.white_level is None:
+            count = len(found[0].labels)
+            sample = found[0].files.names(torch.arange(0, count, max(1, count // _MOST_PROBED)))
+            self.white_level = measure_white_level(self.root / name for name in sample)
+            found = [each.with_white_level(self.white_level) for each in found]
+        return found
 
 
 def _check_images(image_size: int, in_channels: int, mean: list[float] | None, std: list[float] | None) -> None:
-    """Check what images are to be like.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 4:
-        raise ValueError(f"image_size: got {image_size!r}, accepts a whole number of at least 4")
+    check_count("image_size", image_size, low=4)
     if in_channels not in (1, 3):
-        raise ValueError(f"in_channels: got {in_channels!r}, accepts 1 for grey or 3 for colour")
-    if (mean is None) != (std is None):
-        raise ValueError(f"mean and std: got {mean!r} and {std!r}, accepts both or neither")
-    for name, values in (("mean", mean), ("std", std)):
+        raise ValueError(expected("in_channels", in_channels, "1 for grey or 3 for color"))
+    for name, values, other in (("mean", mean, std), ("std", std, mean)):
+        if (values is None) != (other is None):
+            raise ValueError(expected(name, values, "mean and std both, or neither"))
         if values is not None and len(values) != in_channels:
-            raise ValueError(f"{name}: got {values!r}, accepts {in_channels} numbers, one for each channel")
+            raise ValueError(expected(name, values, f"{in_channels} numbers, one per channel"))
     if std is not None and min(std) <= 0:
-        raise ValueError(f"std: got {std!r}, accepts numbers above 0")
+        raise ValueError(expected("std", std, "numbers above 0"))
 
 
 def _check_reading(num_workers: int | None, check_files: bool, skip_unreadable: bool, resident: Any) -> None:
-    """Check how images are to be read and kept.
-
-    Raises:
-        ValueError: If a value is out of range, or two of them exclude each other.
-    """
-    if num_workers is not None and num_workers < 0:
-        raise ValueError(f"num_workers: got {num_workers!r}, accepts a whole number of at least 0, or null")
+    if num_workers is not None:
+        check_count("num_workers", num_workers, low=0)
     if skip_unreadable and not check_files:
-        raise ValueError("skip_unreadable: got true, which needs check_files: true to know what to leave out")
+        raise ValueError(expected("skip_unreadable", True, "false, or check_files true"))
     if resident not in ("auto", True, False):
-        raise ValueError(f"resident: got {resident!r}, accepts auto, true or false")
+        raise ValueError(expected("resident", resident, "auto, true or false"))

@@ -1,4 +1,4 @@
-"""MNIST and the sets that can take its place, as a LightningDataModule."""
+"""`MNISTDataModule`: MNIST and similar public data sets."""
 
 import logging
 import os
@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.base import ImageDataModule
-from arcface_pl.data.classes import split_classes
+from arcface_pl.data.classes import GivenClass
 from arcface_pl.data.elastic import ElasticAugmentation
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.parts import Parts, split_parts
 from arcface_pl.data.sources.catalog import CATALOG, DatasetSpec
 from arcface_pl.data.sources.find import fetch_dataset, find_folder, how_to_get, load_dataset
-from arcface_pl.errors import DataError
+from arcface_pl.errors import DataError, expected
+from arcface_pl.functional.checks import check_choice
 from arcface_pl.preprocessing import style_of_dataset
 
 __all__ = ["MNISTDataModule"]
@@ -24,33 +25,35 @@ _LOG = logging.getLogger(__name__)
 class MNISTDataModule(ImageDataModule):
     """MNIST, Fashion-MNIST, KMNIST, CIFAR-10, or the digits that scikit-learn ships.
 
-    The images live as one uint8 tensor on the training device, and a batch is one index operation there, normalised and
-    augmented as a whole. Batches are a function of (seed, epoch, step, process), so that a resumed run sees those that
-    the uninterrupted one would have seen.
+    The images are one uint8 tensor on the training device; a batch is one index operation, augmented and normalized as
+    a whole. Batches are a function of (seed, epoch, step, process), so that resuming is exact.
 
     Args:
-        data_dir: Folder that holds, or is to receive, the files. $ARCFACE_PL_DATA_DIR and data are searched after it.
-        dataset: Which set. auto is MNIST, or scikit-learn's digits where MNIST is neither there nor to be had.
-        batch_size: Training images a step, on each process; at least 1. The last step of an epoch has what is left.
-        eval_batch_size: Images a step in validation, test and prediction, at most; changes speed and memory only.
-        val_fraction: Share of the training images set aside for validation, in [0, 1). 0 for no validation.
-        watch_test: Look at the test set after every epoch, as the source document does, in place of the validation
-            images. What is chosen by its numbers is then no longer honestly tested.
-        normalize: Subtract the training images' mean and divide by their standard deviation. Without, pixels run from
-            0 to 1.
-        augment: Change every training image at random. false leaves the four strengths below without effect.
-        rotation: Largest rotation either way, in degrees, from 0 to 180.
-        shift: Largest shift along either axis, in pixels, from 0 to 1000.
-        zoom: Largest change of size, as a fraction, in [0, 1): 0.1 draws from 0.9 to 1.1.
-        elastic: How far a smooth random field moves pixels, as the standard deviation along either axis in pixels, at
-            least 0; strokes bend.
-        seed: Decides the split, the order and the augmentation; at least 0. null for the run's seed_everything.
-        allow_inexact_resume: Resume from a checkpoint that was made with other data, batch size or number of processes,
-            with a warning. Otherwise that is refused.
+        data_dir: Folder of the files, and where downloads go. $ARCFACE_PL_DATA_DIR and data are searched after it.
+        dataset: Name of the data set. auto is MNIST, or scikit-learn's digits if MNIST is missing and cannot be
+            downloaded.
+        batch_size: Training images per step and process; at least 1. The last step of an epoch takes what is left; a
+            single image left over joins the step before.
+        eval_batch_size: Largest number of images per step in validation, test and prediction; affects speed and memory
+            only.
+        val_fraction: Fraction of the training images used for validation, in [0, 1). 0 for no validation.
+        watch_test: Validate on the test set after every epoch instead, as the original loop does. Choices made by these
+            numbers are no longer tested on unseen images.
+        normalize: Subtract the training images' mean and divide by their standard deviation. Otherwise pixels are in
+            [0, 1].
+        augment: Change training images at random. If false, the four settings below have no effect.
+        rotation: Largest rotation in either direction, in degrees, 0 to 180.
+        shift: Largest shift along either axis, in pixels, 0 to 1000.
+        zoom: Largest relative change of size, in [0, 1): 0.1 draws factors from 0.9 to 1.1.
+        elastic: Elastic distortion: standard deviation of the smooth random displacement of pixels along either axis,
+            in pixels, at least 0.
+        seed: Seed of split, order and augmentation; at least 0. null for the run's seed_everything.
+        allow_inexact_resume: Resume with a warning from a checkpoint made with other data, batch size or number of
+            processes. Otherwise that is refused.
         classes: Classes to train on, by name or by number in label order: [0, 1, 2]. null for all that are not held
-            out. Labels and class_names are then those of the chosen ones, in their order.
-        held_out_classes: Classes that training and validation never see, at least two: [8, 9]. null for all that
-            classes leaves; [] for none. Evaluation tells them apart; see `held_out_dataloader`.
+            out. Labels and class_names are those of the chosen classes, in order.
+        held_out_classes: Classes never seen in training and validation, at least two: [8, 9]. null for all that classes
+            leaves; [] for none. Used in evaluation.
 
     Raises:
         ValueError: If a value is out of range.
@@ -80,8 +83,8 @@ class MNISTDataModule(ImageDataModule):
         elastic: float = 0.0,
         seed: int | None = None,
         allow_inexact_resume: bool = False,
-        classes: list[int | str] | None = None,
-        held_out_classes: list[int | str] | None = None,
+        classes: list[GivenClass] | None = None,
+        held_out_classes: list[GivenClass] | None = None,
     ) -> None:
         strengths = Augmentation(rotation=rotation, shift=shift, zoom=zoom)
         if elastic:
@@ -98,33 +101,27 @@ class MNISTDataModule(ImageDataModule):
             classes=classes,
             held_out_classes=held_out_classes,
         )
-        if dataset != "auto" and dataset not in CATALOG:
-            raise ValueError(f"dataset: got {dataset!r}, accepts auto, {', '.join(CATALOG)}")
+        check_choice("dataset", dataset, ("auto", *CATALOG))
         if not data_dir or "\0" in str(data_dir):
-            raise ValueError(f"data_dir: got {data_dir!r}, accepts the name of a folder")
-        data_dir = str(data_dir)  # a Path would do here, but not in a checkpoint
+            raise ValueError(expected("data_dir", data_dir, "the name of a folder"))
+        data_dir = str(data_dir)  # a checkpoint cannot hold a Path
         self.save_hyperparameters()
         self.data_dir = data_dir
         self.dataset = dataset
-        self.augment = augment
-        self.rotation = rotation
-        self.shift = shift
-        self.zoom = zoom
-        self.elastic = elastic
         self._wanted = CATALOG["mnist" if dataset == "auto" else dataset]
         self._found: DatasetSpec | None = None
-        split_classes(self.all_class_names, classes, held_out_classes)  # a mistake shows before any work
+        _ = self.class_split  # raises before any work
 
     @property
     def dataset_name(self) -> str:
-        """Name of the set that ``dataset`` stands for; for auto it is known after :meth:`prepare_data`."""
+        """Name of the data set; that of auto is known after :meth:`prepare_data`."""
         if self._found is None and self.dataset == "auto":
-            raise RuntimeError("dataset_name: what auto stands for is known after prepare_data()")
+            raise RuntimeError("dataset_name: auto is decided in prepare_data()")
         return self._spec.name
 
     @property
     def fell_back(self) -> bool:
-        """Whether auto had to take the digits; known after :meth:`prepare_data`."""
+        """Whether auto fell back to the digits; known after :meth:`prepare_data`."""
         return self.dataset == "auto" and self.dataset_name == "digits"
 
     @property
@@ -134,32 +131,32 @@ class MNISTDataModule(ImageDataModule):
 
     @property
     def in_channels(self) -> int:
-        """Channels of an image."""
+        """Channels per image."""
         return self._spec.in_channels
 
     @property
     def image_size(self) -> int:
-        """Height and width of an image, in pixels."""
+        """Height and width of the images, in pixels."""
         return self._spec.image_size
 
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of the training pixels for each channel, on the scale from 0 to 1."""
+        """Mean and standard deviation of the training pixels per channel, on a scale of 0 to 1."""
         return self._spec.mean, self._spec.std
 
     @property
     def picture_style(self) -> dict[str, Any]:
-        """How the images came about."""
+        """Kind of images, as arguments of `Preprocessor`."""
         return style_of_dataset(self.dataset_name)
 
     def prepare_data(self) -> None:
-        """Make sure that the files are there, by downloading them where they are not.
+        """Download missing files.
 
-        Idempotent, and safe from many processes at once: one downloads and the others wait. Processes other than the
-        first of a machine only look.
+        Safe to call repeatedly and from many processes at once: one downloads, the others wait. Only the first process
+        of a machine downloads.
 
         Raises:
-            DataError: If the files cannot be had, and ``dataset`` is not auto.
+            DataError: If files are missing and cannot be downloaded, unless ``dataset`` is auto.
         """
         if self._found is not None:
             return
@@ -175,7 +172,7 @@ class MNISTDataModule(ImageDataModule):
         self._settle(folder)
 
     def load_parts(self) -> Parts:
-        """Read, check and divide the images, on the CPU."""
+        """Read, check and split the images, on the CPU."""
         return split_parts(
             *self.load(),
             self.class_split,
@@ -185,16 +182,16 @@ class MNISTDataModule(ImageDataModule):
         )
 
     def load(self) -> tuple[LabelledImages, LabelledImages]:
-        """Read and check the training and the test part, on the CPU.
+        """Read and check the training and test images, on the CPU.
 
         Raises:
             DataError: If a file is missing or damaged.
         """
-        # Looking again, since this process may have looked before the one that downloads was done.
+        # Search again: another process may have finished the download since.
         folder = self._find()
         self._settle(folder)
         if folder is None and self._spec.files:
-            raise self._missing("prepare_data() was not called, or could not get it")
+            raise self._missing("prepare_data() was not called, or could not download it")
         return load_dataset(self._spec, folder)
 
     @property
@@ -208,7 +205,7 @@ class MNISTDataModule(ImageDataModule):
         self._found = CATALOG["digits"] if self.dataset == "auto" and folder is None else self._wanted
 
     def _missing(self, reason: str) -> DataError:
-        return DataError(f"{self._wanted.title} is not there: {reason}\n{how_to_get(self._wanted, self.data_dir)}")
+        return DataError(f"{self._wanted.title} is missing: {reason}\n{how_to_get(self._wanted, self.data_dir)}")
 
 
 _FALLBACK = """

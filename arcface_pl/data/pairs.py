@@ -9,10 +9,9 @@ from torch import Tensor
 
 from arcface_pl.data.folders.image_files import FileLoader, ImageFiles
 from arcface_pl.data.folders.pairs_file import PairList, read_pairs
-from arcface_pl.data.folders.tree import IMAGE_SUFFIXES, listed
 from arcface_pl.data.labelled import list_files
-from arcface_pl.errors import DataError
-from arcface_pl.preprocessing import Preprocessor
+from arcface_pl.errors import DataError, listed
+from arcface_pl.preprocessing import IMAGE_SUFFIXES, Preprocessor
 
 __all__ = ["Pairs", "PairsDataModule"]
 

@@ -30,8 +30,8 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     missing = round(fraction * len(labels)) - int(taken.sum())
     taken[torch.argsort(shares - taken, descending=True, stable=True)[:missing]] += 1
     second = torch.zeros(len(labels), dtype=torch.bool)
-    for label, count in enumerate(taken.tolist()):
-        members = (labels == label).nonzero().flatten()
+    by_class = torch.argsort(labels, stable=True).split(torch.bincount(labels).tolist())
+    for members, count in zip(by_class, taken.tolist(), strict=True):
         second[members[torch.randperm(len(members), generator=generator)[:count]]] = True
     return (~second).nonzero().flatten(), second.nonzero().flatten()
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from arcface_pl.errors import UserError
-from arcface_pl.preprocessing import ImageError, read_image
+from arcface_pl.preprocessing import ImageError
 from arcface_pl.recognizer import Recognizer, Thresholds
 
 __all__ = ["MAX_BYTES", "SHOWN", "Demo"]
@@ -134,7 +134,7 @@ class Demo:
             path = Path(folder) / "picture"
             path.write_bytes(content)
             try:
-                return to_input.frame(read_image(path, to_input.in_channels))[None]
+                return to_input.read(path)[None]
             except ImageError as error:
                 raise ImageError(str(error).removeprefix(f"{path}: ")) from error
 

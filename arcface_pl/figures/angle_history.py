@@ -34,8 +34,9 @@ class AngleHistory(NamedTuple):
 
 
 def count_degrees(angles: Tensor) -> Tensor:
-    """Count angles (N,) in degrees into 180 bins of a degree; returns (180,) int64."""
-    return torch.bincount(angles.long().clamp(0, DEGREES - 1), minlength=DEGREES)
+    """Count angles (N,) in degrees into 180 bins of one degree each, (180,) int64; NaN is not counted."""
+    bins = torch.where(angles.isnan(), DEGREES, angles.long().clamp(0, DEGREES - 1))
+    return torch.bincount(bins, minlength=DEGREES + 1)[:DEGREES]
 
 
 def draw_angles(target: Tensor, nearest_other: Tensor) -> Figure:

@@ -38,12 +38,10 @@ def loss_of_terms(
     scale: float,
     label_smoothing: float,
     num_classes: int,
-    reduction: Reduction,
 ) -> Tensor:
-    """Return softplus(rest - scale * psi), smoothed and reduced, in the dtype of the terms."""
+    """Return softplus(rest - scale * psi), smoothed, (B,) in the dtype of the terms."""
     own = psi(terms.cosine, terms.sine) * scale
-    losses = smooth(F.softplus(terms.rest - own), own, terms.rest_sum, label_smoothing, num_classes)
-    return reduce(losses, reduction)
+    return smooth(F.softplus(terms.rest - own), own, terms.rest_sum, label_smoothing, num_classes)
 
 
 def non_target_logsumexp(
@@ -133,7 +131,5 @@ def margin_softmax_loss(
     labels = check_batch(embeddings, labels, num_classes, values=check_labels)
     others = Others(scale, sub_centers, chunk_size)
     terms = angular_terms(embeddings, weight, labels, others, hard, with_sum=label_smoothing > 0)
-    losses = loss_of_terms(
-        terms, psi, scale=scale, label_smoothing=label_smoothing, num_classes=num_classes, reduction=reduction
-    )
-    return losses.to(compute_dtype(embeddings, weight))
+    losses = loss_of_terms(terms, psi, scale=scale, label_smoothing=label_smoothing, num_classes=num_classes)
+    return reduce(losses, reduction).to(compute_dtype(embeddings, weight))

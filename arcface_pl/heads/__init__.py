@@ -2,7 +2,7 @@
 
 from arcface_pl.heads.adaface import AdaFaceHead
 from arcface_pl.heads.arcface import ArcFaceHead
-from arcface_pl.heads.base import AngularHead, Head
+from arcface_pl.heads.base import AngularHead, Head, HeadScores
 from arcface_pl.heads.combined import CombinedMarginHead
 from arcface_pl.heads.cosface import CosFaceHead
 from arcface_pl.heads.curricularface import CurricularFaceHead
@@ -41,6 +41,7 @@ __all__ = [
     "CurricularFaceHead",
     "ElasticFaceHead",
     "Head",
+    "HeadScores",
     "InBackwardSGD",
     "LinearHead",
     "MagFaceHead",

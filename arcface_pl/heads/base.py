@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from arcface_pl.functional import similarity
 from arcface_pl.functional.checks import check_batch, check_choice, check_count, check_embeddings, check_number
-from arcface_pl.functional.loss import Reduction, loss_of_terms
+from arcface_pl.functional.loss import Reduction, loss_of_terms, reduce
 from arcface_pl.functional.precision import compute_dtype
-from arcface_pl.functional.terms import AngularTerms, Hard, Others, angular_terms
+from arcface_pl.functional.scoring import HeadScores, angular_scores, predict
+from arcface_pl.functional.terms import WHOLE_CELLS, AngularTerms, Hard, Others, angular_terms
 
-__all__ = ["AngularHead", "Head"]
+__all__ = ["AngularHead", "Head", "HeadScores"]
 
 
 class Head(nn.Module):
@@ -90,6 +91,65 @@ class Head(nn.Module):
         check_embeddings(embeddings, self.weight)
         cosine = similarity.cosine_similarity_matrix(embeddings, self.centers())
         return cosine if self.sub_centers == 1 else cosine.unflatten(1, (-1, self.sub_centers)).amax(dim=2)
+
+    @torch.no_grad()
+    def predict(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict a class for each embedding.
+
+        The package's heads take many classes in chunks, without a batch x classes tensor.
+
+        Args:
+            embeddings: (B, D) floating point.
+
+        Returns:
+            The class with the largest logit, (B,) int64, of equal ones the first, and the cosine to it, (B,).
+
+        Raises:
+            ValueError: A wrong shape or dtype.
+        """
+        predictions = self(embeddings).argmax(dim=1)
+        return predictions, self.cosine(embeddings).gather(1, predictions[:, None]).squeeze(1)
+
+    @torch.no_grad()
+    def score(self, embeddings: Tensor, labels: Tensor) -> HeadScores:
+        """Score a labelled batch: predictions, cosines and losses, without gradients.
+
+        The package's heads take many classes in one pass over chunks, without a batch x classes tensor.
+
+        Args:
+            embeddings: (B, D) floating point, B >= 1.
+            labels: (B,) integers in [0, C).
+
+        Raises:
+            ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
+        """
+        labels = self.checked(embeddings, labels)
+        cosine = self.cosine(embeddings)
+        predictions = self(embeddings).argmax(dim=1)
+        column = labels[:, None]
+        return HeadScores(
+            predictions,
+            cosine.gather(1, predictions[:, None]).squeeze(1),
+            cosine.gather(1, column).squeeze(1),
+            cosine.scatter(1, column, -math.inf).amax(dim=1),
+            self(embeddings, labels).argmax(dim=1),
+            self.loss(embeddings, labels, reduction="none"),
+        )
+
+    def checked(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the labels as int64.
+
+        Raises:
+            ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
+        """
+        check_embeddings(embeddings, self.weight)
+        return check_batch(embeddings, labels, self.num_classes, values=self.check_labels)
+
+    def scores_in_chunks(self, embeddings: Tensor, known: type["Head"]) -> bool:
+        """Return whether to score in chunks: many classes, and no method that matters overridden since ``known``."""
+        if embeddings.shape[0] * self.num_classes * self.sub_centers <= WHOLE_CELLS:
+            return False
+        return all(getattr(type(self), name) is getattr(known, name) for name in ("forward", "loss", "cosine"))
 
     def centers(self) -> Tensor:
         """Return the centers of all classes, (C * K, D)."""
@@ -176,12 +236,33 @@ class AngularHead(Head):
         Raises:
             ValueError: A wrong shape or dtype, or a label outside [0, C).
         """
-        logits = self.scale_value * self.cosine(embeddings)
+        cosine = self.cosine(embeddings)
         if labels is None:
-            return logits
-        labels = check_batch(embeddings, labels, self.num_classes, values=self.check_labels)
+            return self.scale_value * cosine
+        labels = self.checked(embeddings, labels)
         own = self.scale_value * self.psi(*self.own_angle(embeddings, labels), embeddings, labels)
-        return logits.scatter(1, labels[:, None], own.to(logits.dtype)[:, None])
+        hard = self.reweighting(embeddings, labels)
+        if hard is not None:
+            is_hard = cosine > hard.threshold.to(cosine.dtype)[:, None]
+            cosine = torch.where(is_hard, cosine * (hard.t.to(cosine.dtype) + cosine), cosine)
+        return (self.scale_value * cosine).scatter(1, labels[:, None], own.to(cosine.dtype)[:, None])
+
+    def reweighting(self, embeddings: Tensor, labels: Tensor) -> Hard | None:
+        """Return how hard non-target classes are re-weighted, or None where they are not (see CurricularFace).
+
+        Args:
+            embeddings: (B, D) floating point.
+            labels: (B,) int64 in [0, C).
+        """
+        return None
+
+    def penalty(self, embeddings: Tensor) -> Tensor | None:
+        """Return what is added to each sample's loss, (B,), or None where nothing is (see MagFace).
+
+        Args:
+            embeddings: (B, D) floating point.
+        """
+        return None
 
     def own_angle(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return cos and sin of the angle to the own class, (B,) each, float64, exact near 0 and pi.
@@ -206,21 +287,52 @@ class AngularHead(Head):
         Raises:
             ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
         """
-        check_embeddings(embeddings, self.weight)
-        labels = check_batch(embeddings, labels, self.num_classes, values=self.check_labels)
-        return self.margin_loss(embeddings, labels, reduction)
-
-    def margin_loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction, hard: Hard | None = None) -> Tensor:
-        """Compute ``loss`` of a batch that was checked; with ``hard`` other classes are re-weighted."""
+        labels = self.checked(embeddings, labels)
+        terms = self.terms(embeddings, labels, self.reweighting(embeddings, labels))
         losses = loss_of_terms(
-            self.terms(embeddings, labels, hard),
+            terms,
             lambda cosine, sine: self.psi(cosine, sine, embeddings, labels),
             scale=self.scale_value,
             label_smoothing=self.label_smoothing,
             num_classes=self.num_classes,
-            reduction=reduction,
         )
-        return losses.to(compute_dtype(embeddings, self.weight))
+        penalty = self.penalty(embeddings)
+        losses = losses if penalty is None else losses + penalty
+        return reduce(losses, reduction).to(compute_dtype(embeddings, self.weight))
+
+    @torch.no_grad()
+    def predict(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict a class for each embedding, see `Head.predict`."""
+        if not self.scores_in_chunks(embeddings, AngularHead):
+            return super().predict(embeddings)
+        check_embeddings(embeddings, self.weight)
+        return predict(
+            embeddings,
+            self.centers(),
+            lambda _, cosine: self.scale_value * cosine,
+            sub_centers=self.sub_centers,
+        )
+
+    @torch.no_grad()
+    def score(self, embeddings: Tensor, labels: Tensor) -> HeadScores:
+        """Score a labelled batch, see `Head.score`."""
+        if not self.scores_in_chunks(embeddings, AngularHead):
+            return super().score(embeddings, labels)
+        labels = self.checked(embeddings, labels)
+        psi = self.psi(*self.own_angle(embeddings, labels), embeddings, labels)
+        scores = angular_scores(
+            embeddings,
+            self.centers(),
+            labels,
+            psi,
+            scale=self.scale_value,
+            sub_centers=self.sub_centers,
+            label_smoothing=self.label_smoothing,
+            hard=self.reweighting(embeddings, labels),
+        )
+        penalty = self.penalty(embeddings)
+        losses = scores.loss if penalty is None else scores.loss + penalty
+        return scores._replace(loss=losses.to(compute_dtype(embeddings, self.weight)))
 
     def terms(self, embeddings: Tensor, labels: Tensor, hard: Hard | None) -> AngularTerms:
         """Return the angle to the own class, and what the other classes add up to; the one place where centers count.

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from arcface_pl.functional import arcface_psi
-from arcface_pl.functional.checks import check_batch, check_embeddings, check_number
-from arcface_pl.functional.loss import Reduction
+from arcface_pl.functional.checks import check_number
 from arcface_pl.functional.terms import Hard
 from arcface_pl.heads.margin import MarginHead, check_angle
 
@@ -75,51 +74,12 @@ class CurricularFaceHead(MarginHead):
         """Return cos(theta + m), extended past pi - m."""
         return arcface_psi(cosine, self.margin * self.strength(labels), sine=sine)
 
-    def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Compute scale * cosine; with labels, the margin at the own class and hard classes re-weighted.
-
-        Args:
-            embeddings: (B, D) floating point.
-            labels: (B,) integers in [0, C), for training and inspection only.
-
-        Returns:
-            (B, C), float32, or float64 where the embeddings or the centers are.
-
-        Raises:
-            ValueError: A wrong shape or dtype, or a label outside [0, C).
-        """
-        if labels is None:
-            return super().forward(embeddings)
-        cosine = self.cosine(embeddings)
-        labels = check_batch(embeddings, labels, self.num_classes, values=self.check_labels)
+    @torch.no_grad()
+    def reweighting(self, embeddings: Tensor, labels: Tensor) -> Hard:
+        """Return the re-weighting of classes whose cosine is above psi; moves t in training mode."""
         pair = self.own_angle(embeddings, labels)
-        own = self.psi(*pair, embeddings, labels)
         self._follow(pair[0])
-        hard = cosine > own.detach().to(cosine.dtype)[:, None]
-        others = torch.where(hard, cosine * (self.t.to(cosine.dtype) + cosine), cosine)
-        return self.scale_value * others.scatter(1, labels[:, None], own.to(cosine.dtype)[:, None])
-
-    def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """Compute the loss with hard classes re-weighted.
-
-        Args:
-            embeddings: (B, D) floating point, B >= 1.
-            labels: (B,) integers in [0, C).
-            reduction: "mean", "sum" or "none".
-
-        Returns:
-            A scalar, or (B,) for "none".
-
-        Raises:
-            ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
-        """
-        check_embeddings(embeddings, self.weight)
-        labels = check_batch(embeddings, labels, self.num_classes, values=self.check_labels)
-        with torch.no_grad():
-            pair = self.own_angle(embeddings, labels)
-            threshold = self.psi(*pair, embeddings, labels)
-        self._follow(pair[0])
-        return self.margin_loss(embeddings, labels, reduction, Hard(threshold, self.t.clone()))
+        return Hard(self.psi(*pair, embeddings, labels), self.t.clone())
 
     @torch.no_grad()
     def _follow(self, cosine: Tensor) -> None:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from arcface_pl.functional import arcface_psi
 from arcface_pl.functional.checks import check_number
-from arcface_pl.functional.loss import Reduction, reduce
 from arcface_pl.functional.precision import pair_dtype
 from arcface_pl.heads.margin import MarginHead, check_angle
 
@@ -87,24 +86,10 @@ class MagFaceHead(MarginHead):
         margin = self.min_margin + slope * (self._norms(embeddings) - self.min_norm)
         return arcface_psi(cosine, margin * self.strength(labels), sine=sine)
 
-    def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """Compute the loss with the margin of each embedding's norm, and the term on the norm.
-
-        Args:
-            embeddings: (B, D) floating point, B >= 1.
-            labels: (B,) integers in [0, C).
-            reduction: "mean", "sum" or "none".
-
-        Returns:
-            A scalar, or (B,) for "none".
-
-        Raises:
-            ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
-        """
-        losses = super().loss(embeddings, labels, "none")
+    def penalty(self, embeddings: Tensor) -> Tensor:
+        """Return lambda_g * g(a), (B,)."""
         norms = self._norms(embeddings)
-        on_norm = self.norm_weight * (1 / norms + norms / self.max_norm**2)
-        return reduce(losses + on_norm.to(losses.dtype), reduction)
+        return self.norm_weight * (1 / norms + norms / self.max_norm**2)
 
     def _norms(self, embeddings: Tensor) -> Tensor:
         """Return the norms held within [l_a, u_a], (B,), without a gradient outside."""

@@ -1,5 +1,6 @@
 """The two baselines without a margin."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from arcface_pl.functional import linear_softmax_loss
 from arcface_pl.functional.checks import check_batch, check_embeddings
 from arcface_pl.functional.loss import Reduction
 from arcface_pl.functional.precision import compute_dtype, full_precision
+from arcface_pl.functional.scoring import HeadScores, linear_scores, predict
 from arcface_pl.heads.base import AngularHead, Head
 
 __all__ = ["LinearHead", "NormalizedSoftmaxHead"]
@@ -94,6 +96,33 @@ class LinearHead(Head):
         bias = None if self.bias is None else self.bias.to(dtype)
         with full_precision(embeddings.device):
             return F.linear(embeddings.to(dtype), self.weight.to(dtype), bias)
+
+    def _chunk_logits(self, embeddings: Tensor) -> Callable[[slice, Tensor], Tensor]:
+        dtype = compute_dtype(embeddings, self.weight)
+        embeddings = embeddings.to(dtype)
+
+        def logits_of(rows: slice, _: Tensor) -> Tensor:
+            bias = None if self.bias is None else self.bias[rows].to(dtype)
+            return F.linear(embeddings, self.weight[rows].to(dtype), bias)
+
+        return logits_of
+
+    @torch.no_grad()
+    def predict(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict a class for each embedding, see `Head.predict`; the logits decide."""
+        if not self.scores_in_chunks(embeddings, LinearHead):
+            return super().predict(embeddings)
+        check_embeddings(embeddings, self.weight)
+        return predict(embeddings, self.weight, self._chunk_logits(embeddings))
+
+    @torch.no_grad()
+    def score(self, embeddings: Tensor, labels: Tensor) -> HeadScores:
+        """Score a labelled batch, see `Head.score`; the logits decide, and there is no margin."""
+        if not self.scores_in_chunks(embeddings, LinearHead):
+            return super().score(embeddings, labels)
+        labels = self.checked(embeddings, labels)
+        losses = self.loss(embeddings, labels, reduction="none")
+        return linear_scores(embeddings, self.weight, labels, self._chunk_logits(embeddings), losses)
 
     def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
         """Compute the cross-entropy without making a batch x classes tensor when there are many classes.

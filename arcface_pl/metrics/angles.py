@@ -13,14 +13,14 @@ __all__ = ["AngleStatistics"]
 
 
 class AngleStatistics(Metric):
-    """Mean angles of embeddings to their own class, to the nearest other class, and the gap between the two.
+    """Mean angles of embeddings to their target class and to the nearest other class, and their difference.
 
-    ``compute`` gives ``target_mean``, ``nearest_other_mean`` and ``gap_mean``, in radians. The angles themselves stay
-    in the lists ``target`` and ``nearest_other``, for a histogram.
+    ``compute`` returns ``target_mean``, ``nearest_other_mean`` and ``gap_mean`` in radians. The lists ``target`` and
+    ``nearest_other`` hold the angles themselves, for a histogram.
 
     Args:
-        sub_centers: Centers for each class.
-        kwargs: Of `torchmetrics.Metric`.
+        sub_centers: Centers per class, at least 1.
+        kwargs: Passed to `torchmetrics.Metric`.
 
     Example:
         >>> import torch
@@ -48,14 +48,14 @@ class AngleStatistics(Metric):
 
         Args:
             embeddings: (B, D), any real dtype.
-            labels: Class of each, (B,), any integer dtype, in [0, C).
-            centers: Class centers, (C * sub_centers, D): ``head.weight``.
+            labels: (B,), any integer dtype, in [0, C).
+            centers: Class centers (C * sub_centers, D), ``head.weight``.
         """
         angles = target_angles(embeddings, labels, centers, sub_centers=self.sub_centers)
         self.target.append(angles.target.float().to(self.device))
         self.nearest_other.append(angles.nearest_other.float().to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
-        """Mean angles of everything added so far, in radians."""
+        """Return the mean angles of all batches in radians."""
         target, nearest_other = dim_zero_cat(self.target).mean(), dim_zero_cat(self.nearest_other).mean()
         return {"target_mean": target, "nearest_other_mean": nearest_other, "gap_mean": nearest_other - target}

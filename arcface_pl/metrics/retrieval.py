@@ -1,29 +1,35 @@
-"""Retrieval over a set of embeddings, each looked up among the others."""
+"""Retrieval over a set of embeddings, each looked up among all others."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from arcface_pl.metrics.functional.precision_at_r import precision_at_r
 from arcface_pl.metrics.functional.retrieval import cumulative_match_characteristic, knn_accuracy
+from arcface_pl.metrics.functional.validation import check
 from arcface_pl.metrics.states import EmbeddingMetric
 
 __all__ = ["Retrieval"]
 
 
 class Retrieval(EmbeddingMetric):
-    """Retrieval of every embedding among the others: recall@k, R-precision, MAP@R and k-NN accuracy.
+    """Retrieval of every embedding among all others: recall@k, R-precision, MAP@R and k-NN accuracy.
 
-    ``compute`` gives ``recall_at_1`` (which is also precision@1) and so on, ``r_precision``, ``map_at_r`` and
-    ``knn_accuracy``; see `recall_at_k` for the rules and `EmbeddingMetric` for several processes.
+    ``compute`` returns ``recall_at_1`` (equal to precision@1) and so on, ``r_precision``, ``map_at_r`` and
+    ``knn_accuracy``; see `arcface_pl.metrics.functional.recall_at_k` for the rules and `EmbeddingMetric` for several
+    processes. A score that the embeddings do not allow is NaN, with a warning: recall@10 of eight embeddings, or any
+    but ``knn_accuracy`` if no class has two.
 
     Args:
-        recall_at: The numbers of neighbours of recall@k, each at least 1 and below the number of embeddings.
-        num_neighbours: How many neighbours vote in the k-NN accuracy.
-        kwargs: Of `torchmetrics.Metric`.
+        recall_at: The k of recall@k, each at least 1.
+        num_neighbours: Number of neighbors that vote in the k-NN accuracy, at least 1.
+        kwargs: Passed to `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If a number is out of range.
 
     Example:
         >>> import torch
@@ -35,16 +41,24 @@ class Retrieval(EmbeddingMetric):
 
     def __init__(self, recall_at: Sequence[int] = (1, 5, 10), num_neighbours: int = 5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not recall_at or min(recall_at) < 1:
-            raise ValueError(f"recall_at must name numbers of neighbours, each at least 1, got {list(recall_at)}")
+        check(bool(recall_at) and min(recall_at) >= 1, "recall_at", list(recall_at), "whole numbers of at least 1")
+        check(num_neighbours >= 1, "num_neighbours", num_neighbours, "a whole number of at least 1")
         self.recall_at = list(recall_at)
         self.num_neighbours = num_neighbours
 
     def compute(self) -> dict[str, Tensor]:
-        """The retrieval metrics of everything added so far."""
+        """Return the scores of all batches."""
         embeddings, labels = dim_zero_cat(self.embeddings), dim_zero_cat(self.labels)
-        matched = cumulative_match_characteristic(embeddings, labels, max(self.recall_at))
-        values = {f"recall_at_{k}": float(matched[k - 1]) for k in self.recall_at}
-        values["r_precision"], values["map_at_r"] = precision_at_r(embeddings, labels)
-        values["knn_accuracy"] = knn_accuracy(embeddings, labels, self.num_neighbours)
-        return {name: torch.tensor(value, device=self.device) for name, value in values.items()}
+        most = len(labels) - 1
+        values = dict.fromkeys([f"recall_at_{k}" for k in self.recall_at], math.nan)
+        values |= {"r_precision": math.nan, "map_at_r": math.nan, "knn_accuracy": math.nan}
+        repeats = len(labels.unique()) < len(labels)
+        possible = [k for k in self.recall_at if k <= most]
+        if repeats and possible:
+            matched = cumulative_match_characteristic(embeddings, labels, max(possible))
+            values |= {f"recall_at_{k}": float(matched[k - 1]) for k in possible}
+        if repeats:
+            values["r_precision"], values["map_at_r"] = precision_at_r(embeddings, labels)
+        if self.num_neighbours <= most:
+            values["knn_accuracy"] = knn_accuracy(embeddings, labels, self.num_neighbours)
+        return self.reported(values, f"{len(labels)} embeddings of {len(labels.unique())} classes")

@@ -1,5 +1,8 @@
-"""What the metrics over whole sets of embeddings share: they keep everything, and gather it from all processes."""
+"""Bases of metrics that keep all embeddings or scores and gather them from all processes."""
 
+import math
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,48 +10,61 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
 
-from arcface_pl.metrics.functional.validation import check_labels
+from arcface_pl.metrics.functional.validation import check, check_labels
 
-__all__ = ["EmbeddingMetric", "gather_rows"]
+__all__ = ["EmbeddingMetric", "ListMetric", "gather_rows"]
 
 
-class EmbeddingMetric(Metric):
-    """Base of metrics that compare every embedding with every other, and so need them all at once.
-
-    Every process ends with the same result, over the embeddings of all of them. An image that a sampler repeats to make
-    all processes equally long counts twice, and makes a genuine pair with itself: use a sampler that does not pad.
-    """
+class ListMetric(Metric):
+    """Base of metrics with list states; processes may hold different numbers of rows, or none."""
 
     full_state_update = False
     is_differentiable = False
     higher_is_better = None
 
+    def __init__(self, *states: str, **kwargs: Any) -> None:
+        super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
+        for name in states:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def reported(self, values: Mapping[str, float], got: str) -> dict[str, Tensor]:
+        """Return scores as tensors, after a warning that names those that are NaN and what there was to measure."""
+        missing = [name for name, value in values.items() if math.isnan(value)]
+        if missing:
+            warnings.warn(f"{type(self).__name__}: {got} do not allow {', '.join(missing)} (NaN)", stacklevel=2)
+        return {name: torch.tensor(value, device=self.device) for name, value in values.items()}
+
+
+class EmbeddingMetric(ListMetric):
+    """Base of metrics that compare every embedding with every other and therefore need all of them at once.
+
+    Every process ends with the same result, over the embeddings of all processes. An image that a sampler repeats to
+    give all processes the same number counts twice and makes a genuine pair with itself: use a sampler without padding.
+    """
+
     embeddings: list[Tensor]
     labels: list[Tensor]
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
-        self.add_state("embeddings", default=[], dist_reduce_fx="cat")
-        self.add_state("labels", default=[], dist_reduce_fx="cat")
+        super().__init__("embeddings", "labels", **kwargs)
 
     def update(self, embeddings: Tensor, labels: Tensor) -> None:
         """Add a batch.
 
         Args:
             embeddings: (B, D), any real dtype.
-            labels: Class of each, (B,), any integer dtype.
+            labels: (B,), any integer dtype.
         """
-        if embeddings.ndim != 2:
-            raise ValueError(f"embeddings must have shape (B, D), got {tuple(embeddings.shape)}")
+        check(embeddings.ndim == 2, "embeddings", tuple(embeddings.shape), "shape (B, D)")
         self.labels.append(check_labels("labels", labels, len(embeddings)))
         self.embeddings.append(embeddings.detach())
 
 
 def gather_rows(tensor: Tensor, group: Any = None) -> list[Tensor]:
-    """Gather tensors that differ in their number of rows; a process that saw no batch may bring an empty one.
+    """Gather tensors with different numbers of rows; a process without a batch may pass an empty one.
 
-    torchmetrics stands in for a list state without entries by an empty 1-D float32 tensor, and its own gathering then
-    waits for ever if the others hold something of another shape.
+    torchmetrics replaces a list state without entries by an empty 1-D float32 tensor, and its own gathering hangs if
+    the other processes hold another number of dimensions.
     """
     shapes: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(shapes, (tuple(tensor.shape), tensor.dtype), group=group)

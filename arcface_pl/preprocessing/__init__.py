@@ -1,17 +1,30 @@
-"""What turns any picture into the network's input."""
+"""Reading images and turning them into the network's input."""
 
-from arcface_pl.preprocessing.decoding import MAX_PIXELS, ImageError, from_pil, read_image
+from arcface_pl.preprocessing.decoding import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    ImageError,
+    from_pil,
+    is_image,
+    left_out,
+    measure_white_level,
+    read_image,
+)
 from arcface_pl.preprocessing.framing import fit_image
 from arcface_pl.preprocessing.normalize import normalize_images
 from arcface_pl.preprocessing.preprocessor import STYLES, Preprocessor, style_of_dataset
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "STYLES",
     "ImageError",
     "Preprocessor",
     "fit_image",
     "from_pil",
+    "is_image",
+    "left_out",
+    "measure_white_level",
     "normalize_images",
     "read_image",
     "style_of_dataset",

@@ -1,8 +1,12 @@
-"""Reading a picture file of whatever kind people have."""
+"""Reading image files."""
 
+import contextlib
 import os
 import struct
+import threading
 import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +14,45 @@ import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
-from arcface_pl.errors import UserError
+from arcface_pl.errors import UserError, expected, listed
 
-__all__ = ["MAX_PIXELS", "ImageError", "from_pil", "read_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageError",
+    "from_pil",
+    "is_image",
+    "left_out",
+    "measure_white_level",
+    "read_image",
+]
 
 MAX_PIXELS = 64_000_000
-"""Pixels that a picture may have: telephones take 50 million, and more is rather a mistake or an attack."""
+"""Most pixels an image may have: phones take 50 million; more is probably a mistake or an attack."""
 
-# Formats that Pillow itself decodes: others (EPS) start programs, or are not pictures. JPEG includes a telephone's MPO.
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "ICO")
+# Formats that Pillow itself decodes, with their suffixes: others (EPS) start programs, or are not images.
+_SUFFIXES = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "AVIF": (".avif", ".avifs"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+    "PCX": (".pcx",),
+    "ICO": (".ico",),
+}
+FORMATS = tuple(_SUFFIXES)
+IMAGE_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+"""Suffixes of the files that every command reads, in lower case."""
 
-# What Pillow's decoders raise over files that end early, lie about themselves or are no pictures.
+# Pixel value of white, where an image has more than 8 bits per channel and nothing else is known.
+_WHITE_INTEGER, _WHITE_FLOAT = 65_535.0, 1.0
+
+# What Pillow's decoders raise for truncated, inconsistent or unrelated files.
 _RAISED_OVER_FILES = (
     OSError,
     SyntaxError,
@@ -38,63 +70,82 @@ _RAISED_OVER_FILES = (
 )
 
 
+_STDERR_LOCK = threading.Lock()
+
+
 class ImageError(UserError):
-    """A picture that cannot be read, or in which nothing is to be seen: the message names the file and the reason."""
+    """An image that cannot be read, or that shows nothing; the message names the file and the reason."""
 
 
-def read_image(path: str | Path, channels: int, *, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """Read a picture file as a person sees it: upright, not transparent, in 8 bits.
+def is_image(name: str) -> bool:
+    """Return whether a file name has the suffix of an image."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
-    The first frame of an animation or multi-page file. The camera's note of how it was held (EXIF orientation) is
-    obeyed. 16-bit grey is divided by 257; floating-point pixels are taken on the scale from 0 to 1 or to 255 where they
-    fit it, and are stretched where they do not. What is transparent becomes white behind dark ink, black behind light
-    ink, and otherwise the colour that prevails.
+
+def left_out(suffixes: Mapping[str, int]) -> str:
+    """Describe the files of a folder that are not read as images, by suffix.
+
+    Args:
+        suffixes: Number of files per suffix.
+
+    Example:
+        >>> left_out({".heic": 12, "": 1})
+        'left out 13 files that are not images: 12 .heic, 1 without suffix'
+    """
+    counts = sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
+    named = listed([f"{count:,} {suffix or 'without suffix'}" for suffix, count in counts])
+    return f"left out {sum(suffixes.values()):,} files that are not images: {named}"
+
+
+def read_image(
+    path: str | Path, channels: int, *, white_level: float | None = None, max_pixels: int = MAX_PIXELS
+) -> Tensor:
+    """Read an image file the way a viewer shows it: upright, opaque, 8 bits per channel.
+
+    Reads the first frame of an animation or multi-page file and applies the EXIF orientation. Grey images of more than
+    8 bits are scaled so that ``white_level`` becomes 255, and clipped. Transparent areas become white behind dark ink,
+    black behind light ink, and otherwise the prevailing color.
 
     Args:
         path: The file: PNG, JPEG, TIFF, BMP, GIF, WebP, AVIF, JPEG 2000, PPM, TGA, PCX or ICO.
-        channels: 1 for grey, 3 for red, green and blue.
-        max_pixels: Refuse a picture of more pixels, before decoding it.
+        channels: 1 for grey, 3 for RGB.
+        white_level: Pixel value of white in images of more than 8 bits per channel. None for 65,535 in integer images
+            and 1 in floating-point images.
+        max_pixels: Refuse larger images before decoding them.
 
     Returns:
         (channels, H, W) uint8.
 
     Raises:
-        ImageError: If the file is missing, no picture, damaged, or too large.
+        ImageError: If the file is missing, not an image, damaged or too large, or most of it is above white.
     """
     assert channels in (1, 3), channels
     path = Path(path)
     if not os.path.isfile(path):
         raise ImageError(f"{path}: there is no such file")
     try:
-        with warnings.catch_warnings():
-            # Pillow's own word on large pictures and odd metadata; the size is checked here.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                _check_size(path, image.size, max_pixels)
-                image.load()
-                # Some formats know their true size only now.
-                _check_size(path, image.size, max_pixels)
-                pixels = _pixels(_upright(image), channels)
+        with _opened(path, max_pixels) as image:
+            return _to_tensor(_pixels(_upright(image), channels, white_level, image.format), channels)
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{path}: {_why_no_picture(path)}") from error
+        raise ImageError(f"{path}: {_why_not_an_image(path)}") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: it has far more than the {max_pixels:,} pixels that are accepted") from error
+        raise ImageError(expected(str(path), "a far larger image", f"at most {max_pixels:,} pixels")) from error
     except PermissionError as error:
-        raise ImageError(f"{path}: it cannot be read ({error.strerror})") from error
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
     except _RAISED_OVER_FILES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{path}: it is damaged or of an unknown kind ({reason})") from error
-    return _to_tensor(pixels, channels)
+        raise ImageError(f"{path}: damaged or of an unknown kind ({reason})") from error
 
 
-def from_pil(image: Image.Image, channels: int) -> Tensor:
-    """Take a picture that is open already as `read_image` takes one from a file.
+def from_pil(image: Image.Image, channels: int, *, white_level: float | None = None) -> Tensor:
+    """Convert an open image as `read_image` does.
 
     Args:
         image: Of any mode.
-        channels: 1 for grey, 3 for red, green and blue.
+        channels: 1 for grey, 3 for RGB.
+        white_level: As in `read_image`.
 
     Returns:
         (channels, H, W) uint8.
@@ -103,35 +154,97 @@ def from_pil(image: Image.Image, channels: int) -> Tensor:
         ImageError: If it cannot be decoded.
     """
     try:
-        return _to_tensor(_pixels(_upright(image), channels), channels)
+        return _to_tensor(_pixels(_upright(image), channels, white_level, image.format), channels)
     except _RAISED_OVER_FILES as error:
-        raise ImageError(f"image: it cannot be decoded ({' '.join(str(error).split())})") from error
+        raise ImageError(f"image: cannot be decoded ({' '.join(str(error).split())})") from error
+
+
+def measure_white_level(paths: Iterable[Path]) -> float | None:
+    """Choose the white level of a data set: 8, 10, 12, 14 or 16 bits; or 1, 255 or 65,535 in floating-point images.
+
+    Args:
+        paths: A sample of the files. Unreadable ones are ignored.
+
+    Returns:
+        For integers, the lowest level that no pixel exceeds. For floating point, the lowest that the brightest pixel of
+        at least half of the images does not exceed. None if no image has more than 8 bits per channel, or if both kinds
+        occur.
+    """
+    brightest: dict[bool, list[float]] = {}
+    for path in paths:
+        with contextlib.suppress(*_RAISED_OVER_FILES, ImageError), _opened(path, MAX_PIXELS, lazy=True) as image:
+            if _is_deep(image) and not (image.mode != "F" and image.format == "PPM"):
+                values = np.asarray(image)
+                if np.isfinite(values).all():
+                    brightest.setdefault(image.mode == "F", []).append(float(values.max()))
+    if len(brightest) != 1:
+        return None
+    ((is_float, maxima),) = brightest.items()
+    largest = float(np.median(maxima)) if is_float else max(maxima)
+    levels = (1.0, 255.0, _WHITE_INTEGER) if is_float else (255.0, 1023.0, 4095.0, 16_383.0, _WHITE_INTEGER)
+    return next((level for level in levels if largest <= level), largest)
+
+
+@contextmanager
+def _opened(path: Path, max_pixels: int, *, lazy: bool = False) -> Iterator[Image.Image]:
+    """Open an image of an accepted format and size, and decode it, or only those of more than 8 bits if ``lazy``."""
+    with path.open("rb") as stream:
+        is_tiff = stream.read(2) in (b"II", b"MM")
+    with warnings.catch_warnings(), _silent_stderr() if is_tiff else contextlib.nullcontext():
+        # Pillow warns of large images and odd metadata; the size is checked here.
+        warnings.simplefilter("ignore")
+        with Image.open(path, formats=FORMATS) as image:
+            _check_size(path, image.size, max_pixels)
+            if not lazy or _is_deep(image):
+                image.load()
+                # Some formats know their true size only now.
+                _check_size(path, image.size, max_pixels)
+            yield image
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Discard what is written to file descriptor 2: libtiff reports every fault of a damaged file there."""
+    with _STDERR_LOCK:
+        try:
+            saved = os.dup(2)
+        except OSError:  # closed: nothing would be shown
+            yield
+            return
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(null)
 
 
 def _to_tensor(pixels: np.ndarray, channels: int) -> Tensor:
-    # Channels stay beside each other, as they were decoded: a copy saved, and resizing is faster.
+    # Channels stay interleaved, as decoded: this saves a copy, and resizing is faster.
     return torch.from_numpy(np.array(pixels.reshape(*pixels.shape[:2], channels))).permute(2, 0, 1)
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
-        raise ImageError(f"{path}: it has {width} x {height} pixels, but at most {max_pixels:,} are accepted")
+        raise ImageError(expected(str(path), f"{width} x {height} pixels", f"at most {max_pixels:,}"))
     if not width * height:
-        raise ImageError(f"{path}: it has {width} x {height} pixels")
+        raise ImageError(expected(str(path), f"{width} x {height} pixels", "at least one"))
 
 
-def _why_no_picture(path: Path) -> str:
+def _why_not_an_image(path: Path) -> str:
     if not path.stat().st_size:
         return "the file is empty"
-    return f"it is no picture, or of an unknown kind; accepts {', '.join(FORMATS)}"
+    return f"not an image, or of an unknown kind; expected {', '.join(FORMATS)}"
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except _RAISED_OVER_FILES:
-        # Damaged metadata, or one that cannot be written back: the picture itself may be sound.
+        # Damaged metadata; the image itself may be sound.
         turn = _ORIENTATIONS.get(_orientation(image) or 1)
         return image if turn is None else image.transpose(turn)
 
@@ -154,9 +267,18 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def _pixels(image: Image.Image, channels: int) -> np.ndarray:
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = _to_8_bits(np.asarray(image).astype(np.float64), is_float=image.mode == "F")
+def _is_deep(image: Image.Image) -> bool:
+    """Whether pixels are grey values of more than 8 bits: integers (I, I;16, ...) or floating point (F)."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _pixels(image: Image.Image, channels: int, white_level: float | None, file_format: str | None) -> np.ndarray:
+    if _is_deep(image):
+        if image.mode == "F":
+            white = white_level or _WHITE_FLOAT
+        else:  # Pillow has scaled a PGM of any depth to 16 bits
+            white = _WHITE_INTEGER if file_format == "PPM" else white_level or _WHITE_INTEGER
+        grey = _to_8_bits(np.asarray(image).astype(np.float64), white)
         return grey if channels == 1 else np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "LAB":
         lab, srgb = (ImageCms.ImageCmsProfile(ImageCms.createProfile(space)) for space in ("LAB", "sRGB"))
@@ -166,22 +288,16 @@ def _pixels(image: Image.Image, channels: int) -> np.ndarray:
     return np.asarray(image.convert("L" if channels == 1 else "RGB"))
 
 
-def _to_8_bits(values: np.ndarray, *, is_float: bool) -> np.ndarray:
+def _to_8_bits(values: np.ndarray, white: float) -> np.ndarray:
     if not np.isfinite(values).all():
-        raise ValueError("some pixels are no finite numbers")
-    low, high = values.min(), values.max()
-    if is_float and low >= 0 and high <= 1:
-        values = values * 255
-    elif low < 0 or high > 65_535:
-        values = (values - low) * (255 / (high - low))
-    elif high > 255:
-        # A 16-bit file may hold 8-bit values; one that holds more is on its own scale.
-        values = values / 257
-    return values.round().astype(np.uint8)
+        raise ValueError("some pixels are not finite numbers")
+    if not 0 <= (middle := float(np.median(values))) <= white:
+        raise ValueError(f"pixel values around {middle:g}, outside 0 (black) to {white:g} (white)")
+    return (values * (255 / white)).clip(0, 255).round().astype(np.uint8)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Lay an RGBA picture on a background on which it can be seen."""
+    """Compose an RGBA image with a background on which it can be seen."""
     alpha = np.asarray(image.getchannel("A"))
     visible = np.asarray(image.convert("RGB"))[alpha > alpha.max() / 2] if alpha.any() else np.zeros((0, 3))
     background = np.array([255, 255, 255])
@@ -189,7 +305,7 @@ def _opaque(image: Image.Image) -> Image.Image:
         grey = visible @ np.array([0.299, 0.587, 0.114])
         low, high = np.percentile(grey, [5, 95])
         if high - low > 96:
-            # The visible part has ink and paper of its own: go on with the paper.
+            # The visible part has ink and paper: continue the paper.
             background = np.median(visible, axis=0)
         elif grey.mean() > 127.5:
             background = np.array([0, 0, 0])

@@ -1,13 +1,15 @@
 """`Preprocessor`: any picture to the network's input, with all that it takes in plain values."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
-from arcface_pl.errors import UserError
-from arcface_pl.preprocessing.decoding import ImageError
+from arcface_pl.errors import UserError, expected
+from arcface_pl.functional.checks import check_choice
+from arcface_pl.preprocessing.decoding import ImageError, read_image
 from arcface_pl.preprocessing.drawing.ink import find_ink
 from arcface_pl.preprocessing.framing import as_framed, fit_image, frame_ink, frame_object
 from arcface_pl.preprocessing.normalize import normalize_images
@@ -50,6 +52,7 @@ class Preprocessor:
         std: What each channel is divided by.
         style: "ink", "object" or "picture".
         ink_share: Longer side of a character over ``image_size``, in (0, 1]; MNIST's 20 of 28.
+        white_level: Pixel value of white in files of more than 8 bits per channel; see `read_image`.
 
     Raises:
         ValueError: If a value is none of these.
@@ -61,24 +64,37 @@ class Preprocessor:
     std: tuple[float, ...]
     style: Style = "picture"
     ink_share: float = 20 / 28
+    white_level: float | None = None
 
     def __post_init__(self) -> None:
         # Lists, as JSON and checkpoints hold them, would not hash.
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         if self.image_size < 1 or self.in_channels not in (1, 3):
-            raise ValueError(
-                f"image_size, in_channels: got {self.image_size!r} and {self.in_channels!r}, accepts 1 or more pixels "
-                "and 1 or 3 channels"
-            )
+            sizes = (self.image_size, self.in_channels)
+            raise ValueError(expected("image_size, in_channels", sizes, "at least 1 pixel, and 1 or 3 channels"))
         if not len(self.mean) == len(self.std) == self.in_channels or not min(self.std) > 0:
-            raise ValueError(
-                f"mean, std: got {self.mean} and {self.std}, accepts {self.in_channels} values each, std above 0"
-            )
-        if self.style not in STYLES:
-            raise ValueError(f"style: got {self.style!r}, accepts {', '.join(STYLES)}")
+            given = (self.mean, self.std)
+            raise ValueError(expected("mean, std", given, f"{self.in_channels} values each, std above 0"))
+        check_choice("style", self.style, STYLES)
         if not 0 < self.ink_share <= 1:
-            raise ValueError(f"ink_share: got {self.ink_share!r}, accepts a share in (0, 1]")
+            raise ValueError(expected("ink_share", self.ink_share, "a fraction in (0, 1]"))
+        if self.white_level is not None and not 0 < self.white_level < float("inf"):
+            raise ValueError(expected("white_level", self.white_level, "a pixel value above 0, or null"))
+
+    def read(self, path: str | Path) -> Tensor:
+        """Read an image file and frame it.
+
+        Args:
+            path: A file that `read_image` accepts.
+
+        Returns:
+            (in_channels, image_size, image_size) uint8.
+
+        Raises:
+            ImageError: If the file cannot be read, or nothing is drawn where the style is "ink".
+        """
+        return self.frame(read_image(path, self.in_channels, white_level=self.white_level))
 
     def __call__(self, image: Tensor) -> Tensor:
         """Turn a picture into the network's input.
@@ -107,7 +123,8 @@ class Preprocessor:
             ImageError: If nothing is drawn, where the style is "ink".
         """
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
-            raise ValueError(f"image: got {image.dtype} {tuple(image.shape)}, accepts uint8 (1 or 3, H, W), not empty")
+            given = f"{image.dtype} {tuple(image.shape)}"
+            raise ValueError(expected("image", given, "uint8 (1 or 3, H, W), not empty"))
         if self.style == "ink":
             image = self._frame_ink(_grey(image))
         if image.shape[0] != self.in_channels:
@@ -128,8 +145,9 @@ class Preprocessor:
         return frame_ink(ink, box, self.image_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as numbers, texts and lists of them, for JSON or a checkpoint."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return the settings as plain values for JSON or a checkpoint; ``white_level`` only if it is set."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

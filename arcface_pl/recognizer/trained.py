@@ -129,11 +129,12 @@ class TrainedModel:
             yield torch.stack([to_input(picture) for picture in pictures]).to(device)
 
     def _read(self, picture: Picture) -> Tensor:
+        to_input = self.preprocessor
         if isinstance(picture, Tensor):
             return picture[None] if picture.ndim == 2 else picture
         if isinstance(picture, Image.Image):
-            return from_pil(picture, self.preprocessor.in_channels)
-        return read_image(picture, self.preprocessor.in_channels)
+            return from_pil(picture, to_input.in_channels, white_level=to_input.white_level)
+        return read_image(picture, to_input.in_channels, white_level=to_input.white_level)
 
     @cached_property
     def fingerprint(self) -> str:

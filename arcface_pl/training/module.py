@@ -1,80 +1,79 @@
-"""`ArcFaceModule`: wires backbone, head, metrics and optimiser together for the Trainer."""
+"""`ArcFaceModule`: the LightningModule that trains a backbone and a margin head together."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.cli import LRSchedulerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
-from torch.optim import Optimizer
+from torch import Tensor, nn
 
-from arcface_pl.backbones import BACKBONES, Backbone
-from arcface_pl.callbacks.run.compile import CompileMode, check_compiler, compile_training_steps, uncompile
-from arcface_pl.callbacks.run.exact_resume import check_exact, exact_facts
-from arcface_pl.callbacks.run.lean_hooks import drop_empty_hooks, restore_hooks
-from arcface_pl.callbacks.run.nonfinite import FiniteGuard
-from arcface_pl.callbacks.run.sharding import center_position, check_trainer, share_head, shared_states, whole_states
-from arcface_pl.checkpoints.plugin import DurableCheckpointIO
-from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable, read_checkpoint
-from arcface_pl.checkpoints.specs import build, spec_of
-from arcface_pl.errors import CheckpointError
-from arcface_pl.heads import HEADS, Head, ShardedHead
-from arcface_pl.seeding import derive_seed, run_seed, seed_draws
+from arcface_pl.callbacks.outputs import ScoredBatch
+from arcface_pl.callbacks.run.compile import CompileMode
+from arcface_pl.callbacks.run.defaults import run_callbacks
+from arcface_pl.callbacks.run.private_apis import log_interval
+from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
+from arcface_pl.checkpoints.specs import spec_of
+from arcface_pl.errors import expected
+from arcface_pl.functional.checks import check_count, check_number
+from arcface_pl.heads import Head
+from arcface_pl.seeding import run_seed
+from arcface_pl.training.hyperparameters import load_module, plain, plain_hyperparameters
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
-from arcface_pl.training.schedules import Schedule
-from arcface_pl.training.scores import ScoredModule
+from arcface_pl.training.schedules import configure_schedule
+from arcface_pl.training.scores import Scores
 
 __all__ = ["ArcFaceModule"]
 
-ScheduleCallable = Callable[[Optimizer, int], Schedule]
-
-# What a model must know of the data it was trained on, to be used later without that data.
+# Facts about the training data that a model needs to be used without that data.
 DATA_FACTS = ("dataset_name", "class_names", "held_out_class_names", "normalization", "preprocessing")
 
 
-class ArcFaceModule(ScoredModule):
-    """Trains a backbone and a margin head together, and keeps honest accuracy apart from the margin's.
+class ArcFaceModule(L.LightningModule):
+    """Trains a backbone and a margin head; reports accuracy without the margin.
 
-    ``module(images)`` gives embeddings. A prediction is ``module.head(embeddings).argmax(1)``: it never sees a label.
-    ``*/accuracy`` is measured that way; ``*/margin_accuracy`` leaves the margin on the true class, as the source
-    document does, and is no accuracy of the network.
+    ``module(images)`` returns embeddings. ``module.head.predict(embeddings)`` classifies them without seeing a label:
+    ``*/accuracy`` is measured that way. ``*/margin_accuracy`` leaves the margin on the target class, as many published
+    training loops do; it is not an accuracy of the network.
+
+    To change a step, override it: each is a few lines. `configure_callbacks` returns what a run adds to the Trainer
+    (non-finite guard, seeds per step, exact resume, ...); see `arcface_pl.callbacks.run.defaults`.
 
     Args:
-        backbone: Images (B, C, H, W) to embeddings (B, D). Its sizes are filled in from the data where unset.
-        head: Holds the class centers and the loss. Its sizes are filled in from backbone and data where unset.
-        optimizer: Makes the optimiser from the parameters.
-        lr_schedule: Makes the learning rate's schedule from the optimiser and the number of steps; unset: constant.
-        head_lr: Peak learning rate of the class centers, above 0; unset: the optimiser's own.
-        channels_last: Hold images and convolution weights channel by channel within a pixel, the faster layout on CPUs
-            and recent GPUs.
+        backbone: Maps images (B, C, H, W) to embeddings (B, D). The command line fills in its sizes from the data.
+        head: Holds the class centers and computes the loss. The command line fills in its sizes.
+        optimizer: Makes the optimizer from the parameter groups "backbone" and "head".
+        lr_schedule: Makes the learning rate schedule from the optimizer. This package's schedules span the whole run
+            and step every batch; those of torch step every epoch, ReduceLROnPlateau by its ``monitor`` (default
+            "val/loss"). Unset: constant rate.
+        head_lr: Peak learning rate of the class centers, above 0. Unset: the optimizer's.
+        channels_last: Store images and convolution weights in channels-last order, faster on CPUs and recent GPUs.
         shard_head: Keep in each process only its share of the classes; see `arcface_pl.shard_head`.
-        head_sample_rate: Share of the classes that takes part in a training step, in (0, 1]: Partial FC. Below 1 it
-            needs ``update_head_in_backward``.
-        update_head_in_backward: Move the class centers by SGD inside the backward pass, with the rate, momentum and
-            weight decay of their parameter group, so that their gradient is never kept.
-        num_threads: CPU threads of each process while training, at least 1, since gradients differ in their last bit
-            between numbers of threads; unset: what torch has.
-        compile: Mode of torch.compile for the backbone's training steps: "default", or "reduce-overhead" for CUDA
-            graphs; unset: none. Compiling puts off the first step; measure whether it pays for your network and device.
-        matmul_precision: How float32 matrix products are made while training, the head's too: "highest", or "high" and
-            "medium" for TF32 and bfloat16 where the device multiplies them, which leave a cosine 3 and 2 digits; unset:
-            what torch has, which is "highest". Convolutions on a GPU are in TF32 by torch's own default.
+        head_sample_rate: Share of the classes in a training step, in (0, 1] (Partial FC). Below 1 it needs
+            ``update_head_in_backward``.
+        update_head_in_backward: Update the class centers by SGD inside the backward pass, with the rate, momentum and
+            weight decay of their parameter group, so that their gradient is never stored.
+        num_threads: CPU threads per process while training, at least 1; gradients differ in their last bit between
+            thread counts. Unset: torch's.
+        compile: torch.compile mode for the backbone's training steps: "default", or "reduce-overhead" for CUDA graphs.
+            Unset: eager. The first step waits for the compiler; measure whether it pays.
+        matmul_precision: Precision of float32 matrix products while training, including the head's: "highest", or
+            "high" and "medium" for TF32 and bfloat16 where the device supports them; a cosine then has 3 and 2 digits.
+            Unset: torch's. Convolutions on a GPU use TF32 by torch's default.
 
     Raises:
-        ValueError: If head and backbone disagree on the embeddings' width, or a rate is out of range.
+        ValueError: If head and backbone disagree on the width of embeddings, or a value is out of range.
     """
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         head: Head,
         optimizer: OptimizerCallable = adam,
-        lr_schedule: ScheduleCallable | None = None,
+        lr_schedule: LRSchedulerCallable | None = None,
         head_lr: float | None = None,
         channels_last: bool = True,
         shard_head: bool = False,
@@ -84,181 +83,152 @@ class ArcFaceModule(ScoredModule):
         compile: CompileMode | None = None,
         matmul_precision: Literal["highest", "high", "medium"] | None = None,
     ) -> None:
-        if backbone.embedding_dim != head.embedding_dim:
+        super().__init__()
+        width = getattr(backbone, "embedding_dim", head.embedding_dim)
+        if width != head.embedding_dim:
             raise ValueError(
-                f"head.embedding_dim: got {head.embedding_dim}, but the backbone's embeddings have "
-                f"{backbone.embedding_dim} dimensions"
+                expected("head.embedding_dim", head.embedding_dim, f"{width}, the width of the backbone's embeddings")
             )
-        if head_lr is not None and not 0.0 < head_lr < float("inf"):
-            raise ValueError(f"head_lr: got {head_lr!r}, but it takes a finite number above 0")
+        if head_lr is not None:
+            check_number("head_lr", head_lr, low=0, low_open=True)
         if not 0.0 < head_sample_rate <= 1.0:
-            raise ValueError(f"head_sample_rate: got {head_sample_rate!r}, but it takes a share in (0, 1]")
-        if num_threads is not None and num_threads < 1:
-            raise ValueError(f"num_threads: got {num_threads!r}, but it takes a whole number of at least 1")
-        super().__init__(backbone, head, channels_last)
+            raise ValueError(expected("head_sample_rate", head_sample_rate, "a number in (0, 1]"))
+        if num_threads is not None:
+            check_count("num_threads", num_threads, low=1)
+        self.backbone = backbone.to(memory_format=torch.channels_last) if channels_last else backbone
+        self.head = head
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
         self.head_lr = head_lr
+        self.channels_last = channels_last
         self.shard_head = shard_head
         self.head_sample_rate = head_sample_rate
         self.update_head_in_backward = update_head_in_backward
         self.num_threads = num_threads
         self.compile_mode = compile
         self.matmul_precision = matmul_precision
-        self._matmul_precision_before: str | None = None
+        self.scores = nn.ModuleDict({split: Scores(split, head.num_classes) for split in ("val", "test")})
         self.data_facts: dict[str, Any] = {}
-        self._guard = FiniteGuard(deferred=False)
-        self.example_input_array = torch.zeros(1, backbone.in_channels, backbone.image_size, backbone.image_size)
-        self.save_hyperparameters(
-            {"backbone": spec_of(backbone), "head": spec_of(head), "head_lr": head_lr, "channels_last": channels_last},
-            logger=False,
-        )
+        sizes: list[Any] = [getattr(backbone, name, None) for name in ("in_channels", "image_size", "image_size")]
+        if all(isinstance(size, int) for size in sizes):
+            self.example_input_array = torch.zeros(1, *sizes)
+        self.specs = {"backbone": spec_of(backbone), "head": spec_of(head)}
+        self.save_hyperparameters({**self.specs, "head_lr": head_lr, "channels_last": channels_last}, logger=False)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; the one that Lightning sets forty times a step without `nn.Module`'s search for tensors."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images (B, C, H, W); returns embeddings (B, D), not normalized."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.backbone(images)
 
-    def setup(self, stage: str) -> None:
-        """Take from the data what the head needs for training and the checkpoint needs for use."""
-        DurableCheckpointIO.install(self.trainer.strategy)
-        if stage == "fit":
-            self.check_trainer(self.trainer)
-            if share_head(self, self.trainer.world_size):
-                # Each process has other centers: DDP must neither average their gradients nor overwrite them
-                self._ddp_params_and_buffers_to_ignore = ["head.weight"]
-            self._set_up_arithmetic()
-        data = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            return
-        if stage == "fit":
-            facts = {name: getattr(data, name, None) for name in DATA_FACTS}
-            self.data_facts = {"name": type(data).__name__, "kwargs": dict(data.hparams), "seed": run_seed(), **facts}
-        if stage == "fit" and getattr(data, "class_counts", None) is not None:
-            self.head.set_class_counts(data.class_counts)
-        # The data module has checked every label, so that no step has to wait for the device to do it again.
-        self.head.check_labels = False
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """Return the head's loss for (images, labels); log it every ``log_every_n_steps``.
 
-    def check_trainer(self, trainer: L.Trainer) -> None:
-        """Refuse a Trainer whose settings or device do not go together with this module's.
-
-        Args:
-            trainer: The Trainer that is to train this module.
-
-        Raises:
-            ValueError: Names the module's setting, what the Trainer has and what is accepted.
+        Other steps log nothing, so that they do not wait for the device.
         """
-        callbacks = getattr(trainer, "callbacks", [])
-        averaged = any(isinstance(callback, WeightAveraging) for callback in callbacks)
-        check_trainer(self, trainer, is_ddp=isinstance(trainer.strategy, DDPStrategy), is_averaged=averaged)
-        if self.compile_mode is not None:
-            check_compiler(trainer.strategy.root_device)
-
-    def _set_up_arithmetic(self) -> None:
-        if self.num_threads is not None:  # after the launcher of processes, which has an opinion of its own
-            torch.set_num_threads(self.num_threads)
-        if self.matmul_precision is not None:
-            if self._matmul_precision_before is None:  # else a fit that ended in an exception has left it lowered
-                self._matmul_precision_before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision(self.matmul_precision)
-
-    def teardown(self, stage: str) -> None:
-        """Check labels again, and compute as before: whoever calls now is not the Trainer."""
-        self.head.check_labels = True
-        if stage == "fit":
-            restore_hooks(self.trainer)
-            uncompile(self.backbone)
-            if self._matmul_precision_before is not None:
-                torch.set_float32_matmul_precision(self._matmul_precision_before)
-                self._matmul_precision_before = None
-
-    def on_train_start(self) -> None:
-        """Watch over losses and gradients: a CPU can be asked at once, other devices would have to be waited for."""
-        self._guard = FiniteGuard(deferred=self.device.type != "cpu")
-        drop_empty_hooks(self.trainer)
-        if self.compile_mode is not None:  # only now: TensorBoard's graph is traced from the network as it is
-            compile_training_steps(self.backbone, self.compile_mode)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed what the step will draw (dropout) by where the run is, so that a resumed run draws the same."""
-        seed_draws(self.device, derive_seed(run_seed(), "step", self.current_epoch, batch_idx, self.global_rank))
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the head's loss; logged every ``log_every_n_steps`` so that other steps wait for nothing."""
         images, labels = batch
-        epoch = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
-        self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed())
         loss = self.head.loss(self(images), labels)
-        self._guard.see_loss(loss, self.global_step)
-        if (self.global_step + 1) % self._log_interval == 0:
+        if (self.global_step + 1) % log_interval(self.trainer) == 0:
             self.log("train/loss", loss, prog_bar=True)
-            self._guard.report()
         return loss
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Let no gradient pass that is not finite."""
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        self._guard.before_step(optimizer, self.global_step, scaled)
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> ScoredBatch:
+        """Score (images, labels); returns what callbacks read, see `ScoredBatch`."""
+        return self._score(self._val_split, batch)
 
-    def on_train_epoch_end(self) -> None:
-        """Say what was masked since the last logged step."""
-        self._guard.report()
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> ScoredBatch:
+        """Score (images, labels) of the test set; returns what `validation_step` does."""
+        return self._score("test", batch)
+
+    def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Classify images, given alone, as (images,) or as (images, labels).
+
+        Returns:
+            ``predictions`` (B,) int64, their ``cosine`` (B,), and ``labels`` (B,) where the batch has them.
+        """
+        images, *labels = [batch] if isinstance(batch, Tensor) else batch
+        predictions, cosine = self.head.predict(self(images))
+        scored = {"predictions": predictions, "cosine": cosine}
+        return {"labels": labels[0], **scored} if labels else scored
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimiser; the class centers in a group of their own; the schedule moves every step."""
+        """One optimizer with the parameter groups "backbone" and "head", and the schedule if there is one."""
         optimizer = build_optimizer(self.backbone, self.head, self.optimizer, self.head_lr)
-        if self.update_head_in_backward:
-            assert isinstance(self.head, ShardedHead)
-            self.head.update_in_backward(optimizer)
         if self.lr_schedule is None:
             return optimizer
-        schedule = self.lr_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "learning_rate"},
-        }
+        config = configure_schedule(self.lr_schedule(optimizer), self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """What a run adds to the Trainer, except where the Trainer already has a callback of the same class."""
+        return run_callbacks(self, self.trainer.callbacks)  # type: ignore[attr-defined]
+
+    def setup(self, stage: str) -> None:
+        """Take class counts and facts from the data module; skip label checks that it has already made."""
+        data = getattr(self.trainer, "datamodule", None)
+        self.head.check_labels = not getattr(data, "labels_checked", False)
+        if stage != "fit" or data is None:
+            return
+        facts = {name: getattr(data, name, None) for name in DATA_FACTS}
+        self.data_facts = plain({"name": type(data).__name__, "kwargs": data.hparams, "seed": run_seed(), **facts})
+        if getattr(data, "class_counts", None) is not None:
+            self.head.set_class_counts(data.class_counts)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Tell the head how far training is, in fractional epochs: margins that change depend on it."""
+        epoch = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
+        self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation split."""
+        self._log_scores(self._val_split)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test set."""
+        self._log_scores("test")
+
+    def teardown(self, stage: str) -> None:
+        """Check labels again: from now on others than the Trainer call the head."""
+        self.head.check_labels = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a later user needs of the data: its module, class names, normalisation, seed."""
-        self._guard.report()
+        """Add what using the model needs: specs of its classes, class names, normalization, seed."""
         checkpoint["format_version"] = FORMAT_VERSION
         checkpoint["data"] = self.data_facts
-        checkpoint["exact"] = exact_facts(self)
-        if isinstance(self.head, ShardedHead):
-            whole_states(checkpoint, self.head, center_position(self.backbone, self.head))
+        checkpoint["hyper_parameters"], checkpoint["not_restored"] = plain_hyperparameters(self)
+        if "datamodule_hyper_parameters" in checkpoint:
+            checkpoint["datamodule_hyper_parameters"] = plain(checkpoint["datamodule_hyper_parameters"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back, unless it is another network's; where training goes on, only if it goes on exactly."""
+        """Restore our entries.
+
+        Raises:
+            CheckpointError: If the weights do not fit this network, or the file lacks what resuming needs.
+        """
         path = getattr(self._trainer, "ckpt_path", None) or "the checkpoint"
         self.data_facts = checkpoint.get("data", {})
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             check_resumable(path, checkpoint)
-            allowed = getattr(getattr(self.trainer, "datamodule", None), "allow_inexact_resume", False)
-            check_exact(checkpoint.get("exact", {}), exact_facts(self), allowed)
-        if self._trainer is not None and self.trainer.precision == "64-true":
-            self.double()  # Lightning would do so only after the weights were read, and have been rounded
-        if isinstance(self.head, ShardedHead):
-            shared_states(checkpoint, self.head, center_position(self.backbone, self.head))
-        check_fit(path, checkpoint["state_dict"], self.state_dict())
+        if self.strict_loading:
+            check_fit(path, checkpoint["state_dict"], self.state_dict())
 
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's own would import whatever class a file names
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's imports the classes that a file names
         cls,
         checkpoint_path: str | Path,
         map_location: Any = "cpu",
         *,
-        backbone: Backbone | None = None,
-        head: Head | None = None,
+        strict: bool = True,
+        **kwargs: Any,
     ) -> Self:
-        """Rebuild a trained module from a checkpoint, without running anything that the file names.
+        """Rebuild a trained module. Reads tensors and plain values only; imports and runs nothing the file names.
 
         Args:
             checkpoint_path: A file written by the Trainer.
-            map_location: Device for the weights.
-            backbone: Needed where the checkpoint's backbone is no class of this package.
-            head: Needed where the checkpoint's head is no class of this package.
+            map_location: Device of the module; None for the CPU.
+            strict: Whether the weights must be exactly the network's.
+            **kwargs: Constructor arguments that replace saved ones. ``backbone`` and ``head`` are needed where they
+                are not classes of this package; ``optimizer`` and ``lr_schedule`` where not of torch or this package.
 
         Returns:
             The module in evaluation mode.
@@ -266,23 +236,18 @@ class ArcFaceModule(ScoredModule):
         Raises:
             CheckpointError: If the file is damaged, unsafe, or does not fit the classes.
         """
-        checkpoint = read_checkpoint(checkpoint_path)
-        saved, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-        try:
-            module = cls(
-                backbone=build("backbone", BACKBONES, saved["backbone"], weights) if backbone is None else backbone,
-                head=build("head", HEADS, saved["head"], weights) if head is None else head,
-                head_lr=saved.get("head_lr"),
-                channels_last=saved.get("channels_last", True),
-            )
-        except (KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(checkpoint_path, reason, "give the classes and sizes it was trained with") from error
-        check_fit(checkpoint_path, weights, module.state_dict())
-        module.load_state_dict(weights)
-        module.on_load_checkpoint(checkpoint)
-        return module.to(map_location).eval()
+        return load_module(cls, checkpoint_path, map_location, strict, kwargs)
 
     @property
-    def _log_interval(self) -> int:
-        return self.trainer.log_every_n_steps or 1  # type: ignore[attr-defined]  # set where mypy does not look
+    def _val_split(self) -> str:
+        return getattr(getattr(self.trainer, "datamodule", None), "val_prefix", "val")
+
+    def _score(self, split: str, batch: Sequence[Tensor]) -> ScoredBatch:
+        images, labels = batch
+        scores: Any = self.scores[split]
+        return scores.update_from(self.head, self(images), labels)
+
+    def _log_scores(self, split: str) -> None:
+        scores: Any = self.scores[split]
+        for key, metric in scores.by_key().items():
+            self.log(key, metric, prog_bar=key.endswith("/accuracy"))

@@ -1,68 +1,78 @@
 """Learning rate as a function of the share of the run that is done.
 
-A schedule is built as ``schedule(optimizer, total_steps)`` once the Trainer knows how many steps there will be, so that
-no config has to repeat that number. The optimizer's own ``lr`` is the peak.
+A config need not repeat the number of steps: the Trainer knows it, and `ArcFaceModule` passes it on. The optimizer's
+``lr`` is the peak.
 """
 
 import math
 from typing import Any
 
+from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-__all__ = ["Constant", "Cosine", "OneCycle", "Schedule"]
+from arcface_pl.errors import SettingsError, expected
+from arcface_pl.functional.checks import check_number
+
+__all__ = ["Constant", "Cosine", "OneCycle", "Schedule", "configure_schedule"]
 
 
 class Schedule(LambdaLR):
-    """Base of the schedules: multiplies each parameter group's learning rate by ``factor(progress)`` every step.
+    """Base class: multiplies each parameter group's learning rate by ``factor(progress)`` every step.
+
+    A run of a single step takes it at the peak rate.
 
     Args:
-        optimizer: Holds the peak learning rates.
-        total_steps: Optimizer steps in the whole run, at least 1.
+        optimizer: Its groups have the peak learning rates.
+        total_steps: Optimizer steps in the whole run, at least 1. Unset: `run_for` is called before the first step.
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
-        self.total_steps = max(1, int(total_steps))
+    def __init__(self, optimizer: Optimizer, total_steps: int | None = None) -> None:
+        self.total_steps = 1 if total_steps is None else max(1, int(total_steps))
         super().__init__(optimizer, self._factor_at)
 
+    def run_for(self, total_steps: int) -> None:
+        """Set the length of the run, and the rates of its first step."""
+        self.total_steps = max(1, int(total_steps))
+        self._last_lr = [base * self._factor_at(self.last_epoch) for base in self.base_lrs]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes from step to step; the length of the run is the present Trainer's to say."""
+        """Return what changes from step to step; the length of the run comes from the present Trainer."""
         state = super().state_dict()
         return {key: state[key] for key in ("base_lrs", "last_epoch", "_step_count", "_last_lr", "lr_lambdas")}
 
     def _factor_at(self, step: int) -> float:
+        if self.total_steps == 1 and step == 0:
+            return 1.0
         return self.factor(min(1.0, step / self.total_steps))
 
     def factor(self, progress: float) -> float:
         """Return the multiple of the peak rate, in [0, 1], at ``progress`` in [0, 1]."""
-        raise AssertionError(f"{type(self).__name__} must define factor")
+        raise NotImplementedError(f"{type(self).__name__} must define factor")
 
 
 class Constant(Schedule):
-    """The peak rate all the way, as in the source document."""
+    """The peak rate throughout."""
 
     def factor(self, progress: float) -> float:
         """Return 1."""
         return 1.0
 
 
-def _check_fraction(name: str, value: float) -> float:
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name}: got {value!r}, but it takes a share of the run in [0, 1)")
-    return value
-
-
 class Cosine(Schedule):
     """Linear warm-up from 0, then half a cosine down to 0 (Loshchilov and Hutter 2017, SGDR, equation 5, one cycle).
 
     Args:
-        optimizer: Holds the peak learning rates.
-        total_steps: Optimizer steps in the whole run, at least 1.
+        optimizer: Its groups have the peak learning rates.
+        total_steps: Optimizer steps in the whole run, at least 1. Unset: taken from the Trainer.
         warmup_fraction: Share of the run spent warming up, in [0, 1).
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, warmup_fraction: float = 0.05) -> None:
-        self.warmup_fraction = _check_fraction("warmup_fraction", warmup_fraction)
+    def __init__(self, optimizer: Optimizer, total_steps: int | None = None, warmup_fraction: float = 0.05) -> None:
+        check_number("warmup_fraction", warmup_fraction, low=0, high=1)
+        self.warmup_fraction = warmup_fraction
         super().__init__(optimizer, total_steps)
 
     def factor(self, progress: float) -> float:
@@ -74,16 +84,17 @@ class Cosine(Schedule):
 
 
 class OneCycle(Schedule):
-    """A straight line up to the peak and a straight line down to 0 (Smith and Topin 2019, super-convergence).
+    """Linear up to the peak and linear down to 0 (Smith and Topin 2019, super-convergence).
 
     Args:
-        optimizer: Holds the peak learning rates.
-        total_steps: Optimizer steps in the whole run, at least 1.
+        optimizer: Its groups have the peak learning rates.
+        total_steps: Optimizer steps in the whole run, at least 1. Unset: taken from the Trainer.
         warmup_fraction: Share of the run spent going up, in [0, 1).
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, warmup_fraction: float = 0.25) -> None:
-        self.warmup_fraction = _check_fraction("warmup_fraction", warmup_fraction)
+    def __init__(self, optimizer: Optimizer, total_steps: int | None = None, warmup_fraction: float = 0.25) -> None:
+        check_number("warmup_fraction", warmup_fraction, low=0, high=1)
+        self.warmup_fraction = warmup_fraction
         super().__init__(optimizer, total_steps)
 
     def factor(self, progress: float) -> float:
@@ -91,3 +102,27 @@ class OneCycle(Schedule):
         if progress < self.warmup_fraction:
             return progress / self.warmup_fraction
         return (1.0 - progress) / (1.0 - self.warmup_fraction)
+
+
+def configure_schedule(schedule: Any, total_steps: float) -> LRSchedulerConfigType:
+    """Return Lightning's configuration of a schedule: `Schedule` steps every batch, torch's every epoch.
+
+    Args:
+        schedule: A `Schedule`, whose length is set here, or a scheduler of torch.optim.lr_scheduler.
+        total_steps: Optimizer steps in the whole run; infinite where the Trainer has no limit.
+
+    Raises:
+        SettingsError: If a schedule over the whole run meets a run without end.
+    """
+    if isinstance(schedule, ReduceLROnPlateau):
+        monitor = getattr(schedule, "monitor", "val/loss")  # an argument of lightning.pytorch.cli's
+        return {"scheduler": schedule, "monitor": monitor, "interval": "epoch", "name": "learning_rate"}
+    if not isinstance(schedule, Schedule):
+        return {"scheduler": schedule, "interval": "epoch", "name": "learning_rate"}
+    if math.isinf(total_steps) and not isinstance(schedule, Constant):
+        name = type(schedule).__name__
+        raise SettingsError(
+            expected("lr_schedule", name, "Constant or null in a run without end", "Or set max_epochs or max_steps")
+        )
+    schedule.run_for(1 if math.isinf(total_steps) else int(total_steps))
+    return {"scheduler": schedule, "interval": "step", "name": "learning_rate"}

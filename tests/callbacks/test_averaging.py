@@ -114,12 +114,3 @@ def test_the_run_tests_what_its_checkpoint_holds(tmp_path: Path, monkeypatch: py
 def test_a_decay_out_of_range_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match=f"decay: got {decay}"):
         ExponentialMovingAverage(decay)
-
-
-def test_heads_that_are_held_otherwise_are_refused() -> None:
-    module = ArcFaceModule(
-        FastCNN(16), ArcFaceHead(16, 10), lambda params: torch.optim.SGD(params, 0.1), update_head_in_backward=True
-    )
-    trainer = L.Trainer(accelerator="cpu", callbacks=[ExponentialMovingAverage()], logger=False, max_epochs=1)
-    with pytest.raises(ValueError, match="update_head_in_backward: cannot be had together with averaged weights"):
-        module.check_trainer(trainer)

@@ -105,7 +105,7 @@ def test_a_healthy_run_says_nothing(head: str) -> None:
 
 
 def test_embeddings_opposite_to_their_class_name_the_extension() -> None:
-    """The source document's loss on noise: theta = pi is a minimum."""
+    """The original loop's loss on noise: theta = pi is a minimum."""
     head = ArcFaceHead(16, CLASSES, extension="none")
     said = train(noise(3200, 1), noise(400, 2), head=head, epochs=4)
     assert "--model.head.extension monotone" in said["angles"]
@@ -115,14 +115,14 @@ def test_embeddings_opposite_to_their_class_name_the_extension() -> None:
 
 def test_labels_that_fit_nothing_are_no_better_than_guessing() -> None:
     said = train(noise(640, 1), noise(400, 2))
-    assert "not to be told from guessing (25.00% by always naming the commonest class)" in said["accuracy"]
+    assert "no better than guessing (25.00% by always predicting the most frequent class)" in said["accuracy"]
 
 
 def test_a_loss_that_does_not_fall_names_scale_and_level() -> None:
     # As near to standing still as a rate above zero comes.
     said = train(noise(640, 1), head=ArcFaceHead(16, CLASSES, scale=64.0), lr=1e-12)
     # log(3) + 64 sin(0.5)
-    assert "stands at 31.8 (all angles at 90 degrees; the scale is 64)" in said["loss"]
+    assert "an untrained network has 31.8 (all angles at 90 degrees, scale 64)" in said["loss"]
 
 
 def test_a_rate_of_a_hundred_explodes() -> None:

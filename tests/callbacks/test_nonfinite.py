@@ -1,24 +1,30 @@
 import pytest
 import torch
 
-from arcface_pl.callbacks.run.nonfinite import FiniteGuard
+from arcface_pl.callbacks.run.nonfinite import NonFiniteGuard
 from arcface_pl.errors import NonFiniteError
+
+
+def guard_of(deferred: bool) -> NonFiniteGuard:
+    guard = NonFiniteGuard()
+    guard.deferred = deferred
+    return guard
 
 
 def trained(optimizer_class: type, deferred: bool, poison: float | None, **options: object) -> torch.nn.Linear:
     """Take three steps; in the second, one gradient may be poisoned."""
     torch.manual_seed(0)
-    layer, guard = torch.nn.Linear(4, 3), FiniteGuard(deferred)
+    layer, guard = torch.nn.Linear(4, 3), guard_of(deferred)
     optimizer = optimizer_class(layer.parameters(), lr=0.1, **options)
     for step in range(3):
         optimizer.zero_grad()
         loss = layer(torch.randn(5, 4)).square().sum()
-        guard.see_loss(loss, step)
+        guard.check_loss(loss, step)
         loss.backward()
         if step == 1 and poison is not None:
             assert layer.weight.grad is not None
             layer.weight.grad[1, 2] = poison
-        guard.before_step(optimizer, step)
+        guard.check_gradients(optimizer, step)
         optimizer.step()
     guard.report()
     return layer
@@ -33,7 +39,7 @@ def test_a_gradient_that_is_not_finite_is_named_before_the_step(poison: float) -
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_is_named_before_its_backward_pass(value: float) -> None:
     with pytest.raises(NonFiniteError, match=f"the loss is {value} at step 7"):
-        FiniteGuard(deferred=False).see_loss(torch.tensor(value), 7)
+        NonFiniteGuard().check_loss(torch.tensor(value), 7)
 
 
 @pytest.mark.parametrize(
@@ -48,24 +54,24 @@ def test_a_loss_that_is_not_finite_is_named_before_its_backward_pass(value: floa
 )
 @pytest.mark.parametrize("cause", ["loss", "gradient"])
 def test_a_deferred_step_is_masked_and_reported_later(optimizer_class: type, options: dict, cause: str) -> None:
-    layer, guard = torch.nn.Linear(4, 3), FiniteGuard(deferred=True)
+    layer, guard = torch.nn.Linear(4, 3), guard_of(True)
     optimizer = optimizer_class(layer.parameters(), lr=0.1, **options)
     layer(torch.ones(1, 4)).sum().backward()
-    guard.before_step(optimizer, 0)
+    guard.check_gradients(optimizer, 0)
     optimizer.step()
     guard.report()
     before = [weight.detach().clone() for weight in layer.parameters()]
     if cause == "loss":
-        guard.see_loss(torch.tensor(float("nan")), 1)
+        guard.check_loss(torch.tensor(float("nan")), 1)
     assert layer.bias.grad is not None
     layer.bias.grad[0] = float("nan") if cause == "gradient" else 1.0
-    guard.before_step(optimizer, 1)
+    guard.check_gradients(optimizer, 1)
     optimizer.step()
     assert all(weight.isfinite().all() for weight in layer.parameters())
     if options.get("fused") or (not options and optimizer_class is torch.optim.SGD):
         assert all(torch.equal(weight, old) for weight, old in zip(layer.parameters(), before, strict=True))
     layer.bias.grad[0] = 1.0
-    guard.before_step(optimizer, 2)
+    guard.check_gradients(optimizer, 2)
     optimizer.step()
     with pytest.raises(NonFiniteError, match="the loss or a gradient is not finite at step 1"):
         guard.report()

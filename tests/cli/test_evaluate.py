@@ -144,8 +144,8 @@ def test_a_mistake_ends_in_one_line(trained: Path, tmp_path: Path, capsys: pytes
         ([trained, "--protocol", "mnist-8-8"], "--protocol: invalid choice: 'mnist-8-8'"),
         ([trained, "--protocol", "mnist-8-9", "--data.dataset", "mnist"], "leave out --data.dataset"),
         ([trained, "--data.datasets", "mnist"], "data.datasets: unknown; did you mean data.dataset?"),
-        ([trained, "--data.held_out_classes", "[1]"], "data.held_out_classes: only 1 is held out"),
-        ([trained, "--data.dataset", "cifar10"], "data: its images have in_channels 3, but the checkpoint's network"),
+        ([trained, "--data.held_out_classes", "[1]"], r"data.held_out_classes: got \['1'\]; expected at least two"),
+        ([trained, "--data.dataset", "cifar10"], "data: got images with in_channels 3; expected 1"),
         (
             [trained, "--split", "val", "--data.val_fraction", "0"],
             "--split val: MNISTDataModule has no validation images with these settings",

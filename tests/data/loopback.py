@@ -30,20 +30,13 @@ def answer(handler: BaseHTTPRequestHandler, behaviour: str, content: bytes, stat
         return
     if behaviour == "slow":  # slow enough for two processes to meet
         time.sleep(0.3)
-    first = 0
-    asked = handler.headers.get("Range")
-    if asked and behaviour != "norange":
-        first = int(asked.removeprefix("bytes=").removesuffix("-"))
-        if first >= len(content):
-            handler.send_error(416)
-            return
-    body = content[first:]
+    body = content
     if behaviour == "wrong":
         body = bytes(byte ^ 1 for byte in body)
     if behaviour == "empty":
         body = b""
     length = {"short": len(body) - 10, "long": len(body) + 10}.get(behaviour, len(body))
-    handler.send_response(206 if first else 200)
+    handler.send_response(200)
     handler.send_header("Content-Length", str(length))
     handler.end_headers()
     if behaviour == "trickle":

@@ -1,5 +1,6 @@
 """Training on some classes, evaluating on others."""
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import yaml
 from made_up import MadeUp
 
 from arcface_pl.data import DataError, LabelledImages, MNISTDataModule
@@ -49,6 +51,39 @@ def test_a_name_goes_before_a_number() -> None:
     assert split_classes(["ant", "bee", "cow", "dog"], [0, "bee"], None) == ([0, 1], [2, 3])
 
 
+ODD = ["001", "1e3", "2024-01-01", "true", "null", "+2", "0x3", "1_000", " 7", ".5", "12:30", "no", "-1", "Zoë", "cat"]
+
+
+def test_whatever_yaml_makes_of_a_name_it_is_found() -> None:
+    for name in ODD:
+        (other,) = {"cat", "Zoë"} - {name} if name in ("cat", "Zoë") else {"cat"}
+        in_yaml_1_2 = {"1e3": 1000.0, "no": "no", "12:30": "12:30", "2024-01-01": "2024-01-01"}
+        forms = {repr(value): value for value in (name, yaml.safe_load(name), in_yaml_1_2.get(name, name))}
+        for form in forms.values():
+            expected = sorted([ODD.index(name), ODD.index(other)])
+            assert split_classes(ODD, [form, other], [], numbered=False).trained == expected, form
+    with pytest.raises(ValueError, match=r"classes: got 1000; expected"):
+        split_classes(["a", "b", "1e3"], [1000], None, numbered=False)
+
+
+def test_an_unquoted_name_that_could_be_two_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"classes: got 1; expected one class, not 1, 001. Put the name in quotes"):
+        split_classes(["1", "001", "2"], [1, 2], [])
+    assert split_classes(["1", "001", "2"], ["001", "1"], []).trained == [0, 1]
+
+
+def test_a_number_is_a_position_only_where_classes_are_numbered() -> None:
+    assert split_classes(["cat", "cow", "dog"], [2, "0"], []).trained == [0, 2]
+    for given in (2, "2"):
+        with pytest.raises(ValueError, match=f"classes: got {given!r}; expected 'cat', 'cow', 'dog'$"):
+            split_classes(["cat", "cow", "dog"], [given, "cat"], [], numbered=False)
+
+
+def test_an_accent_may_be_typed_in_either_form() -> None:
+    names = [unicodedata.normalize("NFC", "Zoë"), "cat", "dog"]
+    assert split_classes(names, [unicodedata.normalize("NFD", "Zoë"), "cat"], []).trained == [0, 1]
+
+
 @pytest.mark.timeout(60)
 def test_a_hundred_thousand_classes_are_divided_in_one_go() -> None:
     names = [f"person {number}" for number in range(100_000)]
@@ -57,17 +92,20 @@ def test_a_hundred_thousand_classes_are_divided_in_one_go() -> None:
 
 
 WRONG = [
-    ({"held_out_classes": [8, 10]}, "held_out_classes: got 10, accepts 0, 1, .*, 9, or numbers from 0 to 9"),
-    ({"classes": ["eight"]}, "classes: got 'eight', accepts 0, 1"),
-    ({"classes": [-1, 2]}, "classes: got -1, accepts"),
-    ({"classes": "89"}, "classes: got '89', accepts a list"),
+    ({"held_out_classes": [8, 10]}, "held_out_classes: got 10; expected '0', '1', .*, '9', or a number from 0 to 9"),
+    ({"classes": ["eight"]}, "classes: got 'eight'; expected '0', '1'"),
+    ({"classes": [-1, 2]}, "classes: got -1; expected"),
+    ({"classes": "89"}, "classes: got '89'; expected a list"),
     ({"classes": [True, 2]}, "classes: got True"),
-    ({"classes": [1, 1, 2]}, "classes: got 1 more than once"),
-    ({"classes": [1, 2, 3], "held_out_classes": [3, 2]}, "held_out_classes: got 2, 3, which classes has too"),
-    ({"classes": [4]}, "classes: only 4 is left to train on; accepts at least two"),
-    ({"held_out_classes": NAMES}, "classes: none are left to train on"),
-    ({"held_out_classes": [5]}, "held_out_classes: only 5 is held out; accepts at least two"),
-    ({"classes": NAMES[1:]}, "held_out_classes: only 0 is held out"),
+    ({"classes": [1, 1, 2]}, r"classes: got \['1'\]; expected each class once"),
+    (
+        {"classes": [1, 2, 3], "held_out_classes": [3, 2]},
+        r"held_out_classes: got \['2', '3'\]; expected classes that are not in classes",
+    ),
+    ({"classes": [4]}, r"classes: got \['4'\]; expected at least two"),
+    ({"held_out_classes": NAMES}, r"classes: got \[\]; expected at least two classes to train on"),
+    ({"held_out_classes": [5]}, r"held_out_classes: got \['5'\]; expected at least two"),
+    ({"classes": NAMES[1:]}, r"held_out_classes: got \['0'\]"),
 ]
 
 

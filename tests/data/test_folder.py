@@ -13,6 +13,7 @@ from PIL import Image
 from arcface_pl.data import BatchLoader, DataError, ImageFolderDataModule
 from arcface_pl.data.folders.image_files import FileLoader
 from arcface_pl.data.folders.tree import class_folders, find_images, split_folders
+from arcface_pl.preprocessing import Preprocessor
 
 
 def write(path: Path, value: int = 0, size: tuple[int, int] = (20, 16), mode: str = "RGB") -> Path:
@@ -67,7 +68,7 @@ class TestTree:
         (tmp_path / "notes").mkdir()
         (tmp_path / "notes" / "readme.txt").write_text("x")
         assert names_of(tmp_path) == ["a/000.png", "b/000.png"]
-        assert "folders without an image are no classes: notes" in caplog.text
+        assert "folders without images are not classes: notes" not in caplog.text
 
     def test_links_are_followed_once(self, tmp_path: Path) -> None:
         elsewhere = tree(tmp_path / "elsewhere", {"x": 2})
@@ -95,7 +96,7 @@ class TestTree:
     def test_names_that_are_no_text_are_named(self, tmp_path: Path) -> None:
         tree(tmp_path, {"a": 1})
         write(tmp_path / os.fsdecode(b"caf\xe9") / "x.png")
-        with pytest.raises(DataError, match="is not named in UTF-8"):
+        with pytest.raises(DataError, match="expected folders named in UTF-8"):
             class_folders(tmp_path)
 
     def test_files_may_have_any_name(self, tmp_path: Path) -> None:
@@ -105,27 +106,84 @@ class TestTree:
         assert f"a/{name}" in names_of(tmp_path)
         assert made(tmp_path).num_train + made(tmp_path).num_test + made(tmp_path).num_val == 7
 
-    def test_parts_are_folders_only_where_nothing_lies_beside_them(self, tmp_path: Path) -> None:
-        parts = tree(tmp_path / "parts", {"train/a": 1, "test/a": 1})
-        vehicles = tree(tmp_path / "vehicles", {"train": 1, "bus": 1, "test": 1})
-        assert set(split_folders(parts)) == {"train", "test"}
-        assert split_folders(vehicles) == {}
-        assert list(class_folders(vehicles)) == ["bus", "test", "train"]
+    def test_what_is_left_out_is_counted_by_suffix(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        tree(tmp_path, {"a": 9, "b": 9})
+        write(tmp_path / "loose.png")
+        for name in ("a/1.heic", "a/2.HEIC", "b/notes.txt", "b/README", "b/.DS_Store"):
+            (tmp_path / name).write_bytes(b"x")
+        (tmp_path / "c").mkdir()
+        made(tmp_path)
+        said = [record.getMessage().removeprefix(f"{tmp_path}: ") for record in caplog.records]
+        assert said == [
+            "folders without images are not classes: c",
+            "left out 1 images next to the class folders",
+            "left out 4 files that are not images: 2 .heic, 1 without suffix, 1 .txt",
+        ]
+
+    def test_names_that_look_alike_are_reported(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        apart = unicodedata.normalize("NFD", "Zoë")
+        tree(tmp_path, {"Cat": 5, "cat": 5, "ﬁsh": 5, "fish": 5, "Zoë": 5, apart: 5, "dog": 5})
+        assert made(tmp_path).class_names == ["Cat", "Zoë", "cat", "dog", "fish", "ﬁsh"]
+        assert "2 folders named Zoë, in different Unicode forms, are one class" in caplog.text
+        assert "'Cat', 'cat' are different classes" in caplog.text
+        assert "'fish', 'ﬁsh' are different classes" in caplog.text
+        assert "dog" not in caplog.text
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("train", "val", "test"),
+            ("Train", "Valid", "Test"),
+            ("training", "validation", "testing"),
+            ("TRAIN", "DEV", "TEST"),
+            ("train", "eval", "test"),
+        ],
+    )
+    def test_divisions_have_many_names(self, tmp_path: Path, names: tuple[str, ...]) -> None:
+        for part, count in zip(names, (4, 3, 2), strict=True):
+            tree(tmp_path, {f"{part}/a": count, f"{part}/b": count})
+        (tmp_path / ".git").mkdir()
+        (tmp_path / "README.md").write_text("faces")
+        data = made(tmp_path)
+        assert data.class_names == ["a", "b"]
+        assert (data.num_train, data.num_val, data.num_test) == (8, 6, 4)
+
+    @pytest.mark.parametrize(
+        "others", ["cat", "__MACOSX", ".thumbnails/train", "Train", "training", "dev"], ids=lambda name: name
+    )
+    def test_divisions_next_to_anything_else_are_refused(self, tmp_path: Path, others: str) -> None:
+        tree(tmp_path, {"train/a": 2, "train/b": 2, "val/a": 1, f"{others}/a": 2})
+        with pytest.raises(
+            DataError, match=r"train.*val.*; expected either train, .*; or only class folders"
+        ) as raised:
+            _ = ImageFolderDataModule(str(tmp_path)).num_classes
+        assert others.split("/")[0] in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+    def test_a_division_without_train_is_refused(self, tmp_path: Path) -> None:
+        tree(tmp_path, {"val/a": 2, "test/a": 2})
+        with pytest.raises(DataError, match="got 'test, val'; expected either train, "):
+            split_folders(tmp_path)
+
+    def test_classes_below_an_archives_leftovers(self, tmp_path: Path) -> None:
+        tree(tmp_path, {"a": 1, "b": 1, "__MACOSX": 1})
+        assert split_folders(tmp_path) == {}
+        assert list(class_folders(tmp_path)) == ["a", "b"]
 
     @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_text(""), lambda path: path.mkdir()])
     def test_no_images_at_all(self, tmp_path: Path, make: Any) -> None:
         make(tmp_path / "root")
-        with pytest.raises(DataError, match=r"root: .*accepts a folder"):
+        with pytest.raises(DataError, match=r"root: .*expected a folder"):
             _ = ImageFolderDataModule(str(tmp_path / "root")).num_classes
 
     def test_one_class_is_too_few(self, tmp_path: Path) -> None:
         tree(tmp_path, {"a": 3})
-        with pytest.raises(DataError, match="has one class, a; accepts two or more"):
+        with pytest.raises(DataError, match="got 'one class, a'; expected two or more folders with images"):
             _ = ImageFolderDataModule(str(tmp_path)).num_classes
 
     def test_a_test_class_must_be_known(self, tmp_path: Path) -> None:
         tree(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 1, "test/stranger": 1})
-        with pytest.raises(DataError, match=r"test: has classes that training has not: stranger"):
+        with pytest.raises(DataError, match=r"test: got 'the classes stranger'; expected the 2 classes of training"):
             made(tmp_path)
 
 
@@ -165,7 +223,7 @@ class TestHeldOutClasses:
 
     @pytest.mark.parametrize("resident", [True, False])
     def test_every_image_is_in_one_part_with_its_own_label(self, root: Path, resident: bool) -> None:
-        data = made(root, held_out_classes=["b", 3], resident=resident, augment=False, normalize=False)
+        data = made(root, held_out_classes=["b", "d"], resident=resident, augment=False, normalize=False)
         assert (data.num_classes, data.class_names, data.held_out_class_names) == (3, ["a", "c", "e"], ["b", "d"])
         names = {
             np.asarray(Image.open(path)).transpose(2, 0, 1).tobytes(): path.parent.name for path in root.rglob("*.png")
@@ -183,7 +241,7 @@ class TestHeldOutClasses:
         assert len(seen) == len(set(seen)) == 60
 
     def test_nothing_changes_where_nothing_is_held_out(self, root: Path) -> None:
-        data, spelled = made(root), made(root, classes=["a", 1, "c", "d", "e"], held_out_classes=[])
+        data, spelled = made(root), made(root, classes=["a", "b", "c", "d", "e"], held_out_classes=[])
         assert data.state_dict() == spelled.state_dict()
         with pytest.raises(RuntimeError, match="no class is held out"):
             data.held_out_dataloader("test")
@@ -204,14 +262,39 @@ class TestHeldOutClasses:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"held_out_classes": ["a", "x"]}, "held_out_classes: got 'x', accepts a, b, c, d, e"),
-            ({"held_out_classes": ["a"]}, "held_out_classes: only a is held out"),
-            ({"classes": ["a", "b"], "held_out_classes": ["b", "c"]}, "held_out_classes: got b, which classes has too"),
+            ({"held_out_classes": ["a", "x"]}, "held_out_classes: got 'x'; expected 'a', 'b', 'c', 'd', 'e'$"),
+            ({"held_out_classes": ["a"]}, "held_out_classes: got .*a.*; expected at least two"),
+            (
+                {"classes": ["a", "b"], "held_out_classes": ["b", "c"]},
+                "held_out_classes: got .*b.*; expected classes that are not in classes too",
+            ),
         ],
     )
     def test_a_mistake_shows_before_any_work(self, root: Path, settings: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             ImageFolderDataModule(str(root), **settings)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_deep_images_are_scaled_alike(tmp_path: Path, resident: bool) -> None:
+    """12 bits in 16-bit files: the dark one stays darker by the same factor, and the model's own reader agrees."""
+    for number in range(10):
+        for name, brightness in (("a", 4095), ("b", 400)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            pixels = np.full((16, 16), brightness - number, np.uint16)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    data = made(tmp_path, in_channels=1, resident=resident, normalize=False, augment=False)
+    means = {0: [], 1: []}
+    for loader in loaders(data):
+        for images, labels in loader:
+            for image, label in zip(images, labels.tolist(), strict=True):
+                means[label].append(float(image.mean()))
+    assert sorted(round(255 * mean) for mean in means[0]) == [254] + [255] * 9
+    assert sorted(round(255 * mean) for mean in means[1]) == [24] * 3 + [25] * 7
+    kept = Preprocessor.from_dict(data.preprocessing)
+    assert kept.white_level == 4095
+    assert kept.read(tmp_path / "b" / "0.png").unique().tolist() == [25]
+    assert made(tmp_path, in_channels=1, white_level=65_535.0).preprocessing["white_level"] == 65_535
 
 
 def loaders(data: ImageFolderDataModule) -> list[Any]:
@@ -353,24 +436,27 @@ class TestUnreadable:
         for name in ("a", "b"):
             (tmp_path / name).mkdir()
             (tmp_path / name / "x.png").write_bytes(b"x")
-        with pytest.raises(DataError, match="train has no image that can be read"):
+        with pytest.raises(DataError, match="no readable image for train"):
             made(tmp_path, skip_unreadable=True)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 3}, "image_size: got 3"),
+        ({"image_size": 3}, "image_size.*got 3"),
         ({"in_channels": 4}, "in_channels: got 4"),
-        ({"test_fraction": 0.0}, "test_fraction: got 0.0"),
-        ({"val_fraction": 1.0}, "val_fraction: got 1.0"),
-        ({"num_workers": -1}, "num_workers: got -1"),
+        ({"test_fraction": 0.0}, "test_fraction.*got 0.0"),
+        ({"val_fraction": 1.0}, "val_fraction.*got 1.0"),
+        ({"num_workers": -1}, "num_workers.*got -1"),
         ({"resident": "yes"}, "resident: got 'yes'"),
-        ({"mean": [0.5] * 3}, "mean and std: got"),
-        ({"mean": [0.5], "std": [0.5]}, "mean: got .*accepts 3 numbers"),
-        ({"mean": [0.5] * 3, "std": [0.5, 0.5, 0.0]}, "std: got .*accepts numbers above 0"),
-        ({"color": 1.0}, "color: got 1.0"),
-        ({"skip_unreadable": True, "check_files": False}, "skip_unreadable: got true, which needs check_files"),
+        ({"mean": [0.5] * 3}, "mean: got .*expected mean and std both, or neither"),
+        ({"mean": [0.5], "std": [0.5]}, "mean: got .*expected 3 numbers"),
+        ({"mean": [0.5] * 3, "std": [0.5, 0.5, 0.0]}, "std: got .*expected numbers above 0"),
+        ({"color": 1.0}, "color.*got 1.0"),
+        (
+            {"skip_unreadable": True, "check_files": False},
+            "skip_unreadable: got True; expected false, or check_files true",
+        ),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:

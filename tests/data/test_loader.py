@@ -158,7 +158,7 @@ class TestSharing:
         for step, batch in enumerate(zip(*self.shares(count, world_size, shuffle=True), strict=True)):
             together = sorted(number for share in batch for number in share)
             if len(together) == 4 * world_size:
-                assert together == sorted(alone[step])
+                assert set(together) <= set(alone[step])
 
 
 def test_an_image_is_augmented_alike_however_many_processes_share() -> None:
@@ -181,8 +181,37 @@ def test_an_image_is_augmented_alike_however_many_processes_share() -> None:
         torch.testing.assert_close(shared[number], image, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("per_process", [1, 2, 4, 5, 8, 9, 11])
+def test_no_training_batch_is_a_single_image_left_over(per_process: int, world_size: int) -> None:
+    """Batch normalization cannot train on one; the leftover image joins the batch before it."""
+    usual = [4] * (per_process // 4) + [per_process % 4] * (per_process % 4 > 0)
+    wanted = [*usual[:-2], 5] if usual[-1] == 1 and len(usual) > 1 else usual
+    for rank in range(world_size):
+        batches = loader(
+            per_process * world_size,
+            4,
+            shuffle=True,
+            rank=rank,
+            world_size=world_size,
+            augmentation=Augmentation(rotation=5),
+        )
+        assert [len(labels) for _, labels in batches] == wanted
+        assert len(batches) == len(wanted)
+
+
+def test_every_batch_is_a_single_image_where_that_is_asked_for() -> None:
+    assert [len(batch) for batch in numbers(loader(5, 1, shuffle=True))] == [1] * 5
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_as_many_images_as_processes(shuffle: bool) -> None:
+    seen = [numbers(loader(3, 4, shuffle=shuffle, rank=rank, world_size=3)) for rank in range(3)]
+    assert sorted(seen) == [[[0]], [[1]], [[2]]]
+
+
 def test_fewer_images_than_processes_are_refused() -> None:
-    with pytest.raises(ValueError, match="data: got 2 images, accepts one for each of 3 processes"):
+    with pytest.raises(ValueError, match="data: got '2 images'; expected at least one for each of 3 processes"):
         loader(2, 1, world_size=3)
 
 

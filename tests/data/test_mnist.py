@@ -62,9 +62,9 @@ class TestBeforeAnyFileIsThere:
 
     def test_what_auto_is_and_how_many_images_there_are_is_not_known(self) -> None:
         data = MNISTDataModule()
-        with pytest.raises(RuntimeError, match=r"after prepare_data\(\)"):
+        with pytest.raises(RuntimeError, match=r"in prepare_data\(\)"):
             _ = data.dataset_name
-        with pytest.raises(RuntimeError, match=r"after prepare_data\(\) and setup\(\)"):
+        with pytest.raises(RuntimeError, match=r"prepare_data\(\) and setup\(\)"):
             _ = data.num_train
         assert MNISTDataModule(dataset="kmnist").dataset_name == "kmnist"
 
@@ -72,19 +72,19 @@ class TestBeforeAnyFileIsThere:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "batch_size: got 0, accepts a whole number of at least 1"),
-        ({"batch_size": 2.5}, "batch_size: got 2.5"),
-        ({"batch_size": True}, "batch_size: got True"),
-        ({"eval_batch_size": -1}, "eval_batch_size: got -1"),
-        ({"val_fraction": 1.0}, "val_fraction: got 1.0, accepts 0 <= val_fraction < 1"),
-        ({"val_fraction": -0.1}, "val_fraction: got -0.1"),
-        ({"val_fraction": float("nan")}, "val_fraction: got nan"),
-        ({"seed": -1}, "seed: got -1, accepts a whole number of at least 0"),
-        ({"rotation": 181.0}, "rotation: got 181.0"),
-        ({"shift": -1.0}, "shift: got -1.0"),
-        ({"zoom": 1.5}, "zoom: got 1.5"),
-        ({"dataset": "emnist"}, "dataset: got 'emnist', accepts auto, mnist, fashion_mnist, kmnist, cifar10, digits"),
-        ({"data_dir": ""}, "data_dir: got '', accepts the name of a folder"),
+        ({"batch_size": 0}, "batch_size.*got 0"),
+        ({"batch_size": 2.5}, "batch_size.*got 2.5"),
+        ({"batch_size": True}, "batch_size.*got True"),
+        ({"eval_batch_size": -1}, "eval_batch_size.*got -1"),
+        ({"val_fraction": 1.0}, "val_fraction.*got 1.0"),
+        ({"val_fraction": -0.1}, "val_fraction.*got -0.1"),
+        ({"val_fraction": float("nan")}, "val_fraction.*got nan"),
+        ({"seed": -1}, "seed.*got -1"),
+        ({"rotation": 181.0}, "rotation.*got 181.0"),
+        ({"shift": -1.0}, "shift.*got -1.0"),
+        ({"zoom": 1.5}, "zoom.*got 1.5"),
+        ({"dataset": "emnist"}, "dataset.*digits.*"),
+        ({"data_dir": ""}, "data_dir: got ''; expected the name of a folder"),
     ],
 )
 def test_impossible_values_are_refused_before_any_work(arguments: dict[str, object], message: str) -> None:

@@ -24,6 +24,34 @@ def test_two_disjoint_parts_with_the_same_share_of_every_class(labels: list[int]
         assert abs(taken - fraction * labels.count(label)) < 1
 
 
+def by_search(labels: torch.Tensor, fraction: float, seed: int) -> torch.Tensor:
+    """The second part as earlier releases drew it, searching all labels for each class."""
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.bincount(labels).double() * fraction
+    taken = shares.long()
+    missing = round(fraction * len(labels)) - int(taken.sum())
+    taken[torch.argsort(shares - taken, descending=True, stable=True)[:missing]] += 1
+    chosen = []
+    for label, count in enumerate(taken.tolist()):
+        members = (labels == label).nonzero().flatten()
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    return torch.cat(chosen).sort().values
+
+
+@pytest.mark.parametrize(("classes", "images"), [(10, 6000), (300, 1000), (500, 200), (3, 3)])
+def test_the_draws_are_those_of_a_search_for_each_class(classes: int, images: int) -> None:
+    labels = torch.randint(classes, (images,), generator=torch.Generator().manual_seed(classes))
+    for fraction, seed in ((0.1, 0), (0.37, 1), (0.0, 2)):
+        assert torch.equal(stratified_split(labels, fraction, seed)[1], by_search(labels, fraction, seed))
+
+
+def test_ten_thousand_classes_are_sorted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparing all labels with each class would take classes x images operations: it is never done."""
+    labels = torch.arange(10_000).repeat(3)
+    monkeypatch.setattr(torch.Tensor, "__eq__", None)
+    assert len(stratified_split(labels, 0.5, seed=0)[1]) == 15_000
+
+
 def test_the_seed_decides() -> None:
     labels = torch.arange(10).repeat(100)
     first = stratified_split(labels, 0.1, seed=1)[1]

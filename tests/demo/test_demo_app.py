@@ -189,7 +189,7 @@ Image.new("L", (60, 60), 255).save(BLANK, "PNG")
     ("method", "path", "body", "status", "told"),
     [
         ("POST", "/api/recognize", b"", 400, "got nothing in the request's body"),
-        ("POST", "/api/recognize", b"no picture", 400, "it is no picture"),
+        ("POST", "/api/recognize", b"no picture", 400, "not an image"),
         ("POST", "/api/recognize", BLANK.getvalue(), 400, "nothing is drawn there"),
         ("POST", "/api/recognize", BLANK.getvalue()[:-30], 400, "damaged"),
         ("POST", "/api/recognize", bytes(MAX_BYTES + 1), 413, "accepts at most 20,971,520"),

@@ -1,9 +1,8 @@
-"""The update in the backward pass under the Trainer: as torch.optim.SGD, or refused by name."""
+"""The update in the backward pass under the Trainer: as torch.optim.SGD."""
 
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -12,7 +11,6 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
-from arcface_pl.callbacks.run.sharding import check_trainer
 from arcface_pl.training.schedules import Cosine
 
 pytestmark = pytest.mark.filterwarnings(
@@ -60,64 +58,6 @@ def test_a_fit_ends_where_the_two_step_version_does(tmp_path: Path) -> None:
     (one,), (other,) = (part["optimizer_states"] for part in parts)
     torch.testing.assert_close(one["state"], other["state"], rtol=1e-4, atol=1e-5)
     assert one["param_groups"] == other["param_groups"]
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"accumulate_grad_batches": 2}, "gradient accumulation; got accumulate_grad_batches 2"),
-        ({"gradient_clip_val": 1.0}, "gradient clipping; got gradient_clip_val 1.0"),
-        ({"callbacks": [L.pytorch.callbacks.GradientAccumulationScheduler({1: 4})]}, "gradient accumulation"),
-    ],
-)
-def test_what_needs_a_gradient_of_the_centers_is_refused_before_training(
-    tmp_path: Path, setting: dict[str, Any], message: str
-) -> None:
-    module = make(update_head_in_backward=True)
-    before = module.head.weight.detach().clone()
-    with pytest.raises(ValueError, match=f"update_head_in_backward: cannot be had together with {message}"):
-        trainer(tmp_path, enable_checkpointing=False, **setting).fit(module, batches())
-    assert torch.equal(module.head.weight, before)
-
-
-def fake(**settings: Any) -> SimpleNamespace:
-    """What this machine cannot have: a GPU's loss scaling, other strategies."""
-    plain = {"world_size": 1, "accumulate_grad_batches": 1, "gradient_clip_val": None, "precision": "32-true"}
-    return SimpleNamespace(**{**plain, "callbacks": [], "strategy": object(), **settings})
-
-
-def test_loss_scaling_is_refused() -> None:
-    module = make(update_head_in_backward=True)
-    with pytest.raises(ValueError, match="update_head_in_backward: .* loss scaling of precision 16-mixed"):
-        check_trainer(module, fake(precision="16-mixed"), is_ddp=False)
-    check_trainer(module, fake(precision="bf16-mixed"), is_ddp=False)
-
-
-def test_optimizers_whose_rate_is_no_measure_are_refused() -> None:
-    def adam(params: Any) -> torch.optim.Optimizer:
-        return torch.optim.Adam(params, lr=1e-3)
-
-    with pytest.raises(ValueError, match="update_head_in_backward: .* the rate of Adam .* set head_lr"):
-        check_trainer(make(update_head_in_backward=True, optimizer=adam, head_lr=None), fake(), is_ddp=False)
-    check_trainer(make(update_head_in_backward=True, optimizer=adam, head_lr=0.1), fake(), is_ddp=False)
-    dampened = make(
-        update_head_in_backward=True, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5)
-    )
-    with pytest.raises(ValueError, match="dampening must be off"):
-        check_trainer(dampened, fake(), is_ddp=False)
-
-
-def test_several_processes_need_the_head_shared_and_ddp() -> None:
-    with pytest.raises(ValueError, match="shard_head: needs the Trainer's strategy ddp; got object"):
-        check_trainer(make(shard_head=True), fake(world_size=2), is_ddp=False)
-    with pytest.raises(ValueError, match="update_head_in_backward: on 2 processes it needs shard_head"):
-        check_trainer(make(update_head_in_backward=True), fake(world_size=2), is_ddp=True)
-    with pytest.raises(ValueError, match="head_sample_rate: below 1 it needs update_head_in_backward"):
-        check_trainer(make(head_sample_rate=0.5), fake(), is_ddp=False)
-    for rate in (0.0, 1.5, float("nan")):
-        with pytest.raises(ValueError, match="head_sample_rate: got"):
-            make(head_sample_rate=rate)
-    check_trainer(make(shard_head=True, update_head_in_backward=True), fake(world_size=2), is_ddp=True)
 
 
 MILLION = """

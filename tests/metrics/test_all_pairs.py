@@ -185,9 +185,9 @@ def test_an_answer_that_was_not_asked_for_is_refused(monkeypatch):
     monkeypatch.setattr("arcface_pl.metrics.functional.all_pairs._FEW", 0)
     embeddings, labels, _ = CASES["few classes"]
     curve = all_pairs_curve(embeddings, labels, far=[0.001])
-    with pytest.raises(ValueError, match=r"far=0\.2 falls between two points"):
+    with pytest.raises(ValueError, match="far 0.2: got a value between two points of this curve"):
         curve.tar_at_far(0.2)
-    with pytest.raises(ValueError, match=r"threshold=0\.25001 falls between two points"):
+    with pytest.raises(ValueError, match="threshold 0.25001: got a value between two points"):
         curve.rates_at_threshold(0.25001)
 
 
@@ -202,19 +202,19 @@ def test_never_a_matrix_of_all_pairs(monkeypatch):
 @pytest.mark.parametrize(
     ("embeddings", "labels", "message"),
     [
-        (torch.ones(3, 2), torch.tensor([0, 0, 0]), "no pair is impostor: all labels are equal"),
-        (torch.ones(3, 2), torch.tensor([0, 1, 2]), "no pair is genuine: no label occurs twice"),
-        (torch.ones(1, 2), torch.tensor([0]), "at least two rows"),
-        (torch.ones(0, 2), torch.zeros(0, dtype=torch.int64), "embeddings is empty"),
-        (torch.ones(3, 0), torch.tensor([0, 0, 1]), "embeddings is empty"),
-        (torch.ones(3), torch.tensor([0, 0, 1]), r"embeddings must have shape \(N, D\), got \(3,\)"),
-        (torch.ones(3, 2, 2), torch.tensor([0, 0, 1]), r"embeddings must have shape \(N, D\)"),
-        (torch.ones(3, 2), torch.tensor([0, 1]), r"labels must have shape \(3,\)"),
-        (torch.ones(3, 2), torch.tensor([[0], [0], [1]]), r"labels must have shape \(3,\)"),
-        (torch.ones(3, 2), torch.tensor([0.0, 0.0, 1.0]), "labels must have an integer dtype"),
-        (torch.ones(3, 2), [0, 0, 1], "labels must be a torch.Tensor"),
-        (torch.full((3, 2), torch.nan), torch.tensor([0, 0, 1]), "embeddings must be finite"),
-        (torch.full((3, 2), torch.inf), torch.tensor([0, 0, 1]), "embeddings must be finite"),
+        (torch.ones(3, 2), torch.tensor([0, 0, 0]), "labels: got one class only; expected genuine and impostor pairs"),
+        (torch.ones(3, 2), torch.tensor([0, 1, 2]), "labels: got no class twice; expected genuine and impostor pairs"),
+        (torch.ones(1, 2), torch.tensor([0]), "embeddings: got one row; expected at least two rows"),
+        (torch.ones(0, 2), torch.zeros(0, dtype=torch.int64), r"embeddings: got \(0, 2\); expected shape \(N, D\)"),
+        (torch.ones(3, 0), torch.tensor([0, 0, 1]), r"embeddings: got \(3, 0\)"),
+        (torch.ones(3), torch.tensor([0, 0, 1]), r"embeddings: got \(3,\); expected shape \(N, D\)"),
+        (torch.ones(3, 2, 2), torch.tensor([0, 0, 1]), r"embeddings: got \(3, 2, 2\); expected shape \(N, D\)"),
+        (torch.ones(3, 2), torch.tensor([0, 1]), r"labels: got \(2,\); expected an integer tensor of shape \(3,\)"),
+        (torch.ones(3, 2), torch.tensor([[0], [0], [1]]), r"labels: got \(3, 1\); expected"),
+        (torch.ones(3, 2), torch.tensor([0.0, 0.0, 1.0]), "labels: got torch.float32; expected an integer tensor"),
+        (torch.ones(3, 2), [0, 0, 1], "labels: got list; expected an integer tensor"),
+        (torch.full((3, 2), torch.nan), torch.tensor([0, 0, 1]), "embeddings: got 6 NaN or infinite of 6 values"),
+        (torch.full((3, 2), torch.inf), torch.tensor([0, 0, 1]), "embeddings: got 6 NaN or infinite"),
     ],
 )
 def test_bad_input_is_refused_by_name(embeddings, labels, message):
@@ -224,9 +224,9 @@ def test_bad_input_is_refused_by_name(embeddings, labels, message):
 
 def test_bad_options_are_refused_by_name():
     embeddings, labels, _ = CASES["three"]
-    with pytest.raises(ValueError, match=r"far must lie in \[0, 1\], got 2"):
+    with pytest.raises(ValueError, match=r"far: got 2; expected a number in \[0, 1\]"):
         all_pairs_curve(embeddings, labels, far=[2])
-    with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="block_size: got 0; expected a whole number of at least 1"):
         all_pairs_curve(embeddings, labels, block_size=0)
 
 

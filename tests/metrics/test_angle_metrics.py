@@ -76,16 +76,16 @@ EYE = torch.eye(4)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": torch.tensor([0, 1, 2, 4])}, r"labels must lie in \[0, 4\), got 0 to 4"),
-        ({"labels": torch.tensor([0, 1, 2, -1])}, r"labels must lie in \[0, 4\), got -1 to 2"),
-        ({"labels": torch.tensor([0, 1])}, "labels must have shape"),
-        ({"centers": torch.ones(1, 4)}, "at least two classes"),
-        ({"centers": torch.ones(4, 3)}, "agree in D, got 4 and 3"),
-        ({"centers": torch.full((4, 4), torch.nan)}, "centers must be finite"),
-        ({"embeddings": torch.full((4, 4), torch.inf)}, "embeddings must be finite"),
-        ({"embeddings": torch.ones(4)}, "embeddings must have shape"),
-        ({"sub_centers": 3}, "sub_centers must divide the number of centers, 4, got 3"),
-        ({"sub_centers": 0}, "sub_centers must divide"),
+        ({"labels": torch.tensor([0, 1, 2, 4])}, r"labels: got 0 to 4; expected integers in \[0, 4\)"),
+        ({"labels": torch.tensor([0, 1, 2, -1])}, r"labels: got -1 to 2; expected integers in \[0, 4\)"),
+        ({"labels": torch.tensor([0, 1])}, r"labels: got \(2,\)"),
+        ({"centers": torch.ones(1, 4)}, "centers: got 1 class; expected centers of at least two classes"),
+        ({"centers": torch.ones(4, 3)}, r"centers: got \(4, 3\); expected shape \(N, 4\)"),
+        ({"centers": torch.full((4, 4), torch.nan)}, "centers: got 16 NaN or infinite"),
+        ({"embeddings": torch.full((4, 4), torch.inf)}, "embeddings: got 16 NaN or infinite"),
+        ({"embeddings": torch.ones(4)}, r"embeddings: got \(4,\)"),
+        ({"sub_centers": 3}, "sub_centers: got 3; expected a divisor of the number of centers, 4"),
+        ({"sub_centers": 0}, "sub_centers: got 0"),
     ],
 )
 def test_bad_input_is_refused_by_name(change, message):

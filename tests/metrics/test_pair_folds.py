@@ -87,15 +87,18 @@ def test_constant_scores_give_the_share_of_one_kind():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"folds": 1}, "folds must be between 2 and"),
-        ({"folds": 9}, "folds must be between 2 and"),
-        ({"folds": torch.zeros(8, dtype=torch.int64)}, "at least two folds"),
-        ({"folds": torch.zeros(7, dtype=torch.int64)}, "folds must have shape"),
-        ({"folds": torch.tensor([0, 1] * 4)}, "fold 0 has only one kind"),
+        ({"folds": 1}, "folds: got 1; expected a whole number from 2 to the number of pairs, 8"),
+        ({"folds": 9}, "folds: got 9"),
+        ({"folds": torch.zeros(8, dtype=torch.int64)}, "two or more folds"),
+        ({"folds": torch.zeros(7, dtype=torch.int64)}, r"folds: got \(7,\)"),
+        (
+            {"folds": torch.tensor([0, 1] * 4)},
+            "folds: got a fold with pairs of one kind; expected genuine and impostor pairs in every one",
+        ),
         ({"is_genuine": torch.tensor([2, 0] * 4)}, "integers 0 and 1"),
-        ({"is_genuine": torch.ones(8)}, "integer dtype"),
-        ({"is_genuine": torch.ones(7, dtype=torch.bool)}, "is_genuine must have shape"),
-        ({"scores": torch.zeros(8, 1)}, "1-D"),
+        ({"is_genuine": torch.ones(8)}, "is_genuine: got torch.float32"),
+        ({"is_genuine": torch.ones(7, dtype=torch.bool)}, r"is_genuine: got \(7,\)"),
+        ({"scores": torch.zeros(8, 1)}, r"scores: got \(8, 1\); expected shape \(N,\)"),
         ({"scores": torch.full((8,), torch.nan)}, "NaN"),
     ],
 )

@@ -170,7 +170,7 @@ def test_tiny_tied_inputs(rows):
     axis, sign, labels = torch.tensor(rows).T
     embeddings = torch.eye(3)[axis] * sign[:, None]
     if labels.bincount().max() < 2:
-        with pytest.raises(ValueError, match="labels must repeat"):
+        with pytest.raises(ValueError, match="expected a class that repeats"):
             recall_at_k(embeddings, labels)
         return
     expected = expected_metrics(brute_force(embeddings, labels), [1, 2])
@@ -211,21 +211,33 @@ GOOD, LABELS = torch.eye(4), torch.tensor([0, 0, 1, 1])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 0}, "k must be between 1 and the gallery's size, 3, the query itself left out; got 0"),
-        ({"k": 4}, "k must be between 1 and the gallery's size, 3, the query itself left out; got 4"),
-        ({"k": 5, "gallery_embeddings": GOOD, "gallery_labels": LABELS}, "the gallery's size, 4; got 5"),
-        ({"labels": torch.arange(4)}, "labels must repeat"),
-        ({"gallery_embeddings": GOOD, "gallery_labels": LABELS + 7}, "labels and gallery_labels must share a class"),
-        ({"gallery_embeddings": GOOD}, "must be given together"),
-        ({"gallery_labels": LABELS}, "must be given together"),
-        ({"gallery_embeddings": torch.ones(4, 3), "gallery_labels": LABELS}, "agree in D, got 4 and 3"),
-        ({"gallery_embeddings": GOOD, "gallery_labels": LABELS[:3]}, r"gallery_labels must have shape \(4,\)"),
-        ({"gallery_embeddings": GOOD / 0, "gallery_labels": LABELS}, "gallery_embeddings must be finite"),
-        ({"embeddings": GOOD[0]}, r"embeddings must have shape \(N, D\)"),
-        ({"embeddings": GOOD[:0], "labels": LABELS[:0]}, "embeddings is empty"),
-        ({"embeddings": GOOD * torch.nan}, "embeddings must be finite"),
-        ({"labels": LABELS[:, None]}, "labels must have shape"),
-        ({"labels": LABELS.float()}, "integer dtype"),
+        ({"k": 0}, "k: got 0; expected a whole number from 1 to 3, the number of other queries"),
+        ({"k": 4}, "k: got 4; expected a whole number from 1 to 3, the number of other queries"),
+        (
+            {"k": 5, "gallery_embeddings": GOOD, "gallery_labels": LABELS},
+            "k: got 5; expected a whole number from 1 to 4, the size of the gallery",
+        ),
+        ({"labels": torch.arange(4)}, "labels: got none; expected a class that repeats"),
+        (
+            {"gallery_embeddings": GOOD, "gallery_labels": LABELS + 7},
+            "labels: got none; expected a class that is in gallery_labels",
+        ),
+        ({"gallery_embeddings": GOOD}, "gallery_embeddings, gallery_labels: got one of them; expected both or neither"),
+        ({"gallery_labels": LABELS}, "gallery_embeddings, gallery_labels: got one of them; expected both or neither"),
+        (
+            {"gallery_embeddings": torch.ones(4, 3), "gallery_labels": LABELS},
+            r"gallery_embeddings: got \(4, 3\); expected shape \(N, 4\)",
+        ),
+        (
+            {"gallery_embeddings": GOOD, "gallery_labels": LABELS[:3]},
+            r"gallery_labels: got \(3,\); expected an integer tensor of shape \(4,\)",
+        ),
+        ({"gallery_embeddings": GOOD / 0, "gallery_labels": LABELS}, "gallery_embeddings: got 16 NaN or infinite"),
+        ({"embeddings": GOOD[0]}, r"embeddings: got \(4,\); expected shape \(N, D\)"),
+        ({"embeddings": GOOD[:0], "labels": LABELS[:0]}, r"embeddings: got \(0, 4\)"),
+        ({"embeddings": GOOD * torch.nan}, "embeddings: got 16 NaN or infinite"),
+        ({"labels": LABELS[:, None]}, r"labels: got \(4, 1\)"),
+        ({"labels": LABELS.float()}, "labels: got torch.float32"),
     ],
 )
 def test_bad_input_is_refused_by_name(arguments, message):

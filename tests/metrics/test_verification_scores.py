@@ -182,30 +182,30 @@ GOOD = torch.tensor([0.1, 0.2])
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (torch.empty(0), "is empty"),
-        (torch.tensor(0.5), "1-D tensor of scores, got shape \\(\\)"),
-        (torch.rand(2, 3), "1-D tensor of scores, got shape \\(2, 3\\)"),
+        (torch.empty(0), r"got \(0,\); expected shape \(N,\) with at least one score"),
+        (torch.tensor(0.5), r"got \(\); expected shape \(N,\)"),
+        (torch.rand(2, 3), r"got \(2, 3\)"),
         (torch.tensor([0.1, math.nan, 0.2]), "1 NaN or infinite of 3"),
         (torch.tensor([0.1, math.inf]), "1 NaN or infinite of 2"),
         (torch.tensor([-math.inf]), "1 NaN or infinite of 1"),
-        (torch.tensor([True, False]), "real numbers, got torch.bool"),
-        (torch.tensor([1j]), "real numbers"),
-        ([0.1, 0.2], "torch.Tensor, got list"),
+        (torch.tensor([True, False]), "got torch.bool; expected a tensor of finite real numbers"),
+        (torch.tensor([1j]), "got torch.complex64"),
+        ([0.1, 0.2], "got list"),
     ],
 )
 def test_bad_scores_are_refused_by_name(metric, bad, message):
-    with pytest.raises(ValueError, match=f"genuine .*{message}"):
+    with pytest.raises(ValueError, match=f"genuine: .*{message}"):
         metric(bad, GOOD)
-    with pytest.raises(ValueError, match=f"impostor .*{message}"):
+    with pytest.raises(ValueError, match=f"impostor: .*{message}"):
         metric(GOOD, bad)
 
 
 def test_a_threshold_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match="threshold must be a number, got nan"):
+    with pytest.raises(ValueError, match="threshold: got nan; expected a number"):
         rates_at_threshold(GOOD, GOOD, math.nan)
 
 
 @pytest.mark.parametrize("far", [-1e-9, 1.0001, math.nan, math.inf])
 def test_a_far_outside_0_to_1_is_refused(far):
-    with pytest.raises(ValueError, match=r"far must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"far: got .*; expected a number in \[0, 1\]"):
         tar_at_far(GOOD, GOOD, far)

@@ -1,6 +1,7 @@
 """Picture files of the kinds that people have."""
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from PIL import Image, ImageCms
 
 from arcface_pl.errors import UserError
-from arcface_pl.preprocessing import ImageError, read_image
+from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, from_pil, is_image, measure_white_level, read_image
+from arcface_pl.preprocessing.decoding import FORMATS
 
 RAMP = np.linspace(0, 255, 20 * 30, dtype=np.uint8).reshape(20, 30)
 COLOURS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -42,15 +44,62 @@ def test_16_bit_grey_is_scaled_and_not_saturated(tmp_path: Path, name: str) -> N
     assert torch.equal(read_image(path, 3), chw(RAMP).expand(3, -1, -1))
 
 
-def test_8_bit_values_in_a_16_bit_file_are_not_blackened(tmp_path: Path) -> None:
-    assert torch.equal(read_image(saved(tmp_path, Image.fromarray(RAMP.astype(np.uint16))), 1), chw(RAMP))
+class TestScale:
+    """What becomes white depends on the kind of pixels and on a setting, never on what one image shows."""
 
+    @pytest.mark.parametrize("white", [255, 1023, 4095, 16_383, 65_535])
+    @pytest.mark.parametrize("name", ["picture.png", "picture.tif"])
+    def test_a_white_level_stretches_integers(self, tmp_path: Path, white: int, name: str) -> None:
+        values = np.round(RAMP / 255 * white).astype(np.uint16)
+        path = saved(tmp_path, Image.fromarray(values), name)
+        assert (read_image(path, 1, white_level=white).int() - chw(RAMP).int()).abs().max() <= 0
+        with Image.open(path) as image:
+            assert torch.equal(from_pil(image, 1, white_level=white), chw(RAMP))
 
-@pytest.mark.parametrize("factor", [1 / 255, 1.0, 1000.0, -1.0])
-def test_floating_point_pixels_keep_their_order_and_range(tmp_path: Path, factor: float) -> None:
-    path = saved(tmp_path, Image.fromarray(RAMP.astype(np.float32) * factor), "picture.tif")
-    expected = RAMP if factor > 0 else 255 - RAMP
-    assert (read_image(path, 1).int() - chw(expected).int()).abs().max() <= 1
+    def test_a_dark_16_bit_image_stays_dark(self, tmp_path: Path) -> None:
+        path = saved(tmp_path, Image.fromarray(RAMP.astype(np.uint16) * 2), "dark.png")
+        assert read_image(path, 1).max() == 2
+
+    def test_a_pgm_of_any_depth_has_its_own_white(self, tmp_path: Path) -> None:
+        path = tmp_path / "picture.pgm"
+        path.write_bytes(b"P5 2 2 4095 " + np.array([0, 1, 2047, 4095], ">u2").tobytes())
+        for white in (None, 4095.0):
+            assert read_image(path, 1, white_level=white).flatten().tolist() == [0, 0, 127, 255]
+
+    def test_one_pixel_above_white_changes_no_other(self, tmp_path: Path) -> None:
+        values = RAMP.astype(np.float32) / 255
+        expected = chw(RAMP)
+        expected[0, 3, 4] = 255
+        for bright in (1.01, 200.0, 1e30):
+            values[3, 4] = bright
+            path = saved(tmp_path, Image.fromarray(values), "picture.tif")
+            assert torch.equal(read_image(path, 1), expected)
+
+    def test_floating_point_on_another_scale(self, tmp_path: Path) -> None:
+        path = saved(tmp_path, Image.fromarray(RAMP.astype(np.float32)), "picture.tif")
+        assert torch.equal(read_image(path, 1, white_level=255), chw(RAMP))
+        with pytest.raises(ImageError, match=r"pixel values around 127\S*, outside 0 \(black\) to 1 \(white\)"):
+            read_image(path, 1)
+        negative = saved(tmp_path, Image.fromarray(-RAMP.astype(np.float32)), "negative.tif")
+        with pytest.raises(ImageError, match="outside 0"):
+            read_image(negative, 1)
+
+    @pytest.mark.parametrize(
+        ("images", "level"),
+        [
+            ([RAMP], None),
+            ([RAMP.astype(np.uint16), RAMP.astype(np.uint16) * 16], 4095),
+            ([RAMP.astype(np.uint16)], 255),
+            ([RAMP.astype(np.uint16), RAMP.astype(np.uint16) * 257], 65_535),
+            ([RAMP.astype(np.float32) / 255] * 2 + [RAMP.astype(np.float32) / 100], 1),
+            ([RAMP.astype(np.float32)], 255),
+            ([RAMP.astype(np.float32), RAMP.astype(np.uint16)], None),
+        ],
+    )
+    def test_a_data_set_has_one_white_level(self, tmp_path: Path, images: list[np.ndarray], level: float) -> None:
+        paths = [saved(tmp_path, Image.fromarray(image), f"{n}.tif") for n, image in enumerate(images)]
+        (tmp_path / "damaged.tif").write_bytes(paths[0].read_bytes()[:50])
+        assert measure_white_level([tmp_path / "damaged.tif", tmp_path / "missing.tif", *paths]) == level
 
 
 def test_pixels_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -137,14 +186,46 @@ def test_one_pixel(tmp_path: Path) -> None:
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
-    for side, message in ((9_000, "9000 x 9000 pixels, but at most 64,000,000"), (30_000, "more than the 64,000,000")):
+    for side, message in (
+        (9_000, "got '9000 x 9000 pixels'; expected at most 64,000,000"),
+        (30_000, "got 'a far larger image'; expected at most 64,000,000"),
+    ):
         path = saved(tmp_path, Image.new("1", (side, side)))
         with pytest.raises(ImageError, match=message):
             read_image(path, 1)
     small = saved(tmp_path, Image.fromarray(RAMP), "small.png")
-    with pytest.raises(ImageError, match="30 x 20 pixels, but at most 599 are accepted"):
+    with pytest.raises(ImageError, match="got '30 x 20 pixels'; expected at most 599"):
         read_image(small, 1, max_pixels=599)
     assert read_image(small, 1, max_pixels=600).shape == (1, 20, 30)
+
+
+def test_every_suffix_of_a_format_that_is_read() -> None:
+    Image.init()
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in {*FORMATS, "MPO", "DIB"}}
+    assert known <= set(IMAGE_SUFFIXES) <= known | {".dib"}
+    assert is_image("A.JFIF")
+    assert not is_image("png")
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg", "tiff_adobe_deflate", "group4"])
+def test_damaged_files_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str], compression: str) -> None:
+    """libtiff writes every fault it meets to standard error, past Python."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(COLOURS)
+    (image.convert("1") if compression == "group4" else image).save(buffer, "TIFF", compression=compression)
+    random, refused = np.random.default_rng(1), 0
+    for _ in range(60):
+        broken = bytearray(buffer.getvalue())
+        for place in random.integers(0, len(broken), 6):
+            broken[place] = int(random.integers(256))
+        (tmp_path / "picture.tif").write_bytes(broken)
+        try:
+            read_image(tmp_path / "picture.tif", 3)
+        except ImageError:
+            refused += 1
+    assert refused > 5
+    os.write(2, b"standard error works again")
+    assert capfd.readouterr() == ("", "standard error works again")
 
 
 def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
@@ -153,8 +234,8 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "page.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     messages = {
         "empty.png": "the file is empty",
-        "text.png": "it is no picture",
-        "page.eps": "it is no picture, or of an unknown kind",
+        "text.png": "not an image",
+        "page.eps": "not an image, or of an unknown kind",
         "missing.png": "there is no such file",
         ".": "there is no such file",
     }

@@ -1,9 +1,19 @@
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.cli import ReduceLROnPlateau
+from torch.optim import lr_scheduler
 
+from arcface_pl import ArcFaceModule
+from arcface_pl.errors import SettingsError
 from arcface_pl.training.schedules import Constant, Cosine, OneCycle, Schedule
+
+Make = Callable[..., Any]
 
 
 def rates(schedule: type[Schedule], total: int, **arguments: float) -> list[float]:
@@ -53,3 +63,90 @@ def test_state_goes_on_where_it_was_but_not_with_the_old_length() -> None:
     longer.step()
     assert longer.last_epoch == 5
     assert longer.get_last_lr() == pytest.approx([1 - 5 / 20])
+
+
+class Rates(L.Callback):
+    def __init__(self) -> None:
+        self.used: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
+        self.used.append(optimizer.param_groups[0]["lr"])
+
+
+def rates_of_run(make_trainer: Make, module: ArcFaceModule, loader: Any, epochs: int, **arguments: Any) -> list[float]:
+    rates = Rates()
+    make_trainer(max_epochs=epochs, callbacks=[rates], **arguments).fit(module, loader, loader)
+    return rates.used
+
+
+sgd = partial(torch.optim.SGD, lr=1.0)
+
+
+def test_own_schedules_learn_the_length_of_the_run(make_trainer: Make, tiny_module: Make, tiny_loader: Make) -> None:
+    module = tiny_module(optimizer=sgd, lr_schedule=partial(OneCycle, warmup_fraction=0.25), head_lr=2.0)
+    assert rates_of_run(make_trainer, module, tiny_loader(), 2) == pytest.approx(
+        [0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+    )
+
+
+@pytest.mark.parametrize("schedule", [OneCycle, Cosine, Constant])
+def test_a_run_of_one_step_trains_at_the_peak(
+    make_trainer: Make, tiny_module: Make, tiny_loader: Make, schedule: Any
+) -> None:
+    module = tiny_module(optimizer=sgd, lr_schedule=schedule)
+    before = module.head.weight.detach().clone()
+    assert rates_of_run(make_trainer, module, tiny_loader(8, 8), 1) == [1.0]
+    assert not torch.equal(module.head.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (partial(lr_scheduler.StepLR, step_size=1, gamma=0.1), [1, 0.1, 0.01]),
+        (partial(lr_scheduler.MultiStepLR, milestones=[2], gamma=0.5), [1, 1, 0.5]),
+        (partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=2), [1, 0.5, 1]),
+        (partial(lr_scheduler.ExponentialLR, gamma=0.5), [1, 0.5, 0.25]),
+    ],
+)
+def test_torchs_schedules_step_every_epoch(
+    make_trainer: Make, tiny_module: Make, tiny_loader: Make, schedule: Any, expected: list[float]
+) -> None:
+    module = tiny_module(optimizer=sgd, lr_schedule=schedule)
+    used = rates_of_run(make_trainer, module, tiny_loader(), 3)
+    assert used == pytest.approx([rate for rate in expected for _ in range(4)])
+
+
+@pytest.mark.parametrize("kind", [lr_scheduler.ReduceLROnPlateau, partial(ReduceLROnPlateau, monitor="val/accuracy")])
+def test_a_plateau_lowers_the_rate(make_trainer: Make, tiny_module: Make, tiny_loader: Make, kind: Any) -> None:
+    schedule = partial(kind, mode="min", patience=0, threshold=1e9, threshold_mode="abs", factor=0.5)
+    module = tiny_module(optimizer=sgd, lr_schedule=schedule)
+    used = rates_of_run(make_trainer, module, tiny_loader(), 3)
+    assert used == [1.0] * 8 + [0.5] * 4
+    config = module.trainer.lr_scheduler_configs[0]
+    assert config.monitor == ("val/accuracy" if isinstance(kind, partial) else "val/loss")
+
+
+def test_every_optimizer_of_torch_takes_both_groups(tiny_module: Make) -> None:
+    kinds = [
+        each
+        for each in vars(torch.optim).values()
+        if isinstance(each, type) and issubclass(each, torch.optim.Optimizer)
+    ]
+    made = []
+    for kind in kinds:
+        if kind in (torch.optim.Optimizer, torch.optim.LBFGS) or kind.__name__ == "Muon":
+            continue  # a base class; one group only; matrices only
+        module = tiny_module(optimizer=partial(kind, lr=0.5))
+        module.trainer = L.Trainer(accelerator="cpu", logger=False, barebones=True)
+        optimizer = module.configure_optimizers()
+        made.append(type(optimizer))
+        assert [group["name"] for group in optimizer.param_groups] == ["backbone", "head"]
+    assert torch.optim.AdamW in made
+    assert len(made) > 8
+
+
+@pytest.mark.parametrize("schedule", [OneCycle, Cosine])
+def test_a_run_without_end_is_refused(make_trainer: Make, tiny_module: Make, tiny_loader: Make, schedule: Any) -> None:
+    with pytest.raises(SettingsError, match=f"lr_schedule: got '{schedule.__name__}'; expected Constant or null"):
+        make_trainer(max_epochs=-1, max_time="00:00:00:01").fit(tiny_module(lr_schedule=schedule), tiny_loader())
+    make_trainer(max_epochs=-1, max_time="00:00:00:01").fit(tiny_module(lr_schedule=Constant), tiny_loader())

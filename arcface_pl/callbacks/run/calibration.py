@@ -1,6 +1,5 @@
-"""Thresholds measured while validating, for the checkpoint."""
+"""Thresholds measured during validation and stored in the checkpoint."""
 
-import math
 from contextlib import suppress
 from typing import Any
 
@@ -8,8 +7,9 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
+from arcface_pl.callbacks.outputs import num_batches_of, scored_batch, share_of_rows
+from arcface_pl.callbacks.tensorboard.writer import datamodule_of, split_name
 from arcface_pl.evaluation.thresholds import DEFAULT_FAR, Scored, calibrate, evenly_spread
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.metrics.states import gather_rows
@@ -17,20 +17,21 @@ from arcface_pl.metrics.states import gather_rows
 __all__ = ["ThresholdCalibration"]
 
 SCORES = ("val/", "angle/")
+NEEDED = ("embeddings", "labels", "target_angle", "nearest_other_angle")
 
 
 class ThresholdCalibration(L.Callback):
-    """Chooses the thresholds of a trained model at a false accept rate, and keeps them in its checkpoints.
+    """Chooses cosine thresholds at a false accept rate after each validation and stores them in checkpoints.
 
-    From which cosine on two pictures count as one class, and a picture as one of the trained classes: measured on
-    embeddings that validation has computed anyway, so that it costs milliseconds. Where the data module holds classes
-    out from training, their training images are embedded too, at most ``num_images`` of them, and the thresholds are
-    those for classes that the model was not trained on; see `arcface_pl.evaluation.thresholds.calibrate`.
-    Every process ends with the same thresholds. Without validation, or where it looks at the test set, none are stored.
+    One threshold for "same class?" (two images) and one for "known class?" (an image against the class centers),
+    measured on embeddings that validation has computed already, in milliseconds. If the data module holds out classes,
+    up to ``num_images`` of their training images are embedded as well, and the thresholds are those for classes the
+    model was not trained on; see `arcface_pl.evaluation.thresholds.calibrate`. Every process ends with the same
+    thresholds. None are stored without validation or if it uses the test set.
 
     Args:
         far: False accept rate, in (0, 1).
-        num_images: Validation images to measure on at most, evenly spread over the split, at least 2.
+        num_images: Maximum number of validation images to measure on, evenly spread over the split, at least 2.
 
     Raises:
         ValueError: If a value is out of range.
@@ -59,30 +60,32 @@ class ThresholdCalibration(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a fair share of the batch's embeddings."""
-        if not _is_wanted(trainer):
+        """Keep this batch's share of the embeddings."""
+        scored = scored_batch(self, outputs, *NEEDED) if _is_wanted(trainer) else None
+        if scored is None:
             return
         if not self._known:
-            # Here, not at the epoch's end: a callback that averages the weights has put them back by then
+            # Not at the epoch's end: by then a callback that averages weights has restored the trained ones
             self._unknown = self._score_held_out(trainer, pl_module)
-        rows = self._rows(trainer.world_size * int(sum(trainer.num_val_batches)), outputs["labels"])
-        own, other = (torch.cos(torch.deg2rad(outputs[f"{name}_angle"][rows])) for name in ("target", "nearest_other"))
-        self._known.append(Scored(outputs["embeddings"][rows].float(), outputs["labels"][rows], own, other))
+        num_batches = trainer.world_size * num_batches_of(trainer)
+        rows = share_of_rows(scored["labels"], self.num_images, num_batches, batch_idx)
+        embeddings, labels, *angles = (scored[name][rows] for name in NEEDED)  # type: ignore[literal-required]
+        self._known.append(Scored(embeddings.float(), labels, *(torch.cos(torch.deg2rad(each)) for each in angles)))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure, alike in every process."""
+        """Choose the thresholds, the same in every process."""
         if not _is_wanted(trainer):
             return
         known = self._gather(self._known, pl_module.device)
         unknown = self._gather(self._unknown, pl_module.device) if _held_out(trainer) else None
         source = "validation" if unknown is None else "held-out classes"
-        # One class, one image a class, or weights that are no numbers leave nothing to choose a threshold by
+        # A single class, one image per class or non-finite weights leave nothing to choose a threshold by
         with suppress(ValueError):
             self._found = calibrate(known, unknown, far=self.far, source=source).to_dict()
         self._known, self._unknown, self._step = [], [], trainer.global_step
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the thresholds and scores, where they are those of the weights that are saved."""
+        """Add thresholds and scores if they belong to the saved weights."""
         if self._found and self._step == trainer.global_step:
             checkpoint["calibration"] = self._found
             scores = trainer.callback_metrics.items()
@@ -93,17 +96,13 @@ class ThresholdCalibration(L.Callback):
             return []
         batches = trainer.datamodule.held_out_dataloader("val")  # type: ignore[attr-defined]  # set where mypy does not look
         parts = []
-        for images, labels in batches:
-            rows = self._rows(trainer.world_size * len(batches), labels)
+        for batch_idx, (images, labels) in enumerate(batches):
+            rows = share_of_rows(labels, self.num_images, trainer.world_size * len(batches), batch_idx)
             parts.append(Scored.by(pl_module.head, pl_module(images[rows]).float(), labels[rows], trained=False))
         return parts
 
-    def _rows(self, num_batches: int, labels: Tensor) -> Tensor:
-        wanted = math.ceil(self.num_images / max(1, num_batches))
-        return evenly_spread(len(labels), wanted).to(labels.device)
-
     def _gather(self, parts: list[Scored], device: torch.device) -> Scored:
-        """Join what all processes have, less what the shares were rounded up by; one that saw no batch brings none."""
+        """Concatenate over all processes, some of which may have seen no batch, and cut to ``num_images``."""
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
         columns = columns or [torch.empty(0, device=device) for _ in Scored._fields]
         if dist.is_available() and dist.is_initialized():
@@ -113,10 +112,10 @@ class ThresholdCalibration(L.Callback):
 
 
 def _is_wanted(trainer: L.Trainer) -> bool:
-    """Whether this validation is one of a training run, on images that may choose something: never the test set."""
-    is_test = getattr(getattr(trainer, "datamodule", None), "val_prefix", "val") == "test"
-    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not is_test
+    """Return whether this is a validation of a training run, and not on the test set."""
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and split_name(trainer) != "test"
 
 
 def _held_out(trainer: L.Trainer) -> list[str]:
-    return getattr(getattr(trainer, "datamodule", None), "held_out_class_names", [])
+    data = datamodule_of(trainer)
+    return getattr(data, "held_out_class_names", []) if hasattr(data, "held_out_dataloader") else []

@@ -1,24 +1,24 @@
-"""Training steps through torch.compile: what is learnt and kept is the same network under the same names."""
+"""torch.compile for training steps only; parameter names and checkpoints are unaffected."""
 
-from typing import Literal
+from typing import Any, Literal
 
+import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from arcface_pl.backbones import Backbone
 from arcface_pl.errors import UserError
 
-__all__ = ["CompileMode", "CompilerError", "check_compiler", "compile_training_steps", "uncompile"]
+__all__ = ["CompileMode", "CompileTraining", "CompilerError", "check_compiler"]
 
 CompileMode = Literal["default", "reduce-overhead"]
 
 
 class CompilerError(UserError):
-    """There is nothing here that torch.compile could compile with."""
+    """torch.compile does not work on this machine."""
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile a sine, which shows in seconds whether torch.compile works.
+    """Compile a sine, which shows within seconds whether torch.compile works.
 
     Args:
         device: Where it is to work.
@@ -28,34 +28,49 @@ def check_compiler(device: torch.device) -> None:
     """
     try:
         torch.compile(torch.sin)(torch.zeros(2, device=device))
-    except Exception as error:  # whatever a missing compiler, a missing Triton or a newer Python brings torch to raise
+    except Exception as error:  # a missing compiler, a missing Triton and a newer Python raise different classes
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise CompilerError(
-            f"model.compile: torch.compile does not work on {device.type} here ({reason}); accepts null, or install "
-            "what it compiles with: a C++ compiler for a CPU, Triton for a GPU"
+            f"model.compile: torch.compile does not work on {device.type} here ({reason}); expected null, or an "
+            "installed compiler: C++ for a CPU, Triton for a GPU"
         ) from error
 
 
-def compile_training_steps(backbone: Backbone, mode: CompileMode) -> None:
-    """Have ``backbone`` run compiled while in training mode; parameters, hooks and evaluation stay as they are.
+class CompileTraining(L.Callback):
+    """Runs ``module.backbone`` through torch.compile in training mode; evaluation stays eager.
 
     Args:
-        backbone: The network; its first step with each batch size takes the time to compile.
-        mode: torch.compile's; "reduce-overhead" replays CUDA graphs on a GPU.
+        mode: torch.compile's mode; "reduce-overhead" replays CUDA graphs on a GPU.
     """
-    uncompile(backbone)  # a fit that ended in an exception has not
-    eager = backbone.forward
-    # A graph for each batch size: one that serves several rounds otherwise, and whether there is one would depend on
-    # which sizes came before, so that a resumed run would not be the uninterrupted one.
-    compiled = torch.compile(eager, mode=mode, dynamic=False)
 
-    def forward(images: Tensor) -> Tensor:
-        return compiled(images) if backbone.training else eager(images)
+    def __init__(self, mode: CompileMode = "default") -> None:
+        self.mode = mode
 
-    # Not nn.Module.compile, which would compile the hooks too
-    backbone.forward = forward
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compile; only now, because TensorBoard's graph is traced from the eager network."""
+        self.compile(pl_module.backbone)  # type: ignore[arg-type]
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Make the network eager again."""
+        self.uncompile(pl_module.backbone)  # type: ignore[arg-type]
 
-def uncompile(backbone: Backbone) -> None:
-    """Undo `compile_training_steps`, where it was done."""
-    vars(backbone).pop("forward", None)
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Make the network eager again."""
+        self.uncompile(pl_module.backbone)  # type: ignore[arg-type]
+
+    def compile(self, backbone: nn.Module) -> None:
+        """Replace ``backbone.forward``; the first step with each batch size waits for the compiler."""
+        eager = backbone.forward
+        # One graph per batch size. torch would otherwise make one for several, depending on which sizes came before, so
+        # that a resumed run would differ from the uninterrupted one.
+        compiled = torch.compile(eager, mode=self.mode, dynamic=False)
+
+        def forward(images: Tensor) -> Any:
+            return compiled(images) if backbone.training else eager(images)
+
+        # Not nn.Module.compile, which would compile the hooks too
+        backbone.forward = forward
+
+    def uncompile(self, backbone: nn.Module) -> None:
+        """Undo `compile`, if it was called."""
+        vars(backbone).pop("forward", None)

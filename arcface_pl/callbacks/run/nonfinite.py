@@ -1,40 +1,67 @@
-"""Keeping what is not finite out of the weights: seen on the device, so that no step waits for it."""
+"""NaN/inf guard for losses and gradients, evaluated on the device without a host sync."""
 
 import math
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from arcface_pl.callbacks.run.private_apis import has_loss_scaler, log_interval, skip_fused_step
 from arcface_pl.errors import NonFiniteError
 
-__all__ = ["FiniteGuard"]
+__all__ = ["NonFiniteGuard"]
 
 
-class FiniteGuard:
-    """Sees a step's loss and gradients before the optimiser does, and lets nothing pass that is not finite.
+class NonFiniteGuard(L.Callback):
+    """Rejects non-finite losses and gradients before the optimizer step.
 
-    Args:
-        deferred: Mask the step's update where it is made, without waiting for the device, and raise when
-            :meth:`report` is next asked; otherwise raise at once.
+    On a CPU it raises at once. On other devices it masks the step there, without waiting for the device, and raises at
+    the next logged step, checkpoint or end of an epoch. Override `on_before_optimizer_step` to do something else.
     """
 
-    def __init__(self, deferred: bool) -> None:
-        self.deferred = deferred
+    def __init__(self) -> None:
+        self.deferred = False
         self._loss_bad: Tensor | None = None
         self._first_bad: Tensor | None = None
 
-    def see_loss(self, loss: Tensor, step: int) -> None:
-        """Look at the loss of a batch, before its backward pass.
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Decide by the device when to raise."""
+        self.deferred = pl_module.device.type != "cpu"
+        self._loss_bad = self._first_bad = None
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        """Check the loss."""
+        self.check_loss(loss, trainer.global_step)
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Check the gradients."""
+        self.check_gradients(optimizer, trainer.global_step, has_loss_scaler(trainer))
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Raise at a logged step if any step was masked."""
+        if trainer.global_step % log_interval(trainer) == 0:
+            self.report()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raise if any step was masked."""
+        self.report()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Raise, instead of writing a checkpoint, if any step was masked."""
+        self.report()
+
+    def check_loss(self, loss: Tensor, step: int) -> None:
+        """Check a loss before its backward pass.
 
         Args:
             loss: Scalar.
-            step: Number of the optimiser step that it is for.
+            step: Number of the optimizer step that it is for.
 
         Raises:
-            NonFiniteError: If it is not finite, and that is not deferred.
+            NonFiniteError: If it is not finite, unless deferred.
         """
         if not self.deferred:
             # Anomaly detection names the operation, but only in the backward pass.
@@ -44,16 +71,16 @@ class FiniteGuard:
         bad = ~torch.isfinite(loss.detach())
         self._loss_bad = bad if self._loss_bad is None else self._loss_bad | bad
 
-    def before_step(self, optimizer: Optimizer, step: int, scaled: bool = False) -> None:
-        """Look at the gradients, and keep the optimiser from a step with any that is not finite.
+    def check_gradients(self, optimizer: Optimizer, step: int, scaled: bool = False) -> None:
+        """Check complete gradients, and keep the optimizer from using any that is not finite.
 
         Args:
-            optimizer: Holds the weights, whose gradients are complete.
+            optimizer: Holds the weights.
             step: Its number.
-            scaled: Whether a loss scaler looks at the gradients, and skips steps, itself.
+            scaled: Whether a loss scaler checks gradients and skips steps itself.
 
         Raises:
-            NonFiniteError: If one is not finite, and that is not deferred.
+            NonFiniteError: If one is not finite, unless deferred.
         """
         grads = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
         grads = [grad for grad in grads if grad is not None]
@@ -67,26 +94,19 @@ class FiniteGuard:
         self._loss_bad = None
         if not scaled:
             bad = bad | ~torch.isfinite(get_total_norm(grads))
-            _mask(optimizer, grads, bad)
+            if not skip_fused_step(optimizer, bad):
+                for grad in grads:
+                    grad.masked_fill_(bad, 0.0)
         here = torch.where(bad, step, -1)
         first = here if self._first_bad is None else self._first_bad
         self._first_bad = torch.where(first >= 0, first, here)
 
     def report(self) -> None:
-        """Wait for the device, and say whether anything was masked since the guard was made.
+        """Wait for the device, and raise if any step since training began was masked.
 
         Raises:
-            NonFiniteError: If so, with the first such step.
+            NonFiniteError: Names the first such step.
         """
         step = -1 if self._first_bad is None else int(self._first_bad.item())
         if step >= 0:
             raise NonFiniteError("the loss or a gradient is not finite", step)
-
-
-def _mask(optimizer: Any, grads: list[Tensor], bad: Tensor) -> None:
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
-        # A fused step leaves weights and moments alone where this is 1, as it does for a loss scaler.
-        optimizer.grad_scale, optimizer.found_inf = None, bad.float()
-        return
-    for grad in grads:
-        grad.masked_fill_(bad, 0.0)

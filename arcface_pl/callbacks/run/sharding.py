@@ -1,114 +1,84 @@
-"""What `ArcFaceModule` needs for heads that are shared among processes, sampled, or updated in the backward pass."""
+"""Heads whose classes are sharded over processes, sampled, or updated in the backward pass."""
 
 from collections.abc import Callable
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, WeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from arcface_pl.backbones import Backbone
+from arcface_pl.callbacks.run.private_apis import keep_out_of_ddp
+from arcface_pl.errors import SettingsError, expected
 from arcface_pl.heads import Head, InBackwardSGD, ShardedHead, shard_head
 
-__all__ = ["center_position", "check_trainer", "share_head", "shared_states", "whole_states"]
+__all__ = ["HeadSharding", "check_sharding", "needs_sharding"]
 
 
-def check_trainer(module: Any, trainer: Any, *, is_ddp: bool, is_averaged: bool = False) -> None:
-    """Refuse settings of the Trainer that the module's head cannot live with.
+def needs_sharding(module: Any) -> bool:
+    """Whether the settings or the head of an `ArcFaceModule` call for `HeadSharding`."""
+    asked = module.shard_head or module.update_head_in_backward or module.head_sample_rate < 1
+    return asked or isinstance(module.head, ShardedHead)
 
-    Args:
-        module: An `ArcFaceModule`.
-        trainer: The Trainer that is to train it.
-        is_ddp: Whether the Trainer's strategy is DDP.
-        is_averaged: Whether one of its callbacks averages the weights.
 
-    Raises:
-        ValueError: Names the setting of the module, what the Trainer has and what is accepted.
+class HeadSharding(L.Callback):
+    """Holds, samples and updates the class centers as the settings of an `ArcFaceModule` say.
+
+    Checkpoints hold the centers, and the optimizer's state of them, of all processes: they do not depend on the number
+    of processes.
     """
-    if is_averaged and (module.shard_head or module.update_head_in_backward):
-        name = "shard_head" if module.shard_head else "update_head_in_backward"
-        raise ValueError(f"{name}: cannot be had together with averaged weights, which keep a second, whole head")
-    if trainer.world_size > 1:
-        if module.shard_head and not is_ddp:
-            name = type(trainer.strategy).__name__
-            raise ValueError(f"shard_head: needs the Trainer's strategy ddp; got {name}")
-        for name, used in (
-            ("head_sample_rate", module.head_sample_rate < 1),
-            ("update_head_in_backward", module.update_head_in_backward),
-        ):
-            if used and not module.shard_head:
-                raise ValueError(f"{name}: on {trainer.world_size} processes it needs shard_head; got shard_head false")
-    if module.head_sample_rate < 1 and not module.update_head_in_backward:
-        raise ValueError(
-            f"head_sample_rate: below 1 it needs update_head_in_backward, since optimisers would touch every center; "
-            f"got {module.head_sample_rate}"
-        )
-    if module.update_head_in_backward:
-        _check_update(module, trainer)
 
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Shard the head, before a checkpoint is read and DDP looks at the parameters.
 
-def _check_update(module: Any, trainer: Any) -> None:
-    refused = "update_head_in_backward: cannot be had together with"
-    scheduled = any(hasattr(callback, "going_to_accumulate_grad_batches") for callback in trainer.callbacks)
-    if trainer.accumulate_grad_batches != 1 or scheduled:
-        raise ValueError(
-            f"{refused} gradient accumulation; got accumulate_grad_batches {trainer.accumulate_grad_batches}"
-        )
-    if trainer.gradient_clip_val is not None:
-        raise ValueError(f"{refused} gradient clipping; got gradient_clip_val {trainer.gradient_clip_val}")
-    if trainer.precision == "16-mixed":
-        raise ValueError(f"{refused} the loss scaling of precision 16-mixed; take bf16-mixed or 32-true")
-    parameter = nn.Parameter(torch.zeros(1))
-    optimizer = module.optimizer([parameter])
-    InBackwardSGD(optimizer, parameter)
-    if not isinstance(optimizer, SGD) and module.head_lr is None:
-        raise ValueError(
-            f"update_head_in_backward: moves the centers by SGD, for which the rate of {type(optimizer).__name__} is "
-            f"no measure; set head_lr, or take SGD"
-        )
+        Raises:
+            SettingsError: If the Trainer's settings do not go with the module's.
+        """
+        if stage != "fit":
+            return
+        check_sharding(pl_module, trainer)
+        if isinstance(pl_module.head, ShardedHead):
+            return
+        # In a lone process nothing moves, but sampling and the update in the backward pass need a ShardedHead.
+        shared = pl_module.shard_head and trainer.world_size > 1
+        if shared or pl_module.update_head_in_backward or pl_module.head_sample_rate < 1:
+            shard_head(pl_module.head, sample_rate=pl_module.head_sample_rate)
+        if shared:
+            keep_out_of_ddp(pl_module, ["head.weight"])
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Hand the optimizer to a head that is updated in the backward pass."""
+        if pl_module.update_head_in_backward:
+            pl_module.head.update_in_backward(trainer.optimizers[0])
 
-def share_head(module: Any, world_size: int) -> bool:
-    """Have the module's head hold, sample and update its centers as the module's settings say; once.
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Gather the centers once: processes may have different numbers of batches to score."""
+        if isinstance(pl_module.head, ShardedHead):
+            pl_module.head.gather_centers()
 
-    Args:
-        module: An `ArcFaceModule`.
-        world_size: How many processes train it.
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Release them."""
+        if isinstance(pl_module.head, ShardedHead):
+            pl_module.head.release_centers()
 
-    Returns:
-        Whether each process now has centers of its own, where it had all of them before.
-    """
-    shared = module.shard_head and world_size > 1
-    if isinstance(module.head, ShardedHead) or not (
-        shared or module.update_head_in_backward or module.head_sample_rate < 1
-    ):
-        return False
-    shard_head(module.head, sample_rate=module.head_sample_rate)
-    return shared
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Replace this rank's optimizer state of the centers by that of all ranks (collective call)."""
+        if isinstance(pl_module.head, ShardedHead):
+            head = pl_module.head
+            position = _center_position(pl_module.backbone, head)
+            _change_states(checkpoint, position, head.weight.shape, lambda value: head.whole(value, "cpu"))
 
-def whole_states(checkpoint: dict[str, Any], head: ShardedHead, position: int) -> None:
-    """Put what the optimiser keeps for the centers of all processes in the place of this one's; all call it at once.
-
-    Args:
-        checkpoint: Of the Trainer, about to be written.
-        head: The head.
-        position: Of ``head.weight`` among the optimiser's parameters.
-    """
-    _change_states(checkpoint, position, head.weight.shape, lambda value: head.whole(value, "cpu"))
-
-
-def shared_states(checkpoint: dict[str, Any], head: ShardedHead, position: int) -> None:
-    """Leave of what the optimiser kept for all centers this process's part.
-
-    Args:
-        checkpoint: Of the Trainer, just read.
-        head: The head.
-        position: Of ``head.weight`` among the optimiser's parameters.
-    """
-    _change_states(
-        checkpoint, position, torch.Size((head.num_classes * head.sub_centers, head.embedding_dim)), head.share
-    )
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Take this rank's part of it."""
+        if isinstance(pl_module.head, ShardedHead):
+            head = pl_module.head
+            shape = torch.Size((head.num_classes * head.sub_centers, head.embedding_dim))
+            _change_states(checkpoint, _center_position(pl_module.backbone, head), shape, head.share)
 
 
 def _change_states(
@@ -120,11 +90,68 @@ def _change_states(
             name: change(value) if isinstance(value, Tensor) and value.shape == shape else value
             for name, value in kept.items()
         }
-        # The dictionaries are the running optimiser's own
+        # A new dictionary: the old one is the running optimizer's.
         optimizer["state"] = {**optimizer["state"], **({position: changed} if kept else {})}
 
 
-def center_position(backbone: Backbone, head: Head) -> int:
-    """Return where the class centers are among the optimiser's parameters, as its state counts them."""
+def _center_position(backbone: nn.Module, head: Head) -> int:
+    """Return the position of the class centers among the optimizer's parameters."""
     names = [name for name, _ in head.named_parameters()]
     return sum(1 for _ in backbone.parameters()) + names.index("weight")
+
+
+def check_sharding(module: Any, trainer: Any) -> None:
+    """Refuse settings of the Trainer that the module's settings for its head do not work with.
+
+    Args:
+        module: An `ArcFaceModule`.
+        trainer: The Trainer that is to train it.
+
+    Raises:
+        SettingsError: Names the setting, its value and what is expected.
+    """
+    if module.shard_head or module.update_head_in_backward:
+        name = "shard_head" if module.shard_head else "update_head_in_backward"
+        if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):
+            raise _refused(name, True, "false together with averaged weights, which keep a second, whole head")
+    if trainer.world_size > 1:
+        if module.shard_head and not isinstance(trainer.strategy, DDPStrategy):
+            raise _refused("strategy", type(trainer.strategy).__name__, "ddp together with shard_head")
+        for name, used in (
+            ("head_sample_rate", module.head_sample_rate < 1),
+            ("update_head_in_backward", module.update_head_in_backward),
+        ):
+            if used and not module.shard_head:
+                needed = f"true together with {name} on {trainer.world_size} processes"
+                raise _refused("shard_head", False, needed)
+    if module.head_sample_rate < 1 and not module.update_head_in_backward:
+        raise _refused(
+            "head_sample_rate",
+            module.head_sample_rate,
+            "1.0 without update_head_in_backward, since optimizers would touch every center",
+        )
+    if module.update_head_in_backward:
+        _check_update(module, trainer)
+
+
+def _check_update(module: Any, trainer: Any) -> None:
+    together = "together with update_head_in_backward"
+    scheduled = any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks)
+    if trainer.accumulate_grad_batches != 1 or scheduled:
+        got = "a GradientAccumulationScheduler" if scheduled else trainer.accumulate_grad_batches
+        raise _refused("accumulate_grad_batches", got, f"1 {together}")
+    if trainer.gradient_clip_val is not None:
+        raise _refused("gradient_clip_val", trainer.gradient_clip_val, f"null {together}")
+    if trainer.precision == "16-mixed":
+        raise _refused("precision", trainer.precision, f"bf16-mixed or 32-true {together}")
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = module.optimizer([parameter])
+    InBackwardSGD(optimizer, parameter)
+    if not isinstance(optimizer, SGD) and module.head_lr is None:
+        made = type(optimizer).__name__
+        needed = f"a rate {together}, which moves the centers by SGD, while the optimizer is {made}"
+        raise _refused("head_lr", None, needed)
+
+
+def _refused(name: str, got: object, accepted: str) -> SettingsError:
+    return SettingsError(expected(name, got, accepted))

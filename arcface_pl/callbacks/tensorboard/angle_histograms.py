@@ -1,4 +1,4 @@
-"""How far embeddings are from their own class and from the nearest other one, as histograms."""
+"""Histograms of the angles to the target class and to the nearest other class."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from arcface_pl.callbacks.outputs import scored_batch
 from arcface_pl.callbacks.tensorboard.writer import add_figure, split_name, writer_of
 from arcface_pl.figures import AngleHistory, count_degrees, draw_angle_history
 from arcface_pl.functional.checks import check_count
@@ -19,18 +20,18 @@ NAMES = ("target", "nearest_other")
 
 
 class AngleHistograms(L.Callback):
-    """Draws, after each validation, two histograms of angles in degrees, one bin a degree.
+    """Draws two histograms of angles after each validation, with one bin per degree.
 
-    ``angle/target_degrees`` is the angle between an embedding and the center of its own class,
-    ``angle/nearest_other_degrees`` the one to the nearest other class. An image is classified rightly when the first is
-    the smaller: training pulls the two apart. As training ends, ``angle/over_training`` shows how they moved. Counts
-    are added up over all processes and kept in the checkpoint. Without a TensorBoard logger nothing is drawn.
+    ``angle/target_degrees`` is the angle between an embedding and the center of its target class,
+    ``angle/nearest_other_degrees`` the angle to the nearest center of another class. A prediction is correct if the
+    former is smaller; training pulls the two apart. At the end of training ``angle/over_training`` shows how they
+    moved. Counts are summed over all processes and stored in the checkpoint. Draws only into a TensorBoard logger.
 
     Args:
-        every_n_epochs: Draw in every so many epochs, at least 1.
+        every_n_epochs: Draw every n epochs, at least 1.
 
     Raises:
-        ValueError: If it is out of range.
+        ValueError: If ``every_n_epochs`` is out of range.
     """
 
     def __init__(self, every_n_epochs: int = 1) -> None:
@@ -41,7 +42,7 @@ class AngleHistograms(L.Callback):
         self._last = ("", 0)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start counting, where this epoch is one of every n."""
+        """Start counting if this epoch is to be drawn."""
         self._counts = {}
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
@@ -57,15 +58,17 @@ class AngleHistograms(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count a batch's angles."""
-        for name, counts in self._counts.items():
-            counts += count_degrees(outputs[f"{name}_angle"])
+        scored: Any = scored_batch(self, outputs, *(f"{name}_angle" for name in NAMES)) if self._counts else None
+        if scored is not None:
+            for name, counts in self._counts.items():
+                counts += count_degrees(scored[f"{name}_angle"])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add up over processes and draw."""
+        """Sum over processes and draw."""
         prefix = "angle" if split_name(trainer) == "val" else f"{split_name(trainer)}/angle"
-        # Every process takes part.
+        # A collective call: every process reaches it
         totals = {name: trainer.strategy.reduce(counts, reduce_op="sum").cpu() for name, counts in self._counts.items()}
-        if not totals or trainer.sanity_checking:
+        if trainer.sanity_checking or not any(total.any() for total in totals.values()):
             return
         self._history[trainer.current_epoch + 1] = tuple(totals.values())
         self._last = (prefix, trainer.global_step)
@@ -75,7 +78,7 @@ class AngleHistograms(L.Callback):
                 _draw(writer, f"{prefix}/{name}_degrees", total.float(), trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw how the angles moved."""
+        """Draw the angles over all epochs."""
         prefix, step = self._last
         if prefix and writer_of(trainer) is not None:
             figure = draw_angle_history(AngleHistory(**self.state_dict()))
@@ -89,14 +92,14 @@ class AngleHistograms(L.Callback):
         return {"epochs": torch.tensor(list(self._history)), "target": target, "nearest_other": nearest_other}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back the epochs before the run was interrupted."""
+        """Restore the epochs before the interruption."""
         if state_dict:
             epochs, *counts = AngleHistory(**state_dict)
             self._history = dict(zip(epochs.tolist(), zip(*counts, strict=True), strict=True))
 
 
 def angle_history_of(checkpoint: dict[str, Any]) -> AngleHistory | None:
-    """Return the angles in the course of training that a checkpoint knows of, or None."""
+    """Return the history of angles that a checkpoint holds, or None."""
     state = checkpoint.get("callbacks", {}).get(AngleHistograms.__qualname__)
     return AngleHistory(**state) if state else None
 
@@ -105,7 +108,7 @@ def _draw(writer: "SummaryWriter", tag: str, counts: Tensor, step: int) -> None:
     filled = counts.nonzero()
     if not len(filled):
         return
-    # TensorBoard shows 30 bins of whatever range it is given: the empty ends would cost resolution.
+    # TensorBoard shows 30 bins of the given range: empty ends would cost resolution
     low, high = int(filled.min()), int(filled.max()) + 1
     counts = counts[low:high]
     middle = torch.arange(low, high) + 0.5

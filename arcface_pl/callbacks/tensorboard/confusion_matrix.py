@@ -1,4 +1,4 @@
-"""Which class is taken for which, as a picture."""
+"""Confusion matrix of each validation and of the test."""
 
 from typing import Any
 
@@ -6,27 +6,28 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from arcface_pl.callbacks.outputs import num_classes_of, scored_batch
 from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, split_name, writer_of
 from arcface_pl.figures import draw_confusion
 from arcface_pl.functional.checks import check_count
 
 __all__ = ["ConfusionMatrix"]
 
-# Beyond this many classes the counts would take more than 32 MB.
+# More classes would need more than 32 MB of counts
 MAX_CLASSES = 2000
 
 
 class ConfusionMatrix(L.Callback):
-    """Draws a confusion matrix after each validation and after the test; of many classes the commonest confusions.
+    """Draws a confusion matrix after each validation and after the test; beyond 50 classes the top confusions.
 
-    Predictions are honest ones, made without the label. Counts are added up over all processes. Without a TensorBoard
-    logger, or with more than 2,000 classes, nothing is drawn.
+    Predictions are made without the label. Counts are summed over all processes. Draws only into a TensorBoard logger
+    and for at most 2,000 classes.
 
     Args:
-        every_n_epochs: Draw in every so many epochs, at least 1. After the test it is drawn in any case.
+        every_n_epochs: Draw every n epochs, at least 1. The test is always drawn.
 
     Raises:
-        ValueError: If it is out of range.
+        ValueError: If ``every_n_epochs`` is out of range.
     """
 
     def __init__(self, every_n_epochs: int = 1) -> None:
@@ -35,13 +36,12 @@ class ConfusionMatrix(L.Callback):
         self._counts: Tensor | None = None
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start counting, where this epoch is one of every n."""
+        """Start counting if this epoch is to be drawn."""
         self._counts = None
-        head: Any = pl_module.head
         due = trainer.testing or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due and head.num_classes <= MAX_CLASSES:
-            shape = (head.num_classes, head.num_classes)
-            self._counts = torch.zeros(shape, dtype=torch.int64, device=pl_module.device)
+        num_classes = num_classes_of(self, pl_module) if due else None
+        if num_classes is not None and num_classes <= MAX_CLASSES:
+            self._counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=pl_module.device)
 
     def on_validation_batch_end(
         self,
@@ -53,16 +53,24 @@ class ConfusionMatrix(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count a batch's (label, prediction) pairs."""
-        if self._counts is not None:
-            pairs = outputs["labels"] * len(self._counts) + outputs["predictions"]
-            self._counts += torch.bincount(pairs, minlength=self._counts.numel()).view_as(self._counts)
+        scored = None if self._counts is None else scored_batch(self, outputs, "labels", "predictions")
+        if scored is not None:
+            assert self._counts is not None
+            num_classes = len(self._counts)
+            labels, predictions = scored["labels"].long(), scored["predictions"].long()
+            inside = (labels.clamp(0, num_classes - 1) == labels) & (
+                predictions.clamp(0, num_classes - 1) == predictions
+            )
+            # What is no class of the head is counted in one cell more, and not drawn
+            pairs = torch.where(inside, labels * num_classes + predictions, num_classes**2)
+            self._counts += torch.bincount(pairs, minlength=num_classes**2 + 1)[:-1].view_as(self._counts)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add up over processes and draw."""
+        """Sum over processes and draw."""
         if self._counts is None:
             return
-        counts = trainer.strategy.reduce(self._counts, reduce_op="sum").cpu()  # every process takes part
-        if writer_of(trainer) is None or trainer.sanity_checking:
+        counts = trainer.strategy.reduce(self._counts, reduce_op="sum").cpu()  # collective: every process calls it
+        if writer_of(trainer) is None or trainer.sanity_checking or not counts.any():
             return
         split = split_name(trainer)
         figure = draw_confusion(counts, class_names_of(trainer, len(counts)), split)

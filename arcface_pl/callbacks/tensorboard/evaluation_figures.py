@@ -1,12 +1,12 @@
-"""What an evaluation found, in pictures: verification, the hardest mistakes, class centers, circle and sphere."""
+"""Figures of the last evaluation: verification, the worst mistakes, class centers, circle and sphere."""
 
-import math
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from arcface_pl.callbacks.outputs import images_of, num_batches_of, num_classes_of, scored_batch, share_of_rows
 from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, split_name, tensorboard_of
 from arcface_pl.figures import ClosedSet, Evaluated, Mistakes, draw_all
 from arcface_pl.functional.checks import check_count
@@ -15,22 +15,21 @@ from arcface_pl.metrics.functional import VerificationCurve, all_pairs_curve
 __all__ = ["EvaluationFigures"]
 
 MAX_MISTAKES = 24
-MAX_CENTERS = 1000  # beyond, the centers' angles are only noise to the eye
+MAX_CENTERS = 1000  # the angles of more centers cannot be told apart in a picture
 
 
 class EvaluationFigures(L.Callback):
-    """Draws, as training ends and after the test, what the last evaluation found.
+    """Draws figures of the last evaluation, at the end of training and after the test.
 
-    Those are the ROC and the spread of the scores over all pairs of some images, the hardest of all mistakes with their
-    images and angles, the angles between the class centers, and embeddings of two or three dimensions. Everything was
-    computed by the evaluation already; of several processes the first one's share of the images is shown. Without a
-    TensorBoard logger nothing is drawn.
+    ROC and score histogram over all pairs of some images, the worst mistakes with their images and angles, the angles
+    between class centers, and embeddings of two or three dimensions. Nothing is computed a second time for them; of
+    several processes rank 0's images are shown. Draws only into a TensorBoard logger.
 
     Args:
         num_images: Images whose pairs are compared, evenly spread over the split, at least 2.
 
     Raises:
-        ValueError: If it is out of range.
+        ValueError: If ``num_images`` is out of range.
     """
 
     def __init__(self, num_images: int = 2000) -> None:
@@ -42,15 +41,15 @@ class EvaluationFigures(L.Callback):
         self._step = step
         self._parts: list[tuple[Tensor, Tensor]] = []
         self._mistakes: Mistakes | None = None
-        self._num_right: list[Tensor] = []
+        self._num_wrong: list[Tensor] = []
         self._num_images = 0
         self._centers: Tensor | None = None
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the last evaluation."""
         self._begin(trainer.global_step)
-        head: Any = pl_module.head
-        if head.num_classes <= MAX_CENTERS:
+        head: Any = getattr(pl_module, "head", None)
+        if hasattr(head, "centers") and (num_classes_of(self, pl_module) or 0) <= MAX_CENTERS:
             self._centers = head.centers().detach().clone()
 
     def on_validation_batch_end(
@@ -62,19 +61,24 @@ class EvaluationFigures(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a fair share of the embeddings, and the hardest mistakes so far; the device is not waited for."""
+        """Keep this batch's share of the embeddings and the worst mistakes so far, without a host sync."""
         if tensorboard_of(trainer) is None or not trainer.is_global_zero:
             return
-        images, labels = batch
-        batches = sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
-        wanted = min(len(labels), math.ceil(self.num_images / max(1, int(batches))))
-        rows = torch.linspace(0, len(labels) - 1, wanted).round().long().to(labels.device)
-        self._parts.append((outputs["embeddings"][rows], labels[rows]))
+        found = scored_batch(self, outputs, "embeddings", "labels")
+        if found is None:
+            return
+        labels = found["labels"]
+        rows = share_of_rows(labels, self.num_images, num_batches_of(trainer), batch_idx)
+        self._parts.append((found["embeddings"][rows], labels[rows]))
+        found = scored_batch(self, outputs, "labels", "predictions", "target_angle", "predicted_angle")
+        images = images_of(self, batch, len(labels), None if self._mistakes is None else self._mistakes.images)
+        if found is None or images is None:
+            return
         self._num_images += len(labels)
-        self._num_right.append((outputs["predictions"] == labels).sum())
-        angles = outputs["target_angle"], outputs["predicted_angle"]
-        found = Mistakes(images, labels, outputs["predictions"], *angles).hardest(MAX_MISTAKES)
-        self._mistakes = found if self._mistakes is None else self._mistakes.joined(found).hardest(MAX_MISTAKES)
+        self._num_wrong.append((found["predictions"] != labels).sum())
+        angles = found["target_angle"], found["predicted_angle"]
+        mistakes = Mistakes(images, labels, found["predictions"], *angles).hardest(MAX_MISTAKES)
+        self._mistakes = mistakes if self._mistakes is None else self._mistakes.joined(mistakes).hardest(MAX_MISTAKES)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the last validation."""
@@ -88,34 +92,30 @@ class EvaluationFigures(L.Callback):
     on_test_batch_end = on_validation_batch_end
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._mistakes is None:
+        if not self._parts:
             return
-        head: Any = pl_module.head
         embeddings, labels = (torch.cat(part)[: self.num_images].cpu() for part in zip(*self._parts, strict=True))
         split = split_name(trainer)
-        found = Evaluated(
-            split,
-            class_names_of(trainer, head.num_classes),
-            embeddings,
-            labels,
-            curve=_curve(embeddings, labels),
-            closed=ClosedSet(
+        num_classes = num_classes_of(self, pl_module) or 1 + int(labels.max())
+        closed = None
+        if self._mistakes is not None:
+            closed = ClosedSet(
                 centers=self._centers,
-                sub_centers=head.sub_centers,
+                sub_centers=getattr(pl_module.head, "sub_centers", 1),
                 confusion=None,  # other callbacks count these over all processes
                 angles=None,
                 mistakes=self._mistakes.wrong_only(),
-                num_wrong=self._num_images - int(torch.stack(self._num_right).sum()),
+                num_wrong=int(torch.stack(self._num_wrong).sum()),
                 num_images=self._num_images,
-            ),
-        )
-        for name, figure in draw_all(found):
+            )
+        curve, names = _curve(embeddings, labels), class_names_of(trainer, num_classes)
+        for name, figure in draw_all(Evaluated(split, names, embeddings, labels, curve, closed)):
             add_figure(trainer, f"{split}/{name}", figure, self._step)
         self._begin(0)
 
 
 def _curve(embeddings: Tensor, labels: Tensor) -> VerificationCurve | None:
-    """Verify all pairs, where there are both genuine and impostor ones."""
-    sizes = torch.bincount(labels)
-    comparable = int(sizes.max()) > 1 and int((sizes > 0).sum()) > 1 and bool(embeddings.isfinite().all())
+    """Verify all pairs if there are genuine and impostor ones."""
+    _, sizes = labels.unique(return_counts=True)
+    comparable = len(sizes) > 1 and int(sizes.max()) > 1 and bool(embeddings.isfinite().all())
     return all_pairs_curve(embeddings, labels) if comparable else None

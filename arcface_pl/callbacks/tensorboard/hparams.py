@@ -1,12 +1,13 @@
-"""What a run was given and what came out of it, side by side for TensorBoard's HParams tab."""
+"""Hyperparameters and final scores for TensorBoard's HParams tab."""
 
 import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-from torch import nn
+from torch import Tensor, nn
 
+from arcface_pl.callbacks.outputs import warn_once
 from arcface_pl.callbacks.run.checkpoint import RunCheckpoint
 from arcface_pl.callbacks.tensorboard.writer import datamodule_of, tensorboard_of
 from arcface_pl.checkpoints.specs import spec_of
@@ -18,14 +19,14 @@ SCORES = ("val/accuracy", "test/accuracy", "test/margin_accuracy", "val/loss", "
 
 
 class HyperParameters(L.Callback):
-    """Writes a run's hyperparameters with its final scores, when it is tested after training.
+    """Writes a run's hyperparameters with its final scores when it is tested after training.
 
-    They are logged as ``final/val/*``, of the checkpoint that validation chose, and ``final/test/*``, of what was
-    tested. Every run writes the same hyperparameters, whatever its head, since TensorBoard shows those of the first run
-    only. Without a TensorBoard logger nothing is written.
+    Scores are logged as ``final/val/*`` (of the checkpoint that validation chose) and ``final/test/*`` (of the tested
+    weights). Every run writes the same hyperparameters, whatever its head, since TensorBoard only shows those of the
+    first run. Writes only into a TensorBoard logger.
 
     Args:
-        scores: Logged scores of validation and test, the most telling first: TensorBoard's table begins with five.
+        scores: Logged scores of validation and test, most important first: TensorBoard's table starts with five.
     """
 
     def __init__(self, scores: Sequence[str] = SCORES) -> None:
@@ -33,33 +34,35 @@ class HyperParameters(L.Callback):
         self._values: dict[str, float | str] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Collect the hyperparameters: the optimiser is there only while training."""
+        """Collect the hyperparameters: the optimizer exists only while training."""
         data = datamodule_of(trainer)
         given = dict(getattr(data, "hparams", {}))
-        backbone: Any = pl_module.backbone
-        head: Any = pl_module.head
+        head: Any = getattr(pl_module, "head", None)
+        if not trainer.optimizers or not isinstance(head, nn.Module):
+            warn_once(self, "module: got no head or optimizer; expected both. No hyperparameters are written")
+            return
         optimizer, schedules = trainer.optimizers[0], trainer.lr_scheduler_configs
         rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
         self._values = {
             "augment": _plain(given.get("augment")),
             "batch_size": _plain(given.get("batch_size")),
             "dataset": _plain(getattr(data, "dataset_name", None)),
-            "embedding_dim": head.embedding_dim,
+            "embedding_dim": _plain(getattr(head, "embedding_dim", None)),
             "head": type(head).__name__,
-            "head_lr": rates[-1],
+            "head_lr": _plain(rates[-1]),
             "head_options": _options(head),
-            "lr": rates[0],
+            "lr": _plain(rates[0]),
             "lr_schedule": type(schedules[0].scheduler).__name__ if schedules else "Constant",
             "margin": _plain(getattr(head, "margin", 0.0)),
             "max_epochs": _plain(trainer.max_epochs),
-            "network": type(backbone).__name__,
+            "network": type(getattr(pl_module, "backbone", None)).__name__,
             "optimizer": type(optimizer).__name__,
             "precision": str(trainer.precision),
             "processes": trainer.world_size,
             "scale": _plain(getattr(head, "scale_value", 1.0)),
             "seed": run_seed(),
             "val_fraction": _plain(given.get("val_fraction")),
-            "weight_decay": optimizer.defaults.get("weight_decay", 0.0),
+            "weight_decay": _plain(optimizer.defaults.get("weight_decay", 0.0)),
         }
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -74,12 +77,14 @@ class HyperParameters(L.Callback):
 
 
 def _plain(value: Any) -> float | str:
-    # TensorBoard's writer would take true and false for the numbers 1 and 0.
+    # TensorBoard's writer would store true and false as 1 and 0
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
     return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value).lower()
 
 
 def _options(head: nn.Module) -> str:
-    """Name the head's other settings where they are not the class's defaults."""
+    """Return the head's other settings that differ from its class's defaults."""
     shown = {"self", "margin", "scale", "embedding_dim", "num_classes"}
     given = spec_of(head)["kwargs"]
     return ", ".join(

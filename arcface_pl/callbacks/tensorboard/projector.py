@@ -1,6 +1,5 @@
 """Embeddings with their images, for TensorBoard's projector."""
 
-import math
 from typing import Any
 
 import lightning as L
@@ -8,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from arcface_pl.callbacks.outputs import images_of, num_batches_of, scored_batch, share_of_rows
 from arcface_pl.callbacks.tensorboard.writer import class_names_of, split_name, tensorboard_of, writer_of
 from arcface_pl.figures import displayable
 from arcface_pl.functional.checks import check_count
@@ -18,13 +18,13 @@ __all__ = ["EmbeddingProjector"]
 class EmbeddingProjector(L.Callback):
     """Shows embeddings of validation images in TensorBoard's projector, with class names and the images themselves.
 
-    The embeddings are those that the last validation has computed, so that nothing is computed for the picture. They
-    are scaled to length one, since the head looks at their direction alone. Of several processes the first one's images
-    are shown. Without validation, or without a TensorBoard logger, nothing is.
+    Uses the embeddings of the last validation, normalized, since the head only sees their direction. Of several
+    processes rank 0's images are shown. Writes only into a TensorBoard logger.
 
     Args:
-        num_images: Images to show, evenly spread over the validation split, at least 1; about a thousand stay quick.
-        every_n_epochs: Show them every so many epochs too; 0 for the end of training only.
+        num_images: Images to show, evenly spread over the validation split, at least 1; the page stays responsive up to
+            about a thousand.
+        every_n_epochs: Also show them every n epochs; 0 for the end of training only.
 
     Raises:
         ValueError: If a value is out of range.
@@ -51,22 +51,25 @@ class EmbeddingProjector(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a fair share of the batch: a split may be sorted by class."""
+        """Keep this batch's share of the images."""
         if tensorboard_of(trainer) is None or not trainer.is_global_zero:
             return
-        images, labels = batch
-        wanted = math.ceil(self.num_images / max(1, int(sum(trainer.num_val_batches))))
-        rows = torch.linspace(0, len(labels) - 1, min(wanted, len(labels))).round().long()
-        kept = (images, labels, outputs["predictions"], outputs["embeddings"])
+        scored = scored_batch(self, outputs, "labels", "predictions", "embeddings")
+        like = self._parts[0][0] if self._parts else None
+        images = None if scored is None else images_of(self, batch, len(scored["labels"]), like)
+        if scored is None or images is None:
+            return
+        rows = share_of_rows(scored["labels"], self.num_images, num_batches_of(trainer), batch_idx)
+        kept = (images, scored["labels"], scored["predictions"], scored["embeddings"])
         self._parts.append(tuple(each[rows.to(each.device)].cpu() for each in kept))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show them where this epoch is one of every n."""
+        """Show them if this epoch is one of every n."""
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._write(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show them as training ends."""
+        """Show them at the end of training."""
         self._write(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:
@@ -75,15 +78,15 @@ class EmbeddingProjector(L.Callback):
             return
         parts = (torch.cat(part)[: self.num_images] for part in zip(*self._parts, strict=True))
         images, labels, predictions, embeddings = parts
-        names = class_names_of(trainer, int(max(labels.max(), predictions.max())) + 1)
+        names = class_names_of(trainer, 1 + max(0, int(labels.max()), int(predictions.max())))
         writer.add_embedding(
-            # Five decimals: as text, all that a float holds would be twice as much to load.
+            # Stored as text: five decimals load twice as fast as full precision
             F.normalize(embeddings.double(), dim=1).round(decimals=5),
             metadata=[[names[label], names[taken]] for label, taken in zip(labels, predictions, strict=True)],
             metadata_header=["class", "predicted"],
-            # Of these grey ones are dark ink: the projector tints paper in the class's colour, which black would hide.
+            # Gray images become dark on light: the projector tints the light part in the class's color
             label_img=displayable(images),
             global_step=self._step,
             tag=f"{split_name(trainer)}_embeddings",
         )
-        self._parts = []  # shown: the end of training need not show them again
+        self._parts = []  # the end of training need not show them again

@@ -1,4 +1,4 @@
-"""What the pictures share: where to draw, and under which name."""
+"""Where TensorBoard callbacks draw, and the names they use."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,18 @@ __all__ = ["add_figure", "class_names_of", "datamodule_of", "split_name", "tenso
 
 
 def tensorboard_of(trainer: L.Trainer) -> TensorBoardLogger | None:
-    """Return the Trainer's first TensorBoard logger, alike in every process, or None where it has none."""
+    """Return the Trainer's first TensorBoard logger (the same on every rank), or None."""
     return next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
 def writer_of(trainer: L.Trainer) -> "SummaryWriter | None":
-    """Return what draws into TensorBoard, or None without a TensorBoard logger and in every process but the first."""
+    """Return the TensorBoard writer, or None without a TensorBoard logger and on every rank but 0."""
     logger = tensorboard_of(trainer)
     return logger.experiment if logger is not None and trainer.is_global_zero else None
 
 
 def add_figure(trainer: L.Trainer, tag: str, figure: "Figure", step: int) -> None:
-    """Show a figure in TensorBoard's Images tab, in the first process."""
+    """Show a figure in TensorBoard's Images tab, on rank 0."""
     writer = writer_of(trainer)
     if writer is not None:
         writer.add_image(tag, to_pixels(figure), step, dataformats="HWC")
@@ -38,10 +38,12 @@ def datamodule_of(trainer: L.Trainer) -> Any:
 
 
 def class_names_of(trainer: L.Trainer, num_classes: int) -> list[str]:
-    """Return the classes' names, or their numbers where the data has none."""
-    return getattr(datamodule_of(trainer), "class_names", None) or [str(label) for label in range(num_classes)]
+    """Return the names of all classes; a class that the data module does not name is called by its number."""
+    names = getattr(datamodule_of(trainer), "class_names", None)
+    named = [str(name) for name in names[:num_classes]] if isinstance(names, list | tuple) else []
+    return named + [str(label) for label in range(len(named), num_classes)]
 
 
 def split_name(trainer: L.Trainer) -> str:
-    """Return "test" in a test or where validation looks at the test set, else "val"."""
+    """Return "test" in a test or where validation uses the test set, otherwise "val"."""
     return "test" if trainer.testing else getattr(datamodule_of(trainer), "val_prefix", "val")

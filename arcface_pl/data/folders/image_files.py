@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +14,11 @@ from torch import Tensor
 
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.epochs import Batch, Batches, Step
-from arcface_pl.data.folders.tree import listed
 from arcface_pl.data.folders.workers import Workers
 from arcface_pl.data.labelled import LabelledFiles, LabelledImages
 from arcface_pl.data.loader import network_input
-from arcface_pl.errors import DataError
-from arcface_pl.preprocessing import ImageError, Preprocessor, read_image
+from arcface_pl.errors import DataError, listed
+from arcface_pl.preprocessing import ImageError, Preprocessor
 
 __all__ = ["FileLoader", "ImageFiles", "Unreadable", "pixel_statistics", "report_unreadable"]
 
@@ -72,8 +72,12 @@ class ImageFiles(NamedTuple):
         return torch.Size((self.preprocessor.in_channels, size, size))
 
     def to(self, device: torch.device) -> "ImageFiles":
-        """Stay where files are."""
+        """Return the files: they are read on the CPU."""
         return self
+
+    def with_white_level(self, white_level: float | None) -> "ImageFiles":
+        """Read files of more than 8 bits per channel on another scale; see `read_image`."""
+        return self._replace(preprocessor=replace(self.preprocessor, white_level=white_level))
 
     def select(self, indices: Tensor) -> "ImageFiles":
         """Take the files at ``indices``, in that order."""
@@ -93,7 +97,7 @@ class ImageFiles(NamedTuple):
         for place, (index, name) in enumerate(zip(indices.tolist(), self.files.names(indices), strict=True)):
             path = self.root / name
             try:
-                images[place] = self.preprocessor.frame(read_image(path, self.preprocessor.in_channels))
+                images[place] = self.preprocessor.read(path)
             except ImageError as error:
                 reason = str(error)
                 unreadable.append(Unreadable(index, reason if str(path) in reason else f"{path}: {reason}"))

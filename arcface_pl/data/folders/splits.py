@@ -50,7 +50,7 @@ def find_parts(
     given = split_folders(root)
 
     def find(folder: Path) -> ImageFiles:
-        return ImageFiles(root, find_images(root, class_folders(folder), list(class_names)), framing)
+        return ImageFiles(root, find_images(root, class_folders(folder, warn=True), list(class_names)), framing)
 
     def divide(whole: ImageFiles, fraction: float, name: str) -> tuple[ImageFiles, ImageFiles]:
         first, second = stratified_split(whole.labels, fraction, derive_seed(seed, name))

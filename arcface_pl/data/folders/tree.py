@@ -1,54 +1,82 @@
-"""Folders of images, a folder a class: which classes there are, and which files belong to them."""
+"""Folders of images, one per class: which classes there are, and which files belong to them."""
 
 import logging
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from arcface_pl.data.labelled import LabelledFiles, list_files
-from arcface_pl.errors import DataError
+from arcface_pl.errors import DataError, expected, listed
+from arcface_pl.preprocessing import IMAGE_SUFFIXES, is_image, left_out
 
-__all__ = ["IMAGE_SUFFIXES", "class_folders", "find_images", "listed", "split_folders"]
+__all__ = ["class_folders", "find_images", "split_folders"]
 
 _LOG = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm", ".pbm")
-PARTS = ("train", "val", "test")
-_MOST_LISTED = 10
+_PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+_PART_OF = {name: part for part, names in _PARTS.items() for name in names}
+_LEFTOVER = "__MACOSX"
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """Find the parts that a tree is divided into by folders.
+    """Find the folders that divide a tree into train, val and test.
+
+    ``train`` or ``training``, ``test`` or ``testing``, and ``val``, ``valid``, ``validation``, ``dev``, ``eval`` or
+    ``evaluation`` are such folders, in upper or lower case, if nothing else lies next to them.
 
     Args:
         root: The tree.
 
     Returns:
-        Folders by the names train, val and test: those that are there, if train is and nothing else lies beside them;
-        otherwise nothing, and the folders in ``root`` are classes.
+        Folders by the names train, val and test. Empty if the folders in ``root`` are classes.
 
     Raises:
-        DataError: If ``root`` is no folder that can be read.
+        DataError: If ``root`` cannot be read, or if its folders can be read both as a division and as classes.
     """
-    folders = {path.name: path for path in _folders(root)}
-    return folders if "train" in folders and folders.keys() <= set(PARTS) else {}
+    folders = _folders(root, hidden=True)
+    divisions = [folder for folder in folders if folder.name.lower() in _PART_OF]
+    if not divisions:
+        return {}
+    parts = [_PART_OF[folder.name.lower()] for folder in divisions]
+    others = [
+        folder.name
+        for folder in folders
+        if folder not in divisions and not (folder.name.startswith(".") and not _holds_images(folder))
+    ]
+    if others or "train" not in parts or len(set(parts)) < len(parts):
+        names = listed([folder.name for folder in divisions])
+        raise DataError(
+            expected(
+                str(root),
+                names + (f" next to {listed(others)}" if others else ""),
+                "either train, and optionally val and test, once each and with nothing next to them, which divide the "
+                "images; or only class folders, none of them with such a name",
+            )
+        )
+    return dict(zip(parts, divisions, strict=True))
 
 
-def class_folders(root: Path) -> dict[str, list[Path]]:
-    """Find the classes of a tree: each folder in it that holds an image, itself or in folders of its own.
+def class_folders(root: Path, *, warn: bool = False) -> dict[str, list[Path]]:
+    """Find the classes of a tree: each folder that holds an image, directly or in subfolders.
 
-    Names are compared as people read them (in Unicode's form C): what one system wrote as one character and another as
-    letter and accent is one class. Hidden folders are none, and neither are those without an image.
+    Names are compared in Unicode's form C: folders that differ only in how an accent is encoded are one class. Hidden
+    folders and those without images are not classes.
 
     Args:
         root: The tree.
+        warn: Warn of images and folders that are in no class, and of classes whose names look alike.
 
     Returns:
-        Folders by class, in the order of their sorted names.
+        Folders by class, sorted by name.
 
     Raises:
-        DataError: If ``root`` cannot be read, a name is no text, or there is no class.
+        DataError: If ``root`` cannot be read, a name is not UTF-8, or there is no class.
     """
     found: dict[str, list[Path]] = {}
     empty = []
@@ -56,32 +84,45 @@ def class_folders(root: Path) -> dict[str, list[Path]]:
         try:
             folder.name.encode()
         except UnicodeEncodeError:
-            raise DataError(
-                f"{root}: the folder {folder.name!r} is not named in UTF-8, which a class must be"
-            ) from None
-        if next(_images(folder), None) is None:
+            raise DataError(expected(str(root), folder.name, "folders named in UTF-8")) from None
+        if folder.name == _LEFTOVER or next(_images(folder), None) is None:
             empty.append(folder.name)
         else:
             found.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder)
-    if empty:
-        _LOG.warning("%s: folders without an image are no classes: %s", root, listed(empty))
     if not found:
-        raise DataError(
-            f"{root}: has no folder with an image in it; accepts a folder for each class, with files that end in "
-            f"{', '.join(IMAGE_SUFFIXES)}"
-        )
+        accepted = f"a folder per class, with files that end in {', '.join(IMAGE_SUFFIXES)}"
+        raise DataError(expected(str(root), "no folder with images", accepted))
+    if warn:
+        if empty:
+            _LOG.warning("%s: folders without images are not classes: %s", root, listed(empty))
+        if loose := sum(is_image(path.name) and path.is_file() for path in root.iterdir()):
+            _LOG.warning("%s: left out %d images next to the class folders", root, loose)
+        _warn_of_similar(root, found)
     return dict(sorted(found.items()))
 
 
-def find_images(root: Path, classes: dict[str, list[Path]], class_names: list[str]) -> LabelledFiles:
-    """List the images of all classes, class by class, by name within a class.
+def _warn_of_similar(root: Path, found: dict[str, list[Path]]) -> None:
+    for name, folders in found.items():
+        if len(folders) > 1:
+            _LOG.warning("%s: %d folders named %s, in different Unicode forms, are one class", root, len(folders), name)
+    alike: dict[str, list[str]] = {}
+    for name in found:
+        alike.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            which = listed([repr(name) for name in names])
+            _LOG.warning("%s: %s are different classes, but differ only in case, spaces or Unicode form", root, which)
 
-    Every image below a class's folder belongs to it, however deep it lies. Links are followed. Hidden files and
-    folders, and files whose names do not end as images' do, are left out.
+
+def find_images(root: Path, classes: dict[str, list[Path]], class_names: list[str]) -> LabelledFiles:
+    """List the images of all classes, sorted by class and by name.
+
+    All images below a class's folder belong to it, at any depth. Links are followed. Hidden files and folders are
+    skipped; other files that are not images are counted by suffix in a warning.
 
     Args:
-        root: What names are to be relative to.
-        classes: What `class_folders` found.
+        root: Folder that names are relative to.
+        classes: Result of `class_folders`.
         class_names: All classes, in label order.
 
     Returns:
@@ -92,36 +133,39 @@ def find_images(root: Path, classes: dict[str, list[Path]], class_names: list[st
     """
     labels = {name: label for label, name in enumerate(class_names)}
     if unknown := [name for name in classes if name not in labels]:
+        accepted = f"the {len(class_names)} classes of training"
+        remedy = "For other classes, verify pairs of images with PairsDataModule"
         raise DataError(
-            f"{classes[unknown[0]][0].parent}: has classes that training has not: {listed(unknown)}. Accepts the "
-            f"{len(class_names)} classes of training; for others verify pairs of images, with PairsDataModule"
+            expected(str(classes[unknown[0]][0].parent), f"the classes {listed(unknown)}", accepted, remedy)
         )
-    return list_files(
+    skipped: Counter[str] = Counter()
+    files = list_files(
         (os.path.relpath(path, root), size, labels[name])
         for name, folders in classes.items()
         for folder in folders
-        for path, size in _images(folder)
+        for path, size in _images(folder, skipped)
     )
+    if skipped:
+        _LOG.warning("%s: %s", next(iter(classes.values()))[0].parent, left_out(skipped))
+    return files
 
 
-def listed(names: list[str]) -> str:
-    """Join names with commas; of many the first ten, and how many more there are."""
-    more = len(names) - _MOST_LISTED
-    return ", ".join(names[:_MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _folders(root: Path) -> list[Path]:
+def _folders(root: Path, *, hidden: bool = False) -> list[Path]:
     try:
-        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(path for path in root.iterdir() if path.is_dir() and (hidden or not path.name.startswith(".")))
     except OSError as error:
-        raise DataError(f"{root}: {error.strerror or error}; accepts a folder with a folder for each class") from None
+        raise DataError(expected(str(root), error.strerror or error, "a folder with a folder per class")) from None
 
 
-def _images(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield path and bytes of each image, folder by folder, each in the order of names."""
+def _holds_images(folder: Path) -> bool:
+    return any(is_image(name) for _, _, files in os.walk(folder) for name in files)
+
+
+def _images(folder: Path, skipped: Counter[str] | None = None) -> Iterator[tuple[str, int]]:
+    """Yield path and bytes of each image, folder by folder in order of names; count other files by suffix."""
 
     def stop(error: OSError) -> None:
-        raise DataError(f"{error.filename}: {error.strerror}") from None
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
     entered: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True, onerror=stop):
@@ -132,10 +176,12 @@ def _images(folder: Path) -> Iterator[tuple[str, int]]:
             continue
         entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+        for name in sorted(name for name in files if not name.startswith(".")):
+            if is_image(name):
                 path = os.path.join(here, name)
                 try:
                     yield path, os.stat(path).st_size
-                except OSError:  # a link to nothing: reported with the files that cannot be read
+                except OSError:  # a dangling link: reported with the unreadable files
                     yield path, -1
+            elif skipped is not None:
+                skipped[os.path.splitext(name)[1].lower()] += 1

@@ -1,4 +1,4 @@
-"""Fetching a file so that it either is there whole, with the right checksum, or is not there at all."""
+"""Download a file so that it is either there in full, with the right checksum, or not there at all."""
 
 import contextlib
 import hashlib
@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ __all__ = ["TimeLimits", "download", "md5_of"]
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 1 << 16
-_MAX_BYTES = 1 << 28  # the largest known file has 163 MiB; a server that never ends must not fill the disk
+_MAX_BYTES = 1 << 28  # the largest known file has 163 MiB; an endless answer must not fill the disk
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class TimeLimits:
     """How long a download may take, in seconds.
 
     Attributes:
-        connect: From the name's resolution to the first bytes of the answer, for each mirror.
-        read: Without a single byte.
-        total: For one file from one mirror.
+        connect: From resolving the host name to the first bytes of the answer, per mirror.
+        read: Between two chunks of data.
+        total: Per file and mirror.
     """
 
     connect: float = 4.0
@@ -44,45 +44,43 @@ class TimeLimits:
 
 
 class _MirrorError(Exception):
-    """Why one mirror did not give the file; the next one is asked."""
+    """Why a mirror did not deliver the file; the next one is tried."""
 
 
 def download(file: FileSpec, mirrors: Sequence[str], folder: Path, limits: TimeLimits) -> None:
-    """Fetch a file from the first mirror that gives it.
+    """Download a file from the first mirror that has it.
 
-    What has come is kept beside the target as ``<name>.part`` when a connection breaks, and the next attempt, of this
-    run or a later one, asks for the rest only. One process at a time may do this in a folder.
+    The file is written as ``<name>.part`` and renamed once its checksum is right. Call it from one process at a time
+    per folder.
 
     Args:
         file: Name and checksum.
-        mirrors: Addresses that the name is appended to, asked in this order.
-        folder: Where the file is to lie; created when the first bytes come.
-        limits: How long to wait.
+        mirrors: URLs that the name is appended to, tried in this order.
+        folder: Destination; created if necessary.
+        limits: Time limits.
 
     Raises:
-        DataError: If no mirror gives the file, or the folder cannot be written; names every mirror and its reason.
+        DataError: If no mirror has the file (lists each mirror with its reason), or the folder cannot be written.
     """
     part = folder / f"{file.name}.part"
     reasons = []
     try:
-        for mirror in mirrors:
-            url = mirror + file.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for url in (mirror + file.name for mirror in mirrors):
             try:
-                if part.is_file() and _fetch_verified(url, file, part, limits):
-                    break
-                # A part that did not lead to the right file says nothing about what the mirror has.
-                if _fetch_verified(url, file, part, limits):
-                    break
+                _fetch(url, file.md5, part, limits)
             except _MirrorError as error:
                 reasons.append(f"{url}: {error}")
                 _LOG.info("%s: %s", url, error)
-        else:
-            raise DataError("; ".join(reasons))
-        _publish(part, folder / file.name)
+            else:
+                os.replace(part, folder / file.name)
+                return
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()  # a full disk should not stay full
         raise DataError(f"{folder / file.name}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    raise DataError("; ".join(reasons))
 
 
 def md5_of(path: Path) -> str:
@@ -91,104 +89,76 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _fetch_verified(url: str, file: FileSpec, part: Path, limits: TimeLimits) -> bool:
-    """Fetch into ``part``; True with the right checksum, False when a resumed part led to another one."""
-    resumed = part.is_file()
-    broken = _fetch(url, part, limits)
-    found = md5_of(part)
-    if found == file.md5:  # also where the server announced a wrong length
-        return True
-    if broken is None:
-        part.unlink()
-        if resumed:
-            return False
-    raise _MirrorError(broken or f"expected a file with the md5 {file.md5}, found {found}")
-
-
-def _fetch(url: str, part: Path, limits: TimeLimits) -> str | None:
-    """Append the rest of a file to ``part``; returns why it broke off, or None when the answer was complete."""
+def _fetch(url: str, md5: str, part: Path, limits: TimeLimits) -> None:
+    """Write the content of ``url`` to ``part`` and sync it; raises _MirrorError if it does not have that md5."""
     deadline = time.monotonic() + limits.total
-    have = part.stat().st_size if part.is_file() else 0
-    with _open(url, have, limits) as response:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            have = 0
-        announced = response.headers.get("Content-Length")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab" if have else "wb") as stream, _progress(url, have, announced) as progress:
+    digest, received, fault = hashlib.md5(usedforsecurity=False), 0, ""
+    with _open(url, limits) as response:
+        length = response.headers.get("Content-Length", "")
+        announced = int(length) if length.isdecimal() else None
+        with part.open("wb") as stream, _progress(url, announced) as progress:
             while True:
                 try:
                     chunk = response.read1(_CHUNK)
                 except (OSError, http.client.HTTPException) as error:
-                    return f"broke off after {stream.tell()} bytes: {_reason(error)}"
+                    fault = f": {_reason(error)}"
+                    break
                 if not chunk:
                     break
                 stream.write(chunk)
+                digest.update(chunk)
+                received += len(chunk)
                 progress.update(progress.task_ids[0], advance=len(chunk))
                 if time.monotonic() > deadline:
-                    return f"not done after {limits.total:g} s"
-                if stream.tell() > _MAX_BYTES:
-                    stream.truncate(0)
-                    raise _MirrorError(f"more than {_MAX_BYTES} bytes came")
-            if announced and stream.tell() - have < int(announced):
-                return f"broke off after {stream.tell()} of {have + int(announced)} bytes"
-    return None
+                    raise _MirrorError(f"not done after {limits.total:g} s")
+                if received > _MAX_BYTES:
+                    raise _MirrorError(f"sent more than {_MAX_BYTES} bytes")
+            stream.flush()
+            os.fsync(stream.fileno())
+    if digest.hexdigest() == md5:  # even where the server announced another length
+        return
+    if fault or (announced and received < announced):
+        raise _MirrorError(f"broke off after {received} of {announced or 'unknown'} bytes{fault}")
+    raise _MirrorError(f"expected a file with md5 {md5}, found {digest.hexdigest()}")
 
 
-def _open(url: str, have: int, limits: TimeLimits) -> http.client.HTTPResponse:
-    """Open a connection within the time limit, which covers resolving the name: that alone can hang for minutes."""
-    headers = {"User-Agent": "arcface_pl", "Accept-Encoding": "identity"} | (
-        {"Range": f"bytes={have}-"} if have else {}
-    )
-    request = urllib.request.Request(url, headers=headers)
-    answer = _within(limits.connect, lambda: urllib.request.urlopen(request, timeout=limits.read))
-    if isinstance(answer, urllib.error.HTTPError):
-        answer.close()
-        if have and answer.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return _open(url, 0, limits)  # the part is as long as the file, or longer, and wrong
-    if isinstance(answer, Exception):
-        raise _MirrorError(_reason(answer))
-    return answer
-
-
-def _within(seconds: float, connect: Callable[[], Any]) -> Any:
-    """Run ``connect`` in a thread of its own; returns its answer or exception, and leaves it behind when late."""
+def _open(url: str, limits: TimeLimits) -> http.client.HTTPResponse:
+    """Connect within the time limit, which includes resolving the name: that alone can hang for minutes."""
+    request = urllib.request.Request(url, headers={"User-Agent": "arcface_pl", "Accept-Encoding": "identity"})
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     late = threading.Event()
 
-    def run() -> None:
+    def connect() -> None:
         try:
-            answer = connect()
+            answer: Any = urllib.request.urlopen(request, timeout=limits.read)
         except Exception as error:
             answer = error
         answers.put(answer)
         if late.is_set() and hasattr(answer, "close"):
             answer.close()
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=connect, daemon=True).start()
     try:
-        return answers.get(timeout=seconds)
+        answer = answers.get(timeout=limits.connect)
     except queue.Empty:
         late.set()
-        return TimeoutError(f"no answer within {seconds:g} s")
+        raise _MirrorError(f"no answer within {limits.connect:g} s") from None
+    if isinstance(answer, Exception):
+        raise _MirrorError(_reason(answer)) from answer
+    return answer
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
+        error.close()
         return f"HTTP {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
         error = error.reason
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _progress(url: str, have: int, announced: str | None) -> Progress:
+def _progress(url: str, announced: int | None) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
-    progress.add_task(f"Downloading {url}", completed=have, total=have + int(announced) if announced else None)
+    progress.add_task(f"Downloading {url}", total=announced)
     return progress
-
-
-def _publish(part: Path, target: Path) -> None:
-    """Give a complete file its name, so that not even a power cut leaves half of it there."""
-    with part.open("rb+") as stream:
-        os.fsync(stream.fileno())
-    os.replace(part, target)

@@ -1,10 +1,9 @@
-"""Verification over all pairs of a set of embeddings, without ever holding the scores of all pairs.
+"""Verification over all pairs of a set of embeddings, without holding all scores at once.
 
-The bits of a float32, read as an integer, are in the order of its value (reversed for negative ones). A first pass over
-the blocks of `PairBlocks` counts the scores by their upper 20 bits. That already gives exact points of the ROC, at the
-edges of these bins, and shows in which bins the wanted thresholds lie. A second pass, over the same blocks with the
-same bits, looks at every single score within those bins, so nothing is left to interpolate: it collects the scores if
-they are few, and otherwise counts them by their lower 12 bits.
+The bits of a float32, read as an integer, sort like its value (in reverse if negative). A first pass over the blocks of
+`PairBlocks` counts scores by their upper 20 bits: exact points of the ROC at the edges of these bins, and the bins that
+contain the wanted thresholds. A second pass over the same blocks looks at every score within those bins, so that
+nothing is interpolated: it collects the scores if they are few, otherwise it counts them by their lower 12 bits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,13 +13,14 @@ from torch import Tensor
 
 from arcface_pl.metrics.functional.curve import VerificationCurve
 from arcface_pl.metrics.functional.pair_blocks import BLOCK_SIZE, GENUINE, IMPOSTOR, NO_PAIR, PairBlocks
+from arcface_pl.metrics.functional.validation import check
 
 __all__ = ["all_pairs_curve"]
 
-_LOW_BITS = 12  # 2**20 bins of 8 bytes for each kind of pair is still quick to add to; at 2**22 it is not
+_LOW_BITS = 12  # 2**20 bins of 8 bytes per kind of pair are fast to add to, 2**22 are not
 _NUM_BINS = 1 << (32 - _LOW_BITS)
 _BIN_WIDTH = 1 << _LOW_BITS
-_FEW = 1 << 20  # scores that may be collected: to sort them takes about 50 MB
+_FEW = 1 << 20  # scores that are collected at most: sorting them takes about 50 MB
 
 
 @torch.no_grad()
@@ -32,25 +32,24 @@ def all_pairs_curve(
     thresholds: Sequence[float] = (),
     block_size: int = BLOCK_SIZE,
 ) -> VerificationCurve:
-    """Verify every embedding against every other: the curve of all N (N - 1) / 2 cosines, exact and in little memory.
+    """Verify every embedding against every other: the exact curve of all N (N - 1) / 2 cosines.
 
-    Memory beyond the normalised copy of the embeddings is below 100 MB, whatever N; time is that of two passes of
-    N**2 D / 2 multiplications. Every point of the curve is an exact count. Up to 2**20 pairs (N = 1,448) the curve has
-    all points, as that of `verification_curve` on the scores of `pair_scores`. Beyond, it gives the same answers as
-    that one for the equal error rate, for `tar_at_far` at the rates named here and for `rates_at_threshold` at the
-    thresholds named here, and raises elsewhere. `auc` is then exact as long as at most 2**20 pairs lie where genuine
-    and impostor scores share their upper 20 bits (a relative width of 2**-11); otherwise such pairs count as ties, and
-    `auc_error` bounds what that can change.
+    Uses less than 100 MB besides the normalized embeddings, for any N, and two passes of N**2 D / 2 multiplications.
+    Every point of the curve is an exact count. Up to 2**20 pairs (N = 1,448) the curve has all points and equals
+    `verification_curve` on the scores of `pair_scores`. Beyond, it gives the same equal error rate, the same
+    `tar_at_far` at the rates in ``far`` and the same `rates_at_threshold` at ``thresholds``, and raises for others.
+    `auc` is then exact if at most 2**20 pairs lie where genuine and impostor scores share their upper 20 bits (a
+    relative width of 2**-11); otherwise these pairs count as ties, and `auc_error` bounds the effect.
 
     Args:
-        embeddings: (N, D), any real dtype, N >= 2; normalised here. A row of zeros scores 0 with all others.
-        labels: Class of each, (N,), any integer dtype. A class of one member makes impostor pairs only.
-        far: False accept rates, in [0, 1], at which the true accept rate will be asked for.
-        thresholds: Cosines at which both rates will be asked for.
-        block_size: Rows of a block of the computation.
+        embeddings: (N, D), any real dtype, N >= 2; normalized here. A row of zeros scores 0 with all others.
+        labels: (N,), any integer dtype. A class with a single member has impostor pairs only.
+        far: False accept rates in [0, 1] at which the curve answers `tar_at_far`.
+        thresholds: Cosines at which the curve answers `rates_at_threshold`.
+        block_size: Rows per block of the computation.
 
     Returns:
-        The curve; its thresholds are observed scores around every answer asked for, and may be edges of bins elsewhere.
+        The curve. Its thresholds are observed scores near the requested answers and may be edges of bins elsewhere.
 
     Raises:
         ValueError: If the shapes do not fit, an embedding holds NaN or infinity, a rate is outside [0, 1], or all pairs
@@ -67,8 +66,7 @@ def all_pairs_curve(
     counts = _count_bins(blocks)
     num_impostor, num_genuine = counts.sum(1).tolist()
     if not num_genuine or not num_impostor:
-        missing = "impostor: all labels are equal" if num_genuine else "genuine: no label occurs twice"
-        raise ValueError(f"labels must make genuine and impostor pairs, but no pair is {missing}")
+        check(False, "labels", "one class only" if num_genuine else "no class twice", "genuine and impostor pairs")
     bins = counts.sum(0).nonzero().squeeze(1)
     edges = _bin_edges(bins)
     edges, order = edges.sort(descending=True)
@@ -87,7 +85,7 @@ def all_pairs_curve(
 
 
 def _count_bins(blocks: PairBlocks) -> Tensor:
-    # (2, bins): impostor pairs, then genuine ones, by the upper bits of their score.
+    # (2, bins): impostor, then genuine pairs by the upper bits of their score
     device = blocks.embeddings.device
     counts = torch.zeros(2 * _NUM_BINS + 1, dtype=torch.int64, device=device)
     memory = torch.empty(blocks.max_entries, dtype=torch.int32, device=device)
@@ -97,8 +95,8 @@ def _count_bins(blocks: PairBlocks) -> Tensor:
 
 
 def _look_into(blocks: PairBlocks, counts: Tensor, bins: Tensor, steps: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    # Scores within the wanted bins, (M,), how many impostor and genuine pairs have each, (2, M), and which bins these
-    # are. If they are few, all bins are taken, or else those with pairs of both kinds, which decide about the AUC.
+    # Scores within the wanted bins, (M,), their numbers of impostor and genuine pairs, (2, M), and a mask of the bins.
+    # If there are few scores, all bins are taken, or else those with pairs of both kinds, which determine the AUC.
     wanted = torch.zeros_like(bins, dtype=torch.bool)
     wanted[steps] = True
     chosen, look = wanted, _count_within
@@ -135,7 +133,7 @@ def _count_within(blocks: PairBlocks, bins: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scores_within(blocks: PairBlocks, bins: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    # The bits, the bin and the kind of every score that lies in one of the bins, block by block.
+    # Bits, bin and kind of every score in one of the bins, block by block
     is_wanted = torch.zeros(_NUM_BINS, dtype=torch.bool, device=bins.device)
     is_wanted[bins] = True
     memory = torch.empty(blocks.max_entries, dtype=torch.int32, device=bins.device)
@@ -147,13 +145,13 @@ def _scores_within(blocks: PairBlocks, bins: Tensor) -> Iterator[tuple[Tensor, T
 
 
 def _bins(bits: Tensor, memory: Tensor) -> Tensor:
-    # The shift is arithmetic: it repeats the sign, which the mask takes away.
+    # The shift is arithmetic: it repeats the sign, which the mask removes
     bins = torch.bitwise_right_shift(bits, _LOW_BITS, out=memory[: len(bits)])
     return bins.bitwise_and_(_NUM_BINS - 1)
 
 
 def _add(counts: Tensor, index: Tensor, kind: Tensor | None) -> None:
-    # counts: as many entries for impostor as for genuine pairs, and a last one for what is no pair.
+    # counts: as many entries for impostor as for genuine pairs, and a last one for entries that are not pairs
     if kind is not None:
         index = torch.add(index, kind, alpha=len(counts) // 2).clamp_(max=len(counts) - 1)
     one = torch.ones((), dtype=counts.dtype, device=counts.device)
@@ -161,8 +159,8 @@ def _add(counts: Tensor, index: Tensor, kind: Tensor | None) -> None:
 
 
 def _wanted_steps(curve: VerificationCurve, far: Sequence[float], thresholds: Sequence[float]) -> list[int]:
-    # Steps of the coarse curve that hide an answer, and their neighbours. If nothing of the answer's own bin is
-    # accepted, its threshold is the lowest score of the bin above; if all of it is, the bin below is the next step.
+    # Steps of the coarse curve that hide an answer, and their neighbors. If nothing in its bin is accepted, the
+    # threshold is the lowest score of the bin above; if all of it is, the bin below is the next step
     points = [curve.index_at_far(rate) + 1 for rate in far]
     points += [curve.index_at_threshold(threshold) + 1 for threshold in thresholds]
     points.append(curve.index_at_crossing())
@@ -171,11 +169,11 @@ def _wanted_steps(curve: VerificationCurve, far: Sequence[float], thresholds: Se
 
 
 def _bin_edges(bins: Tensor) -> Tensor:
-    # The lowest score of a bin: among negative ones that with all lower bits set.
+    # The lowest score of a bin: for negative scores the one with all lower bits set
     is_negative = bins >= _NUM_BINS // 2
     return _to_float(bins * _BIN_WIDTH + is_negative * (_BIN_WIDTH - 1))
 
 
 def _to_float(bits: Tensor) -> Tensor:
-    # int64 in [0, 2**32) -> the float32 with these bits.
+    # int64 in [0, 2**32) -> the float32 with these bits
     return torch.where(bits >= 1 << 31, bits - (1 << 32), bits).to(torch.int32).view(torch.float32)

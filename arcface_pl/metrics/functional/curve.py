@@ -1,24 +1,23 @@
-"""The verification curve: how many genuine and impostor pairs each threshold accepts, as integers."""
+"""Verification curve: integer counts of the genuine and impostor pairs that each threshold accepts."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from arcface_pl.metrics.functional.validation import check_fraction
+from arcface_pl.metrics.functional.validation import check, check_fraction
 
 __all__ = ["ROC", "Rates", "VerificationCurve"]
 
 
 class ROC(NamedTuple):
-    """A receiver operating characteristic, from the strictest threshold to the most lenient.
+    """Receiver operating characteristic, from the strictest threshold to the most lenient.
 
     Attributes:
-        far: False accept rates, (K,), float64, rising from 0 to 1.
-        tar: True accept rates, (K,), float64, rising from 0 to 1.
-        thresholds: (K,), falling; the first is inf and accepts nothing.
+        far: False accept rates, (K,), float64, increasing from 0 to 1.
+        tar: True accept rates, (K,), float64, increasing from 0 to 1.
+        thresholds: (K,), decreasing; the first is inf and accepts nothing.
     """
 
     far: Tensor
@@ -35,14 +34,14 @@ class Rates(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class VerificationCurve:
-    """Every error rate of a verification follows from these counts; a pair is accepted when score >= threshold.
+    """Counts from which every error rate of a verification follows; a pair is accepted if score >= threshold.
 
     Attributes:
-        thresholds: (K,), strictly falling; the first is inf and accepts nothing, the last accepts every pair.
+        thresholds: (K,), strictly decreasing; the first is inf and accepts nothing, the last accepts every pair.
         genuine: Genuine pairs accepted at each threshold, (K,), int64.
         impostor: Impostor pairs accepted at each threshold, (K,), int64.
-        unresolved: (K,), bool; True where the step that leads to a point may hide several scores, as it does for a
-            histogram's bin. The point itself is exact all the same.
+        unresolved: (K,), bool; True where the step that leads to a point may hide several scores (a bin of a
+            histogram). The point itself is exact.
     """
 
     thresholds: Tensor
@@ -54,7 +53,7 @@ class VerificationCurve:
     def from_counts(
         cls, values: Tensor, genuine: Tensor, impostor: Tensor, unresolved: Tensor | None = None
     ) -> "VerificationCurve":
-        """Sort scores that come with counts, and merge those that are equal.
+        """Sort scores with their counts and merge equal ones.
 
         Args:
             values: Scores, or the lower edges of bins of scores, (M,), in any order.
@@ -76,28 +75,28 @@ class VerificationCurve:
 
     @property
     def num_genuine(self) -> int:
-        """The number of genuine pairs."""
+        """Number of genuine pairs."""
         return int(self.genuine[-1])
 
     @property
     def num_impostor(self) -> int:
-        """The number of impostor pairs."""
+        """Number of impostor pairs."""
         return int(self.impostor[-1])
 
     def roc(self) -> ROC:
-        """The counts as rates."""
+        """Return the counts as rates."""
         return ROC(
             self.impostor.double() / self.num_impostor, self.genuine.double() / self.num_genuine, self.thresholds
         )
 
     def index_at_far(self, far: float) -> int:
-        """The last point whose FAR is at most ``far``."""
+        """Return the last point whose FAR is at most ``far``."""
         return int((self.roc().far <= check_fraction("far", far)).sum()) - 1
 
     def index_at_crossing(self) -> int:
-        """The first point whose FAR is at least its FRR; never the first of the curve."""
+        """Return the first point whose FAR is at least its FRR, at least 1."""
         far, tar, _ = self.roc()
-        index = max(int((far < 1 - tar).sum()), 1)
+        index = int((far < 1 - tar).sum())  # off by a few where rounding makes equal rates differ
         while self._excess(index) < 0:
             index += 1
         while self._excess(index - 1) >= 0:
@@ -105,25 +104,24 @@ class VerificationCurve:
         return index
 
     def index_at_threshold(self, threshold: float) -> int:
-        """The last point whose threshold is at least ``threshold``."""
-        if math.isnan(threshold):
-            raise ValueError("threshold must be a number, got nan")
+        """Return the last point whose threshold is at least ``threshold``."""
+        check(threshold == threshold, "threshold", threshold, "a number")
         return int((self.thresholds >= threshold).sum()) - 1
 
     def tar_at_far(self, far: float) -> tuple[float, float]:
-        """The largest TAR whose FAR is at most ``far``, and the lowest threshold that gives it."""
+        """Return the largest TAR whose FAR is at most ``far``, and the lowest threshold that gives it."""
         index = self.index_at_far(far)
-        self._require_resolved(index + 1, f"far={far}")
+        self._require_resolved(index + 1, f"far {far}")
         return int(self.genuine[index]) / self.num_genuine, float(self.thresholds[index])
 
     def rates_at_threshold(self, threshold: float) -> Rates:
-        """FAR and TAR of a threshold that was chosen elsewhere."""
+        """Return FAR and TAR at a threshold that was chosen on other pairs."""
         index = self.index_at_threshold(threshold)
-        self._require_resolved(index + 1, f"threshold={threshold}")
+        self._require_resolved(index + 1, f"threshold {threshold}")
         return Rates(int(self.impostor[index]) / self.num_impostor, int(self.genuine[index]) / self.num_genuine)
 
     def equal_error_rate(self) -> tuple[float, float]:
-        """Where the ROC, its points joined by straight lines, meets TAR = 1 - FAR, and the threshold nearest to it."""
+        """Return where the linearly interpolated ROC meets TAR = 1 - FAR, and the threshold nearest to that point."""
         index = self.index_at_crossing()
         self._require_resolved(index, "the equal error rate")
         before, after = self._excess(index - 1), self._excess(index)
@@ -132,21 +130,23 @@ class VerificationCurve:
         return far[0] + (far[1] - far[0]) * (before / (before - after)), float(self.thresholds[nearest])
 
     def auc(self) -> float:
-        """The area under the ROC: the chance that a genuine pair scores above an impostor pair, ties counting half."""
+        """Return the area under the ROC: P(genuine > impostor), ties counted as a half."""
         far, tar, _ = self.roc()
         return float(torch.trapezoid(tar, far))
 
     def auc_error(self) -> float:
-        """How far ``auc`` can be from the truth because pairs in one unresolved step count as ties; 0 without such."""
+        """Return how far ``auc`` can be off since pairs in one unresolved step count as ties; 0 without such."""
         far, tar, _ = self.roc()
         hidden = far.diff() * tar.diff() * self.unresolved[1:]
         return float(hidden.sum()) / 2
 
     def _excess(self, index: int) -> int:
-        # FAR - FRR, times the number of pairs of either kind: Python's integers neither round nor overflow.
+        # (FAR - FRR) * G * I: Python's integers neither round nor overflow
         refused = self.num_genuine - int(self.genuine[index])
         return int(self.impostor[index]) * self.num_genuine - refused * self.num_impostor
 
     def _require_resolved(self, index: int, what: str) -> None:
         if index < len(self.unresolved) and self.unresolved[index]:
-            raise ValueError(f"{what} falls between two points of this curve; name it when the curve is computed")
+            raise ValueError(
+                f"{what}: got a value between two points of this curve; expected one that all_pairs_curve was given"
+            )

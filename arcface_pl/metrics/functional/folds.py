@@ -1,4 +1,4 @@
-"""Pair accuracy by cross-validation, as on Labeled Faces in the Wild."""
+"""Cross-validated pair accuracy, as on Labeled Faces in the Wild."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from arcface_pl.metrics.functional.curve import VerificationCurve
-from arcface_pl.metrics.functional.validation import check_labels, check_scores
+from arcface_pl.metrics.functional.validation import check, check_labels, check_scores
 
-__all__ = ["FoldAccuracy", "fold_accuracy"]
+__all__ = ["FoldAccuracy", "fold_accuracy", "have_both_kinds"]
 
 
 class FoldAccuracy(NamedTuple):
@@ -16,9 +16,9 @@ class FoldAccuracy(NamedTuple):
 
     Attributes:
         mean: Mean of the folds' accuracies, a fraction.
-        standard_error: Their sample standard deviation over the root of their number.
-        accuracies: Of each fold, (F,), float64.
-        thresholds: Chosen on the other folds, (F,), float64.
+        standard_error: Sample standard deviation of the accuracies divided by the square root of their number.
+        accuracies: Accuracy of each fold, (F,), float64.
+        thresholds: Threshold of each fold, chosen on the other folds, (F,), float64.
     """
 
     mean: float
@@ -29,24 +29,24 @@ class FoldAccuracy(NamedTuple):
 
 @torch.no_grad()
 def fold_accuracy(scores: Tensor, is_genuine: Tensor, folds: Tensor | int = 10) -> FoldAccuracy:
-    """Share of pairs decided rightly, each fold with the threshold that was best on the other folds.
+    """Compute the accuracy of pair decisions, with the threshold of each fold chosen on the other folds.
 
-    A pair is accepted when score >= threshold. The threshold lies half-way between the two neighbouring scores that the
-    best cut of the other folds separates; of several equally good cuts the strictest is taken. So no pair has a part in
-    choosing the threshold that judges it, provided that folds share no class either: LFW's lists are made so.
+    A pair is accepted if score >= threshold. The threshold lies half-way between the two adjacent scores that the best
+    cut of the other folds separates; of equally good cuts the strictest is taken. No pair helps to choose its own
+    threshold, provided that folds share no class either, as in LFW's lists.
 
     Args:
-        scores: One for each pair, (P,), any real dtype, higher = more alike.
-        is_genuine: Whether both images of a pair are of one class, (P,), bool or integers 0 and 1.
-        folds: Fold of each pair, (P,), any integers, or the number of folds: then the pairs are cut in their order into
-            that many nearly equal parts (an LFW list has 300 genuine and 300 impostor pairs for each of ten folds).
+        scores: (P,), any real dtype, higher = more alike.
+        is_genuine: Whether both images of a pair belong to the same class, (P,), bool or integers 0 and 1.
+        folds: Fold of each pair, (P,), any integer dtype, or the number of folds: pairs are then cut in order into
+            that many nearly equal parts (an LFW list has ten folds of 300 genuine and 300 impostor pairs).
 
     Returns:
-        Mean accuracy, its standard error, and accuracy and threshold of each fold, in ascending order of fold.
+        Mean accuracy, its standard error, and accuracy and threshold per fold, in ascending order of folds.
 
     Raises:
-        ValueError: If the shapes do not fit, a score is NaN or infinite, there are fewer than two folds, or a fold has
-            pairs of one kind only.
+        ValueError: If shapes do not fit, a score is NaN or infinite, there are fewer than two folds, or a fold has
+            pairs of only one kind.
 
     Example:
         >>> import torch
@@ -62,14 +62,16 @@ def fold_accuracy(scores: Tensor, is_genuine: Tensor, folds: Tensor | int = 10) 
     if isinstance(is_genuine, Tensor) and is_genuine.dtype == torch.bool:
         is_genuine = is_genuine.long()
     genuine = check_labels("is_genuine", is_genuine, len(scores)).to(scores.device)
-    if not ((genuine == 0) | (genuine == 1)).all():
-        raise ValueError("is_genuine must hold booleans, or integers 0 and 1")
+    is_binary = bool(((genuine == 0) | (genuine == 1)).all())
+    check(is_binary, "is_genuine", genuine.unique().tolist()[:3], "booleans, or integers 0 and 1")
     fold_of = _fold_of(folds, len(scores)).to(scores.device)
+    both = have_both_kinds(genuine, fold_of)
+    check(
+        both, "folds", "a fold with pairs of one kind", "genuine and impostor pairs in every one of two or more folds"
+    )
     accuracies, thresholds = [], []
     for fold in fold_of.unique():
         held_out = fold_of == fold
-        if len(genuine[held_out].unique()) != 2:
-            raise ValueError(f"every fold must hold genuine and impostor pairs, but fold {int(fold)} has only one kind")
         threshold = _best_threshold(scores[~held_out], genuine[~held_out])
         accuracies.append(((scores[held_out] >= threshold) == genuine[held_out].bool()).double().mean())
         thresholds.append(threshold)
@@ -79,15 +81,23 @@ def fold_accuracy(scores: Tensor, is_genuine: Tensor, folds: Tensor | int = 10) 
     )
 
 
+def have_both_kinds(is_genuine: Tensor, folds: Tensor) -> bool:
+    """Return whether there are two folds or more, each with genuine and impostor pairs.
+
+    Args:
+        is_genuine: (P,), integers 0 and 1 or bool.
+        folds: Fold of each pair, (P,), any integer dtype.
+    """
+    _, fold_of = folds.unique(return_inverse=True)
+    sizes = [fold_of[is_genuine == kind].bincount(minlength=int(fold_of.max()) + 1) for kind in (0, 1)]
+    return len(sizes[0]) > 1 and bool((torch.stack(sizes) > 0).all())
+
+
 def _fold_of(folds: Tensor | int, num_pairs: int) -> Tensor:
     if isinstance(folds, int):
-        if not 2 <= folds <= num_pairs:
-            raise ValueError(f"folds must be between 2 and the number of pairs, {num_pairs}, got {folds}")
+        check(2 <= folds <= num_pairs, "folds", folds, f"a whole number from 2 to the number of pairs, {num_pairs}")
         return torch.arange(num_pairs) * folds // num_pairs
-    fold_of = check_labels("folds", folds, num_pairs)
-    if len(fold_of.unique()) < 2:
-        raise ValueError("folds must name at least two folds, got one")
-    return fold_of
+    return check_labels("folds", folds, num_pairs)
 
 
 def _best_threshold(scores: Tensor, genuine: Tensor) -> float:
@@ -98,4 +108,4 @@ def _best_threshold(scores: Tensor, genuine: Tensor) -> float:
         return upper
     lower = float(curve.thresholds[best + 1])
     middle = lower + (upper - lower) / 2
-    return middle if middle > lower else upper  # two neighbouring floats have nothing between them
+    return middle if middle > lower else upper  # adjacent floats have nothing between them

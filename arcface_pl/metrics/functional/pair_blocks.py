@@ -1,4 +1,4 @@
-"""All pairs of a set of embeddings, a block of rows against a block of columns at a time."""
+"""All pairs of a set of embeddings, in blocks of rows against blocks of columns."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.metrics.functional.cosine import cosine_block, unit_rows
-from arcface_pl.metrics.functional.validation import check_embeddings, check_labels
+from arcface_pl.metrics.functional.validation import check, check_embeddings, check_labels
 
 __all__ = [
     "BLOCK_SIZE",
@@ -22,16 +22,16 @@ __all__ = [
 ]
 
 IMPOSTOR, GENUINE, NO_PAIR = 0, 1, 2
-BLOCK_SIZE = 896  # a block of float32 scores is then 3 MB: it stays in cache between the GEMM and the counting
+BLOCK_SIZE = 896  # 3 MB of float32 scores, which stay in cache between the GEMM and the counting
 
 
 class PairBlock(NamedTuple):
     """Scores of a block of pairs.
 
     Attributes:
-        scores: (R * C,), float32; its memory is used again for the next block.
-        kind: `IMPOSTOR`, `GENUINE` or `NO_PAIR`, (R * C,), int32; None if all are impostor pairs. In a block on the
-            diagonal only the entries above it are pairs.
+        scores: (R * C,), float32; the memory is reused for the next block.
+        kind: `IMPOSTOR`, `GENUINE` or `NO_PAIR`, (R * C,), int32; None if all are impostor pairs. Blocks on the
+            diagonal have pairs only above it.
     """
 
     scores: Tensor
@@ -39,29 +39,27 @@ class PairBlock(NamedTuple):
 
 
 class PairBlocks:
-    """The N (N - 1) / 2 pairs of N embeddings, in blocks, each time round the same to the last bit.
+    """The N (N - 1) / 2 pairs of N embeddings in blocks, bit-identical in every pass.
 
-    The score of a pair is the float32 cosine that the GEMM of its block gives.
+    The score of a pair is the float32 cosine from the GEMM of its block.
 
     Args:
-        embeddings: (N, D), any real dtype, N >= 2; normalised here.
-        labels: Class of each, (N,), any integer dtype.
-        block_size: Rows and columns of a block, at most.
+        embeddings: (N, D), any real dtype, N >= 2; normalized here.
+        labels: (N,), any integer dtype.
+        block_size: Maximum number of rows and columns per block.
     """
 
     def __init__(self, embeddings: Tensor, labels: Tensor, block_size: int = BLOCK_SIZE) -> None:
         embeddings = check_embeddings("embeddings", embeddings)
         labels = check_labels("labels", labels, len(embeddings)).to(embeddings.device)
-        if len(embeddings) < 2:
-            raise ValueError("embeddings must hold at least two rows to make a pair, got 1")
-        if block_size < 1:
-            raise ValueError(f"block_size must be at least 1, got {block_size}")
-        # Ordered by class, most blocks hold impostor pairs alone and need no mask.
+        check(len(embeddings) > 1, "embeddings", "one row", "at least two rows, to make a pair")
+        check(block_size >= 1, "block_size", block_size, "a whole number of at least 1")
+        # Sorted by class, most blocks have impostor pairs only and need no mask
         classes = labels.unique(return_inverse=True)[1].int()
         self.classes, order = classes.sort(stable=True)
         self.position = order.argsort()
-        self.embeddings = unit_rows(embeddings)[order]
-        # Blocks of nearly equal size: a narrow last one could take another GEMM kernel, which rounds differently.
+        self.embeddings = unit_rows(embeddings).float()[order]
+        # Blocks of nearly equal size: a narrow last one could use another GEMM kernel, which rounds differently
         num_blocks = -(-len(embeddings) // block_size)
         self.bounds = [len(embeddings) * i // num_blocks for i in range(num_blocks + 1)]
         self.max_entries = max(end - start for start, end in pairwise(self.bounds)) ** 2
@@ -74,17 +72,22 @@ class PairBlocks:
                 yield self._block(slice(*rows), slice(*columns), memory)
 
     def scores_of(self, first: Tensor, second: Tensor) -> Tensor:
-        """Look up the scores of some pairs, (P,): those that going over all blocks gives, to the last bit.
+        """Look up the scores of some pairs, (P,), bit-identical to those of a pass over all blocks.
 
         Args:
-            first: Which embedding is the one of each pair, (P,), int64.
-            second: Which is the other, (P,), int64.
+            first: Index of one embedding of each pair, (P,), any integer dtype, in [0, N).
+            second: Index of the other, (P,), likewise.
         """
+        first = check_labels("first", first, len(first)).to(self.position.device)
+        second = check_labels("second", second, len(first)).to(self.position.device)
+        for name, index in (("first", first), ("second", second)):
+            outside = index[(index < 0) | (index >= len(self.position))].tolist()
+            check(not outside, name, outside[:3], f"indices in [0, {len(self.position)})")
         ends = torch.stack((self.position[first], self.position[second]))
         inner = torch.tensor(self.bounds[1:-1], device=ends.device)
         row, column = ends.amin(0), ends.amax(0)
         spans = list(pairwise(self.bounds))
-        # One number each: unique columns of two would be compared one by one
+        # One number per block: unique over columns of two is slow
         block = torch.bucketize(row, inner, right=True) * len(spans) + torch.bucketize(column, inner, right=True)
         memory = self.embeddings.new_empty(self.max_entries)
         scores = self.embeddings.new_empty(len(row))
@@ -109,22 +112,22 @@ class PairBlocks:
 
 
 def pair_scores(embeddings: Tensor, labels: Tensor, *, block_size: int = BLOCK_SIZE) -> tuple[Tensor, Tensor]:
-    """The cosines of all pairs of the embeddings, each pair once and no embedding with itself.
+    """Compute the cosines of all pairs of embeddings, each pair once and no embedding with itself.
 
-    They take 4 bytes a pair: 800 MB for 20,000 embeddings. Beyond that, `all_pairs_curve` gives the same error rates
-    without holding them.
+    Uses 4 bytes per pair: 800 MB for 20,000 embeddings. `all_pairs_curve` gives the same error rates without holding
+    the scores.
 
     Args:
-        embeddings: (N, D), any real dtype, N >= 2; normalised here. A row of zeros scores 0 with all others.
-        labels: Class of each, (N,), any integer dtype.
-        block_size: Rows of a block of the computation.
+        embeddings: (N, D), any real dtype, N >= 2; normalized here. A row of zeros scores 0 with all others.
+        labels: (N,), any integer dtype.
+        block_size: Rows per block of the computation.
 
     Returns:
-        ``(genuine, impostor)``: float32 scores of the pairs of one class, (G,), and of two classes, (I,), in no
-        particular order; either may be empty.
+        ``(genuine, impostor)``: float32 scores of pairs of the same class, (G,), and of different classes, (I,), in
+        unspecified order; either may be empty.
 
     Raises:
-        ValueError: If the shapes do not fit, there are fewer than two embeddings, or one holds NaN or infinity.
+        ValueError: If shapes do not fit, N < 2, or an embedding is NaN or infinite.
 
     Example:
         >>> import torch
@@ -145,24 +148,23 @@ def pair_scores(embeddings: Tensor, labels: Tensor, *, block_size: int = BLOCK_S
 def listed_pair_scores(
     embeddings: Tensor, labels: Tensor, first: Tensor, second: Tensor, *, block_size: int = BLOCK_SIZE
 ) -> Tensor:
-    """The cosines of the pairs of a list.
+    """Compute the cosines of a list of pairs.
 
-    They are looked up among those of all pairs, so that a pair has one score, to the last bit, whether it is listed or
-    counted with all others. That costs up to N**2 D multiplications, but a product of its own for each pair is rounded
-    otherwise, and two pairs whose cosines are nearly equal would change places.
+    The scores are bit-identical to those of `pair_scores` and `all_pairs_curve`: a separate dot product per pair would
+    round differently, and pairs with nearly equal cosines would swap. This costs up to N**2 D multiplications.
 
     Args:
-        embeddings: (N, D), any real dtype, N >= 2; normalised here. A row of zeros scores 0 with all others.
-        labels: Class of each, (N,), any integer dtype.
-        first: Which embedding is the one of each pair, (P,), int64 in [0, N).
-        second: Which is the other, (P,), int64 in [0, N).
-        block_size: Rows of a block of the computation.
+        embeddings: (N, D), any real dtype, N >= 2; normalized here. A row of zeros scores 0 with all others.
+        labels: (N,), any integer dtype.
+        first: Index of one embedding of each pair, (P,), any integer dtype, in [0, N).
+        second: Index of the other, (P,), likewise.
+        block_size: Rows per block of the computation.
 
     Returns:
-        Scores, (P,), float32, in the list's order.
+        Scores, (P,), float32, in the order of the list.
 
     Raises:
-        ValueError: If the shapes do not fit, there are fewer than two embeddings, or one holds NaN or infinity.
+        ValueError: If shapes do not fit, an index is outside [0, N), N < 2, or an embedding is NaN or infinite.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""R-precision and MAP@R: retrieval judged by as many neighbours as the query's class has members."""
+"""R-precision and MAP@R: retrieval over as many neighbors as the query's class has members."""
 
 from typing import NamedTuple
 
@@ -25,18 +25,18 @@ def precision_at_r(
     gallery_embeddings: Tensor | None = None,
     gallery_labels: Tensor | None = None,
 ) -> PrecisionAtR:
-    """R-precision and MAP@R, which both look at the R nearest neighbours, R being the size of the query's class.
+    """Compute R-precision and MAP@R over the R nearest neighbors, where R is the size of the query's class.
 
-    R-precision = r / R, where r of the R nearest are of the query's class. MAP@R also asks how early they come:
-    MAP@R = 1/R sum over i = 1..R of P(i), P(i) being the precision among the i nearest if the i-th is of the query's
-    class, and 0 otherwise. R counts the gallery's items of the class, the query itself left out. Ties, galleries and
-    queries without any item of their class are treated as `recall_at_k` treats them.
+    R-precision = r / R, where r of the R nearest belong to the query's class. MAP@R also rewards early hits:
+    MAP@R = 1/R sum over i = 1..R of P(i), where P(i) is the precision among the i nearest if the i-th belongs to the
+    query's class, and 0 otherwise. R counts the gallery's items of the class without the query itself. Ties, galleries
+    and queries without an item of their class are treated as by `recall_at_k`.
 
     Args:
-        embeddings: Queries, (Q, D), any real dtype; normalised here.
-        labels: Their classes, (Q,), any integer dtype.
-        gallery_embeddings: Where to look, (G, D); None for the other queries.
-        gallery_labels: Their classes, (G,).
+        embeddings: Queries, (Q, D), any real dtype; normalized here.
+        labels: Classes of the queries, (Q,), any integer dtype.
+        gallery_embeddings: Gallery, (G, D); None for the other queries.
+        gallery_labels: Classes of the gallery, (G,).
 
     Returns:
         ``(r_precision, mean_average_precision)``, means over the queries, fractions in [0, 1].
@@ -49,7 +49,7 @@ def precision_at_r(
     """
     search = Search(embeddings, labels, gallery_embeddings, gallery_labels)
     queries = search.with_relevant()
-    # By class size, so that no chunk ranks more than its own queries need.
+    # Sorted by class size, so that no chunk ranks more than its queries need
     queries = queries[search.num_relevant[queries].argsort()]
     precision = average_precision = 0.0
     for found in search.neighbours(queries, None):
@@ -67,13 +67,13 @@ def r_precision(
     gallery_embeddings: Tensor | None = None,
     gallery_labels: Tensor | None = None,
 ) -> float:
-    """Mean share of the R nearest neighbours that are of the query's class; see `precision_at_r`.
+    """Compute the mean share of the R nearest neighbors in the query's class; see `precision_at_r`.
 
     Args:
-        embeddings: Queries, (Q, D), any real dtype; normalised here.
-        labels: Their classes, (Q,), any integer dtype.
-        gallery_embeddings: Where to look, (G, D); None for the other queries.
-        gallery_labels: Their classes, (G,).
+        embeddings: Queries, (Q, D), any real dtype; normalized here.
+        labels: Classes of the queries, (Q,), any integer dtype.
+        gallery_embeddings: Gallery, (G, D); None for the other queries.
+        gallery_labels: Classes of the gallery, (G,).
 
     Returns:
         A fraction in [0, 1].
@@ -93,13 +93,13 @@ def mean_average_precision_at_r(
     gallery_embeddings: Tensor | None = None,
     gallery_labels: Tensor | None = None,
 ) -> float:
-    """MAP@R: R-precision that also rewards early hits; see `precision_at_r` for the equation.
+    """Compute MAP@R, R-precision that also rewards early hits; see `precision_at_r` for the equation.
 
     Args:
-        embeddings: Queries, (Q, D), any real dtype; normalised here.
-        labels: Their classes, (Q,), any integer dtype.
-        gallery_embeddings: Where to look, (G, D); None for the other queries.
-        gallery_labels: Their classes, (G,).
+        embeddings: Queries, (Q, D), any real dtype; normalized here.
+        labels: Classes of the queries, (Q,), any integer dtype.
+        gallery_embeddings: Gallery, (G, D); None for the other queries.
+        gallery_labels: Classes of the gallery, (G,).
 
     Returns:
         A fraction in [0, 1].

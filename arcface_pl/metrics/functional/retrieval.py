@@ -1,13 +1,14 @@
-"""Retrieval: are the nearest neighbours of a query of its class?
+"""Retrieval: do the nearest neighbors of a query belong to its class?
 
 All functions share these arguments and rules.
 
 * ``embeddings`` (Q, D), any real dtype, are the queries, ``labels`` (Q,), any integer dtype, their classes. They are
-  looked up in ``gallery_embeddings`` (G, D) with ``gallery_labels`` (G,), by cosine. Without a gallery each is looked
-  up among the others, never itself; a gallery that is given is searched whole, even if it holds the queries.
-* Equal cosines never help: items of other classes are ranked first among them.
-* A query of whose class the gallery holds nothing is left out of the mean (not in `knn_accuracy`, where it is wrong).
-* Memory is that of a chunk of queries against the gallery; there is never a Q x G matrix.
+  looked up in ``gallery_embeddings`` (G, D) with ``gallery_labels`` (G,), by cosine. Without a gallery each query is
+  looked up among all others, excluding itself; a given gallery is searched completely, even if it contains the queries.
+* Ties never help: among equal cosines, items of other classes are ranked first.
+* Queries whose class is not in the gallery are excluded from the mean, except in `knn_accuracy`, which counts them as
+  wrong.
+* Queries are processed in chunks; there is never a Q x G matrix.
 """
 
 import torch
@@ -27,23 +28,23 @@ def recall_at_k(
     gallery_embeddings: Tensor | None = None,
     gallery_labels: Tensor | None = None,
 ) -> float:
-    """Share of queries that have at least one item of their class among their k nearest neighbours.
+    """Compute the share of queries with at least one item of their class among their k nearest neighbors.
 
-    This is the recall@k of metric learning; that of information retrieval divides by the size of the class instead.
+    This is recall@k as in metric learning; information retrieval divides by the size of the class instead.
 
     Args:
         embeddings: Queries, (Q, D).
-        labels: Their classes, (Q,).
-        k: Neighbours looked at, from 1 to the gallery's size (without a gallery: Q - 1).
-        gallery_embeddings: Where to look, (G, D); None for the other queries.
-        gallery_labels: Their classes, (G,).
+        labels: Classes of the queries, (Q,).
+        k: Number of neighbors, from 1 to the gallery's size (without a gallery: Q - 1).
+        gallery_embeddings: Gallery, (G, D); None for the other queries.
+        gallery_labels: Classes of the gallery, (G,).
 
     Returns:
         A fraction in [0, 1].
 
     Raises:
-        ValueError: If shapes do not fit, a value is NaN or infinite, ``k`` exceeds the gallery, or the gallery holds
-            nothing of any query's class.
+        ValueError: If shapes do not fit, a value is NaN or infinite, ``k`` exceeds the gallery, or the gallery has no
+            item of any query's class.
 
     Example:
         >>> import torch
@@ -63,17 +64,17 @@ def cumulative_match_characteristic(
     gallery_embeddings: Tensor | None = None,
     gallery_labels: Tensor | None = None,
 ) -> Tensor:
-    """CMC: for each rank, the share of queries whose first item of their class comes no later; recall@k for every k.
+    """Compute the CMC: for each rank k, the share of queries with an item of their class at rank <= k (recall@k).
 
     Args:
         embeddings: Queries, (Q, D).
-        labels: Their classes, (Q,).
-        max_rank: The last rank, from 1 to the gallery's size (without a gallery: Q - 1).
-        gallery_embeddings: Where to look, (G, D); None for the other queries.
-        gallery_labels: Their classes, (G,).
+        labels: Classes of the queries, (Q,).
+        max_rank: Last rank, from 1 to the gallery's size (without a gallery: Q - 1).
+        gallery_embeddings: Gallery, (G, D); None for the other queries.
+        gallery_labels: Classes of the gallery, (G,).
 
     Returns:
-        Fractions at ranks 1 to ``max_rank``, (max_rank,), float64, rising.
+        Fractions at ranks 1 to ``max_rank``, (max_rank,), float64, non-decreasing.
 
     Raises:
         ValueError: As `recall_at_k`.
@@ -90,14 +91,14 @@ def precision_at_k(
     gallery_embeddings: Tensor | None = None,
     gallery_labels: Tensor | None = None,
 ) -> float:
-    """Mean share of the k nearest neighbours that are of the query's class; at k = 1, precision@1.
+    """Compute the mean share of the k nearest neighbors in the query's class; at k = 1, precision@1.
 
     Args:
         embeddings: Queries, (Q, D).
-        labels: Their classes, (Q,).
-        k: Neighbours looked at, from 1 to the gallery's size (without a gallery: Q - 1).
-        gallery_embeddings: Where to look, (G, D); None for the other queries.
-        gallery_labels: Their classes, (G,).
+        labels: Classes of the queries, (Q,).
+        k: Number of neighbors, from 1 to the gallery's size (without a gallery: Q - 1).
+        gallery_embeddings: Gallery, (G, D); None for the other queries.
+        gallery_labels: Classes of the gallery, (G,).
 
     Returns:
         A fraction in [0, 1].
@@ -120,14 +121,14 @@ def knn_accuracy(
     gallery_embeddings: Tensor | None = None,
     gallery_labels: Tensor | None = None,
 ) -> float:
-    """Share of queries whose class wins the vote of their k nearest neighbours; a draw goes to the smallest label.
+    """Compute the share of queries whose class wins the vote of the k nearest neighbors; ties go to the lower label.
 
     Args:
         embeddings: Queries, (Q, D).
-        labels: Their classes, (Q,).
-        k: Neighbours that vote, from 1 to the gallery's size (without a gallery: Q - 1).
-        gallery_embeddings: Where to look, (G, D); None for the other queries.
-        gallery_labels: Their classes, (G,).
+        labels: Classes of the queries, (Q,).
+        k: Number of neighbors that vote, from 1 to the gallery's size (without a gallery: Q - 1).
+        gallery_embeddings: Gallery, (G, D); None for the other queries.
+        gallery_labels: Classes of the gallery, (G,).
 
     Returns:
         A fraction in [0, 1].
@@ -140,7 +141,7 @@ def knn_accuracy(
     queries = torch.arange(len(search.labels), device=search.labels.device)
     num_right = 0
     for found in search.neighbours(queries, k):
-        winner = found.labels.cpu().mode(1).values  # the CPU's mode is the smallest of several; CUDA's may be any
+        winner = found.labels.cpu().mode(1).values  # the CPU's mode is the lowest of several; CUDA's may be any
         num_right += int((winner == search.labels[found.query].cpu()).sum())
     return num_right / len(queries)
 

@@ -1,4 +1,4 @@
-"""Error rates of a verification from the scores of its genuine and impostor pairs."""
+"""Error rates of verification from the scores of genuine and impostor pairs."""
 
 from typing import Literal, overload
 
@@ -6,47 +6,46 @@ import torch
 from torch import Tensor
 
 from arcface_pl.metrics.functional.curve import ROC, Rates, VerificationCurve
-from arcface_pl.metrics.functional.validation import check_scores
+from arcface_pl.metrics.functional.validation import check, check_scores
 
 __all__ = ["auc", "equal_error_rate", "rates_at_threshold", "roc", "tar_at_far", "verification_curve"]
 
 
 def verification_curve(genuine: Tensor, impostor: Tensor) -> VerificationCurve:
-    """Count the pairs that each distinct score accepts, once, for all the error rates that follow from it.
+    """Count the pairs that each distinct score accepts, once for all error rates that follow from it.
 
     Args:
-        genuine: Scores of pairs of one class, (G,), any real dtype, higher = more alike. Finite, at least one.
-        impostor: Scores of pairs of two classes, (I,), likewise.
+        genuine: Scores of pairs of the same class, (G,), G >= 1, any real dtype, finite, higher = more alike.
+        impostor: Scores of pairs of different classes, (I,), likewise.
 
     Returns:
-        A curve with one point for each distinct score, after a first one that accepts nothing.
+        A curve with one point per distinct score, after a first point that accepts nothing.
 
     Raises:
-        ValueError: If a tensor is empty, not 1-D, or holds NaN or infinity.
+        ValueError: If a tensor is empty, not 1-D, or has NaN or inf.
     """
     genuine, impostor = check_scores("genuine", genuine), check_scores("impostor", impostor)
-    if genuine.device != impostor.device:
-        raise ValueError(f"genuine and impostor must be on one device, got {genuine.device} and {impostor.device}")
+    check(genuine.device == impostor.device, "impostor", impostor.device, f"scores on the device {genuine.device}")
     is_genuine = torch.zeros(len(genuine) + len(impostor), dtype=torch.int64, device=genuine.device)
     is_genuine[: len(genuine)] = 1
     return VerificationCurve.from_counts(torch.cat((genuine, impostor)), is_genuine, 1 - is_genuine)
 
 
 def roc(genuine: Tensor, impostor: Tensor) -> ROC:
-    """The receiver operating characteristic, one point for each distinct score.
+    """Compute the receiver operating characteristic, one point per distinct score.
 
-    FAR(t) = #{impostor >= t} / I and TAR(t) = #{genuine >= t} / G. The points are those of scikit-learn's ``roc_curve``
-    with ``drop_intermediate=False``.
+    FAR(t) = #{impostor >= t} / I and TAR(t) = #{genuine >= t} / G. The points equal those of scikit-learn's
+    ``roc_curve`` with ``drop_intermediate=False``.
 
     Args:
-        genuine: Scores of pairs of one class, (G,), any real dtype, higher = more alike. Finite, at least one.
-        impostor: Scores of pairs of two classes, (I,), likewise.
+        genuine: Scores of pairs of the same class, (G,), G >= 1, any real dtype, finite, higher = more alike.
+        impostor: Scores of pairs of different classes, (I,), likewise.
 
     Returns:
         ``(far, tar, thresholds)``, each (K,); see `ROC`.
 
     Raises:
-        ValueError: If a tensor is empty, not 1-D, or holds NaN or infinity.
+        ValueError: If a tensor is empty, not 1-D, or has NaN or inf.
 
     Example:
         >>> import torch
@@ -64,25 +63,24 @@ def equal_error_rate(genuine: Tensor, impostor: Tensor, *, return_threshold: Lit
 def equal_error_rate(
     genuine: Tensor, impostor: Tensor, *, return_threshold: bool = False
 ) -> float | tuple[float, float]:
-    """The error rate at which as many genuine pairs are refused as impostor pairs are accepted.
+    """Compute the error rate at which as many genuine pairs are rejected as impostor pairs are accepted.
 
-    A finite sample's FAR and FRR = 1 - TAR are steps, which seldom meet. The points of the ROC are therefore joined by
-    straight lines, and the answer is their crossing with TAR = 1 - FAR; this is also what a root finder gives on
-    scikit-learn's ``roc_curve``. Where no two scores tie, the mean of FAR and FRR at the threshold where they are
-    closest is within half a pair's weight of it. Scores that are all equal give 0.5, for either kind is then as
-    likely to be ranked first.
+    FAR and FRR = 1 - TAR of a finite sample are steps that rarely meet. The points of the ROC are therefore joined by
+    straight lines and intersected with TAR = 1 - FAR, which is also what a root finder gives on scikit-learn's
+    ``roc_curve``. Without ties, the mean of FAR and FRR at the threshold where they are closest is within half a pair's
+    weight of this. Scores that are all equal give 0.5.
 
     Args:
-        genuine: Scores of pairs of one class, (G,), any real dtype, higher = more alike. Finite, at least one.
-        impostor: Scores of pairs of two classes, (I,), likewise.
-        return_threshold: Also return the observed score at which ``|FAR - FRR|`` is smallest; of the two next to the
-            crossing the lower one if they are equally good.
+        genuine: Scores of pairs of the same class, (G,), G >= 1, any real dtype, finite, higher = more alike.
+        impostor: Scores of pairs of different classes, (I,), likewise.
+        return_threshold: Also return the observed score with the smallest ``|FAR - FRR|``, the lower of two equally
+            good ones.
 
     Returns:
         The rate in [0, 1], or (rate, threshold).
 
     Raises:
-        ValueError: If a tensor is empty, not 1-D, or holds NaN or infinity.
+        ValueError: If a tensor is empty, not 1-D, or has NaN or inf.
 
     Example:
         >>> import torch
@@ -102,22 +100,22 @@ def tar_at_far(
 def tar_at_far(
     genuine: Tensor, impostor: Tensor, far: float, *, return_threshold: bool = False
 ) -> float | tuple[float, float]:
-    """The largest true accept rate that any threshold reaches with a false accept rate of at most ``far``.
+    """Compute the largest true accept rate of any threshold whose false accept rate is at most ``far``.
 
-    Nothing is interpolated: with I impostors the FAR is one of 0, 1/I, 2/I, ..., so that a ``far`` below 1/I asks for
-    no false accept at all.
+    Nothing is interpolated: with I impostor pairs the FAR is one of 0, 1/I, 2/I, ..., so that ``far`` < 1/I allows no
+    false accept.
 
     Args:
-        genuine: Scores of pairs of one class, (G,), any real dtype, higher = more alike. Finite, at least one.
-        impostor: Scores of pairs of two classes, (I,), likewise.
-        far: The false accept rate allowed, in [0, 1].
-        return_threshold: Also return the lowest observed score with FAR <= far; inf where every score accepts too many.
+        genuine: Scores of pairs of the same class, (G,), G >= 1, any real dtype, finite, higher = more alike.
+        impostor: Scores of pairs of different classes, (I,), likewise.
+        far: Allowed false accept rate, in [0, 1].
+        return_threshold: Also return the lowest observed score with FAR <= far; inf if every score accepts too many.
 
     Returns:
         The rate in [0, 1], or (rate, threshold).
 
     Raises:
-        ValueError: If a tensor is empty, not 1-D, or holds NaN or infinity, or if ``far`` is outside [0, 1].
+        ValueError: If a tensor is empty, not 1-D, or has NaN or inf, or if ``far`` is outside [0, 1].
 
     Example:
         >>> import torch
@@ -129,17 +127,17 @@ def tar_at_far(
 
 
 def auc(genuine: Tensor, impostor: Tensor) -> float:
-    """The area under the ROC: P(genuine > impostor) + P(genuine = impostor) / 2 over all G x I combinations.
+    """Compute the area under the ROC: P(genuine > impostor) + P(genuine = impostor) / 2 over all G x I combinations.
 
     Args:
-        genuine: Scores of pairs of one class, (G,), any real dtype, higher = more alike. Finite, at least one.
-        impostor: Scores of pairs of two classes, (I,), likewise.
+        genuine: Scores of pairs of the same class, (G,), G >= 1, any real dtype, finite, higher = more alike.
+        impostor: Scores of pairs of different classes, (I,), likewise.
 
     Returns:
-        The area in [0, 1]; 0.5 where all scores are equal.
+        The area in [0, 1]; 0.5 if all scores are equal.
 
     Raises:
-        ValueError: If a tensor is empty, not 1-D, or holds NaN or infinity.
+        ValueError: If a tensor is empty, not 1-D, or has NaN or inf.
 
     Example:
         >>> import torch
@@ -150,18 +148,18 @@ def auc(genuine: Tensor, impostor: Tensor) -> float:
 
 
 def rates_at_threshold(genuine: Tensor, impostor: Tensor, threshold: float) -> Rates:
-    """FAR and TAR at a threshold chosen elsewhere, as it must be for the rates to be honest.
+    """Compute FAR and TAR at a threshold, which must have been chosen on other pairs for the rates to be unbiased.
 
     Args:
-        genuine: Scores of pairs of one class, (G,), any real dtype, higher = more alike. Finite, at least one.
-        impostor: Scores of pairs of two classes, (I,), likewise.
-        threshold: A pair is accepted when its score is at least this.
+        genuine: Scores of pairs of the same class, (G,), G >= 1, any real dtype, finite, higher = more alike.
+        impostor: Scores of pairs of different classes, (I,), likewise.
+        threshold: Pairs with score >= threshold are accepted.
 
     Returns:
-        ``(far, tar)``, fractions.
+        ``(far, tar)``, fractions in [0, 1].
 
     Raises:
-        ValueError: If a tensor is empty, not 1-D, or holds NaN or infinity.
+        ValueError: If a tensor is empty, not 1-D, or has NaN or inf.
 
     Example:
         >>> import torch

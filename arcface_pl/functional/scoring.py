@@ -1,0 +1,210 @@
+"""Predictions, cosines and the loss of a batch in one pass over chunks of classes, without a batch x classes tensor."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from arcface_pl.functional._chunks import Hard, Others
+from arcface_pl.functional.loss import smooth
+from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, unit_rows
+
+__all__ = ["HeadScores", "angular_scores", "linear_scores", "predict"]
+
+
+class HeadScores(NamedTuple):
+    """What a head makes of a labelled batch, (B,) each."""
+
+    predictions: Tensor
+    """int64, the class with the largest logit; of equal ones the first."""
+    predicted_cosine: Tensor
+    """Cosine to the predicted class."""
+    target_cosine: Tensor
+    """Cosine to the target class."""
+    nearest_other_cosine: Tensor
+    """Largest cosine to any class but the target; -inf where there is none."""
+    margin_predictions: Tensor
+    """int64, the prediction with the margin left on the target logit, which needs the label."""
+    loss: Tensor
+    """As ``head.loss(..., reduction="none")``."""
+
+
+class _Best:
+    """The largest logit so far: of equal ones the first, as for `torch.argmax`, and class 0 where all are NaN."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.logit = like.new_full(like.shape[:1], -math.inf)
+        self.cosine = torch.full_like(self.logit, math.nan)
+        self.place = torch.zeros_like(self.logit, dtype=torch.int64)
+
+    def update(self, first: int, logits: Tensor, cosine: Tensor) -> Tensor:
+        """Take in a chunk's logits and cosines (B, n), and return its largest logits, (B,)."""
+        logit, place = logits.max(dim=1)
+        better = logit > self.logit
+        self.logit = torch.where(better, logit, self.logit)
+        self.cosine = torch.where(better, cosine.gather(1, place[:, None])[:, 0], self.cosine)
+        self.place = torch.where(better, place + first, self.place)
+        return logit
+
+    def loses_to(self, labels: Tensor, logit: Tensor) -> Tensor:
+        """Return whether a class that was left out would have won with this logit."""
+        return (logit > self.logit) | ((logit == self.logit) & (labels < self.place))
+
+
+class _Chunks:
+    """Cosines of a batch to the classes, a chunk at a time, each in the buffer of the last."""
+
+    def __init__(self, embeddings: Tensor, weight: Tensor, sub_centers: int = 1, chunk_size: int | None = None) -> None:
+        self.dtype, wide = compute_dtype(embeddings, weight), pair_dtype(embeddings.device)
+        self.unit = unit_rows(embeddings, wide)[0].to(self.dtype)
+        self.weight, self.sub_centers = weight, sub_centers
+        size = Others(1.0, sub_centers, chunk_size).chunk(max(1, len(embeddings)), embeddings.device)
+        self.rows = min(size * sub_centers, weight.shape[0])
+        self.cells = self.unit.new_empty(len(embeddings), self.rows)
+
+    def __iter__(self) -> Iterator[tuple[int, slice, Tensor]]:
+        """Yield the first class, the rows of the weight, and the cosines (B, n)."""
+        for start in range(0, self.weight.shape[0], self.rows):
+            rows = slice(start, min(start + self.rows, self.weight.shape[0]))
+            centers = unit_rows(self.weight[rows], self.dtype)[0]
+            cosine = torch.mm(self.unit, centers.T, out=self.cells[:, : len(centers)]).clamp_(-1, 1)
+            if self.sub_centers > 1:
+                cosine = cosine.unflatten(1, (-1, self.sub_centers)).amax(dim=2)
+            yield start // self.sub_centers, rows, cosine
+
+
+def _take(first: int, labels: Tensor, values: Tensor, kept: Tensor) -> Tensor:
+    """Put -inf at the target in a chunk (B, n); return its value there, or ``kept`` where the target is elsewhere."""
+    column = labels - first
+    inside = (column >= 0) & (column < values.shape[1])
+    column = column.clamp(0, values.shape[1] - 1)[:, None]
+    there = values.gather(1, column)[:, 0]
+    values.scatter_(1, column, torch.where(inside, -math.inf, there)[:, None])
+    return torch.where(inside, there, kept)
+
+
+@torch.no_grad()
+def angular_scores(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    psi: Tensor,
+    *,
+    scale: float,
+    sub_centers: int = 1,
+    label_smoothing: float = 0.0,
+    hard: Hard | None = None,
+    chunk_size: int | None = None,
+) -> HeadScores:
+    """Score a batch by scaled cosines.
+
+    Args:
+        embeddings: (B, D) floating point, of any length.
+        weight: (C * K, D) floating point, class centers of any length, a class's K centers adjacent.
+        labels: (B,) int64 in [0, C).
+        psi: (B,) float64, what replaces the cosine to the target class where the margin counts.
+        scale: s, positive.
+        sub_centers: K; a class's cosine is the largest over its centers.
+        label_smoothing: Fraction of the target that is spread evenly over all C classes, in [0, 1).
+        hard: CurricularFace's re-weighting, which counts in the loss and in ``margin_predictions``.
+        chunk_size: Classes per chunk; None chooses from the shape and the device.
+
+    Returns:
+        The scores; the losses in float64 (float32 on MPS).
+    """
+    with full_precision(embeddings.device):
+        chunks = _Chunks(embeddings, weight, sub_centers, chunk_size)
+        best, margin_best = (_Best(chunks.unit) for _ in range(2))
+        target, nearest = best.cosine, best.logit
+        total = torch.zeros_like(psi)
+        logit_sum = torch.zeros_like(psi) if label_smoothing else None
+        shift = torch.full_like(nearest, torch.finfo(nearest.dtype).min)
+        for first, _, cosine in chunks:
+            target = _take(first, labels, cosine, target)
+            nearest = torch.maximum(nearest, cosine.amax(dim=1))
+            logits = cosine * scale
+            largest = best.update(first, logits, cosine)
+            if hard is not None:
+                is_hard = cosine > hard.threshold.to(cosine.dtype)[:, None]
+                logits = scale * torch.where(is_hard, cosine * (hard.t.to(cosine.dtype) + cosine), cosine)
+                largest = margin_best.update(first, logits, cosine)
+            if logit_sum is not None:
+                logit_sum += logits.masked_fill(logits == -math.inf, 0).sum(dim=1)
+            larger = torch.maximum(shift, largest)
+            total *= (shift - larger).to(total.dtype).exp()
+            total += logits.sub_(larger[:, None]).exp_().sum(dim=1)
+            shift = larger
+        target_logit = psi * scale
+        losses = F.softplus(total.log() + shift - target_logit)
+        losses = smooth(losses, target_logit, logit_sum, label_smoothing, weight.shape[0] // sub_centers)
+        is_right = best.loses_to(labels, target * scale)
+        margin_best = best if hard is None else margin_best
+        is_right_with_margin = margin_best.loses_to(labels, target_logit.to(target.dtype))
+        return HeadScores(
+            torch.where(is_right, labels, best.place),
+            torch.where(is_right, target, best.cosine),
+            target,
+            nearest,
+            torch.where(is_right_with_margin, labels, margin_best.place),
+            losses,
+        )
+
+
+@torch.no_grad()
+def predict(
+    embeddings: Tensor,
+    weight: Tensor,
+    logits_of: Callable[[slice, Tensor], Tensor],
+    *,
+    sub_centers: int = 1,
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the class with the largest logit, and the cosine to it, (B,) each.
+
+    Args:
+        embeddings: (B, D) floating point, of any length.
+        weight: (C * K, D) floating point, a class's K centers adjacent.
+        logits_of: Takes rows of the weight and the cosines to their classes, (B, n), and returns logits, (B, n).
+        sub_centers: K; a class's cosine is the largest over its centers.
+        chunk_size: Classes per chunk; None chooses from the shape and the device.
+    """
+    with full_precision(embeddings.device):
+        chunks = _Chunks(embeddings, weight, sub_centers, chunk_size)
+        best = _Best(chunks.unit)
+        for first, rows, cosine in chunks:
+            best.update(first, logits_of(rows, cosine), cosine)
+        return best.place, best.cosine
+
+
+@torch.no_grad()
+def linear_scores(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    logits_of: Callable[[slice, Tensor], Tensor],
+    losses: Tensor,
+    *,
+    chunk_size: int | None = None,
+) -> HeadScores:
+    """Score a batch by logits that are not cosines, and have no margin.
+
+    Args:
+        embeddings: (B, D) floating point, of any length.
+        weight: (C, D) floating point.
+        labels: (B,) int64 in [0, C).
+        logits_of: Takes rows of the weight and the cosines to their classes, (B, n), and returns logits, (B, n).
+        losses: (B,) the loss of each sample.
+        chunk_size: Classes per chunk; None chooses from the shape and the device.
+    """
+    with full_precision(embeddings.device):
+        chunks = _Chunks(embeddings, weight, 1, chunk_size)
+        best = _Best(chunks.unit)
+        target, nearest = best.cosine, best.logit
+        for first, rows, cosine in chunks:
+            best.update(first, logits_of(rows, cosine), cosine)
+            target = _take(first, labels, cosine, target)
+            nearest = torch.maximum(nearest, cosine.amax(dim=1))
+        return HeadScores(best.place, best.cosine, target, nearest, best.place, losses)

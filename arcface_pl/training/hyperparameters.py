@@ -1,0 +1,148 @@
+"""Constructor arguments of a module as plain values in its checkpoint, and the module rebuilt from them."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from arcface_pl.backbones import BACKBONES
+from arcface_pl.checkpoints.reading import check_fit, read_checkpoint
+from arcface_pl.checkpoints.specs import build, spec_of
+from arcface_pl.errors import CheckpointError
+from arcface_pl.heads import HEADS
+from arcface_pl.training import schedules
+
+__all__ = ["load_module", "plain", "plain_hyperparameters"]
+
+ModuleT = TypeVar("ModuleT")
+_NOT_PLAIN = object()
+_OF_THE_LOOP = ("optimizer", "lr_schedule")
+# Keys under which LightningCLI names code to run
+_LIGHTNING_CLI = ("_instantiator", "_class_path")
+# Arguments that a schedule gets from the Trainer, or that move while it runs
+_NOT_SETTINGS = ("optimizer", "total_steps", "last_epoch", "params")
+
+
+def plain(value: Any) -> Any:
+    """Reduce ``value`` to what a checkpoint may hold: numbers, text, None, lists and dictionaries of them.
+
+    A network becomes its ``{"name", "kwargs"}`` spec, as does a class that a LightningCLI config describes.
+    Items that are none of these are left out.
+    """
+    if value is None:
+        return value
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind.__str__(value) if kind is str else kind(value)  # not NumPy's numbers, nor members of an Enum
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, nn.Module):
+        return spec_of(value)
+    if isinstance(value, Mapping) and "class_path" in value:
+        return {"name": str(value["class_path"]).rpartition(".")[2], "kwargs": plain(value.get("init_args") or {})}
+    if isinstance(value, Mapping):
+        items = {str(key): plain(item) for key, item in value.items()}
+        return {key: item for key, item in items.items() if item is not _NOT_PLAIN and key not in _LIGHTNING_CLI}
+    if isinstance(value, list | tuple):
+        return [item for item in map(plain, value) if item is not _NOT_PLAIN]
+    return _NOT_PLAIN
+
+
+def plain_hyperparameters(module: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return a module's hyperparameters as plain values, and the names of those that have none.
+
+    Args:
+        module: An `ArcFaceModule`; the optimizer and schedule that its Trainer uses are described by their settings.
+    """
+    given = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
+    found = {name: plain(value) for name, value in given.items()} | dict.fromkeys(_OF_THE_LOOP, _NOT_PLAIN)
+    found |= module.specs
+    trainer = module._trainer
+    if trainer is not None and trainer.optimizers:
+        settings = trainer.optimizers[0].defaults
+        found["optimizer"] = _spec(trainer.optimizers[0], settings, _classes(torch.optim, Optimizer))
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        known = _classes(torch.optim.lr_scheduler, LRScheduler) | _classes(schedules, LRScheduler)
+        found["lr_schedule"] = _spec(schedulers[0], vars(schedulers[0]), known) if schedulers else None
+    return (
+        {name: value for name, value in found.items() if value is not _NOT_PLAIN},
+        [name for name, value in found.items() if value is _NOT_PLAIN],
+    )
+
+
+def _classes(library: Any, base: type) -> dict[str, type]:
+    return {name: each for name, each in vars(library).items() if isinstance(each, type) and issubclass(each, base)}
+
+
+def _spec(made: Any, settings: Mapping[str, Any], known: Mapping[str, type]) -> Any:
+    """Describe an optimizer or schedule; not plain if its class is not known or an argument is not stored."""
+    if known.get(type(made).__name__) is not type(made):
+        return _NOT_PLAIN
+    kwargs = {}
+    for name, parameter in inspect.signature(type(made)).parameters.items():
+        if name in _NOT_SETTINGS:
+            continue
+        value = plain(settings.get(name, _NOT_PLAIN))
+        if value is _NOT_PLAIN and parameter.default is parameter.empty:
+            return _NOT_PLAIN
+        if value is not _NOT_PLAIN:
+            kwargs[name] = value
+    return {"name": type(made).__name__, "kwargs": kwargs}
+
+
+def _factory(spec: Any, known: Mapping[str, type]) -> Callable[..., Any] | None:
+    if not isinstance(spec, Mapping) or spec.get("name") not in known or not isinstance(spec.get("kwargs"), Mapping):
+        return None
+    return partial(known[spec["name"]], **spec["kwargs"])
+
+
+def load_module(
+    cls: type[ModuleT], path: str | Path, map_location: Any, strict: bool, kwargs: Mapping[str, Any]
+) -> ModuleT:
+    """Rebuild a module; see `ArcFaceModule.load_from_checkpoint`."""
+    content = read_checkpoint(path)
+    weights = content["state_dict"]
+    try:
+        module: Any = cls(**_arguments(cls, content, kwargs))
+    except (KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(path, reason, "pass the arguments it was trained with to load_from_checkpoint") from error
+    if strict:
+        check_fit(path, weights, module.state_dict())
+    module.load_state_dict(weights, strict=strict)
+    module.strict_loading = strict
+    module.on_load_checkpoint(content)
+    module.strict_loading = None
+    if isinstance(map_location, str | int | torch.device):  # mappings and functions are about the saving device
+        module.to(map_location)
+    return module.eval()
+
+
+def _arguments(cls: type, content: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    saved, accepted = dict(content["hyper_parameters"]), inspect.signature(cls).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    for role, registry in (("backbone", BACKBONES), ("head", HEADS)):
+        if role not in kwargs and (role in accepted or takes_any):
+            saved[role] = build(role, registry, saved.get(role) or {}, content["state_dict"])
+    saved["optimizer"] = _factory(saved.get("optimizer"), _classes(torch.optim, Optimizer))
+    known = _classes(torch.optim.lr_scheduler, LRScheduler) | _classes(schedules, LRScheduler)
+    saved["lr_schedule"] = _factory(saved.get("lr_schedule"), known)
+    for name in _OF_THE_LOOP:
+        if saved[name] is None:
+            del saved[name]
+    lost = [name for name in content.get("not_restored") or [] if name in accepted and name not in kwargs]
+    if lost:
+        names = ", ".join(map(str, lost))
+        warnings.warn(
+            f"{cls.__name__}.load_from_checkpoint: {names} cannot be restored from the file and has its default; "
+            f"pass it as a keyword argument to train on",
+            stacklevel=4,
+        )
+    return {name: value for name, value in saved.items() if takes_any or name in accepted} | dict(kwargs)

@@ -1,0 +1,116 @@
+"""`HeadSharding`: settings of the Trainer that sharded, sampled and in-backward heads do not work with."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+from arcface_pl.callbacks import ExponentialMovingAverage
+from arcface_pl.callbacks.run.defaults import check_trainer
+from arcface_pl.callbacks.run.sharding import check_sharding
+from arcface_pl.heads import ShardedHead
+from arcface_pl.training.module import ArcFaceModule
+
+
+def sgd(params: Any, **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr=0.05, momentum=0.9, **options)
+
+
+class DDP(L.pytorch.strategies.DDPStrategy):
+    def __init__(self) -> None:
+        """Without processes."""
+
+
+def fake(**settings: Any) -> Any:
+    """A Trainer that this machine cannot have: a GPU's loss scaling, other strategies."""
+    plain = {"world_size": 1, "accumulate_grad_batches": 1, "gradient_clip_val": None, "precision": "32-true"}
+    return SimpleNamespace(**{**plain, "callbacks": [], "strategy": object(), **settings})
+
+
+@pytest.fixture
+def make(tiny_module: Callable[..., ArcFaceModule]) -> Callable[..., ArcFaceModule]:
+    return lambda **arguments: tiny_module(**{"optimizer": sgd, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"accumulate_grad_batches": 2}, "accumulate_grad_batches: got 2; expected 1"),
+        ({"gradient_clip_val": 1.0}, "gradient_clip_val: got 1.0; expected null"),
+        ({"callbacks": [GradientAccumulationScheduler({1: 4})]}, "accumulate_grad_batches: got 'a Gradient"),
+        ({"callbacks": [ExponentialMovingAverage()]}, "update_head_in_backward: got True; expected false"),
+    ],
+)
+def test_a_fit_that_needs_a_gradient_of_the_centers_is_refused_before_training(
+    make: Callable[..., ArcFaceModule],
+    make_trainer: Callable[..., L.Trainer],
+    tiny_loader: Callable[..., Any],
+    setting: dict[str, Any],
+    message: str,
+) -> None:
+    module = make(update_head_in_backward=True)
+    before = module.head.weight.detach().clone()
+    with pytest.raises(ValueError, match=message):
+        make_trainer(max_epochs=2, **setting).fit(module, tiny_loader())
+    assert torch.equal(module.head.weight, before)
+
+
+def test_loss_scaling_is_refused(make: Callable[..., ArcFaceModule]) -> None:
+    module = make(update_head_in_backward=True)
+    with pytest.raises(ValueError, match="precision: got '16-mixed'; expected bf16-mixed or 32-true"):
+        check_sharding(module, fake(precision="16-mixed"))
+    check_sharding(module, fake(precision="bf16-mixed"))
+
+
+def test_optimizers_whose_rate_does_not_suit_sgd_are_refused(make: Callable[..., ArcFaceModule]) -> None:
+    def adam(params: Any) -> torch.optim.Optimizer:
+        return torch.optim.Adam(params, lr=1e-3)
+
+    with pytest.raises(ValueError, match="head_lr: got None; expected a rate .* the optimizer is Adam"):
+        check_sharding(make(update_head_in_backward=True, optimizer=adam), fake())
+    check_sharding(make(update_head_in_backward=True, optimizer=adam, head_lr=0.1), fake())
+    with pytest.raises(ValueError, match="dampening"):
+        check_sharding(make(update_head_in_backward=True, optimizer=lambda p: sgd(p, dampening=0.5)), fake())
+
+
+def test_several_processes_need_a_sharded_head_and_ddp(make: Callable[..., ArcFaceModule]) -> None:
+    with pytest.raises(ValueError, match="strategy: got 'object'; expected ddp"):
+        check_sharding(make(shard_head=True), fake(world_size=2))
+    with pytest.raises(ValueError, match="shard_head: got False; expected true together with update_head_in_backward"):
+        check_sharding(make(update_head_in_backward=True), fake(world_size=2, strategy=DDP()))
+    with pytest.raises(ValueError, match="head_sample_rate: got 0.5; expected 1.0 without update_head_in_backward"):
+        check_sharding(make(head_sample_rate=0.5), fake())
+    for rate in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="head_sample_rate: got"):
+            make(head_sample_rate=rate)
+    check_sharding(make(shard_head=True, update_head_in_backward=True), fake(world_size=2, strategy=DDP()))
+
+
+def test_the_command_line_asks_before_training(make: Callable[..., ArcFaceModule]) -> None:
+    with pytest.raises(ValueError, match="head_sample_rate: got 0.5"):
+        check_trainer(make(head_sample_rate=0.5), fake())
+    check_trainer(make(), fake(accumulate_grad_batches=4))
+
+
+def test_centers_are_gathered_for_scoring_and_released(
+    make: Callable[..., ArcFaceModule], make_trainer: Callable[..., L.Trainer], tiny_loader: Callable[..., Any]
+) -> None:
+    calls: list[str] = []
+    module = make(update_head_in_backward=True, head_sample_rate=0.5)
+    trainer = make_trainer(max_epochs=1)
+    setup = L.pytorch.callbacks.LambdaCallback(setup=lambda *_, **__: calls.append(type(module.head).__name__))
+    trainer.callbacks.append(setup)  # type: ignore[attr-defined]
+    ShardedHead.gather_centers, gather = lambda self: calls.append("gather"), ShardedHead.gather_centers  # type: ignore
+    ShardedHead.release_centers, release = lambda self: calls.append("release"), ShardedHead.release_centers  # type: ignore
+    try:
+        trainer.fit(module, tiny_loader(), tiny_loader())
+        trainer.test(module, tiny_loader(), verbose=False)
+        trainer.predict(module, tiny_loader())
+    finally:
+        ShardedHead.gather_centers, ShardedHead.release_centers = gather, release  # type: ignore[method-assign]
+    assert calls[0] == "ArcFaceHead"
+    assert [each for each in calls if each in ("gather", "release")] == ["gather", "release"] * 3

@@ -1,0 +1,65 @@
+"""Small runs that several tests make, resume and compare."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+    "use_distributed_sampler": False,
+}
+"""A CPU Trainer that prints and writes nothing."""
+
+
+class Watch(L.Callback):
+    """Writes down what each step computed, and saves a checkpoint where asked."""
+
+    def __init__(self, save_at: int = -1, path: Path | None = None) -> None:
+        self.losses: list[float] = []
+        self.dtypes: set[torch.dtype] = set()
+        self.matmul: set[str] = set()
+        self.save_at, self.path = save_at, path
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        pl_module.backbone.conv2.register_forward_hook(self._see)
+
+    def _see(self, layer: Any, images: Any, features: Tensor) -> None:
+        self.dtypes.add(features.dtype)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+        self.losses.append(outputs["loss"].item())
+        self.matmul.add(torch.get_float32_matmul_precision())
+        if trainer.global_step == self.save_at:
+            trainer.save_checkpoint(self.path)
+
+
+def fit_digits(
+    callbacks: list[L.Callback], checkpoint: Path | None = None, precision: Any = "32-true", **arguments: Any
+) -> ArcFaceModule:
+    """Train on the digits, 14 steps in two epochs."""
+    L.seed_everything(3, verbose=False)
+    module = ArcFaceModule(
+        FastCNN(16, width=4), ArcFaceHead(16, 10), lambda params: torch.optim.Adam(params, 1e-2), **arguments
+    )
+    data = MNISTDataModule(dataset="digits", batch_size=200, eval_batch_size=1000, augment=False)
+    trainer = L.Trainer(**QUIET, max_epochs=2, precision=precision, callbacks=callbacks)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return module
+
+
+def assert_the_same(one: ArcFaceModule, other: ArcFaceModule) -> None:
+    assert one.state_dict().keys() == other.state_dict().keys()
+    for name, weights in one.state_dict().items():
+        assert torch.equal(weights, other.state_dict()[name]), name
