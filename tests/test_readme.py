@@ -74,7 +74,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_command_runs(command: str, workplace: Path) -> None:
     quick = command
     words = set(command.split())
-    if ("scripts/fit.py" in words or "arcface-pl fit" in command) and not {"--ckpt_path", "--data.root", "--data"} & words:
+    if ("scripts/fit.py" in words or "arcface-pl fit" in command) and not {
+        "--ckpt_path",
+        "--data.root",
+        "--data",
+    } & words:
         quick += " --data.dataset digits --max_epochs 1"
     done = run(quick, workplace)
     if "--accelerator gpu" in command and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
