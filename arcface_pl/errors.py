@@ -3,7 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["CheckpointError", "DataError", "NonFiniteError", "SettingsError", "UserError", "expected", "listed"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "ExportError",
+    "FileError",
+    "GalleryError",
+    "NonFiniteError",
+    "PretrainedError",
+    "SettingsError",
+    "UserError",
+    "expected",
+    "listed",
+]
 
 _MOST_LISTED = 10
 
@@ -50,11 +62,27 @@ class DataError(UserError):
     """A data file is missing, damaged or cannot be fetched; the message names it, what was expected and what found."""
 
 
-class CheckpointError(UserError):
-    """A checkpoint that cannot be used: names the file, what is wrong with it and what to do."""
+class FileError(UserError):
+    """A file that cannot be used; the message names it, what is wrong with it and what to do."""
 
     def __init__(self, path: str | Path, fault: str, remedy: str) -> None:
-        super().__init__(f"{path}: {fault}; {remedy}")
+        super().__init__(f"{path}: {' '.join(fault.split())}; {remedy}")
+
+
+class CheckpointError(FileError):
+    """A checkpoint that cannot be used."""
+
+
+class GalleryError(FileError):
+    """A gallery of enrolled names that cannot be used."""
+
+
+class PretrainedError(FileError):
+    """A folder of `Recognizer.save_pretrained` that cannot be used."""
+
+
+class ExportError(UserError):
+    """A model that cannot be exported, or an exported file whose outputs differ from the model's."""
 
 
 class NonFiniteError(UserError):

@@ -1,66 +1,88 @@
-"""How a Trainer writes and reads the checkpoints of this package's modules."""
+"""CheckpointIO plugin: how a Trainer writes and reads this package's checkpoints."""
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.strategies import Strategy
+from torch import Tensor
 
-from arcface_pl.checkpoints.atomic import write_checkpoint
-from arcface_pl.checkpoints.reading import read_checkpoint
+from arcface_pl.checkpoints.atomic import link_or_copy, write_checkpoint
+from arcface_pl.checkpoints.reading import CheckpointFile, is_finite, read_checkpoint
 from arcface_pl.errors import CheckpointError
 
 __all__ = ["DurableCheckpointIO"]
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, with its digest, and only finite weights; reads it safely."""
+    """Writes checkpoints atomically and only if all weights are finite; reads them without running code from them.
+
+    Args:
+        read: A checkpoint that was read already: the first load of its path returns its content, without reading again.
+    """
+
+    def __init__(self, read: CheckpointFile | None = None) -> None:
+        self._read = read
 
     @classmethod
-    def install(cls, strategy: Strategy) -> None:
-        """Take the place of Lightning's own; a plugin that the user chose stays."""
+    def install(cls, strategy: Strategy, read: CheckpointFile | None = None) -> None:
+        """Replace Lightning's default plugin of ``strategy``; one that the user chose stays."""
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
-            strategy.checkpoint_io = cls()
+            strategy.checkpoint_io = cls(read)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write.
+        """Write a checkpoint.
 
         Raises:
-            CheckpointError: If a weight is not finite, or the file cannot be written.
+            CheckpointError: If a weight is NaN or inf, or the file cannot be written.
         """
         for section in ("state_dict", "optimizer_states"):
             for name, tensor in _tensors(checkpoint.get(section, {}), section):
-                if not torch.isfinite(tensor).all():
+                if not is_finite(tensor):
                     raise CheckpointError(path, f"not written, since {name} is not finite", "use an earlier one")
-        try:
+        with _writing(path):
             write_checkpoint(checkpoint, path)
-        except OSError as error:
-            raise CheckpointError(
-                path, f"cannot be written ({error.strerror})", "earlier ones are untouched: resume when that is mended"
-            ) from error
+
+    def link_checkpoint(self, written: Path, path: Path) -> None:
+        """Put a checkpoint that was written before at a second path, without writing it again if links are possible.
+
+        Raises:
+            CheckpointError: If the file cannot be written.
+        """
+        with _writing(path):
+            link_or_copy(written, path)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read; never more than tensors and plain values.
+        """Read a checkpoint onto the CPU, whatever ``map_location`` and ``weights_only`` are.
 
         Raises:
-            CheckpointError: As `read_checkpoint`, and if it is not the Trainer's.
+            CheckpointError: As `read_checkpoint`, and if no Trainer wrote the file.
         """
-        content = read_checkpoint(path)
+        read, self._read = self._read, None
+        content = read.content if read is not None and read.path == Path(path) else read_checkpoint(path)
         version = content.get("pytorch-lightning_version")
         if not isinstance(version, str) or not re.match(r"[0-9]+\.[0-9]+", version):
-            raise CheckpointError(path, "it has no pytorch-lightning_version", "give one that a Trainer has written")
+            raise CheckpointError(path, "it has no pytorch-lightning_version", "use a checkpoint that a Trainer wrote")
         return content
 
 
-def _tensors(node: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(node, torch.Tensor):
-        if node.is_floating_point():
-            yield name, node
+@contextmanager
+def _writing(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = "earlier checkpoints are unchanged: fix this and resume"
+        raise CheckpointError(path, f"cannot be written ({error.strerror})", remedy) from error
+
+
+def _tensors(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(node, Tensor):
+        yield name, node
     elif isinstance(node, dict | list | tuple):
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             yield from _tensors(value, f"{name}.{key}")

@@ -1,4 +1,4 @@
-"""Reading a checkpoint: checked for damage first, then for what it holds, and never able to run code."""
+"""Safe reading of checkpoints: checked for damage, then for content; no code that a file names can run."""
 
 import math
 import os
@@ -6,18 +6,17 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from arcface_pl.checkpoints.atomic import digest_fault
 from arcface_pl.errors import CheckpointError
 
-__all__ = ["FORMAT_VERSION", "check_fit", "check_resumable", "read_checkpoint"]
+__all__ = ["FORMAT_VERSION", "CheckpointFile", "check_fit", "check_resumable", "is_finite", "read_checkpoint"]
 
 FORMAT_VERSION = 1
-"""Written into every checkpoint as ``format_version``; grows when an older release could not read it any more."""
+"""Stored in every checkpoint as ``format_version``; increased when older releases can no longer read new files."""
 
 _FINITE = ("state_dict", "current_model_state", "optimizer_states")
 _RESUMED = {
@@ -28,38 +27,51 @@ _RESUMED = {
     "lr_schedulers": list,
     "callbacks": dict,
 }
-# With these stock Lightning and jsonargparse make whatever class they are told to
+# Lightning and jsonargparse instantiate the class that stands under one of these keys
 _NAMES_CODE = ("_instantiator", "_class_path", "class_path")
-_END_RECORD = 22  # bytes of the last record of a ZIP archive, without its comment
-# Of an entry with this bit torch.load reads nothing and hands out the memory as it found it, which no checksum shows
+_END_RECORD = 22  # bytes of a ZIP archive's last record, without its comment
+# torch.load reads nothing for an entry with this bit and returns uninitialized memory, which no checksum reveals
 _DOS_FOLDER = 0x10
 _EARLIER = "use an earlier checkpoint"
-_OURS = "give a checkpoint written by arcface_pl"
+_OURS = "use a checkpoint written by arcface_pl"
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint that `ArcFaceModule` was saved in, onto the CPU.
+class CheckpointFile(NamedTuple):
+    """A checkpoint that has been read and checked, to be passed along instead of reading the file again.
+
+    Attributes:
+        path: The file.
+        content: What `read_checkpoint` returned.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+
+def read_checkpoint(path: str | Path | CheckpointFile) -> dict[str, Any]:
+    """Read a checkpoint of an `ArcFaceModule` onto the CPU.
 
     Args:
-        path: The file.
+        path: The file, or one that was read before, whose content is returned.
 
     Returns:
         The checkpoint's dictionary, with ``state_dict`` and ``hyper_parameters``.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, of a newer release, holds weights that are no finite numbers,
-            anything but plain values and tensors, or the name of code to run, or is not one of this package's.
+        CheckpointError: If the file is missing, damaged, from a newer release or another package; if a weight is NaN or
+            inf; or if it holds anything but tensors and plain values, or the name of code to run.
     """
+    if isinstance(path, CheckpointFile):
+        return path.content
     path = Path(path)
-    if os.path.isdir(path):
-        raise CheckpointError(path, "it is a folder", "give the path of a .ckpt file")
     if not os.path.isfile(path):
-        raise CheckpointError(path, "there is no such file", "give the path of a .ckpt file")
+        fault = "it is a folder" if os.path.isdir(path) else "there is no such file"
+        raise CheckpointError(path, fault, "give the path of a .ckpt file")
     _check_archive(path)
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch remarks on formats that are refused here in any case
+        with warnings.catch_warnings(action="ignore"):  # about formats that are refused here anyway
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a hostile file brings torch to raise
+    except Exception as error:  # a hostile file can make torch raise anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             path, f"it holds more than tensors and plain values, or is damaged ({reason})", "do not use it"
@@ -68,38 +80,40 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor has no NaN or inf; one pass without a temporary tensor, unless a sum overflows."""
+    return not tensor.is_floating_point() or math.isfinite(tensor.sum()) or bool(torch.isfinite(tensor).all())
+
+
 def _check_archive(path: Path) -> None:
-    """Refuse a file that is not, to the bit, the archive that it was written as."""
+    """Refuse a file that is not an intact, uncompressed ZIP archive from its first byte to its last."""
     try:
-        if fault := digest_fault(path):
-            raise CheckpointError(path, f"it is damaged ({fault})", _EARLIER)
         if os.path.getsize(path) == 0:
             raise CheckpointError(path, "it is empty", _EARLIER)
         if not zipfile.is_zipfile(path):
-            raise CheckpointError(path, "it is damaged, or no checkpoint", f"{_EARLIER}, or {_OURS}")
+            raise CheckpointError(path, "it is damaged, or not a checkpoint", f"{_EARLIER}, or {_OURS}")
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if not _fills(archive, path):
-                raise CheckpointError(path, "it is damaged (something stands before or after it)", _EARLIER)
+                raise CheckpointError(path, "it is damaged (there is something before or after it)", _EARLIER)
             packed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
             if packed or sum(entry.file_size for entry in entries) > os.path.getsize(path):
                 raise CheckpointError(path, "it would unpack to more than the file holds", "do not use it")
             if folders := [entry.filename for entry in entries if entry.external_attr & _DOS_FOLDER]:
                 raise CheckpointError(path, f"it is damaged ({folders[0]} is marked as a folder)", _EARLIER)
-            # Without a digest, as torch.save writes: torch.load does not look at the archive's own checksums
-            damaged = archive.testzip()
+            damaged = archive.testzip()  # torch.load does not verify the checksums
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(path, f"it cannot be read ({error.strerror or error})", "see to the file") from error
-    except Exception as error:  # zipfile raises a dozen kinds over a damaged archive
+        raise CheckpointError(path, f"it cannot be read ({error.strerror or error})", "check the file") from error
+    except Exception as error:  # zipfile raises a dozen types over a damaged archive
         raise CheckpointError(path, f"it is damaged ({error})", _EARLIER) from error
     if damaged is not None:
         raise CheckpointError(path, f"it is damaged ({damaged} fails its checksum)", _EARLIER)
 
 
 def _fills(archive: zipfile.ZipFile, path: Path) -> bool:
-    """Whether an archive is all that a file holds: readers look for its end, and pass over what stands around it."""
+    """Whether the archive is all of the file: readers search for its end and ignore what surrounds it."""
     with path.open("rb") as file:
         file.seek(-_END_RECORD - len(archive.comment), os.SEEK_END)
         at_end = file.read(4) == b"PK\5\6"
@@ -111,15 +125,12 @@ def _check_content(path: Path, content: Any) -> None:
         raise CheckpointError(path, f"it holds a {type(content).__name__}, not a checkpoint", _OURS)
     version = content.get("format_version", 0)
     if isinstance(version, bool) or not isinstance(version, int) or version > FORMAT_VERSION:
-        raise CheckpointError(
-            path,
-            f"its format_version is {version!r}, and this release reads up to {FORMAT_VERSION}",
-            "install a newer arcface_pl",
-        )
+        fault = f"format_version: got {version!r}; expected at most {FORMAT_VERSION}"
+        raise CheckpointError(path, fault, "install a newer arcface_pl")
     for key in ("state_dict", "hyper_parameters"):
         if not isinstance(content.get(key), dict):
-            fault = f"has no {key}" if key not in content else f"has a {key} that is no dictionary"
-            raise CheckpointError(path, f"it {fault}", f"{_OURS}, not bare weights")
+            fault = f"it has no {key}" if key not in content else f"its {key} is not a dictionary"
+            raise CheckpointError(path, fault, f"{_OURS}, not bare weights")
     _check_facts(path, content.get("data") or {})
     for name, value in _walk(content):
         if isinstance(value, dict) and (named := [key for key in _NAMES_CODE if key in value]):
@@ -132,12 +143,12 @@ def _check_content(path: Path, content: Any) -> None:
 
 
 def _check_facts(path: Path, facts: Any) -> None:
-    """Refuse what a checkpoint says of the data where it is no such thing: users of a model rely on it."""
+    """Refuse facts about the data that have the wrong type: users of the model rely on them."""
     if not isinstance(facts, dict):
         raise CheckpointError(path, f"its data is a {type(facts).__name__}, not a dictionary", _OURS)
     names, normalization = facts.get("class_names"), facts.get("normalization")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise CheckpointError(path, "its class names are no list of text", _OURS)
+        raise CheckpointError(path, "its class names are not a list of text", _OURS)
     if normalization is None:
         return
     try:
@@ -145,11 +156,11 @@ def _check_facts(path: Path, facts: Any) -> None:
     except (TypeError, ValueError):
         mean, std = [], []
     if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        raise CheckpointError(path, "its normalization is no mean and deviation for each channel", _OURS)
+        raise CheckpointError(path, "its normalization is not a mean and a deviation per channel", _OURS)
 
 
 def _walk(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Go through everything in nested containers once, whatever refers to what, with the place where it was met."""
+    """Yield everything in nested containers once, with the place where it was found; cycles are followed once."""
     waiting: list[tuple[str, Any]] = [("", content)]
     seen = set()
     while waiting:
@@ -166,26 +177,26 @@ def _walk(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _fault_of(tensor: Tensor, *, finite: bool) -> str | None:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        return f"is no plain tensor ({tensor.layout}, {tensor.device})"
+        return f"is not a plain tensor ({tensor.layout}, {tensor.device})"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return f"announces {tensor.numel()} numbers and holds fewer"
-    if finite and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+    if finite and not is_finite(tensor):
         return "holds numbers that are not finite"
     return None
 
 
 def check_fit(path: str | Path, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not exactly those that a network has room for.
+    """Refuse weights whose names or shapes are not exactly those of a network.
 
     Args:
         path: The file that they come from, for the message.
         saved: The checkpoint's ``state_dict``.
-        wanted: The network's own, of which only names and shapes matter.
+        wanted: The network's.
 
     Raises:
-        CheckpointError: Names the first weight that is missing, too many, or of another shape.
+        CheckpointError: Names the first weight that is missing, unknown or of another shape.
     """
-    remedy = "give the classes and sizes it was trained with"
+    remedy = "use the classes and sizes it was trained with"
     for name in wanted:
         if name not in saved:
             raise CheckpointError(path, f"it has no {name}, which the network needs", remedy)
@@ -198,7 +209,7 @@ def check_fit(path: str | Path, saved: Mapping[str, Tensor], wanted: Mapping[str
 
 
 def check_resumable(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Refuse to go on training from a checkpoint without what training needs besides the weights.
+    """Refuse a checkpoint that lacks what training needs besides the weights.
 
     Args:
         path: The file, for the message.
@@ -209,4 +220,4 @@ def check_resumable(path: str | Path, content: Mapping[str, Any]) -> None:
     """
     for key, kind in _RESUMED.items():
         if not isinstance(content.get(key), kind):
-            raise CheckpointError(path, f"it has no {key}: training cannot go on from it", "resume from another")
+            raise CheckpointError(path, f"it has no {key}: training cannot resume from it", "use another")

@@ -3,26 +3,22 @@
 import argparse
 import os
 import socket
-import sys
 from contextlib import nullcontext, suppress
 from functools import partial
 
-from arcface_pl.cli.parser import ToolParser
-from arcface_pl.errors import SettingsError
+from arcface_pl.cli.parser import MODEL_HELP, ToolParser, number
+from arcface_pl.errors import SettingsError, expected
 
 __all__ = ["run"]
 
 HOST = "127.0.0.1"
-WAIT = 10  # seconds for another process to be done with the gallery: the page stands still meanwhile
+WAIT = 10  # seconds to wait for another process that holds the gallery's lock: the page hangs meanwhile
 
 _DESCRIPTION = """\
-Serve a page to try a trained model on, for this machine's own browser; no network is needed. Draw with mouse, finger or
-pen, or drop a picture file on it: as you draw, it shows the angle to every class center (of many classes, the nearest),
-and the class, or "unknown" past the threshold that was measured in training. A new class is enrolled from a few
-drawings, recognised from then on, and removed again.
-
-MODEL is a checkpoint, a folder that Recognizer.save_pretrained wrote, or best, last or last-good: that of the
-newest run. Ctrl-C ends it."""
+Serve a page to try a trained model in this machine's browser; no network is needed. Draw with mouse, finger or pen, or
+drop a picture file: while you draw, the page shows the angle to every class center (the nearest, if there are many) and
+the class, or "unknown" below the threshold. You can enroll a new class from a few drawings, and remove it again.
+Ctrl-C ends the command."""
 
 _EXAMPLES = """\
 examples:
@@ -38,7 +34,7 @@ def run(args: list[str]) -> None:
         args: The model and flags.
 
     Raises:
-        UserError: If the model, the gallery or the port cannot be used, or the extra is missing.
+        UserError: If the model, the gallery or the port cannot be used, or the extra is not installed.
     """
     given = _parse(args)
     try:
@@ -46,51 +42,46 @@ def run(args: list[str]) -> None:
 
         from arcface_pl.demo import Demo, create_app
     except ModuleNotFoundError as error:
-        raise SettingsError(f"needs {error.name}; pip install 'arcface_pl[demo]'") from error
-    from arcface_pl.cli.inputs import open_model
+        raise SettingsError(f"demo: {error.name} is not installed; pip install 'arcface_pl[demo]'") from error
+    from arcface_pl.cli.inputs import open_model, warn_without_threshold
     from arcface_pl.cli.recognize import editing_gallery
     from arcface_pl.recognizer import Recognizer
 
     with _listen(given.port) as listener:
         recognizer = Recognizer(open_model(given.model))
         editing = partial(editing_gallery, recognizer, given.gallery, timeout=WAIT) if given.gallery else nullcontext
-        # Once to begin with: what is there is read, and whether it can be written is known before anything is drawn.
+        # Read the gallery, and find out that it cannot be written before anything is drawn
         with editing():
             pass
-        if given.threshold is None and recognizer.thresholds.classification is None:
-            print("No threshold is kept in this model: nothing is called unknown.", file=sys.stderr)  # noqa: T201
+        warn_without_threshold(given.threshold, recognizer.thresholds.classification)
         app = create_app(Demo(recognizer, threshold=given.threshold, editing=editing))
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
         )
         port = listener.getsockname()[1]
         print(f"http://{HOST}:{port}/ shows {given.model} (Ctrl-C ends it)", flush=True)  # noqa: T201
-        # Once it has ended in order, uvicorn passes the interrupt on.
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt):  # uvicorn shuts down, then raises the interrupt again
             uvicorn.Server(config).run(sockets=[listener])
 
 
 def _parse(args: list[str]) -> argparse.Namespace:
     parser = ToolParser("demo", _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="checkpoint, folder, best, last or last-good")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
-        "--port", type=int, default=8765, metavar="N", help="port on 127.0.0.1; 0 for a free one (default: 8765)"
+        "--port",
+        type=number(int, 0, 65_535, "a port, 0 to 65535"),
+        default=8765,
+        metavar="N",
+        help="port on 127.0.0.1; 0: any free one (default: 8765)",
     )
-    parser.add_argument(
-        "--threshold", type=float, metavar="COSINE", help="cosine from which on an answer is believed, from -1 to 1"
-    )
+    parser.add_threshold()
     parser.add_argument("--gallery", metavar="DIR", help="keep enrolled names in this folder (default: in memory)")
-    given = parser.parse_args(args)
-    if given.threshold is not None and not -1 <= given.threshold <= 1:
-        raise SettingsError(f"--threshold: got {given.threshold}, accepts a cosine from -1 to 1")
-    if not 0 <= given.port <= 65_535:
-        raise SettingsError(f"--port: got {given.port}, accepts 0 to 65535")
-    return given
+    return parser.parse_args(args)
 
 
 def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise SettingsError(f"--port: {port} cannot be used ({reason}); accepts a free one, or 0 for any") from error
+        reason = f"It cannot be used: {os.strerror(error.errno or 0)}"
+        raise SettingsError(expected("--port", port, "a free port, or 0 for any", reason)) from error

@@ -3,15 +3,19 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from arcface_pl.cli.command_line import Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.parser import ToolParser
-from arcface_pl.errors import SettingsError
+from arcface_pl.errors import SettingsError, expected
 from arcface_pl.evaluation.protocols import PROTOCOLS
+
+if TYPE_CHECKING:
+    from arcface_pl.checkpoints.reading import CheckpointFile
+    from arcface_pl.recognizer import TrainedModel
 
 __all__ = ["run"]
 
@@ -52,19 +56,16 @@ def run(args: list[str]) -> None:
     request = parse_command_line("fit", data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
-    from arcface_pl.checkpoints.reading import read_checkpoint
     from arcface_pl.cli import evaluation_report as report
     from arcface_pl.cli.find_checkpoint import find_checkpoint
-    from arcface_pl.evaluation.measure import Evaluation
-    from arcface_pl.training.module import ArcFaceModule
+    from arcface_pl.recognizer import TrainedModel
 
     checkpoint = find_checkpoint(options.checkpoint)
-    module = ArcFaceModule.load_from_checkpoint(checkpoint)
-    data = _data_of(checkpoint, module, request, options)
-    device = _device(options.accelerator)
-    found: dict[str, Evaluation] = report.evaluate_data(module, data, options.split, device)
+    model = TrainedModel.from_checkpoint(checkpoint)
+    data = _data_of(checkpoint, model, request, options)
+    found = report.evaluate_data(model, data, options.split, _device(options.accelerator))
     results = {
-        "checkpoint": str(checkpoint),
+        "checkpoint": str(checkpoint.path),
         "dataset": data.dataset_name if hasattr(data, "dataset_name") else type(data).__name__,
         "split": options.split,
         "protocol": options.protocol,
@@ -72,12 +73,12 @@ def run(args: list[str]) -> None:
     }
     console = Console()
     report.print_table(console, results["dataset"], options.split, found)
-    path = options.json or _place(checkpoint) / _file_name(results)
+    path = options.json or _place(checkpoint.path) / _file_name(results)
     report.write(path, results)
     console.print(f"numbers in {path}", soft_wrap=True)
     if options.figures:
-        history = angle_history_of(read_checkpoint(checkpoint))
-        paths = report.save_figures(module, data, options.split, found, options.figures, history)
+        history = angle_history_of(checkpoint.content)
+        paths = report.save_figures(model, data, options.split, found, options.figures, history)
         console.print(f"{len(paths)} figures in {options.figures}", soft_wrap=True)
 
 
@@ -112,47 +113,45 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return data, others
 
 
-def _data_of(checkpoint: Path, module: Any, request: Request, options: argparse.Namespace) -> Any:
-    """Build and load the data that are asked for."""
+def _data_of(checkpoint: "CheckpointFile", model: "TrainedModel", request: Request, options: argparse.Namespace) -> Any:
+    """Build and load the data to evaluate on."""
     from arcface_pl.cli.resume import settings_of_checkpoint
     from arcface_pl.cli.settings import build_data
-    from arcface_pl.preprocessing import Preprocessor
 
     settings = settings_of_checkpoint(checkpoint)
     if "data" not in settings:
-        raise SettingsError(f"{checkpoint}: says nothing of its data; give --data and its settings")
+        raise SettingsError(
+            f"{checkpoint.path}: it does not say what data it was trained on; give --data and its settings"
+        )
     arguments = settings["data"]["init_args"]
     if arguments.get("seed") is None:
         arguments["seed"] = settings["seed_everything"]  # the validation images are those of the run
     named = {name for name, _ in request.flags}
     if options.protocol is not None:
         if named & {"data", "data.dataset", "data.classes", "data.held_out_classes"}:
-            raise SettingsError(f"--protocol {options.protocol}: says which data; leave out --{min(named)}")
-        _check_protocol(options.protocol, module.data_facts)
+            raise SettingsError(f"--{min(named)}: not accepted with --protocol {options.protocol}, which sets the data")
+        _check_protocol(options.protocol, model)
         settings = merge(settings, {"data": PROTOCOLS[options.protocol].settings})
     elif {"data", "data.dataset"} & named:
         for name in ("classes", "held_out_classes"):  # those of the run's own data set
             arguments.pop(name, None)
-    backbone = module.backbone
-    sizes = {"in_channels": backbone.in_channels, "image_size": backbone.image_size}
+    preprocessor = model.preprocessor
+    sizes = {"in_channels": preprocessor.in_channels, "image_size": preprocessor.image_size}
     data = build_data(*request.over(merge(read_config(BASE_CONFIG), settings)), sizes)
     if hasattr(data, "use_preprocessing"):
-        data.use_preprocessing(Preprocessor.from_data_facts(module.data_facts, **sizes))
-    elif hasattr(data, "normalize_as") and module.data_facts.get("normalization"):
-        data.normalize_as(*module.data_facts["normalization"])
+        data.use_preprocessing(preprocessor)
+    elif hasattr(data, "normalize_as"):
+        data.normalize_as(preprocessor.mean, preprocessor.std)
     data.prepare_data()
     data.setup("test")
     return data
 
 
-def _check_protocol(name: str, facts: dict[str, Any]) -> None:
+def _check_protocol(name: str, model: "TrainedModel") -> None:
     protocol = PROTOCOLS[name]
-    trained = facts.get("dataset_name"), list(facts.get("class_names") or ())
-    if trained != (protocol.trained_on, protocol.trained_class_names):
-        raise SettingsError(
-            f"--protocol {name}: the checkpoint was trained on {', '.join(trained[1])} of {trained[0]}, but it accepts "
-            f"one trained with {protocol.training_flags}"
-        )
+    if (model.dataset_name, model.class_names) != (protocol.trained_on, protocol.trained_class_names):
+        trained = f"a checkpoint trained on {', '.join(model.class_names)} of {model.dataset_name}"
+        raise SettingsError(f"--protocol {name}: got {trained}; expected one trained with {protocol.training_flags}")
 
 
 def _device(accelerator: str) -> Any:
@@ -160,7 +159,7 @@ def _device(accelerator: str) -> Any:
 
     there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(accelerator, True):
-        raise SettingsError(f"--accelerator: got {accelerator}, but torch finds none here; accepts cpu or auto")
+        raise SettingsError(expected("--accelerator", accelerator, "cpu or auto", "torch finds no such device"))
     chosen = accelerator if accelerator != "auto" else next((name for name, found in there.items() if found), "cpu")
     return torch.device("cuda" if chosen == "gpu" else chosen)
 

@@ -12,6 +12,7 @@ from arcface_pl.errors import SettingsError
 from arcface_pl.evaluation.measure import Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
 from arcface_pl.metrics.functional import target_angles
+from arcface_pl.recognizer import TrainedModel
 
 __all__ = ["as_json", "evaluate_data", "print_table", "save_figures", "write"]
 
@@ -52,37 +53,38 @@ _KINDS = {
 }
 
 
-def evaluate_data(module: Any, data: Any, split: str, device: torch.device) -> dict[str, Evaluation]:
+def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.device) -> dict[str, Evaluation]:
     """Evaluate a data module's classes and those it holds out.
 
     Args:
-        module: A trained `ArcFaceModule`.
-        data: A data module that is set up.
+        model: The trained model.
+        data: A data module after ``setup``.
         split: "val" or "test".
-        device: Where to run the network.
+        device: Device of the network.
 
     Returns:
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
     """
-    network, found = module.to(device), {}
+    found = {}
     batches = data.test_dataloader()
     if split == "val":
         batches = data.val_dataloader() if getattr(data, "num_val", 0) else None
     if not batches:
         raise SettingsError(f"--split val: {type(data).__name__} has no validation images with these settings")
     pairs = getattr(data, "pairs", None) if split == "test" else None
-    is_trained = list(data.class_names) == list(module.data_facts.get("class_names") or ())
+    is_trained = list(data.class_names) == model.class_names
     sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)}
     if getattr(data, "held_out_class_names", []):
         sets["held_out"] = (data.held_out_dataloader(split), data.held_out_class_names)
+    network = model.to(device).backbone
     embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
-    module.cpu()
+    model.to("cpu")
     for name, (_, class_names) in sets.items():
         is_held_out = name == "held_out"
         found[name] = evaluate(
             embedded[name],
             list(class_names),
-            head=module.head if name == "trained" else None,
+            head=model.head if name == "trained" else None,
             pairs=None if is_held_out else pairs,
         )
     return found
@@ -92,6 +94,7 @@ def as_json(found: dict[str, Evaluation]) -> dict[str, Any]:
     """Lay the scores of each set out for JSON."""
     return {
         name: {"classes": each.class_names, "num_images": each.num_images, **each.scores}
+        | ({"not_measured": each.not_measured} if each.not_measured else {})
         for name, each in found.items()
     }
 
@@ -128,6 +131,9 @@ def print_table(console: Console, dataset: str, split: str, found: dict[str, Eva
         shown = (_shown(score, value, each) for value, each in zip(values, found.values(), strict=True))
         table.add_row(f"  {label}", *shown)
     console.print(table)
+    for name, each in found.items():
+        for text in each.not_measured:
+            console.print(f"{titles[name]}: not measured: {text}", markup=False)
 
 
 def _listed(names: list[str]) -> str:
@@ -152,7 +158,7 @@ def _shown(score: str, value: float | None, each: Evaluation) -> str:
 
 @torch.no_grad()
 def save_figures(
-    module: Any, data: Any, split: str, found: dict[str, Evaluation], folder: Path, history: AngleHistory | None
+    model: TrainedModel, data: Any, split: str, found: dict[str, Evaluation], folder: Path, history: AngleHistory | None
 ) -> list[Path]:
     """Draw what there is to draw of each set, in a folder a set; with the trained classes, the angles over training.
 
@@ -164,7 +170,7 @@ def save_figures(
         closed, trained = None, name == "trained"
         if trained:
             batches = data.val_dataloader() if split == "val" else data.test_dataloader()
-            closed = _closed_set(module.head, each, batches)
+            closed = _closed_set(model.head, each, batches)
         evaluated = Evaluated(split, each.class_names, *each.embedded, each.curve, closed, history if trained else None)
         try:
             paths += save_all(evaluated, folder / name)

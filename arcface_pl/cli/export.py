@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arcface_pl.cli.parser import ToolParser
-from arcface_pl.errors import SettingsError
+from arcface_pl.cli.parser import MODEL_HELP, ToolParser
+from arcface_pl.errors import SettingsError, expected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,16 +18,13 @@ __all__ = ["run"]
 _SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors", "torch": ".pt2"}
 
 _DESCRIPTION = """\
-Write backbone, normalisation, class centers and thresholds of a trained model into one self-contained file, with class
-names, preprocessing constants and versions as metadata. The file is then run on real images and its cosines are
-compared with the model's: past a difference of 1e-5 it is not kept.
+Write backbone, normalization, class centers and thresholds of a trained model to one self-contained file, with class
+names, preprocessing constants and versions as metadata. The file is then run on real images; it is kept only if its
+cosines are within 1e-5 of the model's.
 
-  onnx         uint8 pixels to embedding, cosine and logits, any batch size; runs in ONNX Runtime
+  onnx         uint8 pixels to embedding, cosine and logits, any batch size, for ONNX Runtime
   torch        the same network as a torch.export program
-  safetensors  the weights, and the settings that rebuild the model
-
-MODEL is a checkpoint, a folder that Recognizer.save_pretrained wrote, or best, last or last-good: that of the
-newest run."""
+  safetensors  the weights, and the settings that rebuild the model"""
 
 _EPILOG = """\
 example:
@@ -66,7 +63,7 @@ def run(args: list[str]) -> None:
 
 def _parse(args: list[str]) -> argparse.Namespace:
     parser = ToolParser("export", _DESCRIPTION, _EPILOG)
-    parser.add_argument("model", metavar="MODEL", help="checkpoint, folder, best, last or last-good")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--format", choices=tuple(_SUFFIXES), default="onnx", help="default: onnx")
     parser.add_argument("--output", metavar="FILE", help="default: model.onnx, model.pt2 or model.safetensors")
     parser.add_argument("--images", nargs="+", metavar="IMAGE", help="pictures or folders to compare on")
@@ -75,7 +72,7 @@ def _parse(args: list[str]) -> argparse.Namespace:
 
 
 def _images(model: "TrainedModel", names: list[str] | None) -> "tuple[Tensor, str]":
-    """Return real images of the network's size, and where they are from; nothing is downloaded."""
+    """Return real images of the network's input size, and where they are from; nothing is downloaded."""
     import torch
 
     from arcface_pl.cli.inputs import find_pictures, read_pictures
@@ -84,11 +81,11 @@ def _images(model: "TrainedModel", names: list[str] | None) -> "tuple[Tensor, st
     from arcface_pl.evaluation.thresholds import evenly_spread
 
     if names:
-        pictures = read_pictures(model, find_pictures(names))
+        pictures = read_pictures(model, find_pictures(names, "--images"))
         if not pictures.paths:
             reasons = "; ".join(f"{path}: {reason}" for path, reason in pictures.errors.items())
-            raise SettingsError(f"--images: none can be read ({reasons})")
-        return pictures.pixels[:NUM_IMAGES], "of your own"
+            raise SettingsError(expected("--images", " ".join(names), "pictures that can be read", reasons))
+        return pictures.pixels[:NUM_IMAGES], "your own"
     spec = CATALOG.get(model.dataset_name or "", CATALOG["digits"])
     folder = find_folder(spec, "data") if spec.files else None
     if spec.files and folder is None:

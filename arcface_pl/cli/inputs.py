@@ -1,8 +1,9 @@
-"""What the commands that use a trained model are given: the model, and pictures of which some may be unreadable."""
+"""Inputs of the commands that use a trained model: the model, and pictures, some of which may be unreadable."""
 
 import glob
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,24 +12,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.find_checkpoint import find_checkpoint
-from arcface_pl.errors import SettingsError
+from arcface_pl.cli.parser import printable
+from arcface_pl.errors import SettingsError, expected
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_out
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.pretrained import read_pretrained
 
-__all__ = ["Pictures", "find_pictures", "name_folders", "open_model", "printable", "read_pictures"]
+__all__ = ["FramedPictures", "find_pictures", "name_folders", "open_model", "read_pictures", "warn_without_threshold"]
 
 _LOG = logging.getLogger(__name__)
 
 
-class Pictures(NamedTuple):
-    """Pictures as the network's size, and what became of each file.
+class FramedPictures(NamedTuple):
+    """Pictures at the network's input size, and the files that could not be read.
 
     Attributes:
         pixels: (B, C, S, S) uint8.
-        paths: The files they were read from, B of them.
-        errors: What is wrong with each of the others.
+        paths: The B files they were read from.
+        errors: What is wrong with each of the other files.
     """
 
     pixels: Tensor
@@ -36,22 +39,36 @@ class Pictures(NamedTuple):
     errors: dict[Path, str]
 
 
-def open_model(name: str) -> TrainedModel:
-    """Open a checkpoint, the newest run's best, last or last-good one, or a folder that `save_pretrained` wrote.
+def open_model(model: str | CheckpointFile) -> TrainedModel:
+    """Open a checkpoint by path or name (best, last, last-good), or a folder that `save_pretrained` wrote.
 
     Raises:
         UserError: If there is none, or it cannot be used.
     """
-    if os.path.isdir(name):
-        return read_pretrained(name)
-    return TrainedModel.from_checkpoint(find_checkpoint(name))
+    if isinstance(model, str) and os.path.isdir(model):
+        return read_pretrained(model)
+    return TrainedModel.from_checkpoint(find_checkpoint(model) if isinstance(model, str) else model)
 
 
-def find_pictures(names: Sequence[str | Path]) -> list[Path]:
+def warn_without_threshold(given: float | None, stored: float | None) -> None:
+    """Print to standard error that nothing will be called unknown, if there is no threshold."""
+    if given is None and stored is None:
+        print(  # noqa: T201
+            "This model has no threshold: nothing is called unknown. 'arcface-pl recognize calibrate' measures one, or "
+            "give --threshold.",
+            file=sys.stderr,
+        )
+
+
+def find_pictures(names: Sequence[str | Path], option: str = "IMAGE") -> list[Path]:
     """Return the files that names stand for.
 
-    A folder stands for the files with a picture's suffix in it and in all its subfolders, in order of their names; a
-    pattern with *, ? or ** for the files that match; anything else for itself. Names that begin with a dot are hidden.
+    A folder stands for all files below it with an image suffix, sorted by path; a pattern with *, ? or ** for the files
+    that match; anything else for itself. Names that begin with a dot are hidden.
+
+    Args:
+        names: Files, folders and patterns.
+        option: The argument that they were given to, for messages.
 
     Raises:
         SettingsError: If a folder has no picture, or no file matches a pattern.
@@ -59,37 +76,38 @@ def find_pictures(names: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for name in map(str, names):
         if os.path.isdir(name):
-            files += _some(name, Path(name).rglob("*"))
+            files += _some(name, Path(name).rglob("*"), option)
         elif not os.path.lexists(name) and glob.has_magic(name):
-            files += _matching(name)
+            files += _matching(name, option)
         else:
             files.append(Path(name))
     return files
 
 
-def name_folders(names: Sequence[str | Path]) -> Iterator[tuple[str, list[Path]]]:
-    """Yield names and their pictures: each folder is one name, or holds a folder for each of several.
+def name_folders(names: Sequence[str | Path], option: str = "FOLDER") -> Iterator[tuple[str, list[Path]]]:
+    """Yield names and their pictures: a folder is one name, or holds one folder per name.
+
+    Args:
+        names: Folders.
+        option: The argument that they were given to, for messages.
 
     Raises:
-        SettingsError: If one is no folder, or has no picture.
+        SettingsError: If one is not a folder, or has no picture.
     """
     for name in map(str, names):
         path = Path(name)
         if not os.path.isdir(name):
-            raise SettingsError(f"{name}: there is no such folder; accepts one whose name is to be enrolled")
-        entries = _entries(path)
-        inner = (
-            []
-            if any(is_image(each.name) for each in _files(entries, path))
-            else sorted(each for each in entries if os.path.isdir(each))
-        )
+            raise SettingsError(expected(option, name, "a folder of pictures, whose name is enrolled"))
+        entries = _entries(path, option)
+        one_name = any(is_image(each.name) for each in _files(entries, path))
+        inner = [] if one_name else sorted(each for each in entries if os.path.isdir(each))
         for folder in inner or [path]:
-            # resolve(): a dot has no name
-            yield folder.resolve().name, _some(str(folder), _entries(folder))
+            # resolve(), since "." has no name
+            yield folder.resolve().name, _some(str(folder), _entries(folder, option), option)
 
 
-def read_pictures(model: TrainedModel, paths: Sequence[Path]) -> Pictures:
-    """Read files and frame them for the model; one that cannot be read is noted, and the others go on."""
+def read_pictures(model: TrainedModel, paths: Sequence[Path]) -> FramedPictures:
+    """Read files and frame them for the model; unreadable files are noted and skipped."""
     to_input = model.preprocessor
     pixels: dict[Path, Tensor] = {}
     errors: dict[Path, str] = {}
@@ -99,41 +117,36 @@ def read_pictures(model: TrainedModel, paths: Sequence[Path]) -> Pictures:
         except ImageError as error:
             errors[path] = str(error).removeprefix(f"{path}: ")
     none = torch.empty(0, to_input.in_channels, to_input.image_size, to_input.image_size, dtype=torch.uint8)
-    return Pictures(torch.stack(list(pixels.values())) if pixels else none, list(pixels), errors)
+    return FramedPictures(torch.stack(list(pixels.values())) if pixels else none, list(pixels), errors)
 
 
-def printable(name: str | Path) -> str:
-    """Write a file's name on one line, without the control characters and broken bytes that it may have."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(name))
-
-
-def _matching(pattern: str) -> list[Path]:
+def _matching(pattern: str, option: str) -> list[Path]:
     anchor = Path(pattern).anchor
-    # Path's patterns do not follow links, which may lead round in a circle
-    try:
+    try:  # Path.glob does not follow links, which may form a cycle
         matches = Path(anchor).glob(pattern[len(anchor) :])
         asked_for_hidden = _hidden(Path(pattern))
         found = sorted(path for path in matches if os.path.isfile(path) and (asked_for_hidden or not _hidden(path)))
     except (ValueError, NotImplementedError, IndexError) as error:
-        raise SettingsError(f"{pattern}: it is no pattern ({error})") from error
+        raise SettingsError(expected(option, pattern, "a valid pattern", str(error))) from error
     if not found:
-        raise SettingsError(f"{pattern}: no file matches this pattern")
+        raise SettingsError(expected(option, pattern, "a pattern that matches files; no file matches this one"))
     return found
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path, option: str) -> list[Path]:
     try:
         return list(folder.iterdir())
     except OSError as error:
-        raise SettingsError(f"{folder}: this folder cannot be read ({error.strerror})") from error
+        raise SettingsError(expected(option, str(folder), "a readable folder", str(error.strerror))) from error
 
 
-def _some(folder: str, paths: Iterable[Path]) -> list[Path]:
+def _some(folder: str, paths: Iterable[Path], option: str) -> list[Path]:
     files = _files(paths, Path(folder))
     found = [path for path in files if is_image(path.name)]
     if not found:
-        accepted = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise SettingsError(f"{folder}: no file in this folder has a picture's suffix ({accepted})")
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        accepted = f"a folder with pictures; no file in this folder has an image suffix ({suffixes})"
+        raise SettingsError(expected(option, folder, accepted))
     if skipped := Counter(path.suffix.lower() for path in files if not is_image(path.name)):
         _LOG.warning("%s: %s", printable(folder), left_out(skipped))
     return found

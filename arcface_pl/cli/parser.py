@@ -1,22 +1,26 @@
-"""What the commands that use a trained model share: a parser whose mistakes are one line."""
+"""What the commands that use a trained model share: arguments, one-line errors, text that is safe to print."""
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from arcface_pl.errors import SettingsError
 
-__all__ = ["ToolParser"]
+__all__ = ["MODEL_HELP", "ToolParser", "number", "printable"]
+
+MODEL_HELP = "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote"
 
 
 class ToolParser(argparse.ArgumentParser):
-    """`argparse`'s parser, which keeps its description's lines and raises a `SettingsError` over a mistake.
+    """An `argparse.ArgumentParser` that keeps the line breaks of its description and raises `SettingsError`.
 
-    A tool is a module with ``run(args: list[str]) -> int | None``, the exit code; its ``torch`` and ``lightning`` are
-    imported inside ``run``, after parsing, so that ``--help`` and a wrong flag do not wait for them.
+    A tool is a module with ``run(args: list[str]) -> int | None``, which returns the exit code. It imports torch and
+    lightning inside ``run``, after parsing, so that ``--help`` and a wrong flag take no seconds.
 
     Args:
         command: Name of the command.
-        description: What it does, in a few lines.
+        description: What it does.
         epilog: Examples.
     """
 
@@ -29,6 +33,42 @@ class ToolParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def add_threshold(self) -> None:
+        """Add ``--threshold``, a cosine."""
+        self.add_argument(
+            "--threshold",
+            type=number(float, -1, 1, "a cosine in [-1, 1]"),
+            metavar="COSINE",
+            help="accept answers from this cosine, in [-1, 1]; default: the threshold measured in training",
+        )
+
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage, which hides the reason."""
-        raise SettingsError(message)
+        """Raise, where argparse would print the usage and hide the reason."""
+        raise SettingsError(message.removeprefix("argument "))
+
+
+def number(kind: type, low: float, high: float, accepted: str) -> Callable[[str], float]:
+    """Return an argparse ``type`` for a number in [low, high].
+
+    Args:
+        kind: int or float.
+        low: Smallest value.
+        high: Largest value.
+        accepted: What is accepted, for the message.
+    """
+
+    def read(text: str) -> float:
+        try:
+            value: float = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"got {text!r}; expected {accepted}")
+        return value
+
+    return read
+
+
+def printable(text: str | Path) -> str:
+    """Escape control characters, line breaks and undecodable bytes, as file and class names may have."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))

@@ -1,7 +1,7 @@
-"""``predict CKPT IMAGE...``: the class of each of a person's own pictures."""
+"""``predict MODEL IMAGE...``: the class of each of your own pictures."""
 
+import argparse
 import csv
-import io
 import json
 import math
 import sys
@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcface_pl.cli.parser import ToolParser
-from arcface_pl.errors import SettingsError
+from arcface_pl.cli.parser import MODEL_HELP, ToolParser, printable
 
 if TYPE_CHECKING:
     from arcface_pl.recognizer import Recognizer
@@ -18,16 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 BATCH = 256
-# A bar that is gone before it is seen helps nobody.
-LEAST_FOR_BAR = 20
+LEAST_FOR_BAR = 20  # pictures from which a progress bar is shown
 FIELDS = ("file", "label", "cosine", "angle_degrees", "unknown", "error")
 
 _DESCRIPTION = """\
-Say the class of pictures: which one, the cosine and the angle to its center, and "unknown" where the cosine stays
-below the threshold that was measured in training. Digits may be dark on light or light on dark, anywhere in the
-picture. No config is read. A file that cannot be read is reported, and the others go on.
+Classify pictures: prints the class, the cosine and angle to its center, and "unknown" if the cosine is below the
+threshold that was measured in training. Digits may be dark on light or light on dark, anywhere in the picture. No
+config is read. Files that cannot be read are reported, and the rest is classified.
 
-Exit code: 0 if all went well, 1 if some files could not be read, 2 for a mistake in the command."""
+Exit code: 0 on success, 1 if some files could not be read, 2 for a mistake in the command."""
 
 _EXAMPLES = """\
 examples:
@@ -38,59 +36,54 @@ examples:
 'arcface-pl predict --ckpt_path CKPT' writes the classes of the test set to predictions.csv instead."""
 
 
-def _parser() -> ToolParser:
+def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser = ToolParser("predict", _DESCRIPTION, _EXAMPLES)
-    parser.add_argument(
-        "checkpoint",
-        metavar="CKPT",
-        help="a .ckpt file; a folder that Recognizer.save_pretrained wrote; best, last or last-good: the newest run's",
-    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "images",
         metavar="IMAGE",
         nargs="+",
-        help="a file; a folder, searched through all its subfolders for files with a picture's suffix, in order of "
-        "their names; or a pattern with *, ? or ** in quotes",
+        help="a file; a folder, searched with all its subfolders for image files, in order of their names; or a quoted "
+        "pattern with *, ? or **",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print CSV instead of a table")
-    form.add_argument("--json", action="store_true", help="print one JSON array of objects")
-    parser.add_argument(
-        "--threshold", type=float, metavar="COSINE", help="cosine from which on a class is believed, from -1 to 1"
-    )
-    return parser
+    form.add_argument("--json", action="store_true", help="print a JSON array of objects")
+    parser.add_threshold()
+    return parser.parse_args(args)
 
 
 def run(args: Sequence[str]) -> int:
     """Classify pictures.
 
     Args:
-        args: The checkpoint, the pictures and flags.
+        args: The model, the pictures and flags.
 
     Returns:
         The exit code: 1 if a file could not be read.
 
     Raises:
-        SettingsError: If a setting cannot be used.
-        CheckpointError: If the checkpoint cannot be used.
+        UserError: If the model or an argument cannot be used.
     """
-    asked = _parser().parse_args(args)
-    if asked.threshold is not None and not -1 <= asked.threshold <= 1:
-        raise SettingsError(f"--threshold: got {asked.threshold}, accepts a cosine from -1 to 1")
-    from arcface_pl.cli.inputs import find_pictures, open_model
+    given = _parse(args)
+    from arcface_pl.cli.inputs import find_pictures, open_model, warn_without_threshold
     from arcface_pl.recognizer import Recognizer
 
-    files = find_pictures(asked.images)
-    recognizer = Recognizer(open_model(asked.checkpoint))
-    if asked.threshold is None and recognizer.thresholds.classification is None:
-        print("No threshold is kept in this model: nothing is called unknown.", file=sys.stderr)  # noqa: T201
-    rows = list(_answers(recognizer, files, asked.threshold))
-    _print(rows, "csv" if asked.csv else "json" if asked.json else "table")
+    files = find_pictures(given.images)
+    recognizer = Recognizer(open_model(given.model))
+    warn_without_threshold(given.threshold, recognizer.thresholds.classification)
+    rows = list(_answers(recognizer, files, given.threshold))
+    if given.json:
+        print(json.dumps(rows, indent=2))  # noqa: T201
+    elif given.csv:
+        _print_csv(rows)
+    else:
+        _print_table(rows)
     return int(any("error" in row for row in rows))
 
 
 def _answers(recognizer: "Recognizer", files: list[Path], threshold: float | None) -> Iterator[dict[str, Any]]:
-    """Classify files, a batch at a time; one row a file, in order."""
+    """Classify files in batches; yields one row per file, in order."""
     from rich.console import Console
     from rich.progress import track
 
@@ -114,20 +107,17 @@ def _answer(found: Any) -> dict[str, Any]:
     return {"label": found.name, "cosine": found.cosine, "angle_degrees": angle, "unknown": found.unknown}
 
 
-def _print(rows: list[dict[str, Any]], form: str) -> None:
-    if form == "json":
-        print(json.dumps(rows, indent=2))  # noqa: T201
-    elif form == "csv":
-        # A file's name need not be text: its bytes come out as they are.
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="surrogateescape")
-        writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {**row, **({"unknown": str(row["unknown"]).lower()} if "unknown" in row else {})} for row in rows
-        )
-    else:
-        _print_table(rows)
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _csv_value(value) for name, value in row.items()} for row in rows)
+
+
+def _csv_value(value: Any) -> Any:
+    """Escape text that a spreadsheet would run as a formula, and control characters."""
+    if isinstance(value, str):
+        return f"'{printable(value)}" if value.startswith(("=", "+", "-", "@")) else printable(value)
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -135,17 +125,15 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from arcface_pl.cli.inputs import printable
-
     table = Table("file", "class")
     table.add_column("cosine", justify="right")
     table.add_column("angle", justify="right")
     for row in rows:
         file = escape(printable(row["file"]))
         if "error" in row:
-            table.add_row(file, f"[red]{escape(row['error'])}[/red]")
+            table.add_row(file, f"[red]{escape(printable(row['error']))}[/red]")
         else:
             name = f"unknown (nearest: {row['label']})" if row["unknown"] else row["label"]
             numbers = (f"{row['cosine']:.4f}", f"{row['angle_degrees']:.1f}\N{DEGREE SIGN}")
-            table.add_row(file, escape(name), *numbers)
+            table.add_row(file, escape(printable(name)), *numbers)
     Console().print(table)

@@ -1,4 +1,4 @@
-"""``arcface-pl recognize``: enrol names from a few pictures, compare two pictures, find a picture's name."""
+"""``arcface-pl recognize``: enroll names from a few pictures, identify pictures, compare two pictures."""
 
 import argparse
 import json
@@ -8,29 +8,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcface_pl.cli.parser import ToolParser
-from arcface_pl.errors import SettingsError
+from arcface_pl.cli.parser import MODEL_HELP, ToolParser, number, printable
+from arcface_pl.errors import GalleryError, SettingsError, expected
 
 if TYPE_CHECKING:
-    from arcface_pl.cli.inputs import Pictures
+    from arcface_pl.cli.inputs import FramedPictures
     from arcface_pl.recognizer import Recognizer
 
 __all__ = ["editing_gallery", "run"]
 
 _DESCRIPTION = """\
-Recognise what the model was never trained on, from a few pictures of each.
+Recognize classes that the model was not trained on, from a few pictures of each.
 
-  enroll MODEL FOLDER...      enrol the pictures of each folder under the folder's name; a name that is there
-                              already gets them in addition. A folder of folders enrols each of these
+  enroll MODEL FOLDER...      enroll the pictures of each folder under the folder's name; pictures are added to a name
+                              that is enrolled already. A folder of folders enrolls each of them
   remove MODEL NAME...        forget names
   list MODEL                  show the names and how many pictures each has
-  identify MODEL IMAGE...     find the name of each picture, or say that it is unknown
-  verify MODEL IMAGE IMAGE    say whether two pictures show the same
-  calibrate MODEL FOLDER      measure the thresholds on your own pictures, a folder a class; kept in the model
+  identify MODEL IMAGE...     find the name of each picture, or report it as unknown
+  verify MODEL IMAGE IMAGE    tell whether two pictures show the same class
+  calibrate MODEL FOLDER      measure the thresholds on your own pictures, one folder per class; stored in the model
 
-MODEL is a checkpoint, a folder that Recognizer.save_pretrained wrote, or best, last or last-good: that of the
-newest run.
-Exit code 0: all done; 1: some pictures could not be read, and the others went on; 2: nothing could be done."""
+Exit code: 0 on success, 1 if some pictures could not be read, 2 for a mistake in the command."""
 
 _EPILOG = """\
 examples:
@@ -43,10 +41,10 @@ def run(args: list[str]) -> int:
     """Run one of the actions.
 
     Args:
-        args: The action, the model, and what the action takes.
+        args: The action, the model, and the action's arguments.
 
     Returns:
-        0, or 1 where some pictures could not be read.
+        0, or 1 if some pictures could not be read.
 
     Raises:
         UserError: If the model, the gallery or an argument cannot be used.
@@ -57,7 +55,7 @@ def run(args: list[str]) -> int:
     from arcface_pl.recognizer import Recognizer
 
     if not os.path.isdir(given.model):
-        given.model = str(find_checkpoint(given.model))  # once: another run may be the newest before all is done
+        given.model = find_checkpoint(given.model)
     recognizer = Recognizer(open_model(given.model))
     rows, errors = _ACTIONS[given.action](recognizer, given)
     failed = [{"file": str(path), "error": error} for path, error in errors.items()]
@@ -71,25 +69,23 @@ def run(args: list[str]) -> int:
 def _parse(args: list[str]) -> argparse.Namespace:
     parser = ToolParser("recognize", _DESCRIPTION, _EPILOG)
     parser.add_argument("action", choices=tuple(_ACTIONS), metavar="ACTION", help=", ".join(_ACTIONS))
-    parser.add_argument("model", metavar="MODEL", help="checkpoint, folder, best, last or last-good")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="folders, names or pictures")
-    parser.add_argument("--gallery", default="gallery", metavar="DIR", help="where names are kept (default: gallery)")
-    parser.add_argument("--threshold", type=float, metavar="X", help="cosine from which on two are the same")
+    parser.add_argument("--gallery", default="gallery", metavar="DIR", help="folder of the names (default: gallery)")
+    parser.add_threshold()
     parser.add_argument(
-        "--far", type=float, default=1e-3, metavar="X", help="calibrate: false accept rate (default: 0.001)"
+        "--far",
+        type=number(float, 1e-12, 1 - 1e-12, "a rate in (0, 1)"),
+        default=1e-3,
+        metavar="X",
+        help="calibrate: false accept rate (default: 0.001)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON array in place of a table")
+    parser.add_argument("--json", action="store_true", help="print a JSON array instead of a table")
     given = parser.parse_args(args)
     wanted = {"verify": 2, "calibrate": 1, "list": 0}.get(given.action)
     if (wanted is not None and len(given.inputs) != wanted) or (wanted is None and not given.inputs):
-        raise SettingsError(
-            f"{given.action}: got {len(given.inputs)} arguments after the model, accepts "
-            f"{'at least 1' if wanted is None else wanted}"
-        )
-    if given.threshold is not None and not -1 <= given.threshold <= 1:
-        raise SettingsError(f"--threshold: got {given.threshold}, accepts a cosine from -1 to 1")
-    if not 0 < given.far < 1:
-        raise SettingsError(f"--far: got {given.far}, accepts a rate between 0 and 1")
+        accepted = f"{'at least 1' if wanted is None else wanted} after the model"
+        raise SettingsError(expected(f"{given.action}: arguments", len(given.inputs), accepted))
     return given
 
 
@@ -100,18 +96,24 @@ def _enroll(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     from arcface_pl.cli.inputs import name_folders
 
     errors: dict[Path, str] = {}
+    embedded = []
+    for name, paths in name_folders(given.inputs):
+        pictures = _read(recognizer, paths)
+        errors |= pictures.errors
+        if pictures.paths:
+            embedded.append((name, recognizer.embed(pictures.pixels)))
     rows = []
-    with editing_gallery(recognizer, given.gallery):
-        for name, paths in name_folders(given.inputs):
-            pictures = _read(recognizer, paths)
-            errors |= pictures.errors
-            if pictures.paths:
-                total = recognizer.enroll(name, pictures.pixels)
-                rows.append({"name": name, "enrolled": len(pictures.paths), "images": total})
+    if embedded:
+        with editing_gallery(recognizer, given.gallery):
+            for name, embeddings in embedded:
+                recognizer.gallery.add(name, embeddings)
+                images = recognizer.gallery.counts[name]
+                rows.append({"name": name, "enrolled": len(embeddings), "images": images})
     return rows, errors
 
 
 def _remove(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
+    recognizer.load_gallery(given.gallery)  # an error if there is none, before a lock file is made
     with editing_gallery(recognizer, given.gallery):
         for name in given.inputs:
             recognizer.remove(name)
@@ -124,10 +126,10 @@ def _list(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 
 def _identify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    from arcface_pl.cli.inputs import find_pictures
+    from arcface_pl.cli.inputs import find_pictures, warn_without_threshold
 
     recognizer.load_gallery(given.gallery)
-    _remark(recognizer, given)
+    warn_without_threshold(given.threshold, recognizer.thresholds.verification)
     pictures = _read(recognizer, find_pictures(given.inputs))
     answers = recognizer.identify(pictures.pixels, threshold=given.threshold)
     return [
@@ -143,7 +145,9 @@ def _identify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 
 def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    _remark(recognizer, given)
+    from arcface_pl.cli.inputs import warn_without_threshold
+
+    warn_without_threshold(given.threshold, recognizer.thresholds.verification)
     pictures = _read(recognizer, [Path(each) for each in given.inputs])
     if pictures.errors:
         return [], pictures.errors
@@ -154,7 +158,7 @@ def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     from arcface_pl.checkpoints.atomic import write_checkpoint
-    from arcface_pl.checkpoints.reading import read_checkpoint
+    from arcface_pl.checkpoints.reading import CheckpointFile
     from arcface_pl.cli.inputs import name_folders
 
     named = list(name_folders(given.inputs))
@@ -165,11 +169,10 @@ def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
         found = recognizer.calibrate(pictures.pixels, labels, far=given.far, source=str(given.inputs[0]))
     except ValueError as error:
         raise SettingsError(f"{given.inputs[0]}: {error}") from error
-    if os.path.isdir(given.model):
-        recognizer.save_pretrained(given.model)
+    if isinstance(given.model, CheckpointFile):
+        write_checkpoint({**given.model.content, "calibration": found.to_dict()}, given.model.path)
     else:
-        path = Path(given.model)
-        write_checkpoint({**read_checkpoint(path), "calibration": found.to_dict()}, path)
+        recognizer.save_pretrained(given.model)
     points = {"two pictures": found.verification, "class of a picture": found.classification}
     return [
         {"decision": label, "threshold": point.threshold, "far": point.far, "tar": point.tar, "eer": point.eer}
@@ -188,47 +191,37 @@ _ACTIONS = {
 }
 
 
-def _read(recognizer: "Recognizer", paths: Sequence[Path]) -> "Pictures":
+def _read(recognizer: "Recognizer", paths: Sequence[Path]) -> "FramedPictures":
     from arcface_pl.cli.inputs import read_pictures
 
     return read_pictures(recognizer.model, paths)
 
 
-def _remark(recognizer: "Recognizer", given: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    if given.threshold is None and recognizer.thresholds.verification is None:
-        Console(stderr=True).print(
-            "No threshold is kept in this model: nothing is called unknown. 'arcface-pl recognize calibrate' measures "
-            "one, or give --threshold."
-        )
-
-
 @contextmanager
 def editing_gallery(recognizer: "Recognizer", folder: str, *, timeout: float = -1) -> Iterator[None]:
-    """Load the gallery if there is one, and write it back; other processes wait meanwhile.
+    """Lock the gallery, load it if there is one, and write it after the body.
 
     Args:
-        recognizer: Its enrolled names are replaced by those of the gallery, and written after the body.
-        folder: The gallery's, made if it is not there.
-        timeout: Seconds to wait for another process to be done with it; below 0: as long as it takes.
+        recognizer: Its enrolled names are replaced by those of the gallery.
+        folder: The gallery's, made if needed.
+        timeout: Seconds to wait for another process that holds the lock; below 0: no limit.
 
     Raises:
-        GalleryError: If it cannot be read or written, or another process is not done with it in time.
+        GalleryError: If it cannot be read or written, or the lock is not released in time.
     """
     from filelock import FileLock, Timeout
 
-    from arcface_pl.recognizer import GalleryError
+    from arcface_pl.recognizer.gallery import INDEX
 
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         lock = FileLock(Path(folder) / ".lock").acquire(timeout=timeout)
     except Timeout as error:
-        raise GalleryError(folder, "another process is changing it", "try again when it is done") from error
+        raise GalleryError(folder, "another process is changing it", "try again when it has finished") from error
     except OSError as error:
-        raise GalleryError(folder, f"cannot be written ({error.strerror})", "name a folder that can be") from error
+        raise GalleryError(folder, f"cannot be written ({error.strerror})", "give a writable folder") from error
     with lock:
-        if any(Path(folder).glob("gallery.json")):
+        if (Path(folder) / INDEX).exists():
             recognizer.load_gallery(folder)
         yield
         recognizer.save_gallery(folder)
@@ -239,16 +232,14 @@ def _print(rows: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from arcface_pl.cli.inputs import printable
-
-    console = Console()
     if rows:
         table = Table(*(key.replace("_", " ") for key in rows[0]))
         for row in rows:
             table.add_row(*(escape(printable(_cell(value))) for value in row.values()))
-        console.print(table)
+        Console().print(table)
     for each in failed:
-        Console(stderr=True).print(f"{printable(each['file'])}: {each['error']}", markup=False, soft_wrap=True)
+        message = printable(f"{each['file']}: {each['error']}")
+        Console(stderr=True).print(message, markup=False, soft_wrap=True)
 
 
 def _cell(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from arcface_pl import data as data_room
 from arcface_pl.backbones import BACKBONES
-from arcface_pl.checkpoints.reading import read_checkpoint
+from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.config import read_config
 from arcface_pl.cli.settings import class_path
 from arcface_pl.errors import CheckpointError
@@ -22,9 +22,9 @@ def settings_of_run(checkpoint: Path) -> dict[str, Any]:
     return settings
 
 
-def settings_of_checkpoint(path: Path) -> dict[str, Any]:
+def settings_of_checkpoint(found: CheckpointFile) -> dict[str, Any]:
     """Return settings for evaluation, from the names and plain values that the checkpoint holds; no config is read."""
-    checkpoint = read_checkpoint(path)
+    path, checkpoint = found
     saved, trained_on = checkpoint["hyper_parameters"], checkpoint.get("data") or {}
     modules = {name: value for name, value in vars(data_room).items() if isinstance(value, type)}
     model = {

@@ -1,4 +1,4 @@
-"""Data sets, the batch loader and the LightningDataModules."""
+"""Data sets, batch loaders and LightningDataModules."""
 
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.base import ImageDataModule

@@ -1,4 +1,4 @@
-"""Making sure that every process of a run has the same data."""
+"""Check that all processes of a run have the same data."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ __all__ = ["check_alike", "fingerprint"]
 
 
 def fingerprint(parts: Iterable[Iterable[Tensor]]) -> str:
-    """Compute a short checksum of tensors, on the CPU and contiguous, in their order."""
+    """Compute a short checksum of contiguous CPU tensors, in order."""
     digest = hashlib.blake2b(digest_size=8)
     for tensor in (tensor for part in parts for tensor in part):
         digest.update(tensor.numpy().data)
@@ -20,21 +20,19 @@ def fingerprint(parts: Iterable[Iterable[Tensor]]) -> str:
 
 
 def check_alike(load: Callable[[], str]) -> None:
-    """Load on every process of the run, and stop all of them where one cannot, or got something else.
-
-    Without other processes this is ``load()``.
+    """Load on every process, and fail on all of them if one fails or has other data.
 
     Args:
-        load: Called once on each process; returns a description of what is there, for comparison.
+        load: Called once per process; returns a description of the data, for comparison.
 
     Raises:
-        Exception: What ``load`` raised here.
-        DataError: If another process failed, or has something else.
+        Exception: Whatever ``load`` raised in this process.
+        DataError: If another process failed or has other data.
     """
     failure: Exception | None = None
     try:
         outcome = load()
-    except Exception as error:  # whatever it is, the others must not wait for this process for ever
+    except Exception as error:  # whatever it is: the other processes must not wait forever
         failure, outcome = error, f"failed: {error}"
     outcomes = [outcome]
     if torch.distributed.is_available() and torch.distributed.is_initialized():

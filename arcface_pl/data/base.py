@@ -14,8 +14,9 @@ from arcface_pl.data.agreement import check_alike
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.classes import ClassSplit, GivenClass, split_classes
 from arcface_pl.data.epochs import Batches
+from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
-from arcface_pl.data.parts import Part, Parts
+from arcface_pl.data.parts import Part, Parts, split_parts
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.preprocessing import Preprocessor
@@ -56,14 +57,14 @@ class ImageDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        batch_size: int,
-        eval_batch_size: int,
-        val_fraction: float,
-        watch_test: bool,
-        normalize: bool,
-        augmentation: Augmentation | None,
-        seed: int | None,
-        allow_inexact_resume: bool,
+        batch_size: int = 64,
+        eval_batch_size: int = 250,
+        val_fraction: float = 0.1,
+        watch_test: bool = False,
+        normalize: bool = True,
+        augmentation: Augmentation | None = None,
+        seed: int | None = None,
+        allow_inexact_resume: bool = False,
         classes: Sequence[GivenClass] | None = None,
         held_out_classes: Sequence[GivenClass] | None = None,
     ) -> None:
@@ -145,6 +146,16 @@ class ImageDataModule(LightningDataModule, ABC):
     def num_classes(self) -> int:
         """Number of trained classes."""
         return len(self.class_names)
+
+    def split(self, full: LabelledImages, test: LabelledImages) -> Parts:
+        """Split images in memory into parts by this module's settings, for use in :meth:`load_parts`.
+
+        Args:
+            full: Images for training and validation, with labels in the order of :attr:`all_class_names`.
+            test: Test images.
+        """
+        shares: dict[str, Any] = {"val_fraction": self.val_fraction, "watch_test": self.watch_test}
+        return split_parts(full, test, self.class_split, seed=self._run_seed, **shares)
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

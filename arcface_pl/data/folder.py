@@ -122,7 +122,6 @@ class ImageFolderDataModule(ImageDataModule):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             val_fraction=val_fraction,
-            watch_test=False,
             normalize=normalize,
             augmentation=strengths if augment and strengths != PictureAugmentation(0, 0, 0, False, 0) else None,
             seed=seed,

@@ -1,4 +1,4 @@
-"""Images and their labels, as every reader returns them and every loader takes them."""
+"""Labelled images in memory and in files: the result of every reader, and the input of every loader."""
 
 import os
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ __all__ = ["LabelledFiles", "LabelledImages", "list_files"]
 
 
 class LabelledImages(NamedTuple):
-    """Images and their labels, on one device.
+    """Images in memory and their labels, on one device.
 
     Attributes:
         images: (N, C, H, W) uint8.
@@ -22,25 +22,25 @@ class LabelledImages(NamedTuple):
     labels: Tensor
 
     def to(self, device: torch.device) -> "LabelledImages":
-        """Move both to a device; what is there already is not copied."""
+        """Move both to a device, without copying if they are there already."""
         return LabelledImages(self.images.to(device), self.labels.to(device))
 
     def select(self, indices: Tensor) -> "LabelledImages":
-        """Take the images at ``indices``, in that order."""
+        """Select images by index, in that order."""
         return LabelledImages(self.images[indices], self.labels[indices])
 
 
 class LabelledFiles(NamedTuple):
     """Image files and their labels.
 
-    Names lie in one tensor, which worker processes share: of a list of str each of them would soon have a copy, since
-    Python counts references where the strings are.
+    Names are stored in one tensor, which worker processes share. A list of str would be copied into each of them,
+    since reference counts are stored next to the strings.
 
     Attributes:
-        text: All names one after the other, uint8.
-        ends: Where each name ends in ``text``, int64.
-        sizes: Bytes of each file, int64; -1 where it could not be asked for.
-        rows: Which names these files have, (N,) int64.
+        text: All names, concatenated, uint8.
+        ends: End of each name in ``text``, int64.
+        sizes: Bytes of each file, int64; -1 if unknown.
+        rows: Index of each file's name, (N,) int64.
         labels: (N,) int64.
     """
 
@@ -51,18 +51,18 @@ class LabelledFiles(NamedTuple):
     labels: Tensor
 
     def select(self, indices: Tensor) -> "LabelledFiles":
-        """Take the files at ``indices``, in that order; the names are not copied."""
+        """Select files by index, in that order, without copying the names."""
         return self._replace(rows=self.rows[indices], labels=self.labels[indices])
 
     def names(self, indices: Tensor) -> list[str]:
-        """Name the files at ``indices``, relative to the folder that was searched."""
+        """Return the names of the files at ``indices``, relative to the folder that was searched."""
         rows = self.rows[indices].tolist()
         spans = [(int(self.ends[row - 1]) if row else 0, int(self.ends[row])) for row in rows]
         return [os.fsdecode(self.text[start:end].numpy().tobytes()) for start, end in spans]
 
 
 def list_files(entries: Iterable[tuple[str, int, int]]) -> LabelledFiles:
-    """Make labelled files from their names, sizes and labels.
+    """Make `LabelledFiles` from names, sizes and labels.
 
     Args:
         entries: Name, bytes, and label of each file.

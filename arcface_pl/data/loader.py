@@ -1,4 +1,4 @@
-"""Batches from images that live as one tensor on the training device."""
+"""`BatchLoader`: batches of images that are one tensor on the training device."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,12 +15,12 @@ __all__ = ["BatchLoader", "network_input"]
 
 
 class BatchLoader(Batches):
-    """Iterate over batches (images, labels) without workers: a batch is one index operation.
+    """Iterate over batches (images, labels) of images in memory; a batch is one index operation.
 
     Args:
-        data: The images and labels, on the device where the batches are wanted.
-        normalization: What is subtracted from each channel and what it is divided by, on the scale from 0 to 1.
-        **kwargs: What `Batches` takes: batch size, order, augmentation, seed, share of this process.
+        data: Images and labels, on the device of the batches.
+        normalization: Mean and standard deviation per channel, on a scale of 0 to 1.
+        **kwargs: Arguments of `Batches`: batch size, order, augmentation, seed, rank.
 
     Raises:
         ValueError: If there are fewer images than processes.
@@ -34,7 +34,7 @@ class BatchLoader(Batches):
         self.normalization = normalization
 
     def batches(self, steps: list[Step]) -> Iterator[Batch]:
-        """Make the batches of ``steps``, in their order, on the device of the images."""
+        """Make the batches of ``steps``, in order, on the device of the images."""
         for indices, draws in steps:
             images, labels = self.data.images[indices], self.labels[indices]
             yield network_input(images, self.augmentation, draws, self.normalization), labels
@@ -46,16 +46,16 @@ def network_input(
     draws: Tensor | None,
     normalization: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Tensor:
-    """Augment and normalise a batch; the same on every path that images take, to the last bit.
+    """Augment and normalize a batch; bit-identical for images in memory and from worker processes.
 
     Args:
         images: (B, C, H, W) uint8.
-        augmentation: How images are changed at random, or None.
-        draws: What it has drawn for each of them, or None for images as they are.
-        normalization: What is subtracted from each channel and what it is divided by, on the scale from 0 to 1.
+        augmentation: Random changes, or None.
+        draws: Random parameters per image from ``augmentation.draw``, or None.
+        normalization: Mean and standard deviation per channel, on a scale of 0 to 1.
 
     Returns:
-        (B, C, H, W) float32, in channels-last memory where C > 1.
+        (B, C, H, W) float32, channels-last if C > 1.
     """
     if augmentation is not None and draws is not None:
         images = augmentation.apply(images, draws)

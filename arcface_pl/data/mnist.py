@@ -10,7 +10,7 @@ from arcface_pl.data.base import ImageDataModule
 from arcface_pl.data.classes import GivenClass
 from arcface_pl.data.elastic import ElasticAugmentation
 from arcface_pl.data.labelled import LabelledImages
-from arcface_pl.data.parts import Parts, split_parts
+from arcface_pl.data.parts import Parts
 from arcface_pl.data.sources.catalog import CATALOG, DatasetSpec
 from arcface_pl.data.sources.find import fetch_dataset, find_folder, how_to_get, load_dataset
 from arcface_pl.errors import DataError, expected
@@ -173,13 +173,7 @@ class MNISTDataModule(ImageDataModule):
 
     def load_parts(self) -> Parts:
         """Read, check and split the images, on the CPU."""
-        return split_parts(
-            *self.load(),
-            self.class_split,
-            val_fraction=self.val_fraction,
-            watch_test=self.watch_test,
-            seed=self._run_seed,
-        )
+        return self.split(*self.load())
 
     def load(self) -> tuple[LabelledImages, LabelledImages]:
         """Read and check the training and test images, on the CPU.

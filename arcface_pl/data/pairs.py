@@ -1,4 +1,4 @@
-"""Pairs of images to tell apart, from a list in a file, as a LightningDataModule for evaluation."""
+"""`PairsDataModule`: verification pairs from a list in a file, for evaluation."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,18 +11,19 @@ from arcface_pl.data.folders.image_files import FileLoader, ImageFiles
 from arcface_pl.data.folders.pairs_file import PairList, read_pairs
 from arcface_pl.data.labelled import list_files
 from arcface_pl.errors import DataError, listed
+from arcface_pl.functional.checks import check_count
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, Preprocessor
 
 __all__ = ["Pairs", "PairsDataModule"]
 
 
 class Pairs(NamedTuple):
-    """Pairs of test images.
+    """Pairs of test images, as indices.
 
     Attributes:
-        first: Which test image is the one of each pair, (P,) int64.
-        second: Which is the other, (P,) int64.
-        is_genuine: Whether both are of one class, (P,) bool.
+        first: Index of the first image of each pair, (P,) int64.
+        second: Index of the second image, (P,) int64.
+        is_genuine: Whether both images are of the same class, (P,) bool.
         folds: Fold of each pair in cross-validation, (P,) int64.
     """
 
@@ -33,20 +34,20 @@ class Pairs(NamedTuple):
 
 
 class PairsDataModule(LightningDataModule):
-    """Verification pairs: a list in the format of Labeled Faces in the Wild, or of two paths and 1 or 0, over a folder.
+    """Verification pairs listed in the format of Labeled Faces in the Wild, or as two paths and 1 or 0 per line.
 
-    For evaluation only. The test images are those that the list names, each once; :attr:`pairs` says which of them go
-    together. Classes are the folders that they lie in, and need not be those of training. Images are brought to the
-    network's input as the model's own were: an evaluation hands that over with :meth:`use_preprocessing`.
+    For evaluation only. The test images are the listed ones, each once; :attr:`pairs` has the pairs. Classes are the
+    folders of the images, and need not be those of training. Images are preprocessed as the evaluated model requires,
+    which the evaluation passes to :meth:`use_preprocessing`.
 
-    An image that is named by a person and a number is ``root/name/name_0001.jpg``, with any of the suffixes of images,
-    or ``root/name_0001.jpg``. One that is named by its path is relative to ``root``.
+    An image given by a person and a number is ``root/name/name_0001.jpg`` or ``root/name_0001.jpg``, with any image
+    suffix. Paths are relative to ``root``.
 
     Args:
         root: Folder of the images.
         pairs_file: The list; see `arcface_pl.data.folders.pairs_file.read_pairs` for its formats.
-        eval_batch_size: Images a step; changes speed and memory only.
-        num_workers: Processes that read images.
+        eval_batch_size: Images per step; affects speed and memory only.
+        num_workers: Number of processes that read images.
 
     Raises:
         ValueError: If a value is out of range.
@@ -54,9 +55,8 @@ class PairsDataModule(LightningDataModule):
 
     def __init__(self, root: str, pairs_file: str, eval_batch_size: int = 250, num_workers: int = 0) -> None:
         super().__init__()
-        for name, value, least in (("eval_batch_size", eval_batch_size, 1), ("num_workers", num_workers, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: got {value!r}, accepts a whole number of at least {least}")
+        check_count("eval_batch_size", eval_batch_size, low=1)
+        check_count("num_workers", num_workers, low=0)
         root, pairs_file = str(root), str(pairs_file)
         self.save_hyperparameters()
         self.root = Path(root).expanduser()
@@ -73,12 +73,12 @@ class PairsDataModule(LightningDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the folders that the images lie in, in label order; known after :meth:`setup`."""
+        """Names of the folders of the images, in label order; known after :meth:`setup`."""
         return self._ready.class_names
 
     @property
     def num_test(self) -> int:
-        """Images that the list names; known after :meth:`setup`."""
+        """Number of listed images; known after :meth:`setup`."""
         return len(self._ready.labels)
 
     @property
@@ -87,7 +87,7 @@ class PairsDataModule(LightningDataModule):
         return self._ready.pairs
 
     def use_preprocessing(self, preprocessor: Preprocessor) -> None:
-        """Say how images become the network's input."""
+        """Set the preprocessing of the images."""
         self._preprocessor = preprocessor
 
     def setup(self, stage: str | None = None) -> None:
@@ -97,15 +97,15 @@ class PairsDataModule(LightningDataModule):
             DataError: If the list cannot be read, or an image is missing.
         """
         if stage == "fit":
-            raise DataError("PairsDataModule: has nothing to train on; accepts evaluate, or another data module")
+            raise DataError("PairsDataModule: cannot be trained on; use it with evaluate, or another data module")
         if self._found is None:
             self._found = _find(self.root, self.pairs_file)
 
     def test_dataloader(self) -> FileLoader:
-        """The images that the list names, in order, with the numbers of their classes."""
+        """The listed images, in order, with their labels."""
         preprocessor = self._preprocessor
         if preprocessor is None:
-            raise RuntimeError("use_preprocessing() says what the images are to be like")
+            raise RuntimeError("call use_preprocessing() first")
         found = self._ready
         files = list_files((name, -1, label) for name, label in zip(found.names, found.labels, strict=True))
         return FileLoader(
@@ -120,7 +120,7 @@ class PairsDataModule(LightningDataModule):
     @property
     def _ready(self) -> "_Found":
         if self._found is None:
-            raise RuntimeError("the pairs are there after setup()")
+            raise RuntimeError("call setup() first")
         return self._found
 
 
@@ -147,8 +147,8 @@ def _find(root: Path, pairs_file: Path) -> _Found:
                 indices.append(numbers.setdefault(name, len(numbers)))
     if missing:
         raise DataError(
-            f"{pairs_file}: {len(missing):,} images are not in {root}: {listed(missing)}. Accepts a root that holds "
-            f"them, with the suffix {', '.join(IMAGE_SUFFIXES)}"
+            f"{pairs_file}: {len(missing):,} images are not in {root}: {listed(missing)}; expected them there, with a "
+            f"suffix of {', '.join(IMAGE_SUFFIXES)}"
         )
     folders = [str(Path(name).parent) for name in numbers]
     class_names = sorted(set(folders))
@@ -164,7 +164,7 @@ def _as_pairs(listing: PairList, indices: Tensor) -> Pairs:
 
 
 def _locate(root: Path, image: str | tuple[str, int]) -> str | None:
-    """Find an image; returns its path relative to ``root``."""
+    """Return the path of an image relative to ``root``, or None if it is missing."""
     if isinstance(image, str):
         return image if (root / image).is_file() else None
     stem = f"{image[0]}_{image[1]:04d}"

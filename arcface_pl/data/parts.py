@@ -1,4 +1,4 @@
-"""The parts of a data set: for training, validation and test, and the held-out classes' training and test images."""
+"""`Parts`: the images for training, validation and test, and those of the held-out classes."""
 
 from typing import NamedTuple
 
@@ -17,15 +17,15 @@ Part = LabelledImages | ImageFiles
 
 
 class Parts(NamedTuple):
-    """What is trained on, validated on and tested on, and the same of held-out classes: images in memory, or files.
+    """The parts of a data set, as images in memory or as files.
 
     Attributes:
-        fingerprint: Checksum of what they hold: where it differs, batches would.
-        train: For training.
-        val: For validation; may be empty.
-        test: For the test.
-        held_out_val: Training images of the classes that are held out; may be empty.
-        held_out_test: Their test images; may be empty.
+        fingerprint: Checksum of the contents. Equal fingerprints give equal batches.
+        train: Training images.
+        val: Validation images; may be empty.
+        test: Test images.
+        held_out_val: Training images of the held-out classes; may be empty.
+        held_out_test: Test images of the held-out classes; may be empty.
     """
 
     fingerprint: str
@@ -36,7 +36,7 @@ class Parts(NamedTuple):
     held_out_test: Part
 
     def to(self, device: torch.device) -> "Parts":
-        """Move images to a device; files stay where they are."""
+        """Move images in memory to a device."""
         parts = (self.train, self.val, self.test, self.held_out_val, self.held_out_test)
         return Parts(self.fingerprint, *(part.to(device) for part in parts))
 
@@ -50,15 +50,15 @@ def split_parts(
     watch_test: bool,
     seed: int,
 ) -> Parts:
-    """Set held-out classes aside, and of the others the same share of every class for validation.
+    """Separate the held-out classes, and split off the same fraction of every other class for validation.
 
     Args:
-        full: What is there for training and validation.
-        test: The test images.
-        classes: Which are trained on, and which are held out.
-        val_fraction: Share of ``full`` for validation, in [0, 1).
+        full: Images for training and validation.
+        test: Test images.
+        classes: The trained and the held-out classes.
+        val_fraction: Fraction of ``full`` for validation, in [0, 1).
         watch_test: Validate on the test images.
-        seed: Decides which images go where.
+        seed: Seed of the split.
 
     Returns:
         The parts.

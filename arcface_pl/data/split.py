@@ -1,4 +1,4 @@
-"""Dividing labelled images into two parts."""
+"""Stratified splits and class-balanced orders."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,15 @@ __all__ = ["balanced_order", "stratified_split"]
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Divide indices into two disjoint parts with the same share of every class.
+    """Split indices into two parts with the same fraction of every class.
 
-    The second part holds ``round(fraction * N)`` indices. Each class gives its share of them rounded down, and the
-    classes with the largest remainders give one more, so that none is more than one image off its share.
+    The second part has ``round(fraction * N)`` indices. Each class contributes its share rounded down, and the classes
+    with the largest remainders one more.
 
     Args:
         labels: (N,) int64, at least 0.
-        fraction: Share of the second part, in [0, 1).
-        seed: Decides which images go where.
+        fraction: Size of the second part, in [0, 1).
+        seed: Seed of the split.
 
     Returns:
         Indices (int64, ascending) of the first and of the second part.
@@ -37,14 +37,14 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
 
 
 def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw as many images as there are, of every class that occurs equally many, give or take one.
+    """Draw N images, the same number (plus or minus one) of every class that occurs.
 
-    An image of a small class comes again once all others of its class have come; of a large class each epoch sees
-    other images.
+    Images of a small class are repeated only after all others of their class were drawn; of a large class, each epoch
+    shows different images.
 
     Args:
         labels: (N,) int64, at least 0, on the CPU.
-        generator: Source of the draws.
+        generator: Random generator.
 
     Returns:
         (N,) int64 indices, in random order.
@@ -61,7 +61,7 @@ def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     wanted = torch.full_like(counts, len(labels) // len(counts))
     wanted[torch.randperm(len(counts), generator=generator)[: len(labels) % len(counts)]] += 1
     starts, ends = counts.cumsum(0) - counts, wanted.cumsum(0) - wanted
-    # Within a class the n-th draw is the (n mod count)-th of its shuffled images.
+    # The n-th draw of a class is the (n mod count)-th of its shuffled images.
     number = torch.arange(len(labels)) - ends.repeat_interleave(wanted)
     drawn = by_class[starts.repeat_interleave(wanted) + number % counts.repeat_interleave(wanted)]
     return drawn[torch.randperm(len(labels), generator=generator)]

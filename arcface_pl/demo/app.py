@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from arcface_pl.demo.replies import MAX_BYTES, Demo
-from arcface_pl.errors import UserError
+from arcface_pl.errors import UserError, expected
 
 __all__ = ["create_app"]
 
@@ -81,7 +81,7 @@ async def _body(request: Request) -> bytes:
         if size <= MAX_BYTES:
             parts.append(part)
     if size > MAX_BYTES:
-        raise HTTPException(413, f"picture: got {size:,} bytes, accepts at most {MAX_BYTES:,}")
+        raise HTTPException(413, f"picture: got {size:,} bytes; expected at most {MAX_BYTES:,}")
     return b"".join(parts)
 
 
@@ -89,9 +89,9 @@ async def _guard(request: Request, call_next: RequestResponseEndpoint) -> Respon
     host = request.headers.get("host", "")
     if host.partition(":")[0] not in HOSTS:
         # A page elsewhere whose name was made to mean this machine (DNS rebinding)
-        response: Response = _error(403, f"Host: got {host!r}, accepts {' and '.join(HOSTS)}")
+        response: Response = _error(403, expected("Host", host, " or ".join(HOSTS)))
     elif (origin := request.headers.get("origin", f"http://{host}")) != f"http://{host}":
-        response = _error(403, f"Origin: got {origin!r}, accepts http://{host}")
+        response = _error(403, expected("Origin", origin, f"http://{host}"))
     else:
         response = await call_next(request)
     response.headers.update(HEADERS)

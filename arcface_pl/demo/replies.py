@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from arcface_pl.errors import UserError
+from arcface_pl.errors import UserError, expected
 from arcface_pl.preprocessing import ImageError
 from arcface_pl.recognizer import Recognizer, Thresholds
 
@@ -106,7 +106,7 @@ class Demo:
         """
         name = " ".join(name.split())
         if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-            raise UserError(f"name: got {name!r}, accepts 1 to {MAX_NAME} printable characters")
+            raise UserError(expected("name", name, f"1 to {MAX_NAME} printable characters"))
         pixels = self._pixels(content)
         with self.editing():
             self.recognizer.enroll(name, pixels)
@@ -128,7 +128,7 @@ class Demo:
 
     def _pixels(self, content: bytes) -> Tensor:
         if not content:
-            raise UserError("picture: got nothing in the request's body, accepts a picture file")
+            raise UserError("picture: got an empty request; expected a picture file")
         to_input = self.recognizer.model.preprocessor
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "picture"

@@ -1,1 +1,1 @@
-"""A trained model measured on trained and unseen classes, with thresholds and protocols."""
+"""Evaluation of a trained model on trained and unseen classes, thresholds, protocols."""

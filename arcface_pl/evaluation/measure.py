@@ -1,6 +1,6 @@
-"""Evaluating embeddings: classification where the head knows the classes, verification and retrieval in any case.
+"""Evaluate embeddings: classification if the head knows the classes, verification and retrieval in any case.
 
-Nothing here reads files, parses settings or prints. Every number is a plain float, a fraction or degrees.
+Nothing here reads files, parses settings or prints. Every score is a plain float: a fraction, or degrees.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,6 +16,7 @@ from arcface_pl.metrics.functional import (
     all_pairs_curve,
     cumulative_match_characteristic,
     fold_accuracy,
+    have_both_kinds,
     knn_accuracy,
     listed_pair_scores,
     precision_at_r,
@@ -39,18 +40,18 @@ __all__ = [
 ]
 
 FAR = (1e-1, 1e-2, 1e-3, 1e-4)
-"""False accept rates at which the true accept rate is reported."""
+"""False accept rates for which the true accept rate is reported."""
 RECALL_AT = (1, 5, 10)
 NUM_NEIGHBOURS = 5
-NUM_DRAWS = 10  # galleries drawn for each number of enrolled images
+NUM_DRAWS = 10  # random galleries per number of enrolled images
 
 
 class Embedded(NamedTuple):
-    """Images as the network sees them.
+    """Embeddings of a set of images, on the CPU.
 
     Attributes:
-        embeddings: (N, D), on the CPU.
-        labels: (N,) int64, on the CPU.
+        embeddings: (N, D) float32.
+        labels: (N,) int64.
     """
 
     embeddings: Tensor
@@ -59,24 +60,25 @@ class Embedded(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured on one set of images.
+    """Scores of one set of images.
 
     Attributes:
-        class_names: Names of its classes, in label order.
-        embedded: The images.
-        scores: By kind (classification, verification, pairs, retrieval, identification), then by name; a kind that the
-            images do not allow is left out.
-        curve: Verification of all pairs, where there are some of both kinds.
+        class_names: Names of the classes, in label order.
+        embedded: Embeddings and labels of the images.
+        scores: By kind (classification, verification, pairs, retrieval, identification), then by name.
+        curve: Verification over all pairs, if there are genuine and impostor ones.
+        not_measured: What the images or the list of pairs do not allow, and why, one sentence each.
     """
 
     class_names: list[str]
     embedded: Embedded
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     curve: VerificationCurve | None = None
+    not_measured: list[str] = field(default_factory=list)
 
     @property
     def num_images(self) -> int:
-        """Images that were evaluated."""
+        """Number of images."""
         return len(self.embedded.labels)
 
 
@@ -86,15 +88,15 @@ def embed(
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device | str = "cpu",
 ) -> Embedded:
-    """Run a network over batches.
+    """Embed all images of a loader.
 
     Args:
-        network: Images (B, C, H, W) to embeddings (B, D), in evaluation mode and on ``device``.
-        batches: Images and their labels.
-        device: Where the network is.
+        network: Maps images (B, C, H, W) to embeddings (B, D), in evaluation mode, on ``device``.
+        batches: Images and labels.
+        device: Device of the network.
 
     Returns:
-        All embeddings and labels, in the order of the batches.
+        Embeddings and labels in the order of the batches.
     """
     embeddings, labels = [], []
     for images, numbers in batches:
@@ -104,40 +106,46 @@ def embed(
 
 
 def evaluate(embedded: Embedded, class_names: list[str], *, head: Head | None = None, pairs: Any = None) -> Evaluation:
-    """Measure everything that a set of images allows.
+    """Measure everything that a set of images allows, and name what it does not allow.
 
     Args:
-        embedded: The images.
+        embedded: Embeddings and labels of the images.
         class_names: Names of their classes, in label order.
-        head: The trained head, on the CPU, if these are the classes it was trained on.
-        pairs: A list of pairs of these images, or None: ``first`` and ``second``, (P,) int64 indices, ``is_genuine``,
-            (P,) bool, and ``folds``, (P,) int64.
-
-    Returns:
-        The scores.
+        head: The trained head, in evaluation mode on the CPU, if it was trained on these classes.
+        pairs: A list of pairs of these images: ``first`` and ``second``, (P,) int64 indices, ``is_genuine``, (P,) bool,
+            and ``folds``, (P,) int64; None for no list.
 
     Raises:
-        ValueError: If an embedding is not finite, as those of a network that diverged.
+        ValueError: If an embedding is NaN or infinite, or an index is outside the images.
     """
     embeddings, labels = embedded
     scores: dict[str, dict[str, float]] = {}
-    curve = None
+    curve, not_measured = None, []
     if head is not None:
         scores["classification"] = classification(head, embeddings, labels)
-    counts = torch.bincount(labels)
-    if int((counts > 0).sum()) > 1 and int(counts.max()) > 1:
+    _, sizes = labels.unique(return_counts=True)
+    if len(sizes) > 1 and int(sizes.max()) > 1:
         curve = all_pairs_curve(embeddings, labels, far=FAR)
         scores["verification"] = verification(curve)
         scores["retrieval"] = retrieval(embeddings, labels)
         scores["identification"] = identification(embeddings, labels)
+    else:
+        reason = "all images are of one class" if len(sizes) < 2 else "no class has two images"
+        not_measured.append(f"verification, retrieval and identification: {reason}")
     if pairs is not None:
         scores["pairs"] = pair_verification(embeddings, labels, pairs)
-    return Evaluation(class_names, embedded, {kind: found for kind, found in scores.items() if found}, curve)
+        if "eer" not in scores["pairs"]:
+            kind = "impostor" if scores["pairs"]["num_genuine"] else "genuine"
+            not_measured.append(f"error rates of the listed pairs: the list has no {kind} pairs")
+        elif "fold_accuracy" not in scores["pairs"]:
+            not_measured.append("accuracy by folds: not every one of two or more folds has pairs of both kinds")
+    found = {kind: each for kind, each in scores.items() if each}
+    return Evaluation(class_names, embedded, found, curve, not_measured)
 
 
 @torch.no_grad()
 def classification(head: Head, embeddings: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy without looking at the label, and mean angles to the class centers in degrees.
+    """Measure accuracy and mean angles to the class centers in degrees; predictions do not see the label.
 
     Args:
         head: In evaluation mode.
@@ -145,9 +153,9 @@ def classification(head: Head, embeddings: Tensor, labels: Tensor) -> dict[str, 
         labels: (N,) int64 in [0, C).
 
     Returns:
-        ``accuracy``; with two classes or more ``target_mean``, ``nearest_other_mean`` and ``gap_mean``.
+        ``accuracy``; with two or more classes also ``target_mean``, ``nearest_other_mean`` and ``gap_mean``.
     """
-    scores = {"accuracy": float((head(embeddings).argmax(1) == labels).double().mean())}
+    scores = {"accuracy": float((head.predict(embeddings)[0] == labels).double().mean())}
     if head.num_classes > 1:
         angles = target_angles(embeddings, labels, head.weight, sub_centers=head.sub_centers)
         scores |= {
@@ -158,14 +166,14 @@ def classification(head: Head, embeddings: Tensor, labels: Tensor) -> dict[str, 
 
 
 def verification(curve: VerificationCurve) -> dict[str, float]:
-    """Error rates of a verification.
+    """Compute the error rates of a verification.
 
     Args:
-        curve: Made for the rates of `FAR`.
+        curve: Resolved at the rates in `FAR`.
 
     Returns:
-        ``eer``, ``eer_threshold``, ``auc``, ``num_genuine``, ``num_impostor`` and, for each rate of `FAR` that is at
-        least one impostor pair, ``tar_at_far_RATE``.
+        ``eer``, ``eer_threshold``, ``auc``, ``num_genuine``, ``num_impostor`` and ``tar_at_far_RATE`` for each rate in
+        `FAR` that amounts to at least one impostor pair.
     """
     rate, threshold = curve.equal_error_rate()
     scores = {"eer": rate, "eer_threshold": threshold, "auc": curve.auc()}
@@ -175,59 +183,67 @@ def verification(curve: VerificationCurve) -> dict[str, float]:
 
 @torch.no_grad()
 def pair_verification(embeddings: Tensor, labels: Tensor, pairs: Any) -> dict[str, float]:
-    """Error rates and cross-validated accuracy of a list of pairs.
+    """Compute error rates and cross-validated accuracy of a list of pairs.
 
     Args:
         embeddings: (N, D).
         labels: (N,) int64.
-        pairs: As `evaluate` takes them.
+        pairs: As for `evaluate`.
 
     Returns:
-        What `verification` returns and, with two folds or more, ``fold_accuracy`` and
-        ``fold_accuracy_standard_error``.
+        The scores of `verification`, and ``fold_accuracy`` and ``fold_accuracy_standard_error`` if each of two or more
+        folds has genuine and impostor pairs. Without pairs of both kinds ``num_genuine`` and ``num_impostor`` only.
     """
+    num_genuine = int(pairs.is_genuine.sum())
+    num_impostor = len(pairs.is_genuine) - num_genuine
+    if not num_genuine or not num_impostor:
+        return {"num_genuine": num_genuine, "num_impostor": num_impostor}
     cosine = listed_pair_scores(embeddings, labels, pairs.first, pairs.second)
     scores = verification(verification_curve(cosine[pairs.is_genuine], cosine[~pairs.is_genuine]))
-    if len(pairs.folds.unique()) > 1:
+    if have_both_kinds(pairs.is_genuine, pairs.folds):
         found = fold_accuracy(cosine, pairs.is_genuine, pairs.folds)
         scores |= {"fold_accuracy": found.mean, "fold_accuracy_standard_error": found.standard_error}
     return scores
 
 
 def retrieval(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
-    """Look each embedding up among the others.
+    """Look up each embedding among all others.
 
     Args:
         embeddings: (N, D).
-        labels: (N,) int64; at least one class has two.
+        labels: (N,) int64; at least one class has two images.
 
     Returns:
-        ``recall_at_K``, ``r_precision``, ``map_at_r`` and ``knn_accuracy``.
+        ``recall_at_K`` for each K in `RECALL_AT` below N, ``r_precision``, ``map_at_r`` and, with more than
+        `NUM_NEIGHBOURS` images, ``knn_accuracy``.
     """
     most = len(labels) - 1
     ranks = [rank for rank in RECALL_AT if rank <= most]
     matched = cumulative_match_characteristic(embeddings, labels, ranks[-1])
     scores = {f"recall_at_{rank}": float(matched[rank - 1]) for rank in ranks}
     scores["r_precision"], scores["map_at_r"] = precision_at_r(embeddings, labels)
-    return scores | {"knn_accuracy": knn_accuracy(embeddings, labels, min(NUM_NEIGHBOURS, most))}
+    if most >= NUM_NEIGHBOURS:
+        scores["knn_accuracy"] = knn_accuracy(embeddings, labels, NUM_NEIGHBOURS)
+    return scores
 
 
 def identification(
     embeddings: Tensor, labels: Tensor, *, enrolled: Iterable[int] = (1, 5), seed: int = 0
 ) -> dict[str, float]:
-    """Name each image by the nearest of a few enrolled ones; means over `NUM_DRAWS` galleries drawn from the images.
+    """Classify images by the nearest of a few enrolled ones; means over `NUM_DRAWS` random galleries.
 
     Args:
         embeddings: (N, D).
         labels: (N,) int64.
-        enrolled: Images of each class in the gallery. The others are the queries; a class that has no others makes
-            that number impossible, and its score is left out.
-        seed: Decides the draws.
+        enrolled: Images per class in the gallery; all others are queries. A number that leaves a class without a query
+            is skipped.
+        seed: Seed of the draws.
 
     Returns:
-        ``rank_1_of_K_enrolled``: share of the queries whose nearest enrolled image is of their class.
+        ``rank_1_of_K_enrolled``: share of queries whose nearest enrolled image is of their class.
     """
-    members = [(labels == label).nonzero().flatten() for label in labels.unique()]
+    _, sizes = labels.unique(return_counts=True)
+    members = labels.argsort(stable=True).split(sizes.tolist())  # by class, in the order of the images
     scores = {}
     for count in enrolled:
         if len(members) < 2 or min(map(len, members)) <= count:

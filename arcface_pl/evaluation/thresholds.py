@@ -1,4 +1,4 @@
-"""Thresholds: from which cosine on two images count as one class, and an image as one of the trained classes."""
+"""Cosine thresholds for "same class?" (verification) and "known class?" (classification)."""
 
 import math
 from collections.abc import Mapping
@@ -8,26 +8,27 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from arcface_pl.errors import expected
 from arcface_pl.heads import Head
 from arcface_pl.metrics.functional import VerificationCurve, all_pairs_curve, verification_curve
 
 __all__ = ["DEFAULT_FAR", "Calibration", "OperatingPoint", "Scored", "calibrate", "evenly_spread"]
 
 DEFAULT_FAR = 1e-3
-"""The false accept rate that a threshold is chosen for where nobody asks for another."""
+"""False accept rate of thresholds unless another is requested."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold, and what it did on the scores it was chosen on.
+    """A threshold and its rates on the scores it was chosen on.
 
     Attributes:
-        threshold: Cosine from which on a score is accepted.
-        far: Share of the impostor scores that it accepts.
-        tar: Share of the genuine scores that it accepts.
-        eer: The equal error rate of these scores, whatever the threshold.
-        num_genuine: Genuine scores.
-        num_impostor: Impostor scores.
+        threshold: Scores >= threshold are accepted.
+        far: Share of accepted impostor scores.
+        tar: Share of accepted genuine scores.
+        eer: Equal error rate of these scores, independent of the threshold.
+        num_genuine: Number of genuine scores.
+        num_impostor: Number of impostor scores.
     """
 
     threshold: float
@@ -39,10 +40,10 @@ class OperatingPoint:
 
     @classmethod
     def of_curve(cls, curve: VerificationCurve, far: float) -> Self:
-        """Take the lowest threshold whose FAR is at most ``far``."""
+        """Choose the lowest threshold whose FAR is at most ``far``."""
         tar, threshold = curve.tar_at_far(far)
         if math.isinf(threshold):
-            # The highest score of all is an impostor's: what refuses it refuses everything that was seen.
+            # The highest score is an impostor's: a threshold above it rejects every score
             threshold = math.nextafter(float(curve.thresholds[1]), math.inf)
         return cls(
             threshold,
@@ -56,16 +57,15 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The thresholds of a trained model and what they rest on.
+    """Thresholds of a trained model and the images they were chosen on.
 
     Attributes:
-        far: The false accept rate asked for.
-        source: Which images it was measured on: "validation" for the validation split, "held-out classes" where some of
-            them are of classes that the model was not trained on, or a name the user gave.
-        num_images: How many images that were.
-        verification: For two images: the cosine between them.
-        classification: For an image and the trained classes: the cosine to the nearest class center. None where there
-            was nothing to tell a class from.
+        far: Requested false accept rate.
+        source: Where the images come from: "validation", "held-out classes" if some belong to classes that the model
+            was not trained on, or a name given by the user.
+        num_images: Number of images.
+        verification: For the cosine between two images.
+        classification: For the cosine between an image and the nearest class center; None if there was no other class.
     """
 
     far: float
@@ -80,10 +80,10 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` returned.
+        """Restore from the result of `to_dict`.
 
         Raises:
-            ValueError: If something is missing, of another kind, or no number.
+            ValueError: If a value is missing, of the wrong type, or not finite.
         """
         try:
             points = {
@@ -100,17 +100,17 @@ class Calibration:
             source, num_images = str(values["source"]), int(values["num_images"])
             return cls(numbers[0], source, num_images, verification, points["classification"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"calibration: got {values!r}, which is none ({error})") from error
+            raise ValueError(expected("calibration", values, f"the dict of Calibration.to_dict ({error})")) from error
 
 
 class Scored(NamedTuple):
-    """Embeddings and how near they are to the trained classes.
+    """Embeddings and their cosines to the trained classes.
 
     Attributes:
-        embeddings: (N, D), any real dtype, of any length.
-        labels: (N,) integers. Of classes that were not trained on they only need to tell these apart.
-        own: (N,) cosine to the own class; of classes that were not trained on never read.
-        other: (N,) largest cosine to another class; -inf where there is none.
+        embeddings: (N, D), any real dtype, any norm.
+        labels: (N,) integers; for classes that were not trained on, any numbers that tell them apart.
+        own: (N,) cosine to the target class; unused for classes that were not trained on.
+        other: (N,) largest cosine to any other trained class; -inf if there is none.
     """
 
     embeddings: Tensor
@@ -120,41 +120,40 @@ class Scored(NamedTuple):
 
     @classmethod
     def by(cls, head: Head, embeddings: Tensor, labels: Tensor, *, trained: bool = True) -> "Scored":
-        """Score embeddings by a head; ``trained`` says whether the labels are among its classes."""
-        cosine = head.cosine(embeddings)
+        """Compute the cosines with a head in evaluation mode; ``trained``: the labels are its classes."""
         if not trained:
-            best = cosine.amax(1)
+            best = head.cosine(embeddings).amax(1)
             return cls(embeddings, labels, best, best)
-        own = cosine.gather(1, labels[:, None]).squeeze(1)
-        return cls(embeddings, labels, own, cosine.scatter(1, labels[:, None], -torch.inf).amax(1))
+        found = head.score(embeddings, labels)
+        return cls(embeddings, labels, found.target_cosine, found.nearest_other_cosine)
 
 
 @torch.no_grad()
 def calibrate(
     known: Scored | None, unknown: Scored | None = None, *, far: float = DEFAULT_FAR, source: str
 ) -> Calibration:
-    r"""Choose both thresholds at a false accept rate, on images the model was not trained on.
+    r"""Choose both thresholds at a false accept rate, on images that were not trained on.
 
-    For two images, genuine and impostor scores are the cosines of all pairs of one class and of two. For an image and
-    the trained classes, the genuine score is :math:`\cos\theta_y`, and the impostor score
-    :math:`\max_{j \ne y} \cos\theta_j`: what the image would be accepted with if its own class were not there.
+    Verification: genuine and impostor scores are the cosines of all pairs of the same class and of different classes.
+    Classification: the genuine score is :math:`\cos\theta_y`, the impostor score :math:`\max_{j \ne y} \cos\theta_j`,
+    the score that the image would get if its class were unknown.
 
-    Classes that the model was trained on lie further apart than classes it never saw, so that a threshold from the
-    former accepts more impostors among the latter than ``far`` says. With images of ``unknown`` classes both are
-    measured on those: pairs among them (where they are of one class, with the others), and their largest cosine to any
+    Trained classes are farther apart than unseen ones: a threshold from them accepts more than ``far`` of the impostors
+    among unseen classes. With images of ``unknown`` classes both thresholds are therefore chosen on those: on the pairs
+    among them (with the known images if the unknown ones are of a single class), and on their largest cosine to any
     class center as impostor scores.
 
     Args:
-        known: Images of the trained classes. Without any, the class decision has no threshold.
+        known: Images of the trained classes; without them there is no threshold for classification.
         unknown: Images of classes that were not trained on.
         far: False accept rate, in [0, 1].
-        source: What to call the images.
+        source: Name of the images, for `Calibration.source`.
 
     Returns:
-        The thresholds, with the rates they had on these images.
+        The thresholds with their rates on these images.
 
     Raises:
-        ValueError: If an embedding is not finite, a rate is out of range, or there are no genuine or no impostor pairs.
+        ValueError: If an embedding is not finite, ``far`` is out of range, or there are no pairs of one kind.
     """
     curve = _pairs_curve(known, unknown, far)
     decision = None
@@ -167,7 +166,7 @@ def calibrate(
 
 
 def evenly_spread(count: int, limit: int) -> Tensor:
-    """Return at most ``limit`` of ``count`` positions, (K,) int64, evenly spread: images may be in order of class."""
+    """Return at most ``limit`` of ``count`` indices, (K,) int64, evenly spread, since images may be sorted by class."""
     return torch.linspace(0, max(count - 1, 0), min(count, limit)).round().long()
 
 

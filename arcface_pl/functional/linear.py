@@ -1,4 +1,4 @@
-"""Plain softmax on a linear layer, by the same means: the own logit in float64, all other classes in chunks."""
+"""Plain softmax on a linear layer, by the same means: the target logit in float64, all other classes in chunks."""
 
 import math
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from arcface_pl.functional._chunks import Others, others_backward, others_forward
-from arcface_pl.functional.checks import check_batch, check_embeddings
+from arcface_pl.functional.checks import check_batch, check_embeddings, check_number
+from arcface_pl.functional.derivatives import first_order_only
 from arcface_pl.functional.loss import Reduction, reduce, smooth
+from arcface_pl.functional.non_target import NonTarget, non_target_backward, non_target_forward
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype
 from arcface_pl.functional.terms import WHOLE_CELLS
 
 __all__ = ["linear_softmax_loss"]
 
 _LARGE = 2.0**64
-"""Embeddings up to this size have float32 logits for any centers that a training gives, and so has the largest float32
+"""Embeddings up to this size have finite float32 logits for any centers of a training, and so has the largest float32
 divided by it."""
 
 
@@ -42,10 +42,10 @@ def linear_softmax_loss(
         weight: (C, D) floating point.
         labels: (B,) integers in [0, C).
         bias: (C,) floating point, or None.
-        label_smoothing: Share of the target that is spread evenly over all C classes, in [0, 1).
+        label_smoothing: Fraction of the target that is spread evenly over all C classes, in [0, 1).
         reduction: "mean", "sum" or "none".
-        chunk_size: Classes taken at a time; None chooses from the shape and the device.
-        check_labels: False skips reading the labels' values, for which a GPU would have to wait.
+        chunk_size: Classes per chunk; None chooses from the shape and the device.
+        check_labels: False skips reading the labels' values, which makes a GPU wait.
 
     Returns:
         A scalar, or (B,) for "none"; float32, or float64 where an argument is. Embeddings near the largest float32 give
@@ -61,37 +61,38 @@ def linear_softmax_loss(
         tensor(0.3133)
     """
     check_embeddings(embeddings, weight)
+    check_number("label_smoothing", label_smoothing, low=0, high=1)
     labels = check_batch(embeddings, labels, weight.shape[0], values=check_labels)
     wide, column = pair_dtype(embeddings.device), labels[:, None]
     with_sum = label_smoothing > 0
     with full_precision(embeddings.device):
         if chunk_size is None and embeddings.shape[0] * weight.shape[0] <= WHOLE_CELLS:
             logits = F.linear(embeddings.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
-            own = logits.gather(1, column).squeeze(1)
-            rest = logits.scatter(1, column, -math.inf).logsumexp(dim=1)
-            rest_sum = logits.scatter(1, column, 0).sum(dim=1) if with_sum else None
+            target = logits.gather(1, column).squeeze(1)
+            lse = logits.scatter(1, column, -math.inf).logsumexp(dim=1)
+            logit_sum = logits.scatter(1, column, 0).sum(dim=1) if with_sum else None
         else:
-            own, rest, rest_sum = _apply_chunked(
-                embeddings, weight, bias, labels, Others(1.0, 1, chunk_size, False), with_sum
-            )
-        losses = smooth(F.softplus(rest - own), own, rest_sum, label_smoothing, weight.shape[0])
+            non_target = NonTarget(1.0, 1, chunk_size, False)
+            target, lse, logit_sum = _apply_chunked(embeddings, weight, bias, labels, non_target, with_sum)
+        losses = smooth(F.softplus(lse - target), target, logit_sum, label_smoothing, weight.shape[0])
         return reduce(losses, reduction).to(compute_dtype(embeddings, weight))
 
 
 @torch.compiler.disable
-def _apply_chunked(*args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    return _ChunkedLinear.apply(*args)
+def _apply_chunked(embeddings: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    keeps = torch.is_grad_enabled() and weight.requires_grad
+    return _ChunkedLinear.apply(embeddings, weight, *args, keeps)
 
 
-def _unit(embeddings: Tensor) -> Tensor:
+def _divisor(embeddings: Tensor) -> Tensor:
     # (B, 1), a power of two, so that dividing by it rounds nothing; 1 unless the sample's logits could leave the range
-    # of float32, where an infinity less another is no number.
+    # of float32, where inf - inf would be NaN.
     is_large = embeddings.abs().amax(dim=1, keepdim=True) > _LARGE
     return torch.where(is_large, _LARGE, 1.0).to(embeddings.dtype)
 
 
 class _ChunkedLinear(torch.autograd.Function):
-    """The own logit in float64, all others in chunks: no tensor of batch x classes is ever made."""
+    """The target logit in float64, all other classes in chunks: no batch x classes tensor is made."""
 
     @staticmethod
     def forward(
@@ -100,44 +101,50 @@ class _ChunkedLinear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         labels: Tensor,
-        others: Others,
+        non_target: NonTarget,
         with_sum: bool,
+        keeps: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         dtype, wide = compute_dtype(embeddings, weight), pair_dtype(embeddings.device)
-        own = (embeddings.to(wide) * weight[labels].to(wide)).sum(dim=1)
+        target = (embeddings.to(wide) * weight[labels].to(wide)).sum(dim=1)
         if bias is not None:
-            own += bias[labels]
-        unit = _unit(embeddings.to(dtype))
-        scaled = embeddings.to(dtype) / unit
-        rest, rest_sum, _ = others_forward(scaled, weight, labels, others, bias=bias, unit=unit, with_sum=with_sum)
-        ctx.save_for_backward(embeddings, weight, bias, labels, rest, unit)
-        ctx.others, ctx.dtype = others, dtype
-        return own, rest, rest_sum
+            target += bias[labels]
+        divisor = _divisor(embeddings.to(dtype))
+        divided = embeddings.to(dtype) / divisor
+        ctx.kept = non_target.logits_buffer(divided, weight, None) if keeps else None
+        lse, logit_sum, _ = non_target_forward(
+            divided, weight, labels, non_target, bias=bias, divisor=divisor, with_sum=with_sum, keep=ctx.kept
+        )
+        ctx.save_for_backward(embeddings, weight, bias, labels, lse, divisor)
+        ctx.non_target, ctx.dtype = non_target, dtype
+        return target, lse, logit_sum
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_own, grad_rest, grad_sum = grads
-        embeddings, weight, bias, labels, rest, unit = ctx.saved_tensors
+        grad_target, grad_lse, grad_sum = grads
+        embeddings, weight, bias, labels, lse, divisor = ctx.saved_tensors
+        kept, ctx.kept = ctx.kept, None  # becomes the gradient; a second backward pass computes the logits again
         with full_precision(embeddings.device):
-            grad_embeddings, grad_weight, grad_bias = others_backward(
-                embeddings.to(ctx.dtype) / unit,
+            grad_embeddings, grad_weight, grad_bias = non_target_backward(
+                embeddings.to(ctx.dtype) / divisor,
                 weight,
                 labels,
-                ctx.others,
+                ctx.non_target,
                 None,
-                rest,
-                grad_rest,
+                lse,
+                grad_lse,
                 grad_sum,
                 ctx.needs_input_grad[:3],
                 bias=bias,
-                unit=unit,
+                divisor=divisor,
+                kept=kept,
             )
-        own = grad_own[:, None]
+        coefficient = grad_target[:, None]
         if grad_embeddings is not None:
-            grad_embeddings = (grad_embeddings + own * weight[labels]).to(embeddings.dtype)
+            grad_embeddings = (grad_embeddings + coefficient * weight[labels]).to(embeddings.dtype)
         if grad_weight is not None:
-            grad_weight.index_add_(0, labels, (own * embeddings).to(weight.dtype))
+            grad_weight.index_add_(0, labels, (coefficient * embeddings).to(weight.dtype))
         if grad_bias is not None:
-            grad_bias.index_add_(0, labels, grad_own.to(bias.dtype))
-        return grad_embeddings, grad_weight, grad_bias, None, None, None
+            grad_bias.index_add_(0, labels, grad_target.to(bias.dtype))
+        return grad_embeddings, grad_weight, grad_bias, None, None, None, None

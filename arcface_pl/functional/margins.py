@@ -1,6 +1,7 @@
-"""What each loss puts in the place of the cosine to a sample's own class: psi, falling everywhere as the angle grows.
+"""psi, what each loss puts in the place of the target cosine: it falls everywhere as the angle grows.
 
-Each takes cos(theta), and sin(theta) where the caller knows it more exactly than as ``sqrt(1 - cosine ** 2)``.
+Each takes cos(theta), and sin(theta) where the caller knows it more exactly than as ``sqrt(1 - cosine ** 2)``. All are
+differentiable any number of times, in the margins too where these are tensors.
 """
 
 import math
@@ -28,7 +29,7 @@ def _angle(cosine: Tensor, sine: Tensor | None) -> Tensor:
 
 
 def _falling_cosine(angle: Tensor) -> Tensor:
-    """Return cos(angle) on [0, pi] and past it (-1)^k cos(angle) - 2k, k = floor(angle / pi): it never rises again."""
+    """Return cos(angle) on [0, pi] and past it (-1)^k cos(angle) - 2k, k = floor(angle / pi), which never rises."""
     turns = (angle.detach() / math.pi).floor()
     return (1 - 2 * turns.remainder(2)) * angle.cos() - 2 * turns
 
@@ -41,10 +42,10 @@ def arcface_psi(
     $$\psi(\theta) = \cos(\theta + m) \text{ for } \theta \le \pi - m, \qquad -2 - \cos(\theta + m) \text{ beyond}$$
 
     Past ``pi - m`` the unguarded cosine rises again, so that an embedding opposite to its class would be rewarded. The
-    second branch continues the first with the same value and slope at the joint and falls on to ``cos(m) - 2``.
+    second branch continues the first with the same value and slope and keeps falling to ``cos(m) - 2``.
 
     Args:
-        cosine: cos(theta) to the own class, any shape, floating point, in [-1, 1].
+        cosine: cos(theta) to the target, any shape, floating point, in [-1, 1].
         margin: m in radians, in [0, pi); a number, or a tensor that broadcasts against ``cosine``.
         sine: sin(theta), of the shape of ``cosine``; None computes it.
         extension: "monotone" as above; "none" for cos(theta + m) at every angle.
@@ -66,7 +67,7 @@ def arcface_psi(
     shifted = cosine * cos_margin - sine * sin_margin
     if extension == "none":
         return shifted
-    # 1 before the joint and -1 beyond; at it the value -1 and the slope 0 come out right with 0, too
+    # 1 before the joint and -1 beyond; 0 at the joint gives the right value -1 and slope 0, too
     side = (cosine.detach() + cos_margin).sign()
     return side * shifted + (side - 1)
 
@@ -77,7 +78,7 @@ def cosface_psi(cosine: Tensor, margin: Number = 0.35) -> Tensor:
     $$\psi(\theta) = \cos\theta - m$$
 
     Args:
-        cosine: cos(theta) to the own class, any shape, floating point, in [-1, 1].
+        cosine: cos(theta) to the target, any shape, floating point, in [-1, 1].
         margin: m, a difference of cosines; a number, or a tensor that broadcasts against ``cosine``.
 
     Returns:
@@ -102,7 +103,7 @@ def sphereface_psi(cosine: Tensor, margin: Number = 4.0, *, sine: Tensor | None 
     Continuous and falling for every m >= 1, whole or not.
 
     Args:
-        cosine: cos(theta) to the own class, any shape, floating point, in [-1, 1].
+        cosine: cos(theta) to the target, any shape, floating point, in [-1, 1].
         margin: m, a factor of the angle, at least 1; a number, or a tensor that broadcasts against ``cosine``.
         sine: sin(theta), of the shape of ``cosine``; None computes it.
 
@@ -127,12 +128,12 @@ def combined_psi(
 
     $$\psi(\theta) = (-1)^k \cos(m_1 \theta + m_2) - 2k - m_3, \qquad k = \lfloor (m_1 \theta + m_2) / \pi \rfloor$$
 
-    Up to ``m1 * theta + m2 = pi`` this is ``cos(m1 * theta + m2) - m3``; beyond, SphereFace's way of falling on, so
-    that psi is continuous with its slope and monotone. With (1, m, 0) it is ArcFace's, with (1, 0, m) CosFace's, with
-    (m, 0, 0) SphereFace's.
+    Up to ``m1 * theta + m2 = pi`` this is ``cos(m1 * theta + m2) - m3``; beyond, it keeps falling as SphereFace's psi
+    does, so that it is monotone and continuous with its slope. (1, m, 0) gives ArcFace, (1, 0, m) CosFace, (m, 0, 0)
+    SphereFace.
 
     Args:
-        cosine: cos(theta) to the own class, any shape, floating point, in [-1, 1].
+        cosine: cos(theta) to the target, any shape, floating point, in [-1, 1].
         m1: Factor of the angle, above 0; a number, or a tensor that broadcasts against ``cosine``.
         m2: Radians added to the angle, in [0, pi); likewise.
         m3: Subtracted from the cosine, at least 0; likewise.
@@ -153,15 +154,15 @@ def combined_psi(
 
 
 def adaface_psi(cosine: Tensor, quality: Tensor, margin: Number = 0.4, *, sine: Tensor | None = None) -> Tensor:
-    r"""Share a margin between angle and cosine by the quality of the sample.
+    r"""Divide a margin between angle and cosine by the quality of the sample.
 
     $$\psi(\theta) = \cos(\max(\theta - m z, 0)) - (m + m z)$$
 
     At quality z = -1 this is ArcFace, at 0 CosFace, at 1 a negative angular margin. Where ``theta - m * z`` passes pi,
-    psi falls on as ArcFace's does.
+    psi keeps falling as ArcFace's does.
 
     Args:
-        cosine: cos(theta) to the own class, any shape, floating point, in [-1, 1].
+        cosine: cos(theta) to the target, any shape, floating point, in [-1, 1].
         quality: z in [-1, 1], of the shape of ``cosine``.
         margin: m in radians and in cosines alike; a number, or a tensor that broadcasts against ``cosine``.
         sine: sin(theta), of the shape of ``cosine``; None computes it.

@@ -1,4 +1,4 @@
-"""Which precision the parts of a loss are computed in."""
+"""The precision of each part of a loss, and vectors of length one."""
 
 import contextlib
 import math
@@ -12,12 +12,12 @@ MIN_NORM = 1e-12
 
 
 def compute_dtype(embeddings: Tensor, weight: Tensor) -> torch.dtype:
-    """Return the dtype of B x C work: never less than float32, since bfloat16 rounds a cosine of 0.998 to 1."""
+    """Return the dtype of batch x classes work: at least float32, since bfloat16 rounds a cosine of 0.998 to 1."""
     return torch.promote_types(torch.promote_types(embeddings.dtype, weight.dtype), torch.float32)
 
 
 def pair_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype of work on (sample, own class) pairs: float64, or float32 on MPS, which has no float64."""
+    """Return the dtype of work on (sample, target) pairs: float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -29,7 +29,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 def norm_floor(dtype: torch.dtype) -> float:
-    """Return the norm to divide by at least: the squares of anything shorter are no numbers of this dtype."""
+    """Return the smallest norm to divide by: the squares of anything shorter underflow in this dtype."""
     return math.sqrt(torch.finfo(dtype).tiny)
 
 
@@ -42,7 +42,7 @@ def unit_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def inverse_norms(norms: Tensor) -> Tensor:
     """Return 1 / norm, or 0 for a norm below ``MIN_NORM``: the factor of every gradient through a normalisation."""
-    return norms.reciprocal().masked_fill_(norms < MIN_NORM, 0)
+    return norms.masked_fill(norms < MIN_NORM, math.inf).reciprocal()
 
 
 def tangent(grad: Tensor, unit: Tensor, norms: Tensor) -> Tensor:

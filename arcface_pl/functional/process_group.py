@@ -1,4 +1,4 @@
-"""The processes that share the classes of a head, and the few ways in which they talk."""
+"""The processes that share the classes of a head, and their collective calls."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,18 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from arcface_pl.errors import expected
+
 __all__ = ["Group"]
+
+
+def _restored(size: int, rank: int) -> "Group":
+    group = Group()
+    if (group.size, group.rank) != (size, rank):
+        remedy = "Load a state_dict, which does not depend on processes"
+        accepted = f"process {group.rank} of {group.size}, as here"
+        raise ValueError(expected("sharded head", f"process {rank} of {size}", accepted, remedy))
+    return group
 
 
 class Group:
@@ -28,6 +39,15 @@ class Group:
         self.size = dist.get_world_size(group) if there else 1
         self.rank = dist.get_rank(group) if there else 0
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Group":
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self.group is not None:
+            remedy = "Save the state_dict, which does not depend on processes"
+            raise ValueError(expected("group", self.group, "the default group, None, for a pickle", remedy))
+        return _restored, (self.size, self.rank)
+
     def sizes(self, batch: Tensor) -> list[int]:
         """Return the number of rows that each process has of a batch."""
         if self.size == 1:
@@ -36,7 +56,7 @@ class Group:
         dist.all_gather_into_tensor(sizes, sizes.new_tensor([batch.shape[0]]), group=self.group)
         return sizes.tolist()
 
-    def own(self, sizes: Sequence[int]) -> slice:
+    def local(self, sizes: Sequence[int]) -> slice:
         """Return where this process's rows are among all of them."""
         first = sum(sizes[: self.rank])
         return slice(first, first + sizes[self.rank])

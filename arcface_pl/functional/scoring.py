@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from arcface_pl.functional._chunks import Hard, Others
 from arcface_pl.functional.loss import smooth
+from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, unit_rows
 
 __all__ = ["HeadScores", "angular_scores", "linear_scores", "predict"]
@@ -61,7 +61,7 @@ class _Chunks:
         self.dtype, wide = compute_dtype(embeddings, weight), pair_dtype(embeddings.device)
         self.unit = unit_rows(embeddings, wide)[0].to(self.dtype)
         self.weight, self.sub_centers = weight, sub_centers
-        size = Others(1.0, sub_centers, chunk_size).chunk(max(1, len(embeddings)), embeddings.device)
+        size = NonTarget(1.0, sub_centers, chunk_size).chunk(max(1, len(embeddings)), embeddings.device)
         self.rows = min(size * sub_centers, weight.shape[0])
         self.cells = self.unit.new_empty(len(embeddings), self.rows)
 
@@ -96,7 +96,7 @@ def angular_scores(
     scale: float,
     sub_centers: int = 1,
     label_smoothing: float = 0.0,
-    hard: Hard | None = None,
+    reweighting: Reweighting | None = None,
     chunk_size: int | None = None,
 ) -> HeadScores:
     """Score a batch by scaled cosines.
@@ -109,7 +109,7 @@ def angular_scores(
         scale: s, positive.
         sub_centers: K; a class's cosine is the largest over its centers.
         label_smoothing: Fraction of the target that is spread evenly over all C classes, in [0, 1).
-        hard: CurricularFace's re-weighting, which counts in the loss and in ``margin_predictions``.
+        reweighting: CurricularFace's, which counts in the loss and in ``margin_predictions``.
         chunk_size: Classes per chunk; None chooses from the shape and the device.
 
     Returns:
@@ -127,9 +127,8 @@ def angular_scores(
             nearest = torch.maximum(nearest, cosine.amax(dim=1))
             logits = cosine * scale
             largest = best.update(first, logits, cosine)
-            if hard is not None:
-                is_hard = cosine > hard.threshold.to(cosine.dtype)[:, None]
-                logits = scale * torch.where(is_hard, cosine * (hard.t.to(cosine.dtype) + cosine), cosine)
+            if reweighting is not None:
+                logits = scale * reweighting.apply(cosine)
                 largest = margin_best.update(first, logits, cosine)
             if logit_sum is not None:
                 logit_sum += logits.masked_fill(logits == -math.inf, 0).sum(dim=1)
@@ -141,7 +140,7 @@ def angular_scores(
         losses = F.softplus(total.log() + shift - target_logit)
         losses = smooth(losses, target_logit, logit_sum, label_smoothing, weight.shape[0] // sub_centers)
         is_right = best.loses_to(labels, target * scale)
-        margin_best = best if hard is None else margin_best
+        margin_best = best if reweighting is None else margin_best
         is_right_with_margin = margin_best.loses_to(labels, target_logit.to(target.dtype))
         return HeadScores(
             torch.where(is_right, labels, best.place),

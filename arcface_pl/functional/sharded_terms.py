@@ -1,4 +1,4 @@
-"""The terms of a loss whose classes are shared among processes, of which some may be left out of a step."""
+"""The terms of a loss whose classes are sharded over processes, and of which a step may take a sample."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -6,27 +6,27 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from arcface_pl.functional._chunks import Hard, Others, others_backward, others_forward
+from arcface_pl.functional.derivatives import first_order_only
+from arcface_pl.functional.non_target import NonTarget, Reweighting, non_target_backward, non_target_forward
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, tangent, unit_rows
 from arcface_pl.functional.process_group import Group
-from arcface_pl.functional.terms import WHOLE_CELLS, AngularTerms, own_centers, own_coefficient, sine_between
+from arcface_pl.functional.terms import WHOLE_CELLS, AngularTerms, sine_between, target_centers, target_coefficient
 
-__all__ = ["Shard", "sharded_own_angle", "sharded_terms"]
+__all__ = ["Shard", "sharded_target_angle", "sharded_terms"]
 
 Rows = slice | Tensor
 
 
 class Shard(NamedTuple):
-    """Which classes are here, and what is done with them."""
+    """Which classes this process has, and what a step does with them."""
 
     group: Group
     """The processes that share the classes."""
     first: int
     """The first class here."""
     num_centers: int
-    """Centers that all processes have together, C * K."""
+    """Centers of all processes together, C * K."""
     draw: Callable[[Tensor], Tensor] | None = None
     """Takes the classes here that the batch needs, and returns all that take part in the step, sorted; None: all."""
     update: Callable[[Rows, Tensor], None] | None = None
@@ -34,7 +34,7 @@ class Shard(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """What all processes bring to a step."""
+    """The samples of all processes."""
 
     sizes: list[int]
     unit: Tensor
@@ -43,7 +43,7 @@ class _Batch(NamedTuple):
     labels: Tensor
     """(B,) relative to the first class here."""
     here: Tensor
-    """(B,) whether the own class is here."""
+    """(B,) whether the target class is here."""
 
     @classmethod
     def gathered(cls, embeddings: Tensor, labels: Tensor, num_classes: int, shard: Shard) -> "_Batch":
@@ -52,20 +52,22 @@ class _Batch(NamedTuple):
         labels = shard.group.gather(labels, sizes) - shard.first
         return cls(sizes, unit, norms, labels, (labels >= 0) & (labels < num_classes))
 
-    def own(self, centers: Tensor, labels: Tensor, sub_centers: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return ``own_centers`` and the cosine and sine to them; 0 where the own class is elsewhere."""
+    def target(
+        self, centers: Tensor, labels: Tensor, sub_centers: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return ``target_centers`` and the cosine and sine to them; 0 where the target class is elsewhere."""
         labels = labels.clamp(0, centers.shape[0] // sub_centers - 1)
-        rows, own, norms = own_centers(self.unit, centers, labels, sub_centers)
-        cosine = torch.where(self.here, (self.unit * own).sum(dim=1), 0)
-        return rows, own, norms, cosine, torch.where(self.here, sine_between(self.unit, own), 0)
+        rows, target, norms = target_centers(self.unit, centers, labels, sub_centers)
+        cosine = torch.where(self.here, (self.unit * target).sum(dim=1), 0)
+        return rows, target, norms, cosine, torch.where(self.here, sine_between(self.unit, target), 0)
 
 
 def sharded_terms(
     embeddings: Tensor,
     weight: Tensor,
     labels: Tensor,
-    others: Others,
-    hard: Hard | None,
+    non_target: NonTarget,
+    reweighting: Reweighting | None,
     *,
     with_sum: bool,
     shard: Shard,
@@ -79,34 +81,35 @@ def sharded_terms(
         embeddings: (B, D) floating point; processes may differ in B.
         weight: (C_here * K, D) floating point.
         labels: (B,) int64 in [0, C), already checked.
-        others: Scale and sub-centers.
-        hard: CurricularFace's re-weighting of this process's samples.
-        with_sum: Whether ``rest_sum`` is needed.
+        non_target: Scale and sub-centers.
+        reweighting: CurricularFace's, of this process's samples.
+        with_sum: Whether ``non_target_sum`` is needed.
         shard: Which classes are here.
     """
-    threshold, t = (None, None) if hard is None else hard
     with full_precision(embeddings.device):
-        return AngularTerms(*_apply(embeddings, weight, labels, threshold, t, others, with_sum, shard))
+        args = (*(reweighting or (None, None)), non_target, with_sum, shard)
+        return AngularTerms(*_apply(embeddings, weight, labels, *args))
 
 
 @torch.no_grad()
-def sharded_own_angle(
+def sharded_target_angle(
     embeddings: Tensor, weight: Tensor, labels: Tensor, sub_centers: int, shard: Shard
 ) -> tuple[Tensor, Tensor]:
-    """Compute cos and sin of the angle to the own class, wherever that is, (B,) each, without a gradient."""
+    """Compute cos and sin of the angle to the target class, wherever that is, (B,) each, without a gradient."""
     batch = _Batch.gathered(embeddings, labels, weight.shape[0] // sub_centers, shard)
-    pair = shard.group.sum(torch.stack(batch.own(weight, batch.labels, sub_centers)[3:]))
-    cosine, sine = pair[:, shard.group.own(batch.sizes)]
+    pair = shard.group.sum(torch.stack(batch.target(weight, batch.labels, sub_centers)[3:]))
+    cosine, sine = pair[:, shard.group.local(batch.sizes)]
     return cosine, sine
 
 
 @torch.compiler.disable
-def _apply(*args: Any) -> tuple[Tensor | None, ...]:
-    return _ShardedTerms.apply(*args)
+def _apply(embeddings: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor | None, ...]:
+    keeps = torch.is_grad_enabled() and weight.requires_grad
+    return _ShardedTerms.apply(embeddings, weight, *args, keeps)
 
 
 class _ShardedTerms(torch.autograd.Function):
-    """Each process takes its own classes for the samples of all; the parts meet in one sum."""
+    """Each process takes its classes for the samples of all; one sum puts the parts together."""
 
     @staticmethod
     def forward(
@@ -116,105 +119,109 @@ class _ShardedTerms(torch.autograd.Function):
         labels: Tensor,
         threshold: Tensor | None,
         t: Tensor | None,
-        others: Others,
+        non_target: NonTarget,
         with_sum: bool,
         shard: Shard,
+        keeps: bool,
     ) -> tuple[Tensor | None, ...]:
         group, dtype = shard.group, compute_dtype(embeddings, weight)
-        batch = _Batch.gathered(embeddings, labels, weight.shape[0] // others.sub_centers, shard)
+        batch = _Batch.gathered(embeddings, labels, weight.shape[0] // non_target.sub_centers, shard)
         if batch.unit.shape[0] * shard.num_centers <= WHOLE_CELLS:
             dtype = batch.unit.dtype  # a small problem is exact in a process alone, and here too
         centers, drawn, columns = weight, None, batch.labels
         if shard.draw is not None:
             classes = shard.draw(batch.labels[batch.here].unique())
             columns = torch.where(batch.here, torch.searchsorted(classes, batch.labels), -1)
-            drawn = classes[:, None] * others.sub_centers + torch.arange(others.sub_centers, device=classes.device)
-            drawn = drawn.flatten()
+            sub_centers = torch.arange(non_target.sub_centers, device=classes.device)
+            drawn = (classes[:, None] * non_target.sub_centers + sub_centers).flatten()
             centers = weight[drawn]
-        rows, own, own_norms, cosine, sine = batch.own(centers, columns, others.sub_centers)
-        hard = None
+        rows, target, target_norms, cosine, sine = batch.target(centers, columns, non_target.sub_centers)
+        reweighting = None
         if threshold is not None and t is not None:
-            hard = Hard(group.gather(threshold, batch.sizes).to(dtype), t.to(dtype))
-        rest, rest_sum, lengths = others_forward(
-            batch.unit.to(dtype), centers, columns, others, hard=hard, with_sum=with_sum
+            reweighting = Reweighting(group.gather(threshold, batch.sizes).to(dtype), t.to(dtype))
+        narrow = batch.unit.to(dtype)
+        ctx.kept = non_target.logits_buffer(narrow, centers, reweighting) if keeps and shard.update is None else None
+        lse, logit_sum, lengths = non_target_forward(
+            narrow, centers, columns, non_target, reweighting=reweighting, with_sum=with_sum, keep=ctx.kept
         )
-        terms = _summed(group, cosine, sine, rest, rest_sum, others.needs_shift(hard))
+        terms = _summed(group, cosine, sine, lse, logit_sum, non_target.needs_shift(reweighting))
         ctx.save_for_backward(
-            *batch[1:], centers, lengths, drawn, columns, rows, own, own_norms, cosine, sine, terms[2], *(hard or ())
+            *(*batch[1:], centers, lengths, drawn, columns, rows, target, target_norms, cosine, sine, terms[2]),
+            *(reweighting or ()),
         )
-        ctx.sizes, ctx.others, ctx.shard, ctx.dtypes = batch.sizes, others, shard, (embeddings.dtype, dtype)
+        ctx.sizes, ctx.non_target, ctx.shard, ctx.dtypes = batch.sizes, non_target, shard, (embeddings.dtype, dtype)
         ctx.shape = weight.shape
-        mine = group.own(batch.sizes)
+        mine = group.local(batch.sizes)
         return tuple(None if term is None else term[mine].clone() for term in terms)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        unit, norms, _, here, centers, lengths, drawn, columns, rows, own, own_norms, cosine, sine, rest, *hard = (
-            ctx.saved_tensors
-        )
+        unit, norms, _, here, centers, lengths, drawn, columns, rows, target, target_norms, *tensors = ctx.saved_tensors
+        cosine, sine, lse, *reweighting = tensors
         shard, group = ctx.shard, ctx.shard.group
         # Divided by the number of processes here, so that the weight's gradient comes out as the mean
         packed = torch.stack([grad for grad in grads if grad is not None], dim=1) / group.size
-        grad_cosine, grad_sine, grad_rest, *grad_sum = group.gather(packed, ctx.sizes).unbind(dim=1)
-        coefficient = torch.where(here, own_coefficient(cosine, sine, grad_cosine, grad_sine), 0)[:, None]
-        to_own = tangent(coefficient * unit, own, own_norms)
-        update = None
+        grad_cosine, grad_sine, grad_lse, *grad_sum = group.gather(packed, ctx.sizes).unbind(dim=1)
+        coefficient = torch.where(here, target_coefficient(cosine, sine, grad_cosine, grad_sine), 0)[:, None]
+        to_target = tangent(coefficient * unit, target, target_norms)
+        kept, ctx.kept, update = ctx.kept, None, None
         if shard.update is not None:
-            update = _with_own(shard.update, drawn, rows, to_own)
+            update = _with_targets(shard.update, drawn, rows, to_target)
         with full_precision(unit.device):
-            from_others, grad_weight, _ = others_backward(
+            from_others, grad_weight, _ = non_target_backward(
                 unit.to(ctx.dtypes[1]),
                 centers,
                 columns,
-                ctx.others,
+                ctx.non_target,
                 lengths,
-                rest,
-                grad_rest.contiguous(),
+                lse,
+                grad_lse.contiguous(),
                 grad_sum[0].contiguous() if grad_sum else None,
                 ctx.needs_input_grad[:2],
-                hard=Hard(*hard) if hard else None,
+                reweighting=Reweighting(*reweighting) if reweighting else None,
                 update=update,
+                kept=kept,
             )
         grad_embeddings = None
         if from_others is not None:
-            total = tangent(from_others + coefficient * own, unit, norms) * group.size
+            total = tangent(from_others + coefficient * target, unit, norms) * group.size
             grad_embeddings = group.scatter_sum(total.to(ctx.dtypes[1]), ctx.sizes).to(ctx.dtypes[0])
         if grad_weight is not None:
-            grad_weight.index_add_(0, rows, to_own.to(grad_weight.dtype))
+            grad_weight.index_add_(0, rows, to_target.to(grad_weight.dtype))
             if drawn is not None:
                 grad_weight = torch.sparse_coo_tensor(
                     drawn[None], grad_weight, ctx.shape, is_coalesced=True, check_invariants=False
                 )
-        return grad_embeddings, grad_weight, None, None, None, None, None, None
+        return grad_embeddings, grad_weight, None, None, None, None, None, None, None
 
 
 def _summed(
-    group: Group, cosine: Tensor, sine: Tensor, rest: Tensor, rest_sum: Tensor | None, shifted: bool
+    group: Group, cosine: Tensor, sine: Tensor, lse: Tensor, logit_sum: Tensor | None, shifted: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return the terms over all processes' classes: one sum, and one maximum before it where exp may overflow."""
     if group.size == 1:
-        return cosine, sine, rest, rest_sum
-    largest = torch.zeros_like(rest)
+        return cosine, sine, lse, logit_sum
+    largest = torch.zeros_like(lse)
     if shifted:
-        largest = group.max(rest.clamp_min(torch.finfo(rest.dtype).min))
-    parts = [cosine, sine, (rest - largest).exp(), *([] if rest_sum is None else [rest_sum])]
+        largest = group.max(lse.clamp_min(torch.finfo(lse.dtype).min))
+    parts = [cosine, sine, (lse - largest).exp(), *([] if logit_sum is None else [logit_sum])]
     cosine, sine, total, *sums = group.sum(torch.stack(parts))
     return cosine, sine, total.log() + largest, sums[0] if sums else None
 
 
-def _with_own(
-    update: Callable[[Rows, Tensor], None], drawn: Tensor | None, rows: Tensor, to_own: Tensor
+def _with_targets(
+    update: Callable[[Rows, Tensor], None], drawn: Tensor | None, rows: Tensor, to_target: Tensor
 ) -> Callable[[slice, Tensor], None]:
-    """Return an update of a chunk that adds the gradients of own classes first, so that each center moves once."""
+    """Return an update of a chunk that adds the targets' gradients first, so that each center moves once."""
     order = rows.argsort(stable=True)
-    places, to_own = rows[order], to_own[order]
+    places, to_target = rows[order], to_target[order]
     numbers = places.tolist()
 
     def whole(chunk: slice, grad: Tensor) -> None:
         mine = slice(bisect_left(numbers, chunk.start), bisect_left(numbers, chunk.stop))
         if mine.start < mine.stop:
-            grad.index_add_(0, places[mine] - chunk.start, to_own[mine].to(grad.dtype))
+            grad.index_add_(0, places[mine] - chunk.start, to_target[mine].to(grad.dtype))
         update(chunk if drawn is None else drawn[chunk], grad)
 
     return whole

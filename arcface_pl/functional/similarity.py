@@ -4,27 +4,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, tangent, unit_rows
 
-__all__ = ["cosine_similarity_matrix", "own_cosine_sine"]
+__all__ = ["cosine_similarity_matrix", "target_cosine_sine"]
 
 
 class _Unit(torch.autograd.Function):
-    """Rows of length one, with no gradient for rows that are too short to have a direction."""
+    """Rows of length one, differentiable any number of times; rows below ``MIN_NORM`` get no gradient."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, dtype: torch.dtype) -> Tensor:
         unit, norms = unit_rows(rows, dtype)
-        ctx.save_for_backward(unit, norms)
-        ctx.dtype = rows.dtype
+        ctx.save_for_backward(rows, unit, norms)
         return unit
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return tangent(*grads, *ctx.saved_tensors).to(ctx.dtype), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        rows, unit, norms = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # What was saved has no graph: make both anew, for a second derivative
+            unit = _Unit.apply(rows, unit.dtype)
+            norms = (rows.to(unit.dtype) * unit).sum(dim=1, keepdim=True)
+        return tangent(grad, unit, norms).to(rows.dtype), None
 
 
 def cosine_similarity_matrix(embeddings: Tensor, weight: Tensor) -> Tensor:
@@ -33,6 +35,7 @@ def cosine_similarity_matrix(embeddings: Tensor, weight: Tensor) -> Tensor:
     $$c_{ij} = \frac{x_i \cdot w_j}{\lVert x_i \rVert \lVert w_j \rVert}$$
 
     Computed in float32 or wider, whatever autocast says. A vector whose norm is below 1e-12 receives no gradient.
+    Second derivatives are exact; `torch.func` and forward-mode differentiation raise an error.
 
     Args:
         embeddings: (B, D) floating point, of any length.
@@ -48,15 +51,17 @@ def cosine_similarity_matrix(embeddings: Tensor, weight: Tensor) -> Tensor:
     """
     dtype, wide = compute_dtype(embeddings, weight), pair_dtype(embeddings.device)
     with full_precision(embeddings.device):
-        # Embeddings may have any length; centers stay within reach of float32, and there may be millions
+        # Embeddings may have any length; centers stay within float32's range, and there may be millions
         cosine = _Unit.apply(embeddings, wide).to(dtype) @ _Unit.apply(weight, dtype).T
-        # Rounding takes a cosine one step past 1. The bound is put on the value alone: the gradient that `clamp` has at
-        # its bound changed between releases of torch.
+        # Rounding takes a cosine one step past 1. Only the value is clamped: the gradient of `clamp` at its bound
+        # changed between releases of torch.
         return cosine + (cosine.clamp(-1, 1) - cosine).detach()
 
 
-def own_cosine_sine(embeddings: Tensor, weight: Tensor, labels: Tensor, sub_centers: int = 1) -> tuple[Tensor, Tensor]:
-    """Compute cos and sin of the angle between each embedding and its class's nearest center, exact near 0 and pi.
+def target_cosine_sine(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, sub_centers: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Compute cos and sin of the angle between each embedding and its target's nearest center, exact near 0 and pi.
 
     Args:
         embeddings: (B, D) floating point, of any length.
@@ -77,8 +82,8 @@ def own_cosine_sine(embeddings: Tensor, weight: Tensor, labels: Tensor, sub_cent
     return _cosine_sine(unit, centers.gather(1, nearest[:, :, None].expand(-1, 1, unit.shape[1])).squeeze(1))
 
 
-def _cosine_sine(unit: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+def _cosine_sine(unit: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return cos and sin of the angle between rows of length one: these products keep small angles exact."""
-    apart = torch.linalg.vector_norm(unit - own, dim=1)
-    together = torch.linalg.vector_norm(unit + own, dim=1)
+    apart = torch.linalg.vector_norm(unit - target, dim=1)
+    together = torch.linalg.vector_norm(unit + target, dim=1)
     return (together - apart) * (together + apart) / 4, apart * together / 2

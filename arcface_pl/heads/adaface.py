@@ -1,6 +1,6 @@
-"""AdaFace: a margin that depends on how good a sample is, read from the length of its embedding."""
+"""AdaFace: a margin that depends on the quality of a sample, read from the norm of its embedding."""
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,21 +19,17 @@ class AdaFaceHead(MarginHead):
     $$\psi(\theta) = \cos(\theta - m z) - (m + m z), \qquad
     z = \mathrm{clip}\left(h \frac{\lVert x \rVert - \mu}{\sigma + \epsilon}, -1, 1\right)$$
 
-    mu and sigma are running averages of the mean and the standard deviation of the norms in a batch. They are buffers,
-    are the same on all devices, and move only in training mode, with every call that is given labels. No gradient flows
-    through z. An angle below 0 counts as 0, and past pi psi falls on as ArcFace's does.
+    mu and sigma are running averages of the mean and the standard deviation of the norms in a batch: buffers, in
+    float32 and the same on all devices, updated in training mode by each call with labels. No gradient flows through z.
+    An angle below 0 counts as 0, and past pi psi keeps falling as ArcFace's does.
 
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
         margin: m, in radians and in cosines alike, in [0, pi).
-        h: Share of the margin that one standard deviation of the norm moves, above 0.
-        momentum: Share of a batch in the running averages, in (0, 1].
-        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
-        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
-        margin_warmup_epochs: Epochs over which the margin grows linearly from 0; 0 begins with the whole margin.
-        class_margins: "equal", or "frequency" for margins that are larger for rarer classes.
+        h: Fraction of the margin that one standard deviation of the norm moves, above 0.
+        momentum: Weight of a batch in the running averages, in (0, 1].
+        **kwargs: Options of `MarginHead`.
 
     Reference:
         Kim et al., AdaFace: Quality Adaptive Margin for Face Recognition (CVPR 2022).
@@ -50,34 +46,22 @@ class AdaFaceHead(MarginHead):
         margin: float = 0.4,
         h: float = 0.333,
         momentum: float = 0.01,
-        scale: float | Literal["adacos"] = 64.0,
-        sub_centers: int = 1,
-        label_smoothing: float = 0.0,
-        margin_warmup_epochs: float = 0,
-        class_margins: Literal["equal", "frequency"] = "equal",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            embedding_dim,
-            num_classes,
-            scale=scale,
-            sub_centers=sub_centers,
-            label_smoothing=label_smoothing,
-            margin_warmup_epochs=margin_warmup_epochs,
-            class_margins=class_margins,
-        )
+        super().__init__(embedding_dim, num_classes, **kwargs)
         check_angle("margin", margin)
         check_number("h", h, low=0, low_open=True)
-        check_number("momentum", momentum, low=0, low_open=True, high=1 + 1e-12)
+        check_number("momentum", momentum, low=0, low_open=True, high=1, high_open=False)
         self.margin = margin
         self.h = h
         self.momentum = momentum
-        # The paper's code begins with these
-        self.register_buffer("norm_mean", torch.tensor(20.0))
-        self.register_buffer("norm_std", torch.tensor(100.0))
+        # The paper's code starts from these
+        self.register_buffer("norm_mean", torch.tensor(20.0, dtype=torch.float32))
+        self.register_buffer("norm_std", torch.tensor(100.0, dtype=torch.float32))
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return cos(theta - m z) - (m + m z)."""
-        # The bounds on the norm and the epsilon on its deviation are the paper's code's
+        # Bounds of the norm and epsilon of its deviation as in the paper's code
         norms = torch.linalg.vector_norm(embeddings.detach(), dim=1, dtype=cosine.dtype).clamp(1e-3, 100)
         if self.training:
             self._follow(norms)
@@ -86,13 +70,13 @@ class AdaFaceHead(MarginHead):
 
     @torch.no_grad()
     def _follow(self, norms: Tensor) -> None:
-        """Move the running mean and deviation towards those of the batch, taken over all devices."""
+        """Move the running mean and deviation towards those of the batch over all devices."""
         moments = torch.stack([torch.ones_like(norms), norms, norms.square()]).sum(dim=1)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(moments)
         count, total, squares = moments
         mean = total / count
-        # A single sample has no deviation: it leaves the running one alone
+        # A single sample has no deviation and leaves the running one alone
         variance = (squares - total * mean).clamp_min(0) / (count - 1).clamp_min(1)
         deviation = torch.where(count > 1, variance.sqrt(), self.norm_std)
         self.norm_mean.lerp_(mean.to(self.norm_mean.dtype), self.momentum)

@@ -1,6 +1,6 @@
 """ArcFace: a margin added to the angle."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -17,19 +17,16 @@ class ArcFaceHead(MarginHead):
     $$L_i = -\log \frac{e^{s \psi(\theta_{y_i})}}{e^{s \psi(\theta_{y_i})} + \sum_{j \ne y_i} e^{s \cos \theta_j}},
     \qquad \psi(\theta) = \cos(\theta + m)$$
 
-    Past ``pi - m``, where that cosine would rise again, psi falls on to ``cos(m) - 2``.
+    Past ``pi - m``, where that cosine would rise again, psi keeps falling to ``cos(m) - 2``.
 
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
         margin: m, in radians, in [0, pi).
         scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
-        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
         extension: "monotone", or "none" for the unguarded cos(theta + m), which rewards embeddings opposite to their
             class.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
-        margin_warmup_epochs: Epochs over which the margin grows linearly from 0; 0 begins with the whole margin.
-        class_margins: "equal", or "frequency" for margins that are larger for rarer classes.
+        **kwargs: Further options of `MarginHead`.
 
     Reference:
         Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition (CVPR 2019), equation 3.
@@ -51,21 +48,10 @@ class ArcFaceHead(MarginHead):
         *,
         margin: float = 0.5,
         scale: float | Literal["adacos"] = 30.0,
-        sub_centers: int = 1,
         extension: Literal["monotone", "none"] = "monotone",
-        label_smoothing: float = 0.0,
-        margin_warmup_epochs: float = 0,
-        class_margins: Literal["equal", "frequency"] = "equal",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            embedding_dim,
-            num_classes,
-            scale=scale,
-            sub_centers=sub_centers,
-            label_smoothing=label_smoothing,
-            margin_warmup_epochs=margin_warmup_epochs,
-            class_margins=class_margins,
-        )
+        super().__init__(embedding_dim, num_classes, scale=scale, **kwargs)
         check_angle("margin", margin)
         check_choice("extension", extension, ("monotone", "none"))
         self.margin = margin

@@ -1,17 +1,21 @@
-"""What all heads share: class centers, the three calls and the scale."""
+"""What all heads have: class centers, logits, loss and scores."""
 
+import inspect
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from arcface_pl.errors import expected
 from arcface_pl.functional import similarity
 from arcface_pl.functional.checks import check_batch, check_choice, check_count, check_embeddings, check_number
 from arcface_pl.functional.loss import Reduction, loss_of_terms, reduce
+from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype
 from arcface_pl.functional.scoring import HeadScores, angular_scores, predict
-from arcface_pl.functional.terms import WHOLE_CELLS, AngularTerms, Hard, Others, angular_terms
+from arcface_pl.functional.terms import WHOLE_CELLS, AngularTerms, angular_terms
 
 __all__ = ["AngularHead", "Head", "HeadScores"]
 
@@ -19,15 +23,20 @@ __all__ = ["AngularHead", "Head", "HeadScores"]
 class Head(nn.Module):
     """Class centers, and what turns embeddings into logits and a loss.
 
+    Buffers stay in float32 under ``head.to(torch.bfloat16)``: a running average in bfloat16 would not move. A subclass
+    may pass ``**kwargs`` on to its parent; `inspect.signature` of the class then lists the parent's options too.
+
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
-        sub_centers: K, centers of each class, at least 1.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
+        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
+        label_smoothing: Fraction of the target that is spread evenly over all classes, in [0, 1).
     """
 
+    __signature__: ClassVar[inspect.Signature]
+
     check_labels: bool
-    """Whether calls read the labels' values. The trainer's loop, whose data was checked once, sets it to False."""
+    """Whether calls read the labels' values. A training loop whose data was checked once sets it to False."""
 
     def __init__(
         self, embedding_dim: int, num_classes: int, *, sub_centers: int = 1, label_smoothing: float = 0.0
@@ -45,8 +54,21 @@ class Head(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_classes * sub_centers, embedding_dim))
         nn.init.xavier_uniform_(self.weight)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = _signature(cls)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Head":
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            after = self._buffers[name]
+            if buffer is not None and after is not None and after.dtype in (torch.bfloat16, torch.float16):
+                self._buffers[name] = buffer.to(after.device)
+        return self
+
     def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Compute logits: without labels the only path to a prediction, with labels the margin on the own class.
+        """Compute logits: for a prediction without labels, with the margin on the target with labels.
 
         Args:
             embeddings: (B, D) floating point.
@@ -155,17 +177,18 @@ class Head(nn.Module):
         """Return the centers of all classes, (C * K, D)."""
         return self.weight
 
-    def set_progress(self, *, epoch: float, step: int, seed: int) -> None:
-        """Say where the training is, before each step: a margin that changes is a function of this alone.
+    def set_progress(self, *, epoch: float, step: int, seed: int, batch: int = 0) -> None:
+        """Set the progress of the training before each batch; margins that change depend on nothing else.
 
         Args:
-            epoch: Epochs done, with the part of the running one.
-            step: Optimiser steps done.
+            epoch: Epochs done, with the fraction of the running one.
+            step: Optimizer steps done.
             seed: The run's seed.
+            batch: Number of the batch, different for each of those whose gradients one optimizer step adds up.
         """
 
     def set_class_counts(self, counts: Tensor) -> None:
-        """Say how many training images each class has, for heads whose margins depend on it.
+        """Set the number of training images per class, for heads whose margins depend on it.
 
         Args:
             counts: (C,) images of each class.
@@ -176,15 +199,30 @@ class Head(nn.Module):
         return f"embedding_dim={self.embedding_dim}, num_classes={self.num_classes}, sub_centers={self.sub_centers}"
 
 
+def _signature(cls: type) -> inspect.Signature:
+    """Return the signature of a class whose constructors may pass ``**kwargs`` on to the next one."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            _, *parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            for parameter in parameters:
+                if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                    found.setdefault(parameter.name, parameter)
+            if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+                break
+    return inspect.Signature(sorted(found.values(), key=lambda parameter: parameter.kind))
+
+
 class AngularHead(Head):
-    r"""Head whose logits are scaled cosines, and whose loss puts ``psi`` in the place of the own cosine.
+    r"""Head whose logits are scaled cosines, and whose loss puts ``psi`` in the place of the target cosine.
+
+    A subclass implements ``psi``; logits, loss, scores and sharding follow from it.
 
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
         scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
-        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
+        **kwargs: Options of `Head`.
 
     Reference:
         Zhang et al., AdaCos: Adaptively Scaling Cosine Logits for Effectively Learning Deep Face Representations (CVPR
@@ -193,38 +231,32 @@ class AngularHead(Head):
     """
 
     def __init__(
-        self,
-        embedding_dim: int,
-        num_classes: int,
-        *,
-        scale: float | Literal["adacos"] = 30.0,
-        sub_centers: int = 1,
-        label_smoothing: float = 0.0,
+        self, embedding_dim: int, num_classes: int, *, scale: float | Literal["adacos"] = 30.0, **kwargs: Any
     ) -> None:
-        super().__init__(embedding_dim, num_classes, sub_centers=sub_centers, label_smoothing=label_smoothing)
+        super().__init__(embedding_dim, num_classes, **kwargs)
         self.scale = scale
         if isinstance(scale, str):
             check_choice("scale", scale, ("adacos",))
             if num_classes < 3:
-                raise ValueError(f"scale='adacos' needs num_classes of at least 3; got {num_classes}: give a number")
+                raise ValueError(expected("num_classes", num_classes, "at least 3 for scale='adacos'"))
             self.scale_value = math.sqrt(2) * math.log(num_classes - 1)
         else:
             check_number("scale", scale, low=0, low_open=True, high=1e6)
             self.scale_value = float(scale)
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return what replaces the cosine to the own class; called once by each call that is given labels.
+        """Return what replaces the cosine to the target class, (B,).
 
         Args:
-            cosine: (B,) cos(theta) to the own class, float64.
-            sine: (B,) sin(theta) to the own class, float64.
+            cosine: (B,) cos(theta) to the target class, float64.
+            sine: (B,) sin(theta) to the target class, float64, exact near 0 and pi.
             embeddings: (B, D), for margins that depend on the norm.
             labels: (B,) integers, for margins that depend on the class.
         """
         raise NotImplementedError
 
     def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Compute scale * cosine; with labels, scale * psi at the own class (training and inspection only).
+        """Compute scale * cosine; with labels, scale * psi at the target (training and inspection only).
 
         Args:
             embeddings: (B, D) floating point.
@@ -240,15 +272,13 @@ class AngularHead(Head):
         if labels is None:
             return self.scale_value * cosine
         labels = self.checked(embeddings, labels)
-        own = self.scale_value * self.psi(*self.own_angle(embeddings, labels), embeddings, labels)
-        hard = self.reweighting(embeddings, labels)
-        if hard is not None:
-            is_hard = cosine > hard.threshold.to(cosine.dtype)[:, None]
-            cosine = torch.where(is_hard, cosine * (hard.t.to(cosine.dtype) + cosine), cosine)
-        return (self.scale_value * cosine).scatter(1, labels[:, None], own.to(cosine.dtype)[:, None])
+        target = self.scale_value * self.psi(*self.target_angle(embeddings, labels), embeddings, labels)
+        reweighting = self.reweighting(embeddings, labels)
+        cosine = cosine if reweighting is None else reweighting.apply(cosine)
+        return (self.scale_value * cosine).scatter(1, labels[:, None], target.to(cosine.dtype)[:, None])
 
-    def reweighting(self, embeddings: Tensor, labels: Tensor) -> Hard | None:
-        """Return how hard non-target classes are re-weighted, or None where they are not (see CurricularFace).
+    def reweighting(self, embeddings: Tensor, labels: Tensor) -> Reweighting | None:
+        """Return how hard non-target classes are re-weighted, None for not at all (see CurricularFace).
 
         Args:
             embeddings: (B, D) floating point.
@@ -257,24 +287,24 @@ class AngularHead(Head):
         return None
 
     def penalty(self, embeddings: Tensor) -> Tensor | None:
-        """Return what is added to each sample's loss, (B,), or None where nothing is (see MagFace).
+        """Return what is added to each sample's loss, (B,), None for nothing (see MagFace).
 
         Args:
             embeddings: (B, D) floating point.
         """
         return None
 
-    def own_angle(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos and sin of the angle to the own class, (B,) each, float64, exact near 0 and pi.
+    def target_angle(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin of the angle to the target class, (B,) each, float64, exact near 0 and pi.
 
         Args:
             embeddings: (B, D) floating point.
             labels: (B,) int64 in [0, C).
         """
-        return similarity.own_cosine_sine(embeddings, self.centers(), labels, self.sub_centers)
+        return similarity.target_cosine_sine(embeddings, self.centers(), labels, self.sub_centers)
 
     def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """Compute softplus(S - scale * psi), S the log-sum-exp of the other classes' logits.
+        """Compute softplus(S - scale * psi), S the log-sum-exp of the non-target logits.
 
         Args:
             embeddings: (B, D) floating point, B >= 1.
@@ -319,7 +349,7 @@ class AngularHead(Head):
         if not self.scores_in_chunks(embeddings, AngularHead):
             return super().score(embeddings, labels)
         labels = self.checked(embeddings, labels)
-        psi = self.psi(*self.own_angle(embeddings, labels), embeddings, labels)
+        psi = self.psi(*self.target_angle(embeddings, labels), embeddings, labels)
         scores = angular_scores(
             embeddings,
             self.centers(),
@@ -328,22 +358,22 @@ class AngularHead(Head):
             scale=self.scale_value,
             sub_centers=self.sub_centers,
             label_smoothing=self.label_smoothing,
-            hard=self.reweighting(embeddings, labels),
+            reweighting=self.reweighting(embeddings, labels),
         )
         penalty = self.penalty(embeddings)
         losses = scores.loss if penalty is None else scores.loss + penalty
         return scores._replace(loss=losses.to(compute_dtype(embeddings, self.weight)))
 
-    def terms(self, embeddings: Tensor, labels: Tensor, hard: Hard | None) -> AngularTerms:
-        """Return the angle to the own class, and what the other classes add up to; the one place where centers count.
+    def terms(self, embeddings: Tensor, labels: Tensor, reweighting: Reweighting | None) -> AngularTerms:
+        """Compute the target angle and the log-sum-exp of the non-target classes; sharded heads override this.
 
         Args:
             embeddings: (B, D) floating point.
             labels: (B,) int64 in [0, C).
-            hard: CurricularFace's re-weighting.
+            reweighting: CurricularFace's.
         """
-        others = Others(self.scale_value, self.sub_centers)
-        return angular_terms(embeddings, self.centers(), labels, others, hard, with_sum=self.label_smoothing > 0)
+        non_target, with_sum = NonTarget(self.scale_value, self.sub_centers), self.label_smoothing > 0
+        return angular_terms(embeddings, self.centers(), labels, non_target, reweighting, with_sum=with_sum)
 
     def extra_repr(self) -> str:
         """Name the sizes and the scale in ``print(head)``."""

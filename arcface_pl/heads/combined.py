@@ -1,6 +1,6 @@
-"""Combined margins: a factor and a margin on the angle, a margin on the cosine."""
+"""Combined margins: a factor and a margin on the angle, and a margin on the cosine."""
 
-from typing import Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -17,8 +17,9 @@ class CombinedMarginHead(MarginHead):
     $$L_i = -\log \frac{e^{s \psi(\theta_{y_i})}}{e^{s \psi(\theta_{y_i})} + \sum_{j \ne y_i} e^{s \cos \theta_j}},
     \qquad \psi(\theta) = \cos(m_1 \theta + m_2) - m_3$$
 
-    Past ``m1 * theta + m2 = pi`` psi falls on as SphereFace's does, continuous with its slope: it is then
-    ``(-1)^k cos(m1 * theta + m2) - 2k - m3`` with ``k = floor((m1 * theta + m2) / pi)``.
+    Past ``m1 * theta + m2 = pi`` psi keeps falling as SphereFace's does, continuous with its slope: it is then
+    ``(-1)^k cos(m1 * theta + m2) - 2k - m3`` with ``k = floor((m1 * theta + m2) / pi)``. The warm-up grows the margins
+    from (1, 0, 0).
 
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
@@ -26,11 +27,7 @@ class CombinedMarginHead(MarginHead):
         m1: Factor of the angle, above 0.
         m2: Margin on the angle, in radians, in [0, pi).
         m3: Margin on the cosine, in [0, 2).
-        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
-        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
-        margin_warmup_epochs: Epochs over which the margins grow linearly from (1, 0, 0); 0 begins with them whole.
-        class_margins: "equal", or "frequency" for margins that are larger for rarer classes.
+        **kwargs: Options of `MarginHead`.
 
     Reference:
         Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition (CVPR 2019), equation 4.
@@ -51,21 +48,9 @@ class CombinedMarginHead(MarginHead):
         m1: float = 1.0,
         m2: float = 0.3,
         m3: float = 0.2,
-        scale: float | Literal["adacos"] = 64.0,
-        sub_centers: int = 1,
-        label_smoothing: float = 0.0,
-        margin_warmup_epochs: float = 0,
-        class_margins: Literal["equal", "frequency"] = "equal",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            embedding_dim,
-            num_classes,
-            scale=scale,
-            sub_centers=sub_centers,
-            label_smoothing=label_smoothing,
-            margin_warmup_epochs=margin_warmup_epochs,
-            class_margins=class_margins,
-        )
+        super().__init__(embedding_dim, num_classes, **kwargs)
         check_number("m1", m1, low=0, low_open=True, high=1e3)
         check_angle("m2", m2)
         check_number("m3", m3, low=0, high=2)
@@ -74,6 +59,6 @@ class CombinedMarginHead(MarginHead):
         self.m3 = m3
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return cos(m1 * theta + m2) - m3, falling on past pi."""
+        """Return cos(m1 * theta + m2) - m3, which keeps falling past pi."""
         strength = self.strength(labels)
         return combined_psi(cosine, 1 + (self.m1 - 1) * strength, self.m2 * strength, self.m3 * strength, sine=sine)

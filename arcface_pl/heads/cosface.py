@@ -1,6 +1,6 @@
 """CosFace: a margin subtracted from the cosine."""
 
-from typing import Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -21,11 +21,7 @@ class CosFaceHead(MarginHead):
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
         margin: m, a difference of cosines, in [0, 2).
-        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
-        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
-        margin_warmup_epochs: Epochs over which the margin grows linearly from 0; 0 begins with the whole margin.
-        class_margins: "equal", or "frequency" for margins that are larger for rarer classes.
+        **kwargs: Options of `MarginHead`.
 
     Reference:
         Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition (CVPR 2018).
@@ -44,21 +40,9 @@ class CosFaceHead(MarginHead):
         num_classes: int,
         *,
         margin: float = 0.35,
-        scale: float | Literal["adacos"] = 64.0,
-        sub_centers: int = 1,
-        label_smoothing: float = 0.0,
-        margin_warmup_epochs: float = 0,
-        class_margins: Literal["equal", "frequency"] = "equal",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            embedding_dim,
-            num_classes,
-            scale=scale,
-            sub_centers=sub_centers,
-            label_smoothing=label_smoothing,
-            margin_warmup_epochs=margin_warmup_epochs,
-            class_margins=class_margins,
-        )
+        super().__init__(embedding_dim, num_classes, **kwargs)
         check_number("margin", margin, low=0, high=2)
         self.margin = margin
 

@@ -1,6 +1,6 @@
-"""CurricularFace: hard classes weigh more the further the training has come."""
+"""CurricularFace: hard classes weigh more as the training progresses."""
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import distributed as dist
 
 from arcface_pl.functional import arcface_psi
 from arcface_pl.functional.checks import check_number
-from arcface_pl.functional.terms import Hard
+from arcface_pl.functional.non_target import Reweighting
 from arcface_pl.heads.margin import MarginHead, check_angle
 
 __all__ = ["CurricularFaceHead"]
@@ -22,19 +22,15 @@ class CurricularFaceHead(MarginHead):
 
     $$N(t, c) = c \text{ for } c \le \psi(\theta_{y_i}), \qquad c \, (t + c) \text{ beyond}$$
 
-    t is a running average of the cosine to the own class: a buffer, the same on all devices, that moves only in
-    training mode, with every call that is given labels. Past ``pi - m`` psi falls on as ArcFace's does.
+    t is a running average of the target cosine: a buffer, in float32 and the same on all devices, updated in training
+    mode by each call with labels. Past ``pi - m`` psi keeps falling as ArcFace's does.
 
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
         margin: m, in radians, in [0, pi).
-        momentum: Share of a batch in the running average t, in (0, 1].
-        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
-        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
-        margin_warmup_epochs: Epochs over which the margin grows linearly from 0; 0 begins with the whole margin.
-        class_margins: "equal", or "frequency" for margins that are larger for rarer classes.
+        momentum: Weight of a batch in the running average t, in (0, 1].
+        **kwargs: Options of `MarginHead`.
 
     Reference:
         Huang et al., CurricularFace: Adaptive Curriculum Learning Loss for Deep Face Recognition (CVPR 2020).
@@ -49,41 +45,29 @@ class CurricularFaceHead(MarginHead):
         *,
         margin: float = 0.5,
         momentum: float = 0.01,
-        scale: float | Literal["adacos"] = 64.0,
-        sub_centers: int = 1,
-        label_smoothing: float = 0.0,
-        margin_warmup_epochs: float = 0,
-        class_margins: Literal["equal", "frequency"] = "equal",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            embedding_dim,
-            num_classes,
-            scale=scale,
-            sub_centers=sub_centers,
-            label_smoothing=label_smoothing,
-            margin_warmup_epochs=margin_warmup_epochs,
-            class_margins=class_margins,
-        )
+        super().__init__(embedding_dim, num_classes, **kwargs)
         check_angle("margin", margin)
-        check_number("momentum", momentum, low=0, low_open=True, high=1 + 1e-12)
+        check_number("momentum", momentum, low=0, low_open=True, high=1, high_open=False)
         self.margin = margin
         self.momentum = momentum
-        self.register_buffer("t", torch.tensor(0.0))
+        self.register_buffer("t", torch.tensor(0.0, dtype=torch.float32))
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return cos(theta + m), extended past pi - m."""
         return arcface_psi(cosine, self.margin * self.strength(labels), sine=sine)
 
     @torch.no_grad()
-    def reweighting(self, embeddings: Tensor, labels: Tensor) -> Hard:
-        """Return the re-weighting of classes whose cosine is above psi; moves t in training mode."""
-        pair = self.own_angle(embeddings, labels)
+    def reweighting(self, embeddings: Tensor, labels: Tensor) -> Reweighting:
+        """Return the re-weighting of classes whose cosine is above psi; updates t in training mode."""
+        pair = self.target_angle(embeddings, labels)
         self._follow(pair[0])
-        return Hard(self.psi(*pair, embeddings, labels), self.t.clone())
+        return Reweighting(self.psi(*pair, embeddings, labels), self.t.clone())
 
     @torch.no_grad()
     def _follow(self, cosine: Tensor) -> None:
-        """Move t towards the batch's mean cosine to the own class, taken over all devices."""
+        """Move t towards the mean target cosine of the batch over all devices."""
         if not self.training:
             return
         moments = torch.stack([torch.ones_like(cosine), cosine]).sum(dim=1)

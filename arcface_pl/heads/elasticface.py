@@ -1,6 +1,6 @@
-"""ElasticFace: each sample's margin is drawn anew at each step."""
+"""ElasticFace: a random margin for each sample in each batch."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,9 +20,9 @@ class ElasticFaceHead(MarginHead):
     $$\psi(\theta) = \cos(\theta + E(m, \sigma)) \text{ ("arc")}, \qquad
     \psi(\theta) = \cos\theta - E(m, \sigma) \text{ ("cos")}$$
 
-    E is drawn from a normal distribution for each sample. The draw is a function of what ``set_progress`` was told
-    last, the run's seed and the step, and of the rank; outside training mode the margin is m. A drawn angle is held
-    within [0, pi], and past ``pi`` psi falls on as ArcFace's does.
+    E is drawn from a normal distribution for each sample. The draw is a function of the seed, step and batch given to
+    ``set_progress`` and of the rank; outside training mode the margin is m. A drawn angle is clamped to [0, pi], and
+    past ``pi`` psi keeps falling as ArcFace's does.
 
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
@@ -31,11 +31,7 @@ class ElasticFaceHead(MarginHead):
             and 0.35 for "cos".
         sigma: Standard deviation of the margin, at least 0.
         variant: "arc" for ArcFace's margin, "cos" for CosFace's.
-        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
-        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
-        margin_warmup_epochs: Epochs over which the margin grows linearly from 0; 0 begins with the whole margin.
-        class_margins: "equal", or "frequency" for margins that are larger for rarer classes.
+        **kwargs: Options of `MarginHead`.
 
     Reference:
         Boutros et al., ElasticFace: Elastic Margin Loss for Deep Face Recognition (CVPR Workshops 2022).
@@ -49,21 +45,9 @@ class ElasticFaceHead(MarginHead):
         margin: float = 0.5,
         sigma: float = 0.05,
         variant: Literal["arc", "cos"] = "arc",
-        scale: float | Literal["adacos"] = 64.0,
-        sub_centers: int = 1,
-        label_smoothing: float = 0.0,
-        margin_warmup_epochs: float = 0,
-        class_margins: Literal["equal", "frequency"] = "equal",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            embedding_dim,
-            num_classes,
-            scale=scale,
-            sub_centers=sub_centers,
-            label_smoothing=label_smoothing,
-            margin_warmup_epochs=margin_warmup_epochs,
-            class_margins=class_margins,
-        )
+        super().__init__(embedding_dim, num_classes, **kwargs)
         check_choice("variant", variant, ("arc", "cos"))
         if variant == "arc":
             check_angle("margin", margin)
@@ -73,18 +57,12 @@ class ElasticFaceHead(MarginHead):
         self.margin = margin
         self.sigma = sigma
         self.variant = variant
-        self._step, self._seed = 0, 0
+        self._seed, self._step, self._batch = 0, 0, 0
 
-    def set_progress(self, *, epoch: float, step: int, seed: int) -> None:
-        """Choose the draw of the margins.
-
-        Args:
-            epoch: Epochs done, with the part of the running one.
-            step: Optimiser steps done.
-            seed: The run's seed.
-        """
-        super().set_progress(epoch=epoch, step=step, seed=seed)
-        self._step, self._seed = step, seed
+    def set_progress(self, *, epoch: float, step: int, seed: int, batch: int = 0) -> None:
+        """Choose the draw of the margins, see `Head.set_progress`."""
+        super().set_progress(epoch=epoch, step=step, seed=seed, batch=batch)
+        self._seed, self._step, self._batch = seed, step, batch
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the cosine with a margin drawn for each sample."""
@@ -98,7 +76,8 @@ class ElasticFaceHead(MarginHead):
 
     @torch.compiler.disable
     def _draw(self, like: Tensor) -> Tensor:
-        """Return a standard normal number for each sample, the same on every kind of device."""
+        """Return a standard normal number per sample, the same on every kind of device."""
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, "elasticface", self._step, rank))
-        return torch.randn(like.shape, generator=generator).to(like, non_blocking=True)
+        seed = derive_seed(self._seed, "elasticface", self._step, self._batch, rank)
+        drawn = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+        return drawn.to(like, non_blocking=True)

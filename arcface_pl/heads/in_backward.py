@@ -1,29 +1,29 @@
-"""Moving class centers inside the backward pass, where their gradient is made."""
+"""SGD on class centers inside the backward pass, without a gradient of the whole weight."""
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from arcface_pl.errors import NonFiniteError
+from arcface_pl.errors import NonFiniteError, expected
 
 __all__ = ["InBackwardSGD"]
 
 
 class InBackwardSGD:
-    r"""SGD on class centers a chunk at a time, so that their whole gradient is never kept.
+    r"""SGD on class centers a chunk at a time, so that the gradient of the whole weight is never kept.
 
     $$v \leftarrow \mu v + g + \lambda w, \qquad w \leftarrow w - \eta v$$
 
-    The rate, the momentum, ``nesterov`` and the weight decay are those that the centers' parameter group has at that
-    moment (0 where the optimiser knows none), and the momentum's buffer is part of the optimiser's state: schedules and
-    checkpoints see what they would see if ``torch.optim.SGD`` made the step.
+    Learning rate, momentum, ``nesterov`` and weight decay are the current ones of the centers' parameter group (0 where
+    the optimizer has none), and the momentum buffer is part of the optimizer's state: schedules and checkpoints work as
+    if ``torch.optim.SGD`` took the step.
 
     Args:
-        optimizer: Holds the centers; its own ``step`` then passes them over, since they have no gradient.
+        optimizer: Holds the centers; its ``step`` skips them, since they have no gradient.
         weight: The class centers.
 
     Raises:
-        ValueError: If the optimiser does not hold the centers, or asks for dampening or maximisation.
+        ValueError: If the optimizer does not hold the centers, or has dampening or ``maximize``.
     """
 
     def __init__(self, optimizer: Optimizer, weight: nn.Parameter) -> None:
@@ -33,22 +33,22 @@ class InBackwardSGD:
             if any(parameter is weight for parameter in group["params"])
         ]
         if not holding:
-            raise ValueError("optimizer must hold the class centers; got one whose parameter groups do not")
+            raise ValueError(expected("optimizer", type(optimizer).__name__, "one that holds the class centers"))
         self.optimizer, self.weight, self._number = optimizer, weight, holding[0]
         for name in ("dampening", "maximize"):
             if value := optimizer.param_groups[self._number].get(name):
-                raise ValueError(f"{name} must be off for an update in the backward pass; got {value!r}")
+                raise ValueError(expected(name, value, "off (0 or false) for an update in the backward pass"))
 
     @torch.no_grad()
     def __call__(self, rows: slice | Tensor, grad: Tensor) -> None:
-        """Move some centers.
+        """Update some centers.
 
         Args:
-            rows: Of the weight: a slice, or indices without a double.
-            grad: (n, D), which may be overwritten. One that is not finite moves nothing.
+            rows: Of the weight: a slice, or distinct indices.
+            grad: (n, D), may be overwritten. A gradient that is not finite changes nothing.
 
         Raises:
-            NonFiniteError: On a CPU, if it is not finite; elsewhere asking would wait for the device.
+            NonFiniteError: On a CPU, if the gradient is not finite; elsewhere the check would wait for the device.
         """
         group = self.optimizer.param_groups[self._number]
         centers, step = self.weight[rows], grad.to(self.weight.dtype)

@@ -1,11 +1,12 @@
-"""What the heads with a margin share: warm-up of the margin, and margins that depend on how rare a class is."""
+"""What the heads with a margin have: its warm-up, and margins that depend on how rare a class is."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_choice, check_number
 from arcface_pl.functional.precision import pair_dtype
 from arcface_pl.heads.base import AngularHead
@@ -14,16 +15,15 @@ __all__ = ["MarginHead"]
 
 
 class MarginHead(AngularHead):
-    r"""Angular head with a margin that may grow in the course of training and differ between classes.
+    r"""Angular head with a margin that may grow during training and differ between classes.
 
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
         scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
-        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
-        margin_warmup_epochs: Epochs over which the margin grows linearly from 0; 0 begins with the whole margin.
+        margin_warmup_epochs: Epochs over which the margin grows linearly from none; 0 starts with the full margin.
         class_margins: "equal", or "frequency" for margins that are larger for rarer classes.
+        **kwargs: Options of `Head`.
     """
 
     def __init__(
@@ -32,64 +32,57 @@ class MarginHead(AngularHead):
         num_classes: int,
         *,
         scale: float | Literal["adacos"] = 64.0,
-        sub_centers: int = 1,
-        label_smoothing: float = 0.0,
         margin_warmup_epochs: float = 0,
         class_margins: Literal["equal", "frequency"] = "equal",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            embedding_dim, num_classes, scale=scale, sub_centers=sub_centers, label_smoothing=label_smoothing
-        )
+        super().__init__(embedding_dim, num_classes, scale=scale, **kwargs)
         check_number("margin_warmup_epochs", margin_warmup_epochs, low=0)
         check_choice("class_margins", class_margins, ("equal", "frequency"))
         self.margin_warmup_epochs = margin_warmup_epochs
         self.class_margins = class_margins
-        # A tensor where it changes, since a number would make torch.compile start anew at every step
+        # A tensor where it changes: torch.compile would compile anew for every number
         self._warmup = torch.ones((), dtype=torch.float64) if margin_warmup_epochs else 1.0
         self.class_factors: Tensor | None
-        self.register_buffer("class_factors", torch.ones(num_classes) if class_margins == "frequency" else None)
+        factors = torch.ones(num_classes, dtype=torch.float32) if class_margins == "frequency" else None
+        self.register_buffer("class_factors", factors)
 
-    def set_progress(self, *, epoch: float, step: int, seed: int) -> None:
-        """Grow the margin: epoch / margin_warmup_epochs of it, and all of it after that.
-
-        Args:
-            epoch: Epochs done, with the part of the running one.
-            step: Optimiser steps done.
-            seed: The run's seed.
-        """
+    def set_progress(self, *, epoch: float, step: int, seed: int, batch: int = 0) -> None:
+        """Grow the margin to epoch / margin_warmup_epochs of its full size, and no further, see `Head.set_progress`."""
+        super().set_progress(epoch=epoch, step=step, seed=seed, batch=batch)
         if isinstance(self._warmup, Tensor):
             self._warmup.fill_(min(1.0, epoch / self.margin_warmup_epochs))
 
     def set_class_counts(self, counts: Tensor) -> None:
-        r"""Set each class's margin from the number of its training images.
+        r"""Set the margin of each class from the number of its training images.
 
         $$m_j = m \, (n_{\min} / n_j)^{1/4}$$
 
-        The rarest class has the whole margin. Without ``class_margins="frequency"`` nothing changes.
+        The rarest class that has images gets the full margin, and so do classes without images. Without
+        ``class_margins="frequency"`` nothing changes.
 
         Args:
-            counts: (C,) images of each class; 0 counts as 1.
+            counts: (C,) images of each class.
 
         Raises:
             ValueError: A wrong shape, or a negative count.
 
         Reference:
             Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss (NeurIPS 2019), whose
-            margins are in proportion to the count to the power of -1/4.
+            margins are proportional to the count to the power of -1/4.
         """
         if self.class_factors is None:
             return
         counts = torch.as_tensor(counts)
-        if counts.shape != (self.num_classes,) or bool((counts < 0).any()):
-            raise ValueError(
-                f"counts must be {self.num_classes} numbers of images, none negative; got shape {tuple(counts.shape)}"
-                + (f" with smallest {counts.min().item()}" if counts.numel() else "")
-            )
-        counts = counts.clamp_min(1)
-        self.class_factors.copy_((counts.min() / counts) ** 0.25)
+        if counts.shape != (self.num_classes,):
+            raise ValueError(expected("counts.shape", tuple(counts.shape), f"({self.num_classes},)"))
+        if bool((counts < 0).any()):
+            raise ValueError(expected("counts", counts.min().item(), "numbers of images of at least 0"))
+        rarest = counts[counts > 0].min() if bool((counts > 0).any()) else 1
+        self.class_factors.copy_((rarest / counts.clamp_min(rarest)) ** 0.25)
 
     def strength(self, labels: Tensor) -> float | Tensor:
-        """Return which part of its margin each sample has now: a number, or (B,) float64.
+        """Return the current fraction of each sample's margin: a number, or (B,) float64.
 
         Args:
             labels: (B,) integers in [0, C).
@@ -100,5 +93,9 @@ class MarginHead(AngularHead):
 
 
 def check_angle(name: str, value: object) -> None:
-    """Refuse what is not an angle in [0, pi)."""
+    """Check that ``value`` is an angle in [0, pi).
+
+    Raises:
+        ValueError: If it is not.
+    """
     check_number(name, value, low=0, high=math.pi)

@@ -1,19 +1,22 @@
-"""Heads too large for one device: classes shared among processes, sampled, or updated inside the backward pass."""
+"""Heads too large for one device: classes sharded over processes, sampled, or updated inside the backward pass."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
 
+from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_number
+from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.process_group import Group
-from arcface_pl.functional.sharded_terms import Shard, sharded_own_angle, sharded_terms
-from arcface_pl.functional.terms import AngularTerms, Hard, Others
+from arcface_pl.functional.sharded_terms import Shard, sharded_target_angle, sharded_terms
+from arcface_pl.functional.terms import AngularTerms
 from arcface_pl.heads.base import AngularHead, Head
 from arcface_pl.heads.in_backward import InBackwardSGD
 from arcface_pl.seeding import derive_seed
@@ -24,21 +27,21 @@ __all__ = ["ShardedHead", "shard_head"]
 def shard_head(head: Head, *, sample_rate: float = 1.0, group: dist.ProcessGroup | None = None) -> "ShardedHead":
     """Keep C / world_size of a head's classes in each process of a group.
 
-    The head itself is changed: ``head.weight`` becomes a new parameter with the centers of this process's classes, so
-    make the optimiser afterwards. All processes begin from what each has at its place of the whole weight, so seed them
-    alike. In a process alone nothing moves, and sampling and the update in the backward pass work as they do in many.
+    Changes the head in place: ``head.weight`` becomes a new parameter with the centers of this process's classes, so
+    create the optimizer afterwards. Every process keeps its rows of its own initial weight, so seed all alike. With a
+    single process nothing moves; sampling and the update in the backward pass work all the same.
 
     Args:
         head: Any head of the family but ``LinearHead``.
-        sample_rate: Share of its classes that a process takes at a step, in (0, 1]; see `ShardedHead`.
-        group: Processes that share the classes; None for all there are.
+        sample_rate: Fraction of its classes that a process takes in a step, in (0, 1]; see `ShardedHead`.
+        group: Processes that share the classes; None for all.
 
     Returns:
-        The same head, which now is a `ShardedHead` too.
+        The same head, now also a `ShardedHead`.
 
     Raises:
-        ValueError: A head without angles, fewer classes than processes, or a share of classes that is out of range or
-            together with label smoothing.
+        ValueError: A head without angles, fewer classes than processes, or a ``sample_rate`` that is out of range or
+            combined with label smoothing.
 
     Example:
         >>> import torch
@@ -50,44 +53,53 @@ def shard_head(head: Head, *, sample_rate: float = 1.0, group: dist.ProcessGroup
         (True, 100)
     """
     if isinstance(head, ShardedHead) or not isinstance(head, AngularHead):
-        raise ValueError(f"head must be a whole one that has a cosine and a scale; got {type(head).__name__}")
-    check_number("sample_rate", sample_rate, low=0, low_open=True, high=1 + 1e-12)
+        raise ValueError(expected("head", type(head).__name__, "an AngularHead that is not sharded yet"))
+    check_number("sample_rate", sample_rate, low=0, low_open=True, high=1, high_open=False)
     if sample_rate < 1 and head.label_smoothing > 0:
-        raise ValueError(
-            f"sample_rate must be 1 together with label_smoothing, which spreads the target over all classes; "
-            f"got {sample_rate}"
-        )
+        accepted = "1 together with label_smoothing, which spreads the target over all classes"
+        raise ValueError(expected("sample_rate", sample_rate, accepted))
     processes = Group(group)
     if head.num_classes < processes.size:
-        raise ValueError(
-            f"num_classes must be at least the number of processes, {processes.size}; got {head.num_classes}"
-        )
-    # One class that is both, so that psi, loss, state and isinstance need no go-between
-    head.__class__ = type(f"Sharded{type(head).__name__}", (ShardedHead, type(head)), {})
+        accepted = f"at least the number of processes, {processes.size}"
+        raise ValueError(expected("num_classes", head.num_classes, accepted))
+    head.__class__ = _sharded_class(type(head))  # type: ignore[arg-type]
     assert isinstance(head, ShardedHead)
     head._begin(processes, sample_rate)
     return head
 
 
+def _new(base: type[AngularHead]) -> "ShardedHead":
+    cls = _sharded_class(base)  # type: ignore[arg-type]
+    return cls.__new__(cls)
+
+
+@functools.cache
+def _sharded_class(base: Any) -> "type[ShardedHead]":
+    # A class that is both, so that psi, loss, state and isinstance work without delegation
+    return type(f"Sharded{base.__name__}", (ShardedHead, base), {"base": base, "__module__": base.__module__})
+
+
 class ShardedHead(AngularHead):
-    r"""A head whose classes are shared among processes, each of which trains its own; made by `shard_head`.
+    r"""A head whose classes are sharded over processes, each of which trains its rows; made by `shard_head`.
 
-    At each step the processes gather embeddings and labels, take their own classes for all of them, and sum three
-    numbers a sample (cosine and sine to the own class, and $e^S$ of the other classes) in one all-reduce, after one
-    maximum where scale > 64. The backward pass gathers the gradients of these numbers and scatters the gradient of the
-    embeddings. CurricularFace, whose other terms depend on the own cosine, sums that first. Losses are those of a
-    process's own samples, as without sharding; the gradient of a center is the mean over processes, as under DDP, which
-    must leave it alone (``_ddp_params_and_buffers_to_ignore``). Batches may differ in length.
+    In each step the processes gather embeddings and labels, take their classes for all of them, and sum three numbers
+    per sample (cosine and sine to the target, and $e^S$ of the non-target classes) in one all-reduce, after one maximum
+    where scale > 64. The backward pass gathers the gradients of these numbers and scatters the gradient of the
+    embeddings. CurricularFace, whose non-target terms depend on the target cosine, sums that first. Losses are those of
+    the process's samples, as without sharding; the gradient of a center is the mean over processes, as under DDP, which
+    must ignore it (``_ddp_params_and_buffers_to_ignore``). Batches may differ in length.
 
-    With a ``sample_rate`` below 1 this is Partial FC: a training step knows the classes of the batch, and of the others
-    as many as make up the share, drawn anew in each process from (seed, step, rank); see ``set_progress``. Centers that
-    were not drawn have neither gradient (it is sparse) nor part in an update.
+    With a ``sample_rate`` below 1 this is Partial FC: a training step takes the classes of the batch and, up to
+    ``sample_rate``, random other ones, drawn in each process from (seed, step, rank); see ``set_progress``. Centers
+    that were not drawn have no gradient (it is sparse) and are not updated.
 
-    Outside the loss in training mode everything needs all centers: they are gathered, from all processes at once, for
-    each call, or once between ``gather_centers`` and ``release_centers``, when calls need no other process. A gradient
-    flows through them to the embeddings only. ``state_dict`` gathers them too (all processes call it) and has the
-    whole head's names and shapes, and ``load_state_dict`` takes such: checkpoints do not know how many processes there
-    were.
+    Everything but the loss in training mode needs all centers. They are gathered for each call, which is then
+    collective, or once between ``gather_centers`` and ``release_centers``; gradients flow through them to the
+    embeddings only. ``state_dict`` gathers them too (collective call) and has the names and shapes of the whole head,
+    and ``load_state_dict`` accepts the whole head, so checkpoints are independent of the number of processes.
+
+    Copies and pickles hold this process's rows, for the same rank of as many processes; they are not gathered and do
+    not update in the backward pass.
 
     Reference:
         An et al., Partial FC: Training 10 Million Identities on a Single Machine (ICCV Workshops 2021). An et al.,
@@ -95,6 +107,8 @@ class ShardedHead(AngularHead):
         2022).
     """
 
+    base: ClassVar[type[AngularHead]]
+    """The head's class before it was sharded."""
     sample_rate: float
     group: Group
 
@@ -106,8 +120,11 @@ class ShardedHead(AngularHead):
         if group.size > 1:
             self.weight = nn.Parameter(self.share(self.weight.detach()).clone(), self.weight.requires_grad)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _new, (self.base,), self.__dict__ | {"_update": None, "_gathered": None}
+
     def _classes(self, rank: int) -> range:
-        """Return the classes that a process has: as even as can be."""
+        """Return the classes of a process, divided as evenly as possible."""
         size = self.group.size
         return range(self.num_classes * rank // size, self.num_classes * (rank + 1) // size)
 
@@ -120,36 +137,36 @@ class ShardedHead(AngularHead):
         return whole[self._rows(self.group.rank)]
 
     @torch.no_grad()
-    def whole(self, share: Tensor, device: torch.device | str | None = None) -> Tensor:
-        """Return the rows of all processes, (C * K, ...), on ``device``; all processes call it at once.
+    def whole(self, local: Tensor, device: torch.device | str | None = None) -> Tensor:
+        """Gather the rows of all processes, (C * K, ...); collective call.
 
         Args:
-            share: This process's rows, of ``head.weight`` or of what an optimiser keeps for it.
-            device: Where to; None for the device of ``share``.
+            local: This process's rows, of ``head.weight`` or of an optimizer's state for it.
+            device: Of the result; None for the device of ``local``.
         """
-        share = share.detach()
+        local = local.detach()
         if self.group.size == 1:
-            return share
-        result = share.new_empty(self.num_classes * self.sub_centers, *share.shape[1:], device=device)
+            return local
+        result = local.new_empty(self.num_classes * self.sub_centers, *local.shape[1:], device=device)
         for rank in range(self.group.size):
             rows = result[self._rows(rank)]
-            part = share.contiguous() if rank == self.group.rank else torch.empty_like(rows, device=share.device)
+            part = local.contiguous() if rank == self.group.rank else torch.empty_like(rows, device=local.device)
             self.group.broadcast(part, rank)
             rows.copy_(part)
         return result
 
     def gather_centers(self) -> None:
-        """Keep all centers here, for predictions that need no other process; all processes call it at once."""
+        """Keep a copy of all centers, so that predictions need no other process; collective call."""
         if self.group.size > 1:
             self._gathered = self.whole(self.weight)
 
     def release_centers(self) -> None:
-        """Forget what `gather_centers` keeps, before the next training step."""
+        """Drop the copy of `gather_centers`, before the next training step."""
         self._gathered = None
 
     @contextlib.contextmanager
     def shapes_only(self) -> Iterator[None]:
-        """Let calls need no other process but mean nothing: for whoever draws the network in one process."""
+        """Let calls run in one process with meaningless results, to draw the graph of a network."""
         self._gathered = self.weight.detach()[:1].expand(self.num_classes * self.sub_centers, -1)
         try:
             yield
@@ -157,48 +174,42 @@ class ShardedHead(AngularHead):
             self._gathered = None
 
     def centers(self) -> Tensor:
-        """Return the centers of all classes, (C * K, D); collective unless they were gathered."""
+        """Return the centers of all classes, (C * K, D); collective call unless they were gathered."""
         if self.group.size == 1:
             return self.weight
         return self.whole(self.weight) if self._gathered is None else self._gathered
 
     def update_in_backward(self, optimizer: Optimizer | None) -> None:
-        """Have the backward pass move the centers by SGD, and keep no gradient of them; None turns it off.
+        """Update the centers by SGD inside the backward pass, without keeping their gradient; None turns it off.
 
-        Do not add up gradients over batches, clip them or scale the loss then, and call backward once for each step.
+        Incompatible with gradient accumulation, gradient clipping and a scaled loss; call backward once per step.
 
         Args:
             optimizer: Holds ``head.weight``: see `InBackwardSGD`.
 
         Raises:
-            ValueError: If the optimiser does not hold the centers, or asks for dampening or maximisation.
+            ValueError: If the optimizer does not hold the centers, or has dampening or ``maximize``.
         """
         self._update = None if optimizer is None else InBackwardSGD(optimizer, self.weight)
 
-    def set_progress(self, *, epoch: float, step: int, seed: int) -> None:
-        """Choose the draw of the classes.
-
-        Args:
-            epoch: Epochs done, with the part of the running one.
-            step: Optimiser steps done.
-            seed: The run's seed.
-        """
-        super().set_progress(epoch=epoch, step=step, seed=seed)
+    def set_progress(self, *, epoch: float, step: int, seed: int, batch: int = 0) -> None:
+        """Choose the draw of the classes, one per optimizer step, see `Head.set_progress`."""
+        super().set_progress(epoch=epoch, step=step, seed=seed, batch=batch)
         self._step_to_draw, self._seed_to_draw = step, seed
 
-    def terms(self, embeddings: Tensor, labels: Tensor, hard: Hard | None) -> AngularTerms:
-        """Return the angle to the own class and what the other classes add up to, over all processes."""
+    def terms(self, embeddings: Tensor, labels: Tensor, reweighting: Reweighting | None) -> AngularTerms:
+        """Compute the target angle and the log-sum-exp of the non-target classes over all processes."""
         if self._gathered is not None:
-            return super().terms(embeddings, labels, hard)
-        others = Others(self.scale_value, self.sub_centers)
+            return super().terms(embeddings, labels, reweighting)
+        non_target = NonTarget(self.scale_value, self.sub_centers)
         with_sum, shard = self.label_smoothing > 0, self._shard()
-        return sharded_terms(embeddings, self.weight, labels, others, hard, with_sum=with_sum, shard=shard)
+        return sharded_terms(embeddings, self.weight, labels, non_target, reweighting, with_sum=with_sum, shard=shard)
 
-    def own_angle(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos and sin of the angle to the own class, (B,) each, float64, exact near 0 and pi."""
+    def target_angle(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin of the angle to the target class, (B,) each, float64, exact near 0 and pi."""
         if self._gathered is not None or torch.is_grad_enabled():
-            return super().own_angle(embeddings, labels)
-        return sharded_own_angle(embeddings, self.weight, labels, self.sub_centers, self._shard())
+            return super().target_angle(embeddings, labels)
+        return sharded_target_angle(embeddings, self.weight, labels, self.sub_centers, self._shard())
 
     def _shard(self) -> Shard:
         sampled = self.training and self.sample_rate < 1
@@ -211,12 +222,12 @@ class ShardedHead(AngularHead):
         )
 
     def _draw_classes(self, needed: Tensor) -> Tensor:
-        """Return the classes of a step: those that are needed, and as many others as make up the share."""
+        """Return the classes of a step: those that are needed, and random others up to ``sample_rate``."""
         classes = self.weight.shape[0] // self.sub_centers
         count = max(math.ceil(self.sample_rate * classes), len(needed))
         generator = torch.Generator(self.weight.device)
         generator.manual_seed(derive_seed(self._seed_to_draw, "partial_fc", self._step_to_draw, self.group.rank))
-        luck = torch.rand(classes, generator=generator, device=self.weight.device)
+        luck = torch.rand(classes, generator=generator, device=self.weight.device, dtype=torch.float32)
         luck[needed] = 2
         return luck.topk(count).indices.sort().values
 
@@ -233,6 +244,6 @@ class ShardedHead(AngularHead):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        """Name the sizes, the scale and the share in ``print(head)``."""
+        """Name the sizes, the scale and this process's classes in ``print(head)``."""
         classes = self._classes(self.group.rank)
         return f"{super().extra_repr()}, classes={classes.start}-{classes.stop - 1}, sample_rate={self.sample_rate}"

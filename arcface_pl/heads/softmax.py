@@ -1,12 +1,12 @@
-"""The two baselines without a margin."""
+"""Two baselines without a margin."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcface_pl.errors import expected
 from arcface_pl.functional import linear_softmax_loss
 from arcface_pl.functional.checks import check_batch, check_embeddings
 from arcface_pl.functional.loss import Reduction
@@ -22,29 +22,11 @@ class NormalizedSoftmaxHead(AngularHead):
 
     $$L_i = -\log \frac{e^{s \cos \theta_{y_i}}}{\sum_j e^{s \cos \theta_j}}$$
 
-    Args:
-        embedding_dim: D, the width of the embeddings, at least 1.
-        num_classes: C, at least 1.
-        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
-        sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
+    The options are those of `AngularHead`.
 
     Reference:
         Wang et al., NormFace: L2 Hypersphere Embedding for Face Verification (ACM Multimedia 2017).
     """
-
-    def __init__(
-        self,
-        embedding_dim: int,
-        num_classes: int,
-        *,
-        scale: float | Literal["adacos"] = 30.0,
-        sub_centers: int = 1,
-        label_smoothing: float = 0.0,
-    ) -> None:
-        super().__init__(
-            embedding_dim, num_classes, scale=scale, sub_centers=sub_centers, label_smoothing=label_smoothing
-        )
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the cosine as it is."""
@@ -52,7 +34,7 @@ class NormalizedSoftmaxHead(AngularHead):
 
 
 class LinearHead(Head):
-    r"""Plain softmax on a linear layer: no normalisation, no scale, no margin.
+    r"""Plain softmax on a linear layer: no normalization, no scale, no margin.
 
     $$L_i = -\log \frac{e^{x_i \cdot w_{y_i} + b_{y_i}}}{\sum_j e^{x_i \cdot w_j + b_j}}$$
 
@@ -62,7 +44,7 @@ class LinearHead(Head):
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
         use_bias: Whether each class has a bias b.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
+        label_smoothing: Fraction of the target that is spread evenly over all classes, in [0, 1).
     """
 
     bias: nn.Parameter | None
@@ -72,7 +54,7 @@ class LinearHead(Head):
     ) -> None:
         super().__init__(embedding_dim, num_classes, label_smoothing=label_smoothing)
         if not isinstance(use_bias, bool):
-            raise ValueError(f"use_bias must be true or false; got {use_bias!r}")
+            raise ValueError(expected("use_bias", use_bias, "true or false"))
         self.use_bias = use_bias
         self.register_parameter("bias", nn.Parameter(torch.zeros(num_classes)) if use_bias else None)
 

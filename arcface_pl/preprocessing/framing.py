@@ -1,4 +1,4 @@
-"""Bringing a picture to the network's size."""
+"""Resize and frame images for the network."""
 
 import numpy as np
 import torch
@@ -8,14 +8,14 @@ from torch import Tensor
 
 __all__ = ["as_framed", "fit_image", "frame_ink", "frame_object"]
 
-# Shares by which a character's size may be off and still be right.
+# Relative error of a character's size that is accepted.
 NEARLY = 0.08
-# Widths of strokes, in pixels of a character of 20, outside which MNIST has hardly any.
+# Range of stroke widths in MNIST, in pixels of a character of 20 pixels.
 FINEST, BOLDEST = 2.0, 5.0
 
 
 def fit_image(image: Tensor, size: int) -> Tensor:
-    """Bring the shorter side to ``size`` and keep the middle of the longer one.
+    """Resize the shorter side to ``size`` and crop the center of the longer one.
 
     Args:
         image: (C, H, W) uint8.
@@ -25,7 +25,7 @@ def fit_image(image: Tensor, size: int) -> Tensor:
         (C, size, size) uint8.
     """
     height, width = image.shape[-2:]
-    # A sliver's far ends are cut off in any case; resized with it, they could take all memory.
+    # Crop a very long image first: its ends are dropped anyway, and resizing them could take all memory.
     most = 8 * min(height, width)
     if max(height, width) > most:
         image = tv.center_crop(image, [min(height, most), min(width, most)])
@@ -33,10 +33,10 @@ def fit_image(image: Tensor, size: int) -> Tensor:
 
 
 def frame_object(image: Tensor, size: int) -> Tensor:
-    """Show one thing light on dark: the longer side is brought to ``size``, the shorter one continued by what is dark.
+    """Frame an object light on dark: resize the longer side to ``size`` and pad the shorter one with black.
 
     Args:
-        image: (C, H, W) uint8. Its corners show the background.
+        image: (C, H, W) uint8, with the background in its corners.
         size: Height and width of the result, in pixels.
 
     Returns:
@@ -52,10 +52,10 @@ def frame_object(image: Tensor, size: int) -> Tensor:
 
 
 def as_framed(grey: Tensor, box: int) -> Tensor | None:
-    """Return a picture that is framed already, light on dark, bit for bit; None if it is not.
+    """Return an image that is already framed, light on dark and otherwise unchanged; None if it is not framed.
 
-    Its ground is black or white, and the character has the size and place that `frame_ink` would give it. Where
-    characters fill the whole image, every picture of that size is one.
+    In a framed image the ground is black or white, and the character has the size and place that `frame_ink` would give
+    it. If characters fill the image (``box`` equals the size), every image of that size is framed.
 
     Args:
         grey: (1, size, size) uint8.
@@ -64,7 +64,7 @@ def as_framed(grey: Tensor, box: int) -> Tensor | None:
     size = grey.shape[-1]
     edge = torch.cat([grey[0, 0], grey[0, -1], grey[0, :, 0], grey[0, :, -1]]).float().median()
     light = 255 - grey if edge > 127 else grey
-    # Little contrast is rather an empty picture, which `find_ink` decides.
+    # Low contrast may be an empty image; `find_ink` decides.
     if int(light.max()) - int(light.min()) < 64:
         return None
     if box == size:
@@ -80,12 +80,12 @@ def as_framed(grey: Tensor, box: int) -> Tensor | None:
 
 
 def frame_ink(ink: np.ndarray, box: int, size: int) -> Tensor:
-    """Frame a character as MNIST does: its bounding box to ``box`` pixels, its centre of mass to the image's centre.
+    """Frame a character as in MNIST: bounding box of ``box`` pixels, center of mass in the image's center.
 
-    Strokes too fine to be seen at that size, or so bold that they would close up, are first brought to a pen's width.
+    Strokes that would be too thin at that size, or so bold that they would merge, are first given a pen's width.
 
     Args:
-        ink: (h, w) float32, 1 for ink and 0 for paper, cut to the character.
+        ink: (h, w) float32, 1 for ink and 0 for paper, cropped to the character.
         box: Longer side of the character in the result, in pixels.
         size: Height and width of the result, in pixels; at least ``box``.
 
@@ -95,7 +95,7 @@ def frame_ink(ink: np.ndarray, box: int, size: int) -> Tensor:
     Reference:
         LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition (1998), section III.A.
     """
-    # A character of nearly that size is left as it is: another raster would only blur it.
+    # Do not resample a character of nearly that size: it would only blur.
     if abs(box / max(ink.shape) - 1) > NEARLY or max(ink.shape) > size:
         ink = _with_pen_width(ink, box)
         scale = box / max(ink.shape)
@@ -114,7 +114,7 @@ def frame_ink(ink: np.ndarray, box: int, size: int) -> Tensor:
 def _with_pen_width(ink: np.ndarray, box: int) -> np.ndarray:
     mask = ink > 0.5
     pixels = max(ink.shape) / box
-    # Across a stroke, the distance to its edge is a quarter of its width in the mean.
+    # The mean distance to the edge across a stroke is a quarter of its width.
     width = 4 * float(ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1][mask].mean()) - 1
     finest, boldest = (each * pixels * box / 20 for each in (FINEST, BOLDEST))
     if width < finest:

@@ -1,4 +1,4 @@
-"""`Preprocessor`: any picture to the network's input, with all that it takes in plain values."""
+"""`Preprocessor`: from any image to the network's input, described by plain values."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ __all__ = ["STYLES", "Preprocessor", "Style", "style_of_dataset"]
 Style = Literal["ink", "object", "picture"]
 STYLES: tuple[Style, ...] = get_args(Style)
 
-# MNIST's digits are 20 of 28 pixels large. KMNIST's characters fill the image, so that its models want them so.
+# MNIST's digits are 20 of 28 pixels large; KMNIST's characters fill the image.
 _STYLE_OF_DATASET: dict[str | None, dict[str, Any]] = {
     "mnist": {"style": "ink"},
     "digits": {"style": "ink"},
@@ -29,33 +29,33 @@ _STYLE_OF_DATASET: dict[str | None, dict[str, Any]] = {
 
 
 def style_of_dataset(name: str | None) -> dict[str, Any]:
-    """Say how the images of a known data set came about, as `Preprocessor` takes it; others are pictures.
+    """Return the kind of images of a known data set, as arguments of `Preprocessor`; "picture" for others.
 
     Args:
-        name: The data set's name, as results and folders use it.
+        name: Short name of the data set, such as ``mnist``.
     """
     return dict(_STYLE_OF_DATASET.get(name, {"style": "picture"}))
 
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Turns any uint8 picture into the network's normalised input, as the model's own images were made.
+    """Turns any uint8 image into the network's normalized input, prepared like the training images.
 
-    ``style`` is what they are: "ink", written or drawn, light on dark, framed as MNIST does it; "object", one thing on
-    a plain ground, light on dark, as in Fashion-MNIST; "picture", anything else: the shorter side is brought to
-    ``image_size`` and the middle kept.
+    ``style`` is their kind: "ink" for handwriting or drawings, framed light on dark as in MNIST; "object" for one
+    object on a plain ground, light on dark as in Fashion-MNIST; "picture" for anything else: the shorter side is
+    resized to ``image_size``, and the center is cropped.
 
     Args:
         image_size: Height and width of the network's input, in pixels.
-        in_channels: Its channels, 1 or 3.
-        mean: What is subtracted from each channel, on the scale from 0 to 1.
-        std: What each channel is divided by.
+        in_channels: Channels of the network's input, 1 or 3.
+        mean: Mean per channel, on a scale of 0 to 1.
+        std: Standard deviation per channel.
         style: "ink", "object" or "picture".
-        ink_share: Longer side of a character over ``image_size``, in (0, 1]; MNIST's 20 of 28.
+        ink_share: Longer side of a character divided by ``image_size``, in (0, 1]; 20 / 28 in MNIST.
         white_level: Pixel value of white in files of more than 8 bits per channel; see `read_image`.
 
     Raises:
-        ValueError: If a value is none of these.
+        ValueError: If a value is out of range.
     """
 
     image_size: int
@@ -67,7 +67,7 @@ class Preprocessor:
     white_level: float | None = None
 
     def __post_init__(self) -> None:
-        # Lists, as JSON and checkpoints hold them, would not hash.
+        # Tuples are hashable, unlike the lists of JSON and checkpoints.
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         if self.image_size < 1 or self.in_channels not in (1, 3):
@@ -97,30 +97,30 @@ class Preprocessor:
         return self.frame(read_image(path, self.in_channels, white_level=self.white_level))
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Turn a picture into the network's input.
+        """Turn an image into the network's input.
 
         Args:
-            image: (C, H, W) uint8 with 1 or 3 channels, of any size.
+            image: (C, H, W) uint8 of any size, with 1 or 3 channels.
 
         Returns:
             (in_channels, image_size, image_size) float32.
 
         Raises:
-            ImageError: If nothing is drawn, where the style is "ink".
+            ImageError: If nothing is drawn and the style is "ink".
         """
         return normalize_images(self.frame(image)[None], self.mean, self.std)[0]
 
     def frame(self, image: Tensor) -> Tensor:
-        """Bring a picture to size, polarity and place, before normalisation.
+        """Resize and frame an image, without normalizing it.
 
         Args:
-            image: (C, H, W) uint8 with 1 or 3 channels, of any size.
+            image: (C, H, W) uint8 of any size, with 1 or 3 channels.
 
         Returns:
             (in_channels, image_size, image_size) uint8.
 
         Raises:
-            ImageError: If nothing is drawn, where the style is "ink".
+            ImageError: If nothing is drawn and the style is "ink".
         """
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
             given = f"{image.dtype} {tuple(image.shape)}"
@@ -151,10 +151,10 @@ class Preprocessor:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Take the settings back.
+        """Create a preprocessor from `to_dict`.
 
         Raises:
-            UserError: If they are not what `to_dict` returns.
+            UserError: If ``values`` did not come from `to_dict`.
         """
         try:
             return cls(**values)
@@ -163,16 +163,16 @@ class Preprocessor:
 
     @classmethod
     def from_data_facts(cls, facts: dict[str, Any], *, in_channels: int, image_size: int) -> Self:
-        """Take the settings from what a checkpoint keeps of its training data.
+        """Create a preprocessor from a checkpoint's description of its training data.
 
         Args:
-            facts: The checkpoint's ``data``. One written before preprocessing was kept there has the data set's name
-                and the normalisation, from which the rest follows.
-            in_channels: The backbone's.
-            image_size: The backbone's.
+            facts: The checkpoint's ``data``. If it has no preprocessing (in old checkpoints), the data set's name and
+                normalization are used.
+            in_channels: Channels of the backbone's input.
+            image_size: Size of the backbone's input.
 
         Raises:
-            UserError: If what the checkpoint keeps is not what `to_dict` returns.
+            UserError: If the stored preprocessing is invalid.
         """
         if facts.get("preprocessing"):
             return cls.from_dict(facts["preprocessing"])

@@ -1,8 +1,8 @@
 """Use of a trained model: classes, names enrolled from a few pictures, and folders to take it elsewhere."""
 
+from arcface_pl.errors import GalleryError, PretrainedError
 from arcface_pl.recognizer.answers import Classification, Identification, Picture, Thresholds, Verification
-from arcface_pl.recognizer.gallery import Gallery, GalleryError, Match
-from arcface_pl.recognizer.pretrained import PretrainedError
+from arcface_pl.recognizer.gallery import Gallery, Match
 from arcface_pl.recognizer.recognizer import Recognizer
 from arcface_pl.recognizer.trained import TrainedModel
 

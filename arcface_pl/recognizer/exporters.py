@@ -17,22 +17,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from arcface_pl.checkpoints.atomic import replacing
-from arcface_pl.errors import UserError
+from arcface_pl.errors import ExportError
 from arcface_pl.recognizer.deployed import DeployedModel, Outputs
-from arcface_pl.recognizer.pretrained import rebuild, to_config, to_tensors
+from arcface_pl.recognizer.pretrained import from_config, to_config, to_tensors
 from arcface_pl.recognizer.trained import BATCH, TrainedModel
 
-__all__ = ["FORMATS", "TOLERANCE", "ExportError", "Parity", "compare", "export"]
+__all__ = ["FORMATS", "TOLERANCE", "Parity", "compare", "export"]
 
 TOLERANCE = 1e-5
 """How far a cosine that the file gives may be from the model's."""
 OPSET = 18
 LARGEST = 2_000_000_000
 """Bytes of weights that one ONNX file holds: protobuf ends at 2 GiB."""
-
-
-class ExportError(UserError):
-    """A model that cannot be exported, or a file that does not give what the model gives."""
 
 
 class Parity(NamedTuple):
@@ -188,7 +184,7 @@ def _to_safetensors(model: TrainedModel, metadata: dict[str, str]) -> bytes:
 def _run_safetensors(path: Path, images: Tensor) -> Outputs:
     with safe_open(path, "pt") as file:
         config = json.loads(file.metadata()["arcface_pl"])
-        return _run_model(rebuild(config, {name: file.get_tensor(name) for name in file.keys()}), images)  # noqa: SIM118
+        return _run_model(from_config(config, {name: file.get_tensor(name) for name in file.keys()}, path), images)  # noqa: SIM118
 
 
 @contextmanager

@@ -1,40 +1,40 @@
-"""Names and their embeddings: enrolled, searched exactly, and kept on disk."""
+"""Enrolled names and their embeddings: added, searched exactly, and stored on disk."""
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from arcface_pl.checkpoints.atomic import replacing
-from arcface_pl.errors import UserError
+from arcface_pl.errors import GalleryError, UserError, expected, listed
+from arcface_pl.recognizer.manifest import Manifest
 from arcface_pl.recognizer.search import nearest
 
-__all__ = ["Gallery", "GalleryError", "Match"]
+__all__ = ["INDEX", "Gallery", "Match"]
 
-VERSION = 1
 INDEX = "gallery.json"
-
-
-class GalleryError(UserError):
-    """A gallery that cannot be used: names the file, what is wrong with it and what to do."""
-
-    def __init__(self, path: str | Path, fault: str, remedy: str) -> None:
-        super().__init__(f"{path}: {fault}; {remedy}")
+MANIFEST = Manifest(
+    "arcface_pl gallery",
+    1,
+    "index_sha256",
+    GalleryError,
+    remedy="enroll the images again, or restore a copy of the folder",
+    origin="enroll a name first, or give a folder that enroll made",
+)
 
 
 class Match(NamedTuple):
-    """A name of the gallery and how alike it is.
+    """A name of the gallery and its similarity.
 
     Attributes:
         name: The name.
-        score: Cosine between the image and the mean direction of the name's images.
+        score: Cosine between the image and the mean direction of the name's images, in [-1, 1].
     """
 
     name: str
@@ -42,10 +42,10 @@ class Match(NamedTuple):
 
 
 class Gallery:
-    """Enrolled names: the unit embeddings of each one's images, and the mean direction that an image is compared with.
+    """Enrolled names: the unit embeddings of their images, and one mean direction per name to compare with.
 
-    The score of an image and a name is the cosine to the normalised mean of the name's embeddings. With five images a
-    name it identified held-out digits better than the nearest of the five did.
+    The score of an image and a name is the cosine to the normalized mean of the name's embeddings. With five images per
+    name this identified held-out digits better than the nearest of the five did.
 
     Args:
         embedding_dim: D, the width of the embeddings.
@@ -53,43 +53,49 @@ class Gallery:
 
     def __init__(self, embedding_dim: int) -> None:
         self.embedding_dim = embedding_dim
-        self._embeddings: dict[str, Tensor] = {}
-        self._means: Tensor | None = None
+        self._counts: dict[str, int] = {}
+        self._names: list[str] = []
+        self._positions: dict[str, int] = {}
+        self._rows = _Rows(torch.empty(0, embedding_dim))
+        self._owners = _Rows(torch.empty(0, dtype=torch.int64))  # position of each row's name
+        self._directions = _Rows(torch.empty(0, embedding_dim))
+        self._new: list[tuple[int, Tensor]] = []  # position and rows of what was added since the last search
 
     def __len__(self) -> int:
-        return len(self._embeddings)
+        return len(self._names)
 
     @property
     def names(self) -> list[str]:
         """The names in the order in which they were first enrolled."""
-        return list(self._embeddings)
+        return list(self._names)
 
     @property
-    def counts(self) -> dict[str, int]:
-        """How many images each name has."""
-        return {name: len(rows) for name, rows in self._embeddings.items()}
+    def counts(self) -> Mapping[str, int]:
+        """Number of images per name, read-only."""
+        return MappingProxyType(self._counts)
 
     def add(self, name: str, embeddings: Tensor) -> None:
-        """Enrol images of ``name``; one that is there already gets them in addition.
+        """Enroll images of ``name``; if it is enrolled already, they are added to its images.
 
         Args:
-            name: Any text that is not empty.
+            name: Any non-empty text.
             embeddings: (N, D) unit rows, N >= 1.
 
         Raises:
             ValueError: If the name is empty, or the embeddings have another shape or are not finite.
         """
         if not isinstance(name, str) or not name:
-            raise ValueError(f"name: got {name!r}, but it takes a text that is not empty")
+            raise ValueError(expected("name", name, "a non-empty text"))
         if embeddings.ndim != 2 or embeddings.shape[1] != self.embedding_dim or not len(embeddings):
-            raise ValueError(
-                f"embeddings: got shape {tuple(embeddings.shape)}, but it takes (N, {self.embedding_dim}), N >= 1"
-            )
+            raise ValueError(expected("embeddings", tuple(embeddings.shape), f"(N, {self.embedding_dim}), N >= 1"))
         if not torch.isfinite(embeddings).all():
-            raise ValueError(f"embeddings of {name!r} are not finite")
+            raise ValueError(expected(f"embeddings of {name!r}", "NaN or inf", "finite numbers"))
         rows = embeddings.detach().float().cpu()
-        self._embeddings[name] = torch.cat((self._embeddings[name], rows)) if name in self._embeddings else rows
-        self._means = None
+        position = self._positions.setdefault(name, len(self._names))
+        if position == len(self._names):
+            self._names.append(name)
+        self._counts[name] = self._counts.get(name, 0) + len(rows)
+        self._new.append((position, rows))
 
     def remove(self, name: str) -> None:
         """Forget a name and all its images.
@@ -97,69 +103,72 @@ class Gallery:
         Raises:
             UserError: If there is no such name.
         """
-        if name not in self._embeddings:
-            raise UserError(f"name: got {name!r}, but the gallery has {_listed(self.names)}")
-        del self._embeddings[name]
-        self._means = None
+        if name not in self._positions:
+            raise UserError(expected("name", name, f"an enrolled name ({listed(self._names) or 'none'})"))
+        self._take_in()
+        position = self._positions[name]
+        others = self._owners.all != position
+        owners = self._owners.all[others]
+        names = torch.arange(len(self)) != position
+        self._fill(
+            {each: count for each, count in self._counts.items() if each != name},
+            self._rows.all[others],
+            owners - (owners > position).long(),
+            self._directions.all[names],
+        )
 
     def search(self, embeddings: Tensor, num_matches: int = 1) -> list[list[Match]]:
-        """Find the names whose mean direction is nearest, exactly.
+        """Find the names with the nearest mean directions, exactly.
 
         Args:
             embeddings: (B, D) unit rows.
-            num_matches: How many names for each, at least 1.
+            num_matches: Names per row, at least 1.
 
         Returns:
-            For each row the best matches, the best one first; fewer where the gallery has fewer names.
+            The best matches of each row, the best first; fewer if the gallery has fewer names.
         """
-        if not self._embeddings:
+        if not self._names:
             return [[] for _ in embeddings]
-        if self._means is None:
-            # One name may have one image and another a thousand: each is one direction.
-            self._means = F.normalize(torch.stack([rows.mean(0) for rows in self._embeddings.values()]), dim=1)
-        scores, positions = nearest(embeddings.float().cpu(), self._means, num_matches)
-        names = self.names
+        self._take_in()
+        scores, positions = nearest(embeddings.float().cpu(), self._directions.all, num_matches)
         return [
-            [Match(names[position], score) for score, position in zip(*row, strict=True)]
+            [Match(self._names[position], score) for score, position in zip(*row, strict=True)]
             for row in zip(scores.tolist(), positions.tolist(), strict=True)
         ]
 
     def save(self, folder: str | Path, model: str) -> None:
-        """Write the gallery, so that a crash at any moment leaves the old one or the new one.
+        """Write the gallery atomically: after a crash the old one or the new one is there.
 
         Args:
-            folder: Receives ``gallery.json``, which names the file with the embeddings beside it.
+            folder: Receives ``gallery.json``, and the file of embeddings that it names.
             model: Fingerprint of the model that made the embeddings.
 
         Raises:
             GalleryError: If it cannot be written.
         """
+        self._take_in()
         folder = Path(folder)
-        rows = torch.cat(list(self._embeddings.values())) if self._embeddings else torch.empty(0, self.embedding_dim)
-        content = save({"embeddings": rows.contiguous()})
+        content = save({"embeddings": self._rows.all[self._owners.all.argsort(stable=True)]})
         digest = hashlib.sha256(content).hexdigest()
+        embeddings = f"embeddings-{digest[:16]}.safetensors"  # a new name: replacing the index switches to it at once
         index = {
-            "format": "arcface_pl gallery",
-            "version": VERSION,
             "model": model,
             "embedding_dim": self.embedding_dim,
-            "names": [{"name": name, "images": count} for name, count in self.counts.items()],
-            # Named by what is in it: the index is what changes from the old embeddings to the new ones, in one step.
-            "embeddings": f"embeddings-{digest[:16]}.safetensors",
+            "names": [{"name": name, "images": count} for name, count in self._counts.items()],
+            "embeddings": embeddings,
             "embeddings_sha256": digest,
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with replacing(folder / str(index["embeddings"])) as file:
+            with replacing(folder / embeddings) as file:
                 file.write(content)
             with replacing(folder / INDEX) as file:
-                text = json.dumps({**index, "index_sha256": _digest(index)}, indent=1, ensure_ascii=False)
-                file.write(text.encode())
+                file.write(MANIFEST.dump(index))
             for old in folder.glob("embeddings-*.safetensors"):
-                if old.name != index["embeddings"]:
+                if old.name != embeddings:
                     old.unlink(missing_ok=True)
         except OSError as error:
-            raise GalleryError(folder, f"cannot be written ({error.strerror})", "name a folder that can be") from error
+            raise GalleryError(folder, f"cannot be written ({error.strerror})", "give a writable folder") from error
 
     @classmethod
     def load(cls, folder: str | Path, model: str) -> "Gallery":
@@ -167,65 +176,74 @@ class Gallery:
 
         Args:
             folder: The folder.
-            model: Fingerprint of the model that is to use it.
+            model: Fingerprint of the model that will use it.
 
         Raises:
-            GalleryError: If it is missing, damaged, of another version, or made by another model.
+            GalleryError: If it is missing, damaged, of another version, or was made by another model.
         """
         path = Path(folder) / INDEX
-        index = _read_index(path)
+        index = MANIFEST.read(path)
         if index.get("model") != model:
-            raise GalleryError(
-                path, "it was made by another model, whose embeddings mean nothing to this one", "enrol the images anew"
-            )
+            raise GalleryError(path, "it was made by another model, whose embeddings differ", "enroll the images again")
         try:
-            gallery = cls(index["embedding_dim"])
-            parts = _read_embeddings(path, index).split([entry["images"] for entry in index["names"]])
-            for entry, part in zip(index["names"], parts, strict=True):
-                gallery.add(entry["name"], part)
+            rows = MANIFEST.read_tensors(path.with_name(index["embeddings"]), index["embeddings_sha256"])["embeddings"]
+            counts = {entry["name"]: entry["images"] for entry in index["names"]}
+            images = list(counts.values())
+            if len(counts) != len(index["names"]) or not all(isinstance(name, str) and name for name in counts):
+                raise ValueError("a name is empty or occurs twice")
+            if min(images, default=1) < 1 or sum(images) != len(rows) or [*rows.shape[1:]] != [index["embedding_dim"]]:
+                raise ValueError("names and embeddings do not fit")
+            if not torch.isfinite(rows).all():
+                raise ValueError("an embedding is not finite")
+            gallery = cls(rows.shape[1])
+            owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(images, dtype=torch.int64))
+            gallery._fill(counts, rows.float(), owners, _directions(rows.float(), owners, len(counts)))
         except GalleryError:
             raise
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise GalleryError(path, f"it is damaged ({' '.join(str(error).split())})", _REMEDY) from error
+        except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+            raise GalleryError(path, f"it is damaged ({error})", MANIFEST.remedy) from error
         return gallery
 
+    def _take_in(self) -> None:
+        """Append what was added, and update the directions of its names."""
+        if not self._new:
+            return
+        positions = torch.tensor([position for position, _ in self._new])
+        counts = torch.tensor([len(rows) for _, rows in self._new])
+        self._rows.append(torch.cat([rows for _, rows in self._new]))
+        self._owners.append(positions.repeat_interleave(counts))
+        self._new = []
+        changed = positions.unique()
+        chosen = torch.isin(self._owners.all, changed)
+        owners = torch.searchsorted(changed, self._owners.all[chosen])
+        self._directions.append(torch.empty(len(self) - len(self._directions.all), self.embedding_dim))
+        self._directions.all[changed] = _directions(self._rows.all[chosen], owners, len(changed))
 
-_REMEDY = "enrol the images anew, or take a copy of the folder from before"
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise GalleryError(path, "there is no gallery", "enrol a name first")
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise GalleryError(path, f"it is damaged or no gallery ({' '.join(str(error).split())})", _REMEDY) from error
-    if not isinstance(index, dict) or index.get("format") != "arcface_pl gallery":
-        raise GalleryError(path, "it is no gallery of arcface_pl", "name a folder that enrol made")
-    if index.get("version") != VERSION:
-        raise GalleryError(
-            path, f"it has version {index.get('version')!r}, and this arcface_pl reads {VERSION}", "enrol anew"
-        )
-    if index.pop("index_sha256", None) != _digest(index):
-        raise GalleryError(path, "it is damaged (it fails its SHA-256)", _REMEDY)
-    return index
-
-
-def _read_embeddings(path: Path, index: dict[str, Any]) -> Tensor:
-    file = path.with_name(index["embeddings"])
-    try:
-        content = file.read_bytes()
-        if hashlib.sha256(content).hexdigest() != index["embeddings_sha256"]:
-            raise GalleryError(file, "it is damaged (it fails its SHA-256)", _REMEDY)
-        return load_file(file)["embeddings"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise GalleryError(file, f"it cannot be read ({error})", _REMEDY) from error
+    def _fill(self, counts: dict[str, int], rows: Tensor, owners: Tensor, directions: Tensor) -> None:
+        self._counts, self._names = counts, list(counts)
+        self._positions = {name: position for position, name in enumerate(counts)}
+        self._rows, self._owners, self._directions = _Rows(rows), _Rows(owners), _Rows(directions)
 
 
-def _digest(index: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+class _Rows:
+    """A tensor to which rows are appended in amortized constant time.
+
+    Attributes:
+        all: (N, ...) the rows.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self._buffer = self.all = rows
+
+    def append(self, rows: Tensor) -> None:
+        count = len(self.all) + len(rows)
+        if count > len(self._buffer):
+            self._buffer = rows.new_empty(max(64, count + count // 4), *rows.shape[1:])
+            self._buffer[: len(self.all)] = self.all
+        self._buffer[len(self.all) : count] = rows
+        self.all = self._buffer[:count]
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:10]))
-    return (f"{shown} and {len(names) - 10} more" if len(names) > 10 else shown) or "no names"
+def _directions(rows: Tensor, owners: Tensor, count: int) -> Tensor:
+    """Return the normalized sum of each name's rows, (count, D); the mean has the same direction."""
+    return F.normalize(torch.zeros(count, rows.shape[1]).index_add_(0, owners, rows), dim=1)

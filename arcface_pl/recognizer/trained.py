@@ -2,22 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from arcface_pl.backbones import BACKBONES, Backbone
-from arcface_pl.checkpoints.reading import read_checkpoint
-from arcface_pl.checkpoints.specs import build
-from arcface_pl.errors import CheckpointError
+from arcface_pl.backbones import Backbone
+from arcface_pl.checkpoints.network import rebuild
+from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
+from arcface_pl.errors import CheckpointError, expected
 from arcface_pl.evaluation.thresholds import Calibration
-from arcface_pl.heads import HEADS, Head
+from arcface_pl.heads import Head
 from arcface_pl.preprocessing import Preprocessor, from_pil, normalize_images, read_image
 from arcface_pl.recognizer.answers import Picture
 
@@ -50,50 +50,43 @@ class TrainedModel:
     metrics: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, backbone: Backbone | None = None, head: Head | None = None) -> Self:
-        """Take the model out of a checkpoint; nothing that the file names is run.
+    def from_checkpoint(
+        cls, path: str | Path | CheckpointFile, *, backbone: Backbone | None = None, head: Head | None = None
+    ) -> Self:
+        """Build the model of a checkpoint; no code that the file names is run.
 
         Args:
-            path: A checkpoint that `ArcFaceModule` was saved in.
-            backbone: Needed where the checkpoint's backbone is no class of this package.
-            head: Needed where the checkpoint's head is no class of this package.
+            path: A checkpoint of an `ArcFaceModule`.
+            backbone: Needed if the checkpoint's backbone is not a class of this package.
+            head: Needed if the checkpoint's head is not a class of this package.
 
         Raises:
             CheckpointError: If the file is damaged, unsafe, or does not fit the classes.
         """
-        checkpoint = read_checkpoint(path)
-        saved, facts = checkpoint["hyper_parameters"], checkpoint.get("data") or {}
+        file = path if isinstance(path, CheckpointFile) else CheckpointFile(Path(path), read_checkpoint(path))
+        content, facts = file.content, file.content.get("data") or {}
         try:
-            backbone = build("backbone", BACKBONES, saved["backbone"]) if backbone is None else backbone
-            head = build("head", HEADS, saved["head"]) if head is None else head
-            model = cls(
+            backbone, head = rebuild(content, file.path, backbone=backbone, head=head)
+            return cls(
                 backbone,
                 head,
                 Preprocessor.from_data_facts(facts, in_channels=backbone.in_channels, image_size=backbone.image_size),
                 list(facts.get("class_names") or map(str, range(head.num_classes))),
                 facts.get("dataset_name"),
-                Calibration.from_dict(checkpoint["calibration"]) if checkpoint.get("calibration") else None,
-                _measured(Path(path), checkpoint),
+                Calibration.from_dict(content["calibration"]) if content.get("calibration") else None,
+                _measured(file),
             )
-            model.load_weights(checkpoint["state_dict"])
-        except (KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
+        except CheckpointError:
+            raise
+        except (LookupError, ValueError, RuntimeError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())
-            raise CheckpointError(path, reason, "give the classes and sizes it was trained with") from error
-        return model
+            raise CheckpointError(file.path, reason, "use the classes and sizes it was trained with") from error
 
-    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take ``backbone.*`` and ``head.*`` from ``tensors``, and set both to evaluation.
-
-        Raises:
-            RuntimeError: If a weight is missing, unknown or of another shape.
-        """
+    def __post_init__(self) -> None:
         if len(self.class_names) != self.head.num_classes:
-            raise RuntimeError(f"there are {len(self.class_names)} class names for {self.head.num_classes} classes")
-        for name, part in (("backbone.", self.backbone), ("head.", self.head)):
-            part.load_state_dict(
-                {key.removeprefix(name): tensor for key, tensor in tensors.items() if key.startswith(name)}
-            )
-            # The layout that training has by default: another one differs in the last bit, and is slower
+            raise ValueError(expected("class_names", len(self.class_names), f"{self.head.num_classes} names"))
+        for part in (self.backbone, self.head):
+            # The layout of training: another one is slower, and differs in the last bit
             part.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def to(self, device: str | torch.device) -> Self:
@@ -147,15 +140,15 @@ class TrainedModel:
         return digest.hexdigest()
 
 
-def _measured(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a run that are this checkpoint's own."""
-    measured = dict(checkpoint.get("validation") or {})
-    results = path.parent.parent / "results.json"
+def _measured(file: CheckpointFile) -> dict[str, float]:
+    """Return what the run measured of this checkpoint."""
+    measured = dict(file.content.get("validation") or {})
+    results = file.path.parent.parent / "results.json"
     try:
-        found = json.loads(results.read_text(encoding="utf-8")) if path.parent.name == "checkpoints" else {}
+        found = json.loads(results.read_text(encoding="utf-8")) if file.path.parent.name == "checkpoints" else {}
     except (OSError, ValueError):
         return measured
-    # They are of the one checkpoint that was tested
-    if isinstance(found, dict) and Path(str(found.get("checkpoint"))).name == path.name:
+    # The test set was scored with one checkpoint only
+    if isinstance(found, dict) and Path(str(found.get("checkpoint"))).name == file.path.name:
         measured |= {key: value for key, value in found.items() if "/" in key and isinstance(value, float)}
     return measured

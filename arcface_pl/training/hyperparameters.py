@@ -12,11 +12,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from arcface_pl.backbones import BACKBONES
+from arcface_pl.checkpoints.network import build_network
 from arcface_pl.checkpoints.reading import check_fit, read_checkpoint
-from arcface_pl.checkpoints.specs import build, spec_of
+from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError
-from arcface_pl.heads import HEADS
 from arcface_pl.training import schedules
 
 __all__ = ["load_module", "plain", "plain_hyperparameters"]
@@ -128,9 +127,9 @@ def load_module(
 def _arguments(cls: type, content: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     saved, accepted = dict(content["hyper_parameters"]), inspect.signature(cls).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-    for role, registry in (("backbone", BACKBONES), ("head", HEADS)):
+    for role in ("backbone", "head"):
         if role not in kwargs and (role in accepted or takes_any):
-            saved[role] = build(role, registry, saved.get(role) or {}, content["state_dict"])
+            saved[role] = build_network(role, content)
     saved["optimizer"] = _factory(saved.get("optimizer"), _classes(torch.optim, Optimizer))
     known = _classes(torch.optim.lr_scheduler, LRScheduler) | _classes(schedules, LRScheduler)
     saved["lr_schedule"] = _factory(saved.get("lr_schedule"), known)

@@ -139,10 +139,16 @@ def test_figures_are_drawn_for_each_set(trained: Path, tmp_path: Path) -> None:
 
 def test_a_mistake_ends_in_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for args, message in (
-        (["nosuch.ckpt"], "nosuch.ckpt: there is no such file"),
-        ([trained, "--protocol", "mnist-8-9"], "was trained on 0, 1, 2, 3, 4, 5, 6, 7 of digits, but it accepts"),
+        (["nosuch.ckpt"], "checkpoint: got 'nosuch.ckpt'; expected a checkpoint's path"),
+        (
+            [trained, "--protocol", "mnist-8-9"],
+            "got a checkpoint trained on 0, 1, 2, 3, 4, 5, 6, 7 of digits; expected one trained",
+        ),
         ([trained, "--protocol", "mnist-8-8"], "--protocol: invalid choice: 'mnist-8-8'"),
-        ([trained, "--protocol", "mnist-8-9", "--data.dataset", "mnist"], "leave out --data.dataset"),
+        (
+            [trained, "--protocol", "mnist-8-9", "--data.dataset", "mnist"],
+            "--data.dataset: not accepted with",
+        ),
         ([trained, "--data.datasets", "mnist"], "data.datasets: unknown; did you mean data.dataset?"),
         ([trained, "--data.held_out_classes", "[1]"], r"data.held_out_classes: got \['1'\]; expected at least two"),
         ([trained, "--data.dataset", "cifar10"], "data: got images with in_channels 3; expected 1"),

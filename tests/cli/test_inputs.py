@@ -11,7 +11,8 @@ from PIL import Image
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
 from arcface_pl.checkpoints.atomic import write_checkpoint
-from arcface_pl.cli.inputs import find_pictures, name_folders, open_model, printable
+from arcface_pl.cli.inputs import find_pictures, name_folders, open_model
+from arcface_pl.cli.parser import printable
 from arcface_pl.errors import CheckpointError, SettingsError
 
 
@@ -59,7 +60,7 @@ def test_folders_patterns_and_names(words: list[str], expected: list[str], folde
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("folder.png", "no file in this folder"), ("*.bmp", "no file matches"), ("**.png/**x", "no pattern|no file")],
+    [("folder.png", "no file in this folder"), ("*.bmp", "no file matches"), ("**.png/**x", "valid pattern|no file")],
 )
 def test_what_stands_for_nothing_is_named(word: str, message: str, folder: Path) -> None:
     with pytest.raises(SettingsError, match=message):

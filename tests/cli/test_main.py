@@ -93,7 +93,7 @@ WRONG = [
     (["--accelerator", "gpu"], "trainer.accelerator: got 'gpu'"),
     (["--max_epoch", "3"], "--max_epoch: unknown; did you mean --max_epochs?"),
     (["--model.head", "ArcFaceHed"], "model.head: got ArcFaceHed; expected AdaFaceHead, ArcFaceHead"),
-    (["--model.head.margin", "-0.5"], "model.head.margin"),
+    (["--model.head.margin", "-0.5"], "model.head.margin: got -0.5; expected a number in [0, 3.14159)"),
     (["--model.head.margins", "0.5"], "model.head.margins: unknown; did you mean model.head.margin?"),
     (["--model.head.num_classes", "7"], "model.head.num_classes: got 7; expected 10"),
     (["--model.backbone.in_channels", "3"], "model.backbone.in_channels: got 3; expected 1"),
@@ -112,7 +112,7 @@ WRONG = [
     (["--seed_everything", "x"], "seed_everything: got x; expected"),
     (["--config", "nosuch.yaml"], "--config nosuch.yaml: cannot be read (No such file or directory)"),
     (["--ckpt_path", "last"], "--ckpt_path last: no run under lightning_logs"),
-    (["--ckpt_path", "nosuch.ckpt"], "--ckpt_path nosuch.ckpt: there is no such file"),
+    (["--ckpt_path", "nosuch.ckpt"], "--ckpt_path: got 'nosuch.ckpt'; expected a checkpoint's path"),
 ]
 
 

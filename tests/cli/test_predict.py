@@ -97,11 +97,11 @@ def test_threshold_decides_what_is_unknown(trained: Path, pictures: Path, capsys
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere.ckpt", "a.png"], "there is no such file"),
+        (["nowhere.ckpt", "a.png"], "There is no such file"),
         (["best"], "IMAGE"),
-        (["best", "a.png", "--threshold", "2"], "accepts a cosine from -1 to 1"),
+        (["best", "a.png", "--threshold", "2"], "--threshold: got '2'; expected a cosine in [-1, 1]"),
         (["best", "a.png", "--json", "--csv"], "not allowed with"),
-        (["best", "*.nothing"], "no file matches this pattern"),
+        (["best", "*.nothing"], "no file matches this one"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, Recognizer, SimpleCNN
 from arcface_pl.cli import main
-from arcface_pl.cli.inputs import Pictures, read_pictures
+from arcface_pl.cli.inputs import FramedPictures, read_pictures
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_enrol_identify_remove(workplace: Path, capsys: pytest.CaptureFixture) -
     answers = json.loads(told.out)
     assert [each.get("name") for each in answers] == ["ada"] * 3 + ["grace hopper"] * 3 + [None]
     assert set(answers[-1]) == {"file", "error"}
-    assert "No threshold is kept" in told.err
+    assert "has no threshold" in told.err
     assert call("identify", "m.ckpt", "people/ada/0.png", "--threshold", "1", "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["unknown"] is True
     assert call("remove", "m.ckpt", "ada") == 0
@@ -72,11 +72,11 @@ def test_calibrate_keeps_a_threshold_that_verify_uses(workplace: Path, capsys: p
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["identify", "m.ckpt", "people/ada"], "there is no gallery"),
-        (["verify", "m.ckpt", "one.png"], "got 1 arguments after the model, accepts 2"),
-        (["enroll", "m.ckpt", "nowhere"], "there is no such folder"),
-        (["list", "none.ckpt"], "there is no such file"),
-        (["list", "m.ckpt", "--threshold", "2"], "accepts a cosine from -1 to 1"),
+        (["identify", "m.ckpt", "people/ada"], "gallery.json: there is no such file"),
+        (["verify", "m.ckpt", "one.png"], "verify: arguments: got 1; expected 2 after the model"),
+        (["enroll", "m.ckpt", "nowhere"], "FOLDER: got 'nowhere'; expected a folder of pictures"),
+        (["list", "none.ckpt"], "There is no such file"),
+        (["list", "m.ckpt", "--threshold", "2"], "--threshold: got '2'; expected a cosine in [-1, 1]"),
         (["dance", "m.ckpt"], "invalid choice"),
     ],
 )
@@ -95,7 +95,7 @@ def test_calibrate_keeps_the_threshold_in_the_model_that_was_measured(
     shutil.copy("m.ckpt", first)
     os.utime(first, (1, 1))
 
-    def read_while_another_run_saves(*given: Any) -> Pictures:
+    def read_while_another_run_saves(*given: Any) -> FramedPictures:
         newer.parent.mkdir(parents=True)
         shutil.copy("m.ckpt", newer)
         return read_pictures(*given)

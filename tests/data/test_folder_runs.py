@@ -13,6 +13,7 @@ import pytest
 import torch
 from faces import write_faces
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 from torch import Tensor, nn
 
 from arcface_pl import ArcFaceModule
@@ -126,6 +127,27 @@ def in_two_processes(root: Path, folder: Path) -> None:
     weights = (whole.net.weight.detach(), resumed.net.weight.detach())
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     torch.save({"whole": whole.seen, "resumed": resumed.seen, "weights": weights}, folder / f"{rank}.pt")
+
+
+def test_names_that_yaml_reads_as_something_else_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a config and from flags, unquoted, down to the classes that the start panel lists."""
+    monkeypatch.chdir(tmp_path)
+    names = ["001", "1e3", "2024-01-01", "true", "null", "+2", "0x3", "a b", "cat", "Zoë"]
+    for label, name in enumerate(names):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("L", (28, 28), 20 * label + number).save(tmp_path / "set" / name / f"{number}.png")
+    (tmp_path / "names.yaml").write_text(
+        "data:\n  class_path: ImageFolderDataModule\n  init_args:\n    root: set\n    in_channels: 1\n"
+        "    image_size: 28\n    num_workers: 0\n    classes: [001, 1e3, 2024-01-01, true, null, a b]\n",
+        encoding="utf-8",
+    )
+    quick = ["--fast_dev_run", "true", "--accelerator", "cpu", "--enable_progress_bar", "false"]
+    main(["fit", "--config", "names.yaml", "--data.held_out_classes", "[+2, 0x3, Zoë]", *quick])
+    panel = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "6 classes: 001, 1e3, 2024-01-01, a b, null, true; 3 held out: +2, 0x3, Zoë" in panel
 
 
 def test_other_batches_are_refused(faces: Path, tmp_path: Path) -> None:

@@ -55,14 +55,14 @@ class TestReading:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("", r"has no pairs; accepts 'name 1 2'"),
+            ("", r"has no pairs; expected 'name 1 2'"),
             ("# nothing\n\n", r"has no pairs"),
-            ("a.png b.png 2\n", r"line 1: got 'a\.png b\.png 2', accepts .*'path path 1'"),
+            ("a.png b.png 2\n", r"line 1: got 'a\.png b\.png 2'; expected .*'path path 1'"),
             ("a.png b.png 1\n\na.png\n", r"line 3: got 'a\.png'"),
-            ("1 1\nAnn 1 2\nAnn 1 Bob\n", r"line 3: got 'Ann 1 Bob', accepts 'name 1 2' or 'name 1 other 2'"),
+            ("1 1\nAnn 1 2\nAnn 1 Bob\n", r"line 3: got 'Ann 1 Bob'; expected 'name 1 2' or 'name 1 other 2'"),
             ("1 1\nAnn one 2\nAnn 1 Bob 1\n", r"line 2: got 'Ann one 2'"),
             ("1 1\nAnn 1 2\nAnn 1 Ann 2\n", r"line 3: got 'Ann 1 Ann 2'"),
-            ("10 300\nAnn 1 2\n", r"line 1: says 10 x 300 pairs of each kind, but 1 pairs follow; accepts 6000|6,000"),
+            ("10 300\nAnn 1 2\n", r"line 1: says 10 x 300 pairs of each kind, but 1 pairs follow"),
             ("2 1\nAnn 1 2\nAnn 2 3\nAnn 1 Bob 1\nAnn 2 Bob 1\n", r"line 2: fold 1 has 2 pairs of one person, says 1"),
             ("0 0\n", r"line 1: says 0 x 0"),
         ],
@@ -72,10 +72,10 @@ class TestReading:
             read_pairs(listing(tmp_path, text))
 
     def test_no_list(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"gone\.txt: No such file.*accepts a list of pairs"):
+        with pytest.raises(DataError, match=r"gone\.txt: No such file.*expected a list of pairs"):
             read_pairs(tmp_path / "gone.txt")
         (tmp_path / "pairs.txt").write_bytes(b"\xff\xfe\x00picture")
-        with pytest.raises(DataError, match="is no text in UTF-8"):
+        with pytest.raises(DataError, match="not UTF-8 text"):
             read_pairs(tmp_path / "pairs.txt")
 
 
@@ -122,7 +122,7 @@ class TestImages:
             ready(root, listing(tmp_path, text))
         message = str(raised.value)
         assert "pairs.txt: 2 images are not in" in message
-        assert "line 2: Person_000/Person_000_0009, line 5: Nobody/Nobody_0001. Accepts" in message
+        assert "line 2: Person_000/Person_000_0009, line 5: Nobody/Nobody_0001; expected" in message
 
     def test_an_image_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
         root = write_faces(tmp_path / "faces", people=3, pictures=3, size=40)
@@ -131,11 +131,11 @@ class TestImages:
             list(ready(root, listing(tmp_path, FACES)).test_dataloader())
 
     def test_there_is_nothing_to_train_on(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="has nothing to train on"):
+        with pytest.raises(DataError, match="cannot be trained on"):
             PairsDataModule(str(tmp_path), "pairs.txt").setup("fit")
 
     @pytest.mark.parametrize("settings", [{"eval_batch_size": 0}, {"num_workers": -1}])
     def test_wrong_settings_are_named(self, settings: dict[str, int]) -> None:
         ((name, value),) = settings.items()
-        with pytest.raises(ValueError, match=f"{name}: got {value}"):
+        with pytest.raises(ValueError, match=f"{name}.*got {value}"):
             PairsDataModule("faces", "pairs.txt", **settings)

@@ -114,7 +114,7 @@ def test_the_way_to_get_it_by_hand_names_folders_files_and_checksums(monkeypatch
 def test_a_folder_that_lacks_something_is_told_from_one_that_has_nothing(made_up: MadeUp, tmp_path: Path) -> None:
     lacking = made_up.spec.files[3].name
     (made_up.write(tmp_path / "given") / lacking).unlink()
-    assert f"Looked in given/MNIST/raw (lacks {lacking}), data/MNIST/raw. " in how_to_get(made_up.spec, "given")
+    assert f"Searched given/MNIST/raw (lacks {lacking}), data/MNIST/raw. " in how_to_get(made_up.spec, "given")
 
 
 class TestFetching:
@@ -232,7 +232,7 @@ class TestCIFAR10:
     @pytest.mark.parametrize(
         ("content", "found"),
         [
-            (pickle.dumps(os.getcwd), "has no place in a file of images"),
+            (pickle.dumps(os.getcwd), "does not belong in a file of images"),
             (b"not a pickle", "expected a pickle of data and labels"),
             (
                 python2_pickle(torch.zeros(9, 3072, dtype=torch.uint8), [0] * 9),

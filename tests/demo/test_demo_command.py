@@ -58,7 +58,7 @@ def test_it_serves_and_ends_in_order(trained: Path, tmp_path: Path, capfd: pytes
             urllib.request.urlopen(f"{address}api/recognize", data=bytes(30 * 2**20), timeout=60)
         with refused.value as response:
             assert response.code == 413
-            assert "accepts at most" in json.load(response)["error"]
+            assert "expected at most" in json.load(response)["error"]
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
         assert (process.returncode, out, capfd.readouterr().err) == (0, "", "")
@@ -75,10 +75,10 @@ def test_a_port_that_is_taken_is_one_line(trained: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["nowhere.ckpt"], "there is no such file"),
+        (["nowhere.ckpt"], "There is no such file"),
         (["best"], "no run under lightning_logs"),
-        (["best", "--port", "65536"], "--port: got 65536, accepts 0 to 65535"),
-        (["best", "--threshold", "2"], "accepts a cosine from -1 to 1"),
+        (["best", "--port", "65536"], "--port: got '65536'; expected a port, 0 to 65535"),
+        (["best", "--threshold", "2"], "--threshold: got '2'; expected a cosine in [-1, 1]"),
         ([], "MODEL"),
     ],
 )

@@ -5,9 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score, roc_curve
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcface_pl.data.sources.catalog import CATALOG
 from arcface_pl.evaluation.measure import (
+    NUM_DRAWS,
     Embedded,
     classification,
     embed,
@@ -18,7 +20,8 @@ from arcface_pl.evaluation.measure import (
 )
 from arcface_pl.evaluation.protocols import PROTOCOLS
 from arcface_pl.heads import ArcFaceHead, LinearHead
-from arcface_pl.metrics.functional import fold_accuracy
+from arcface_pl.metrics.functional import fold_accuracy, recall_at_k
+from arcface_pl.seeding import derive_seed
 
 
 def clusters(num: int, num_classes: int, seed: int = 0) -> Embedded:
@@ -31,6 +34,16 @@ def clusters(num: int, num_classes: int, seed: int = 0) -> Embedded:
 def cosines(embedded: Embedded) -> np.ndarray:
     unit = F.normalize(embedded.embeddings, dim=1)
     return (unit @ unit.T).double().numpy()
+
+
+class CountCalls(TorchDispatchMode):
+    """Counts operations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
 
 
 class Pairs:
@@ -91,7 +104,7 @@ def test_retrieval_is_a_plain_search() -> None:
     scores = retrieval(*embedded)
     for rank in (1, 5, 10):
         assert scores[f"recall_at_{rank}"] == pytest.approx(ranked[:, :rank].any(1).mean())
-    assert set(retrieval(*clusters(4, 2))) == {"recall_at_1", "r_precision", "map_at_r", "knn_accuracy"}
+    assert set(retrieval(*clusters(4, 2))) == {"recall_at_1", "r_precision", "map_at_r"}  # nor five neighbors
 
 
 def test_identification_draws_galleries_from_its_seed() -> None:
@@ -115,12 +128,70 @@ def test_listed_pairs_are_scored_by_their_own_folds() -> None:
     assert scores["fold_accuracy"] == pytest.approx(fold_accuracy(cosine, pairs.is_genuine, pairs.folds).mean, abs=0.01)
 
 
-def test_what_the_images_do_not_allow_is_left_out() -> None:
+def test_what_the_images_do_not_allow_is_left_out_and_named() -> None:
     one_class = Embedded(torch.randn(5, 8), torch.zeros(5, dtype=torch.int64))
     assert evaluate(one_class, ["a"]).scores == {}
+    kinds = "verification, retrieval and identification"
+    assert evaluate(one_class, ["a"]).not_measured == [f"{kinds}: all images are of one class"]
     lone = Embedded(torch.randn(3, 8), torch.arange(3))
     assert evaluate(lone, list("abc")).curve is None
+    assert evaluate(lone, list("abc")).not_measured == [f"{kinds}: no class has two images"]
     assert set(evaluate(lone, list("abc"), head=ArcFaceHead(8, 3).eval()).scores) == {"classification"}
+
+
+@pytest.mark.parametrize("kind", [True, False])
+def test_a_list_of_one_kind_is_counted_and_said(kind: bool) -> None:
+    embedded = clusters(60, 3)
+    pairs = Pairs(60, 200, embedded.labels)
+    keep = pairs.is_genuine == kind
+    for name in ("first", "second", "is_genuine", "folds"):
+        setattr(pairs, name, getattr(pairs, name)[keep])
+    found = evaluate(embedded, list("abc"), pairs=pairs)
+    count = int(keep.sum())
+    assert found.scores["pairs"] == {"num_genuine": count * kind, "num_impostor": count * (not kind)}
+    missing = "impostor" if kind else "genuine"
+    assert found.not_measured == [f"error rates of the listed pairs: the list has no {missing} pairs"]
+    assert {"verification", "retrieval"} <= set(found.scores)
+
+
+def test_a_fold_of_one_kind_leaves_the_error_rates_of_the_list() -> None:
+    embedded = clusters(60, 3)
+    pairs = Pairs(60, 200, embedded.labels)
+    pairs.folds[pairs.is_genuine & (pairs.folds == 2)] = 3
+    found = evaluate(embedded, list("abc"), pairs=pairs)
+    assert "eer" in found.scores["pairs"]
+    assert "fold_accuracy" not in found.scores["pairs"]
+    assert found.not_measured == ["accuracy by folds: not every one of two or more folds has pairs of both kinds"]
+
+
+def test_a_pair_of_an_image_that_is_not_there_is_refused() -> None:
+    embedded = clusters(60, 3)
+    pairs = Pairs(60, 200, embedded.labels)
+    pairs.second[7] = -1
+    with pytest.raises(ValueError, match=r"second: got \[-1\]; expected indices in \[0, 60\)"):
+        evaluate(embedded, list("abc"), pairs=pairs)
+
+
+def test_galleries_are_those_of_a_search_for_each_class() -> None:
+    """The draws as they were made before: the images of each class by a search over all labels."""
+    embedded = clusters(80, 4, seed=3)
+    members = [(embedded.labels == label).nonzero().flatten() for label in embedded.labels.unique()]
+    found = []
+    for draw in range(NUM_DRAWS):
+        generator = torch.Generator().manual_seed(derive_seed(0, "gallery", 5, draw))
+        gallery = torch.cat([each[torch.randperm(len(each), generator=generator)[:5]] for each in members])
+        query = torch.ones(80, dtype=torch.bool).index_fill(0, gallery, False)
+        chosen = {"gallery_embeddings": embedded.embeddings[gallery], "gallery_labels": embedded.labels[gallery]}
+        found.append(recall_at_k(embedded.embeddings[query], embedded.labels[query], 1, **chosen))
+    assert identification(*embedded)["rank_1_of_5_enrolled"] == sum(found) / NUM_DRAWS
+
+
+def test_the_images_of_each_class_are_found_by_one_sort() -> None:
+    """No operation runs once per class."""
+    labels = torch.arange(20_000) // 2
+    with CountCalls() as calls:
+        identification(torch.randn(20_000, 2), labels, enrolled=())
+    assert calls.count < 100
 
 
 def test_embeddings_of_a_network_that_diverged_are_refused() -> None:

@@ -1,3 +1,5 @@
+"""Thresholds chosen during validation, against those of all pairs computed here."""
+
 from pathlib import Path
 
 import lightning as L
@@ -14,12 +16,14 @@ pytestmark = [
 ]
 
 
-def fit(folder: Path, callback: ThresholdCalibration, **data: object) -> tuple[MNISTDataModule, dict]:
+def fit(
+    folder: Path, callback: ThresholdCalibration, epochs: int = 1, batches: float = 4, **data: object
+) -> tuple[MNISTDataModule, dict]:
     L.seed_everything(0)
     module = MNISTDataModule(dataset="digits", **data)  # type: ignore[arg-type]
     module.setup()
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=1, limit_train_batches=4, logger=False, enable_progress_bar=False,
+        accelerator="cpu", max_epochs=epochs, limit_train_batches=batches, logger=False, enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0, use_distributed_sampler=False,
         callbacks=[callback], default_root_dir=folder,
     )  # fmt: skip
@@ -53,19 +57,40 @@ def test_no_more_images_are_measured_than_asked_for(tmp_path: Path) -> None:
     assert checkpoint["calibration"]["num_images"] == 50
 
 
-def test_classes_held_out_are_what_it_is_measured_on(tmp_path: Path) -> None:
-    data, checkpoint = fit(tmp_path, ThresholdCalibration(far=0.01, num_images=5000), held_out_classes=[8, 9])
-    recognizer = Recognizer.from_checkpoint(tmp_path / "model.ckpt")
-    batches = list(data.held_out_dataloader("val"))
-    with torch.no_grad():
-        raw = torch.cat([recognizer.model.backbone(images) for images, _ in batches])
-    labels = torch.cat([each for _, each in batches])
-    unit = torch.nn.functional.normalize(raw, dim=1)
+def threshold_of_pairs(unit: torch.Tensor, labels: torch.Tensor) -> float:
     rows, columns = torch.triu_indices(len(unit), len(unit), offset=1)
     scores, genuine = (unit @ unit.T)[rows, columns], labels[rows] == labels[columns]
-    threshold = tar_at_far(scores[genuine], scores[~genuine], 0.01, return_threshold=True)[1]
-    assert recognizer.thresholds.verification == pytest.approx(threshold, abs=1e-5)
+    return tar_at_far(scores[genuine], scores[~genuine], 0.01, return_threshold=True)[1]
+
+
+def test_classes_held_out_are_what_it_is_measured_on(tmp_path: Path) -> None:
+    """Trained far enough that trained classes lie apart: a threshold that counts their pairs in is another one."""
+    callback = ThresholdCalibration(far=0.01, num_images=5000)
+    data, checkpoint = fit(tmp_path, callback, epochs=4, batches=1.0, batch_size=16, held_out_classes=[8, 9])
+    recognizer = Recognizer.from_checkpoint(tmp_path / "model.ckpt")
+    held_out = list(data.held_out_dataloader("val"))
+    with torch.no_grad():
+        raw = torch.cat([recognizer.model.backbone(images) for images, _ in held_out])
+        cosine = recognizer.model.head.cosine(raw)
+    unit, labels = torch.nn.functional.normalize(raw, dim=1), torch.cat([each for _, each in held_out])
+    trained_unit, trained_labels = recognizer.embed(data.val_images), data.val_labels
+    trained_cosine = recognizer.class_scores(data.val_images)
+    assert (trained_cosine.argmax(1) == trained_labels).float().mean() > 0.9
+
+    expected = threshold_of_pairs(unit, labels)
+    mixed = threshold_of_pairs(torch.cat((unit, trained_unit)), torch.cat((labels + 100, trained_labels)))
+    of_trained = threshold_of_pairs(trained_unit, trained_labels)
+    assert min(abs(expected - mixed), abs(expected - of_trained)) > 0.03
+    assert recognizer.thresholds.verification == pytest.approx(expected, abs=1e-4)
+
+    own = trained_cosine.gather(1, trained_labels[:, None]).squeeze(1)
+    other = trained_cosine.scatter(1, trained_labels[:, None], -2).amax(1)
+    _, known = verification_curve(own, cosine.amax(1)).tar_at_far(0.01)
+    _, without_unknown = verification_curve(own, other).tar_at_far(0.01)
+    assert abs(known - without_unknown) > 0.2
+    assert recognizer.thresholds.classification == pytest.approx(known, abs=1e-4)
     assert checkpoint["calibration"]["source"] == "held-out classes"
+    assert checkpoint["calibration"]["num_images"] == len(labels) + len(trained_labels)
     assert checkpoint["calibration"]["classification"]["num_impostor"] == len(labels)
 
 

@@ -180,33 +180,39 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "more classes": (lambda c: put(c, torch.zeros(5, 2)), "head.weight"),
     "scalar": (lambda c: put(c, torch.tensor(1.0)), "head.weight"),
     "no tensor": (lambda c: put(c, [1.0, 2.0]), "state_dict.head.weight is a list, not a tensor"),
-    "sparse": (lambda c: put(c, torch.eye(3, 2).to_sparse()), "is no plain tensor"),
+    "sparse": (lambda c: put(c, torch.eye(3, 2).to_sparse()), "is not a plain tensor"),
     "stretched": (lambda c: put(c, torch.zeros(1).expand(10**12, 2)), "announces 2000000000000 numbers"),
     "missing": (lambda c: c["state_dict"].pop("head.weight"), "head.weight"),
     "extra": (lambda c: put(c, torch.zeros(2), "head.other"), "it has head.other, which the network does not"),
     "renamed": (rename, "head.weight"),
     "no weights": (lambda c: c.pop("state_dict"), "it has no state_dict"),
     "no settings": (lambda c: c.pop("hyper_parameters"), "it has no hyper_parameters"),
-    "settings of another kind": (lambda c: c.update(hyper_parameters=[1]), "hyper_parameters that is no dictionary"),
-    "weights of another kind": (lambda c: c.update(state_dict=5), "state_dict that is no dictionary"),
+    "settings of another kind": (lambda c: c.update(hyper_parameters=[1]), "its hyper_parameters is not a dictionary"),
+    "weights of another kind": (lambda c: c.update(state_dict=5), "its state_dict is not a dictionary"),
     "no head": (lambda c: c["hyper_parameters"].pop("head"), "head"),
-    "head of another kind": (lambda c: c["hyper_parameters"].update(head=7), "head: 7 is not one of"),
-    "unknown head": (lambda c: c["hyper_parameters"]["head"].update(name="os.system"), "'os.system' is not one of"),
-    "setting of another kind": (lambda c: c["hyper_parameters"]["head"]["kwargs"].update(margin="x"), "margin must be"),
+    "head of another kind": (lambda c: c["hyper_parameters"].update(head=7), "head: got 7; expected one of"),
+    "unknown head": (
+        lambda c: c["hyper_parameters"]["head"].update(name="os.system"),
+        "head: got 'os.system'; expected",
+    ),
+    "setting of another kind": (lambda c: c["hyper_parameters"]["head"]["kwargs"].update(margin="x"), "margin: got"),
     "unknown setting": (lambda c: c["hyper_parameters"]["head"]["kwargs"].update(nosuch=1), "nosuch"),
     "settings without names": (lambda c: c["hyper_parameters"]["head"].update(kwargs={1: 2}), "head"),
     "rate of another kind": (lambda c: c["hyper_parameters"].update(head_lr="fast"), "head_lr"),
-    "nan margin": (lambda c: c["hyper_parameters"]["head"]["kwargs"].update(margin=float("nan")), "margin must be"),
+    "nan margin": (lambda c: c["hyper_parameters"]["head"]["kwargs"].update(margin=float("nan")), "margin: got"),
     "all memory": (lambda c: c["hyper_parameters"]["head"]["kwargs"].update(num_classes=10**12), "by the file's own"),
-    "class names of another kind": (lambda c: c["data"].update(class_names=5), "class names are no list of text"),
+    "class names of another kind": (lambda c: c["data"].update(class_names=5), "class names are not a list of text"),
     "data of another kind": (lambda c: c.update(data="x"), "its data is a str"),
-    "normalization of another kind": (lambda c: c["data"].update(normalization="xy"), "its normalization is no mean"),
+    "normalization of another kind": (
+        lambda c: c["data"].update(normalization="xy"),
+        "its normalization is not",
+    ),
     "nothing to divide by": (
         lambda c: c["data"].update(normalization=((0.0,), (0.0,))),
-        "its normalization is no mean",
+        "its normalization is not",
     ),
     "newer": (lambda c: c.update(format_version=FORMAT_VERSION + 1), "install a newer arcface_pl"),
-    "version of another kind": (lambda c: c.update(format_version="1"), "its format_version is '1'"),
+    "version of another kind": (lambda c: c.update(format_version="1"), "format_version: got '1'"),
 }
 
 
@@ -277,7 +283,7 @@ def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:
     for run in CLI:
         with pytest.raises(CheckpointError, match=r"head.weight has the shape \(3, 2\), and in the network \(4, 2\)"):
             getattr(make_trainer(tmp_path), run)(other, make_loader(), ckpt_path=path, weights_only=True)
-    with pytest.raises(CheckpointError, match="'Tiny' is not one of this package's"):
+    with pytest.raises(CheckpointError, match="backbone: got 'Tiny'; expected one of"):
         ArcFaceModule.load_from_checkpoint(path)
     assert isinstance(ArcFaceModule.load_from_checkpoint(path, backbone=Tiny()).backbone, Tiny)
     assert make_module().backbone.embedding_dim == 2

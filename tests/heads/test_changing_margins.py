@@ -105,9 +105,22 @@ def test_class_margins_travel_with_the_state(name: str) -> None:
 
 def test_wrong_counts_are_refused() -> None:
     head = ArcFaceHead(8, 5, class_margins="frequency")
-    for counts in (torch.ones(4), torch.tensor([1, 2, -1, 4, 5])):
-        with pytest.raises(ValueError, match="counts must be 5 numbers of images"):
+    for counts, message in (
+        (torch.ones(4), r"counts.shape: got \(4,\); expected \(5,\)"),
+        (torch.tensor([1, 2, -1, 4, 5]), "counts: got -1; expected numbers of images of at least 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
             head.set_class_counts(counts)
+
+
+def test_a_class_without_images_leaves_the_margins_of_the_others_alone() -> None:
+    head, less = (ArcFaceHead(8, size, class_margins="frequency") for size in (5, 3))
+    head.set_class_counts(torch.tensor([0, 100, 1600, 0, 200]))
+    less.set_class_counts(torch.tensor([100, 1600, 200]))
+    assert torch.equal(head.class_factors[[1, 2, 4]], less.class_factors)
+    assert head.class_factors[[0, 3]].tolist() == [1, 1]
+    head.set_class_counts(torch.zeros(5))
+    assert head.class_factors.tolist() == [1] * 5
 
 
 def test_combined_margins_shrink_towards_none() -> None:
@@ -170,15 +183,15 @@ def drawn_margins(head: ElasticFaceHead, size: int) -> Tensor:
     return -(logits[:, 0] / head.scale_value).detach()
 
 
-def test_elastic_margins_are_normal_and_a_function_of_seed_and_step() -> None:
+def test_elastic_margins_are_normal_and_a_function_of_seed_step_and_batch() -> None:
     head = ElasticFaceHead(2, 2, variant="cos", margin=0.35, sigma=0.02)
     head.set_progress(epoch=0, step=5, seed=3)
     margins = drawn_margins(head, 20_000)
     assert margins.mean().item() == pytest.approx(0.35, abs=1e-3)
     assert margins.std().item() == pytest.approx(0.02, rel=0.03)
     assert torch.equal(drawn_margins(head, 20_000), margins)
-    for step, seed in ((6, 3), (5, 4)):
-        head.set_progress(epoch=0, step=step, seed=seed)
+    for step, seed, number in ((6, 3, 0), (5, 4, 0), (5, 3, 1)):
+        head.set_progress(epoch=0, step=step, seed=seed, batch=number)
         other = drawn_margins(head, 20_000)
         assert abs(torch.corrcoef(torch.stack([margins, other]))[0, 1]) < 0.03
     torch.testing.assert_close(drawn_margins(head.eval(), 5), torch.full((5,), 0.35))
@@ -207,3 +220,47 @@ def test_curricular_t_follows_the_own_cosine_and_is_used_at_once() -> None:
     torch.testing.assert_close(got, reference.softmax_loss(others, labels, own, 64.0), rtol=1e-5, atol=1e-5)
     head.eval().loss(embeddings, labels)
     assert head.t.item() == pytest.approx(t, rel=1e-6)
+
+
+# Precision of what moves ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_buffers_stay_in_float32_where_the_weights_are_narrow(name: str, dtype: torch.dtype) -> None:
+    head = HEADS[name](8, 5, **({"class_margins": "frequency"} if issubclass(HEADS[name], MarginHead) else {}))
+    head.set_class_counts(torch.tensor([3, 10, 100, 1000, 7]))
+    before = {key: value.clone() for key, value in head.named_buffers()}
+    nested = torch.nn.Sequential(head).to(dtype)  # as Lightning's bf16-true does
+    assert head.weight.dtype == dtype
+    for key, value in nested[0].named_buffers():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, before[key])
+    assert all(value.dtype == torch.float64 for value in head.double().buffers())
+
+
+@pytest.mark.parametrize("kind", [AdaFaceHead, CurricularFaceHead])
+def test_running_averages_of_narrow_heads_are_those_of_wide_ones(kind: type) -> None:
+    """In bfloat16 a step of 1% of the way would round to none."""
+    embeddings, labels = batch()
+    narrow, wide = kind(8, 5).bfloat16(), kind(8, 5)
+    wide.weight.data = narrow.weight.detach().float()
+    for step in range(100):
+        images = (embeddings * (1 + step / 20)).bfloat16()
+        narrow.loss(images, labels)
+        wide.loss(images.float(), labels)
+    for key, value in wide.named_buffers():
+        torch.testing.assert_close(dict(narrow.named_buffers())[key], value)
+
+
+def test_a_default_dtype_of_bfloat16_changes_no_buffer_and_no_draw() -> None:
+    """Lightning's bf16-true makes modules under it."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        heads = [AdaFaceHead(8, 5), CurricularFaceHead(8, 5), ArcFaceHead(8, 5, class_margins="frequency")]
+        assert all(value.dtype == torch.float32 for head in heads for value in head.buffers())
+        elastic = ElasticFaceHead(2, 2, variant="cos", margin=0.35)
+        drawn = drawn_margins(elastic.float(), 5)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(drawn, drawn_margins(ElasticFaceHead(2, 2, variant="cos", margin=0.35), 5))

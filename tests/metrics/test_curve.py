@@ -47,3 +47,20 @@ def test_hidden_pairs_bound_the_error_of_the_area() -> None:
     assert curve(False, False, False, False).auc_error() == 0
     # Between scores 4 and 3: a rectangle of FAR 0.25 by TAR 0.25, of which a tie counts half
     assert curve(False, True, False, False).auc_error() == pytest.approx(0.25 * 0.25 / 2)
+
+
+def counted(genuine: list[int], impostor: list[int]) -> VerificationCurve:
+    scores = torch.arange(len(genuine), 0, -1, dtype=torch.float32)
+    return VerificationCurve.from_counts(scores, torch.tensor(genuine), torch.tensor(impostor))
+
+
+def test_the_crossing_is_found_where_floats_round_past_it() -> None:
+    # FAR = FRR = 1/3 at the first score, but 1 - 2/3 > 1/3 in floats
+    assert 1 - 2 / 3 > 1 / 3
+    assert counted([2, 1, 0], [1, 1, 1]).index_at_crossing() == 1
+
+
+def test_the_crossing_is_found_where_floats_round_short_of_it() -> None:
+    # FAR is one pair of 2**60 below FRR = 1/2 at the first score, and equal to it in floats
+    assert (2**59 - 1) / 2**60 == 1 / 2
+    assert counted([1, 0, 1], [2**59 - 1, 1, 2**59]).index_at_crossing() == 2

@@ -27,9 +27,9 @@ def test_floating_point_pixels_are_taken_and_left_alone() -> None:
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [
-        ((0.1,), (1.0, 1.0, 1.0), "mean: got 1 values, accepts one for each of the 3 channels"),
-        ((0.0, 0.0, 0.0), (1.0,), "std: got 1 values, accepts one for each of the 3 channels"),
-        ((0.0, 0.0, 0.0), (1.0, 0.0, 1.0), "std: got .*, accepts values above 0"),
+        ((0.1,), (1.0, 1.0, 1.0), "mean: got .*; expected 3 values, one per channel"),
+        ((0.0, 0.0, 0.0), (1.0,), "std: got .*; expected 3 values, one per channel"),
+        ((0.0, 0.0, 0.0), (1.0, 0.0, 1.0), "std: got .*; expected values above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(mean: tuple[float, ...], std: tuple[float, ...], message: str) -> None:

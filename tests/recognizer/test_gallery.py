@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from arcface_pl.errors import GalleryError
 from arcface_pl.recognizer import search
-from arcface_pl.recognizer.gallery import Gallery, GalleryError
+from arcface_pl.recognizer.gallery import Gallery
 
 
 def unit(rows: int, seed: int, dim: int = 8) -> torch.Tensor:
@@ -35,7 +36,7 @@ def test_a_crash_between_the_two_files_leaves_the_old_gallery(
     gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gallery.save(tmp_path, "model")
-    monkeypatch.setattr("arcface_pl.recognizer.gallery._digest", lambda index: 1 / 0)
+    monkeypatch.setattr("arcface_pl.recognizer.manifest._digest", lambda index: 1 / 0)
     gallery.add("late", unit(1, 5))
     with pytest.raises(ZeroDivisionError):
         gallery.save(tmp_path, "model")
@@ -83,6 +84,7 @@ def test_faiss_is_exact_too(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = unit(70, 1), unit(300, 2)
     scores, positions = search.nearest(first, second, 7)
     monkeypatch.setattr(search, "FAISS_FROM", 1)
+    monkeypatch.setattr(search, "FAISS_TO", 1000)
     faiss_scores, faiss_positions = search.nearest(first, second, 7)
     assert faiss_positions.equal(positions)
     torch.testing.assert_close(faiss_scores, scores, rtol=0, atol=1e-6)

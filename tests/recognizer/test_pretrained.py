@@ -33,7 +33,7 @@ def test_the_card_says_what_was_measured_and_nothing_else(recognizer: Recognizer
 
 
 def test_something_else_is_not_overwritten(recognizer: Recognizer, tmp_path: Path) -> None:
-    with pytest.raises(PretrainedError, match="something else"):
+    with pytest.raises(PretrainedError, match="holds other files"):
         recognizer.save_pretrained(tmp_path)
 
 
@@ -67,7 +67,7 @@ def test_damage_is_one_error(recognizer: Recognizer, tmp_path: Path) -> None:
     ],
 )
 def test_a_config_that_does_not_fit_is_one_error(recognizer: Recognizer, tmp_path: Path, change: dict) -> None:
-    from arcface_pl.recognizer.pretrained import _digest
+    from arcface_pl.recognizer.manifest import _digest
 
     recognizer.save_pretrained(tmp_path / "model")
     file = tmp_path / "model" / "config.json"

@@ -136,7 +136,7 @@ def test_checkpoint_rebuilds_the_packages_own_classes(tmp_path: Path) -> None:
 
 def test_users_own_class_is_passed(tmp_path: Path) -> None:
     path = checkpoint_of(ArcFaceModule(Dropped(), LinearHead(16, 4)), tmp_path)
-    with pytest.raises(CheckpointError, match=r"'Dropped' is not one of this package's .* backbone="):
+    with pytest.raises(CheckpointError, match=r"backbone: got 'Dropped'; expected one of .* backbone="):
         ArcFaceModule.load_from_checkpoint(path)
     assert isinstance(ArcFaceModule.load_from_checkpoint(path, backbone=Dropped()).backbone, Dropped)
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from arcface_pl.callbacks.outputs import num_classes_of, scored_batch, warn_once
 from arcface_pl.callbacks.tensorboard.writer import class_names_of, datamodule_of, split_name, writer_of
 from arcface_pl.heads import AngularHead, ShardedHead
+from arcface_pl.metrics.functional.cosine import unit_rows
 
 __all__ = ["HealthCheck"]
 
@@ -236,7 +236,7 @@ def _interval(trainer: L.Trainer) -> int:
 
 def _between_classes(embeddings: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cosine of images of different classes; NaN if the batch has a single class."""
-    unit, labels = F.normalize(embeddings[:MAX_COMPARED].float(), dim=1), labels[:MAX_COMPARED]
+    unit, labels = unit_rows(embeddings[:MAX_COMPARED].float()), labels[:MAX_COMPARED]
     different = labels[:, None] != labels
     return (unit @ unit.T * different).sum() / different.sum()
 
@@ -256,7 +256,7 @@ def _target(head: Any, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     untrained = math.log(max(head.num_classes - 1, 1)) - head.scale_value * psi
     if isinstance(head, ShardedHead):
         return unknown, untrained
-    cosine, sine = head.own_angle(embeddings, labels)
+    cosine, sine = head.target_angle(embeddings, labels)
     return torch.rad2deg(torch.atan2(sine, cosine)).mean(), untrained
 
 

@@ -34,3 +34,14 @@ def skip_fused_step(optimizer: Any, skip: Tensor) -> bool:
 def keep_out_of_ddp(module: Any, names: list[str]) -> None:
     """Have DDP neither average the gradients of the named parameters nor broadcast them. DDP has no argument for it."""
     module._ddp_params_and_buffers_to_ignore = names
+
+
+def validates_after(trainer: Any, batch_idx: int) -> bool:
+    """Whether Lightning validates after this training batch, within the epoch.
+
+    ``val_check_batch`` is what ``val_check_interval`` amounts to, in batches; no property or hook tells it.
+    """
+    every = trainer.val_check_batch
+    if not isinstance(every, int) or not trainer.enable_validation:
+        return False
+    return any((number + 1) % every == 0 for number in (batch_idx, trainer.fit_loop.total_batch_idx))

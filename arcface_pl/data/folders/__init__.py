@@ -1,1 +1,1 @@
-"""Images in folders: finding, dividing and reading them."""
+"""Images in folders: finding, splitting and reading them."""

@@ -1,4 +1,4 @@
-"""Image files of any size and kind as square uint8 images, read here or in worker processes."""
+"""Image files read as square uint8 images, in this process or in worker processes."""
 
 import os
 from collections.abc import Iterator
@@ -30,8 +30,8 @@ class Unreadable(NamedTuple):
     """An image file that cannot be read.
 
     Attributes:
-        place: Which one, counted from 0.
-        reason: What is wrong, with its name.
+        place: Index of the file.
+        reason: Its name and what is wrong with it.
     """
 
     place: int
@@ -39,12 +39,12 @@ class Unreadable(NamedTuple):
 
 
 class ImageFiles(NamedTuple):
-    """Files, and what their images are to be like.
+    """Image files and how to preprocess them.
 
     Attributes:
-        root: Folder that the files' names are relative to.
+        root: Folder that file names are relative to.
         files: The files and their labels.
-        preprocessor: What their images are brought to.
+        preprocessor: Preprocessing of the images.
     """
 
     root: Path
@@ -58,12 +58,12 @@ class ImageFiles(NamedTuple):
 
     @property
     def images(self) -> Tensor:
-        """All images, (N, C, H, W) uint8, read when asked for; black where a file cannot be read."""
+        """All images, (N, C, H, W) uint8, read on access; black if a file cannot be read."""
         return self.load(num_workers=0)[0].images
 
     @property
     def num_bytes(self) -> int:
-        """Memory that all images would take."""
+        """Memory that all images would take, in bytes."""
         return len(self.labels) * self._shape.numel()
 
     @property
@@ -80,7 +80,7 @@ class ImageFiles(NamedTuple):
         return self._replace(preprocessor=replace(self.preprocessor, white_level=white_level))
 
     def select(self, indices: Tensor) -> "ImageFiles":
-        """Take the files at ``indices``, in that order."""
+        """Select files by index, in that order."""
         return self._replace(files=self.files.select(indices))
 
     def read(self, indices: Tensor) -> tuple[Tensor, list[Unreadable]]:
@@ -90,7 +90,7 @@ class ImageFiles(NamedTuple):
             indices: (B,) int64.
 
         Returns:
-            (B, C, H, W) uint8, black where a file cannot be read, and which those are.
+            (B, C, H, W) uint8, black if a file cannot be read, and the unreadable files.
         """
         images = torch.zeros(len(indices), *self._shape, dtype=torch.uint8)
         unreadable = []
@@ -104,7 +104,7 @@ class ImageFiles(NamedTuple):
         return images, unreadable
 
     def read_all(self, num_workers: int, purpose: str) -> Iterator[tuple[Tensor, list[Unreadable]]]:
-        """Read every image, in order, some at a time, as :meth:`read` does, with a bar that says what for."""
+        """Read all images in order, in chunks as from :meth:`read`, with a progress bar labelled ``purpose``."""
         chunks = torch.arange(len(self.labels)).split(_CHUNK)
         console = Console(stderr=True)
         yield from track(
@@ -127,28 +127,28 @@ class ImageFiles(NamedTuple):
         return LabelledImages(images, self.labels), unreadable
 
     def unreadable(self, num_workers: int) -> list[Unreadable]:
-        """Read every image to find those that cannot be."""
+        """Read every image to find the unreadable files."""
         return [each for _, found in self.read_all(num_workers, "Checking images") for each in found]
 
 
 def report_unreadable(found: list[Unreadable], total: int) -> str:
-    """Say how many of ``total`` images cannot be read, and which and why."""
+    """Describe how many of ``total`` images cannot be read, which and why."""
     reasons = listed([each.reason for each in found])
     return f"{len(found):,} of {total:,} images cannot be read: {reasons}"
 
 
 class FileLoader(Batches):
-    """Iterate over batches (images, labels) whose images are read, augmented and normalised in worker processes.
+    """Iterate over batches (images, labels) that are read, augmented and normalized in worker processes.
 
-    A worker is told which images, and what to change in each; it makes the batch that `BatchLoader` makes of the same
-    images in memory, bit for bit on a CPU.
+    Workers get the indices and the random parameters of each batch. On a CPU, batches are bit-identical to those of
+    `BatchLoader` with the same images in memory.
 
     Args:
-        pictures: Which files, and what their images are to be like.
-        normalization: What is subtracted from each channel and what it is divided by, on the scale from 0 to 1.
-        num_workers: Processes; 0 to read in this one.
-        pin_memory: Put batches where a GPU copies them from at full speed.
-        **kwargs: What `Batches` takes: batch size, order, augmentation, seed, share of this process.
+        pictures: The files and their preprocessing.
+        normalization: Mean and standard deviation per channel, on a scale of 0 to 1.
+        num_workers: Number of processes; 0 to read in this one.
+        pin_memory: Put batches in page-locked memory, for fast copies to a GPU.
+        **kwargs: Arguments of `Batches`: batch size, order, augmentation, seed, rank.
 
     Raises:
         ValueError: If there are fewer images than processes.
@@ -166,11 +166,11 @@ class FileLoader(Batches):
         super().__init__(pictures.labels, pictures.preprocessor.image_size, **kwargs)
         self.pictures = pictures
         make = partial(_make, pictures, self.augmentation, normalization)
-        # Training goes through its files again and again; a validation's processes would only hold memory meanwhile.
+        # Processes are kept for training only: those of validation would hold memory in between.
         self._workers = Workers(make, num_workers, keep=self.shuffle, pin_memory=pin_memory)
 
     def batches(self, steps: list[Step]) -> Iterator[Batch]:
-        """Make the batches of ``steps``, in their order, in memory.
+        """Make the batches of ``steps``, in order, on the CPU.
 
         Raises:
             DataError: If a file cannot be read.
@@ -195,17 +195,17 @@ def _make(
 def pixel_statistics(
     part: LabelledImages | ImageFiles, seed: int, num_workers: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Measure the mean and the standard deviation of each channel, on at most 4,096 images.
+    """Measure the mean and standard deviation of each channel on at most 4,096 images.
 
-    Sums are of integers, so that images in memory and images in files give the same numbers.
+    Sums are integers, so that images in memory and in files give exactly the same result.
 
     Args:
         part: The images, at least one.
-        seed: Decides which images, where there are more.
-        num_workers: Processes that read files.
+        seed: Seed of the sample, if there are more.
+        num_workers: Number of processes that read files.
 
     Returns:
-        Means and standard deviations, on the scale from 0 to 1; 1 for a channel that never changes.
+        Means and standard deviations, on a scale of 0 to 1; 1 for a constant channel.
 
     Raises:
         DataError: If a file cannot be read.

@@ -1,4 +1,4 @@
-"""Lists of image pairs, in the formats that face verification uses."""
+"""Read lists of image pairs, in the usual formats of face verification."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -18,13 +18,13 @@ _MOST_FOLDS = 10
 
 
 class ListedPair(NamedTuple):
-    """One line of a list.
+    """One line of a list of pairs.
 
     Attributes:
         first: An image: a path, or a name and a number.
         second: The other image.
-        is_genuine: Whether both are of one class.
-        line: Number of the line, from 1.
+        is_genuine: Whether both are of the same class.
+        line: Line number, from 1.
     """
 
     first: str | tuple[str, int]
@@ -37,7 +37,7 @@ class PairList(NamedTuple):
     """A list of pairs.
 
     Attributes:
-        pairs: In the order of the file.
+        pairs: The pairs, in file order.
         folds: Fold of each pair, (P,) int64, from 0.
     """
 
@@ -48,11 +48,10 @@ class PairList(NamedTuple):
 def read_pairs(path: Path) -> PairList:
     """Read a list of pairs.
 
-    A list of Labeled Faces in the Wild begins with the number of folds and of pairs of each kind in a fold
-    (pairs.txt), or with that of pairs of each kind alone (pairsDevTest.txt). Other lists have a line ``path path 1``
-    for each genuine pair and ``path path 0`` for each impostor pair. Fields are separated by tabs, or by spaces where
-    there is no tab; empty lines and lines that begin with # are skipped. Where the list has no folds, its pairs are
-    dealt into ten, kind by kind.
+    A list of Labeled Faces in the Wild begins with the number of folds and of pairs of each kind per fold (pairs.txt),
+    or with the number of pairs of each kind (pairsDevTest.txt). Other lists have a line ``path path 1`` per genuine
+    pair and ``path path 0`` per impostor pair. Fields are separated by tabs, or by spaces in lines without tabs; empty
+    lines and lines that start with # are skipped. If the list has no folds, pairs of each kind are dealt into ten.
 
     Args:
         path: The file, in UTF-8.
@@ -61,8 +60,8 @@ def read_pairs(path: Path) -> PairList:
         The pairs.
 
     Raises:
-        DataError: If the file cannot be read, a line is none of these, or there are not as many pairs as its first line
-            says.
+        DataError: If the file cannot be read, a line has another format, or the number of pairs differs from the first
+            line.
     """
     lines = _lines(path)
     number, header = lines[0]
@@ -73,8 +72,7 @@ def read_pairs(path: Path) -> PairList:
     pairs = [_name_pair(path, *line) for line in lines[1:]]
     if len(pairs) != 2 * num_folds * num_each or not pairs:
         raise DataError(
-            f"{path}, line {number}: says {num_folds} x {num_each} pairs of each kind, but {len(pairs):,} pairs "
-            f"follow; accepts {2 * num_folds * num_each:,}"
+            f"{path}, line {number}: says {num_folds} x {num_each} pairs of each kind, but {len(pairs):,} pairs follow"
         )
     genuine = torch.tensor([pair.is_genuine for pair in pairs])
     folds = torch.arange(len(pairs)) // (2 * num_each)
@@ -89,23 +87,23 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; accepts a list of pairs") from None
+        raise DataError(f"{path}: {error.strerror or error}; expected a list of pairs") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path}: is no text in UTF-8; accepts {_FORMATS}") from None
+        raise DataError(f"{path}: not UTF-8 text; expected {_FORMATS}") from None
     lines = [
         (number, [word.strip() for word in (line.split("\t") if "\t" in line.strip() else line.split())])
         for number, line in enumerate(text.splitlines(), start=1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
     if not lines:
-        raise DataError(f"{path}: has no pairs; accepts {_FORMATS}")
+        raise DataError(f"{path}: has no pairs; expected {_FORMATS}")
     return lines
 
 
 def _path_pair(path: Path, line: int, words: list[str]) -> ListedPair:
     if len(words) == 3 and words[2] in ("0", "1"):
         return ListedPair(words[0], words[1], words[2] == "1", line)
-    raise DataError(f"{path}, line {line}: got {' '.join(words)!r}, accepts {_FORMATS}")
+    raise DataError(f"{path}, line {line}: got {' '.join(words)!r}; expected {_FORMATS}")
 
 
 def _name_pair(path: Path, line: int, words: list[str]) -> ListedPair:
@@ -113,11 +111,11 @@ def _name_pair(path: Path, line: int, words: list[str]) -> ListedPair:
         return ListedPair((words[0], int(words[1])), (words[0], int(words[2])), True, line)
     if len(words) == 4 and words[1].isdecimal() and words[3].isdecimal() and words[0] != words[2]:
         return ListedPair((words[0], int(words[1])), (words[2], int(words[3])), False, line)
-    raise DataError(f"{path}, line {line}: got {' '.join(words)!r}, accepts 'name 1 2' or 'name 1 other 2'")
+    raise DataError(f"{path}, line {line}: got {' '.join(words)!r}; expected 'name 1 2' or 'name 1 other 2'")
 
 
 def _dealt(genuine: Tensor) -> Tensor:
-    """Deal pairs into folds, so that each has its share of both kinds; one fold where a kind has a single pair."""
+    """Deal the pairs of each kind into folds; one fold if a kind has a single pair."""
     count = max(1, min(_MOST_FOLDS, int(genuine.sum()), int((~genuine).sum())))
     folds = torch.empty(len(genuine), dtype=torch.int64)
     for kind in (genuine, ~genuine):

@@ -1,4 +1,4 @@
-"""The parts of a folder of images: which file is in which, and all of them read."""
+"""Find, split and read the images of a folder."""
 
 import logging
 from collections.abc import Sequence
@@ -30,22 +30,22 @@ def find_parts(
     test_fraction: float,
     seed: int,
 ) -> list[ImageFiles]:
-    """Find all images below a folder, and divide them where folders named train, val and test do not.
+    """Find all images below a folder, and split them unless train, val and test folders do.
 
     Args:
-        root: Folder of the classes, or of train and, where they are, val and test.
+        root: Folder with the class folders, or with train and optionally val and test.
         class_names: Names of all classes, in label order.
-        classes: Which are trained on, and which are held out.
-        framing: What the images are brought to.
-        val_fraction: Share of the training images for validation, in [0, 1).
-        test_fraction: Share of all images for the test, in (0, 1).
-        seed: Decides which images go where.
+        classes: The trained and the held-out classes.
+        framing: Preprocessing of the images.
+        val_fraction: Fraction of the training images for validation, in [0, 1).
+        test_fraction: Fraction of all images for the test, in (0, 1).
+        seed: Seed of the splits.
 
     Returns:
-        The classes' images for training, validation and test, then the held-out classes' training and test images.
+        Images for training, validation and test, then the held-out classes' training and test images.
 
     Raises:
-        DataError: If a folder cannot be read, or a class of validation or test is not one of training.
+        DataError: If a folder cannot be read, or validation or test have a class that training lacks.
     """
     given = split_folders(root)
 
@@ -69,16 +69,16 @@ def find_parts(
 
 
 def read_parts(found: list[ImageFiles], resident: bool, num_workers: int, skip_unreadable: bool) -> list[Part]:
-    """Read all parts: images where they are to stay in memory, and the files that can be read where not.
+    """Read all parts into memory, or only check that their files can be read.
 
     Args:
         found: The parts.
-        resident: Keep the images in memory.
-        num_workers: Processes that read.
-        skip_unreadable: Leave out, with a warning, the files that cannot be read.
+        resident: Return the images instead of the files.
+        num_workers: Number of processes that read.
+        skip_unreadable: Leave out unreadable files with a warning.
 
     Returns:
-        The parts, without the files that cannot be read.
+        The parts, without unreadable files.
 
     Raises:
         DataError: If a file cannot be read and ``skip_unreadable`` is off.
@@ -95,6 +95,6 @@ def read_parts(found: list[ImageFiles], resident: bool, num_workers: int, skip_u
     if unreadable:
         message = report_unreadable(unreadable, sum(len(part.labels) for part in found))
         if not skip_unreadable:
-            raise DataError(f"{message}. skip_unreadable: true leaves them out")
+            raise DataError(f"{message}. To leave them out, set skip_unreadable: true")
         _LOG.warning("%s. They are left out.", message)
     return parts

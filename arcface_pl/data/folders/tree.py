@@ -95,6 +95,9 @@ def class_folders(root: Path, *, warn: bool = False) -> dict[str, list[Path]]:
     if warn:
         if empty:
             _LOG.warning("%s: folders without images are not classes: %s", root, listed(empty))
+        hidden = [path.name for path in _folders(root, hidden=True) if path.name[0] == "." and _holds_images(path)]
+        if hidden:
+            _LOG.warning("%s: hidden folders are not classes: %s", root, listed(hidden))
         if loose := sum(is_image(path.name) and path.is_file() for path in root.iterdir()):
             _LOG.warning("%s: left out %d images next to the class folders", root, loose)
         _warn_of_similar(root, found)

@@ -1,4 +1,4 @@
-"""A function called in worker processes, with results in order and no state of its own."""
+"""`Workers`: an ordered, stateless map over worker processes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
@@ -15,16 +15,16 @@ ResultT = TypeVar("ResultT")
 
 
 class Workers(Generic[ItemT, ResultT]):
-    """Calls a function for one item after the other, in processes that work ahead.
+    """Calls a function on items in worker processes, which work ahead.
 
-    All that a call depends on is its item: what is to be random has been drawn before, so that neither the number of
-    workers nor what they did before changes a result.
+    A call depends on its item only (random numbers are drawn beforehand), so that results do not depend on the number
+    of workers.
 
     Args:
-        function: Called with an item; a result may hold tensors, which are not copied on their way.
-        num_workers: Processes; 0 to call it here.
+        function: Called with an item; tensors in its result are passed through shared memory.
+        num_workers: Number of processes; 0 to call ``function`` in this one.
         keep: Keep the processes from one `map` to the next.
-        pin_memory: Put tensors where a GPU copies them from at full speed.
+        pin_memory: Put tensors in page-locked memory, for fast copies to a GPU.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Workers(Generic[ItemT, ResultT]):
             persistent_workers=keep and num_workers > 0,
             pin_memory=pin_memory,
             collate_fn=_as_it_is,
-            generator=torch.Generator(),  # or every pass would draw from the one that dropout draws from
+            generator=torch.Generator(),  # otherwise every pass would draw from the generator of dropout
         )
 
     def map(self, items: Sequence[ItemT]) -> Iterator[ResultT]:
-        """Yield the function's result for each item, in their order.
+        """Yield the function's result for each item, in order.
 
         Raises:
             DataError: If a process was killed.
@@ -60,8 +60,7 @@ class Workers(Generic[ItemT, ResultT]):
             if "DataLoader worker" not in str(error):
                 raise
             raise DataError(
-                f"a process that reads images was killed ({error}); where memory is short, accepts fewer num_workers, "
-                f"or 0"
+                f"a process that reads images was killed ({error}). If memory is short, use fewer num_workers, or 0"
             ) from error
 
 

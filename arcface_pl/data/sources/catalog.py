@@ -1,4 +1,4 @@
-"""The known data sets: their files, checksums, mirrors, and what their images are like."""
+"""The known data sets: files, checksums, mirrors and properties of the images."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ class FileSpec:
     """A file of a data set.
 
     Attributes:
-        name: The file's name, such as ``train-images-idx3-ubyte.gz``. Where it ends in ``.gz``, the unpacked one does.
-        md5: Checksum of the file of that name.
-        content_md5: Checksum of what is inside a ``.gz``, or None where it is not known.
+        name: File name, such as ``train-images-idx3-ubyte.gz``. The unpacked file is accepted instead of a ``.gz``.
+        md5: Checksum of the file.
+        content_md5: Checksum of the content of a ``.gz``, or None if unknown.
     """
 
     name: str
@@ -22,69 +22,55 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set: where its files lie, what they must be, and what the images are like.
+    """A data set: its files, and the properties of its images.
 
     Attributes:
         name: The value of ``--data.dataset``.
-        title: The name people use.
-        class_names: The names of the classes, in label order.
-        in_channels: Channels of an image.
-        image_size: Height and width of an image, in pixels.
-        num_train: Images in the training part.
-        num_test: Images in the test part.
-        mean: Mean of the training pixels for each channel, on the scale from 0 to 1.
-        std: Their standard deviation.
-        folder: Where the files lie below a data folder, as torchvision lays them out.
-        files: What must be there: train images, train labels, test images, test labels, or for CIFAR-10 the batches.
-        archive: The archive that holds the files, where they are not fetched one by one.
-        mirrors: Addresses that the name of a file or of the archive is appended to, tried in this order.
+        title: Its usual name.
+        mean: Mean of the training pixels per channel, on a scale of 0 to 1.
+        std: Standard deviation of the training pixels per channel.
+        class_names: Names of the classes, in label order.
+        in_channels: Channels per image.
+        image_size: Height and width of the images, in pixels.
+        num_train: Number of training images.
+        num_test: Number of test images.
+        folder: Subfolder of the data folder, as in torchvision.
+        files: Required files: training images and labels, test images and labels; for CIFAR-10 the batches.
+        archive: Archive of the files, if they are not downloaded one by one.
+        mirrors: URLs that the name of a file or of the archive is appended to, tried in this order.
     """
 
     name: str
     title: str
-    class_names: tuple[str, ...]
-    in_channels: int
-    image_size: int
-    num_train: int
-    num_test: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: tuple[str, ...] = tuple("0123456789")
+    in_channels: int = 1
+    image_size: int = 28
+    num_train: int = 60_000
+    num_test: int = 10_000
     folder: str = ""
     files: tuple[FileSpec, ...] = ()
     archive: FileSpec | None = None
     mirrors: tuple[str, ...] = ()
 
 
-_DIGITS = tuple("0123456789")
-
-
-def _idx_files(*md5s: str, content: tuple[str | None, ...] = (None,) * 4) -> tuple[FileSpec, ...]:
+def _idx_files(md5s: str, contents: str = "") -> tuple[FileSpec, ...]:
     names = (f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-    return tuple(FileSpec(*file) for file in zip(names, md5s, content, strict=True))
+    return tuple(FileSpec(*file) for file in zip(names, md5s.split(), contents.split() or (None,) * 4, strict=True))
 
 
 _MNIST = DatasetSpec(
     name="mnist",
     title="MNIST",
-    class_names=_DIGITS,
-    in_channels=1,
-    image_size=28,
-    num_train=60_000,
-    num_test=10_000,
     mean=(0.1307,),
     std=(0.3081,),
     folder="MNIST/raw",
     files=_idx_files(
-        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "d53e105ee54ea40749a09fcbcd1e9432",
-        "9fb629c4189551a2d022fa330f9573f3",
-        "ec29112dd5afa0611ce80d1b7f02629c",
-        content=(
-            "6bbc9ace898e44ae57da46a324031adb",
-            "a25bea736e30d166cdddb491f175f624",
-            "2646ac647ad5339dbf082846283269ea",
-            "27ae3e4e09519cfbb04c329615203637",
-        ),
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873 d53e105ee54ea40749a09fcbcd1e9432 "
+        "9fb629c4189551a2d022fa330f9573f3 ec29112dd5afa0611ce80d1b7f02629c",
+        "6bbc9ace898e44ae57da46a324031adb a25bea736e30d166cdddb491f175f624 "
+        "2646ac647ad5339dbf082846283269ea 27ae3e4e09519cfbb04c329615203637",
     ),
     mirrors=(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -96,35 +82,16 @@ _FASHION_MNIST = DatasetSpec(
     name="fashion_mnist",
     title="Fashion-MNIST",
     class_names=(
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     ),
-    in_channels=1,
-    image_size=28,
-    num_train=60_000,
-    num_test=10_000,
     mean=(0.2860,),
     std=(0.3530,),
     folder="FashionMNIST/raw",
     files=_idx_files(
-        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "25c81989df183df01b3e8a0aad5dffbe",
-        "bef4ecab320f06d8554ea6380940ec79",
-        "bb300cfdad3c16e7a12a480ee83cd310",
-        content=(
-            "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-            "9018921c3c673c538a1fc5bad174d6f9",
-            "8181f5470baa50b63fa0f6fddb340f0a",
-            "15d484375f8d13e6eb1aabb0c3f46965",
-        ),
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d 25c81989df183df01b3e8a0aad5dffbe "
+        "bef4ecab320f06d8554ea6380940ec79 bb300cfdad3c16e7a12a480ee83cd310",
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a 9018921c3c673c538a1fc5bad174d6f9 "
+        "8181f5470baa50b63fa0f6fddb340f0a 15d484375f8d13e6eb1aabb0c3f46965",
     ),
     mirrors=(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -136,18 +103,12 @@ _KMNIST = DatasetSpec(
     name="kmnist",
     title="KMNIST",
     class_names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-    in_channels=1,
-    image_size=28,
-    num_train=60_000,
-    num_test=10_000,
     mean=(0.1918,),
     std=(0.3483,),
     folder="KMNIST/raw",
     files=_idx_files(
-        "bdb82020997e1d708af4cf47b453dcf7",
-        "e144d726b3acfaa3e44228e80efcd344",
-        "5c965bf0a639b31b8f53240b1b52f4d7",
-        "7320c461ea6c1c855c0b718fb2a4b134",
+        "bdb82020997e1d708af4cf47b453dcf7 e144d726b3acfaa3e44228e80efcd344 "
+        "5c965bf0a639b31b8f53240b1b52f4d7 7320c461ea6c1c855c0b718fb2a4b134",
     ),
     mirrors=("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
 )
@@ -159,7 +120,6 @@ _CIFAR10 = DatasetSpec(
     in_channels=3,
     image_size=32,
     num_train=50_000,
-    num_test=10_000,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
     folder="cifar-10-batches-py",
@@ -178,9 +138,6 @@ _CIFAR10 = DatasetSpec(
 _DIGITS_OF_SKLEARN = DatasetSpec(
     name="digits",
     title="scikit-learn's digits",
-    class_names=_DIGITS,
-    in_channels=1,
-    image_size=28,
     num_train=1_438,
     num_test=359,
     mean=(0.1595,),

@@ -1,4 +1,4 @@
-"""Reading the batches of CIFAR-10 as torchvision lays them out, without letting their pickles run anything."""
+"""Read the batch files of CIFAR-10 without running anything that their pickles may contain."""
 
 import hashlib
 import io
@@ -20,19 +20,19 @@ _SHAPE = (3, 32, 32)
 
 
 def read_batches(paths: Sequence[Path], specs: Sequence[FileSpec], count: int, num_classes: int) -> LabelledImages:
-    """Read batch files and put them together.
+    """Read and concatenate batch files.
 
     Args:
         paths: The files, in order.
         specs: The checksum of each.
-        count: How many images they must hold together, equally many in each.
+        count: Number of images in all files together, the same in each.
         num_classes: Every label must be below this.
 
     Returns:
         Images (count, 3, 32, 32) and their labels.
 
     Raises:
-        DataError: If a file is not exactly that.
+        DataError: If a file is missing or differs.
     """
     each = count // len(paths)
     parts = [_read_batch(path, spec, each, num_classes) for path, spec in zip(paths, specs, strict=True)]
@@ -69,7 +69,7 @@ def _read_batch(path: Path, spec: FileSpec, count: int, num_classes: int) -> Lab
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles arrays, numbers and strings; any other name in a pickle is refused, since naming it could run it."""
+    """Unpickles arrays, numbers and strings; refuses any other name, since loading it could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("numpy", "ndarray"):
@@ -78,4 +78,4 @@ class _ArrayUnpickler(pickle.Unpickler):
             return np.dtype
         if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
             return np.empty(0).__reduce__()[0]
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of images")
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong in a file of images")

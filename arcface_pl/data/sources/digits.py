@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that scikit-learn ships, framed like MNIST, for where MNIST cannot be had."""
+"""The 1,797 handwritten digits of scikit-learn, framed like MNIST: the fallback if MNIST cannot be downloaded."""
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,13 @@ _TEST_FRACTION = 0.2
 def load_digits() -> tuple[LabelledImages, LabelledImages]:
     """Load scikit-learn's digits as 28 x 28 images.
 
-    The 8 x 8 values from 0 to 16 become 20 x 20 pixels in the middle of a 28 x 28 image, which is how MNIST frames its
-    digits. The test part is a stratified fifth and the same for every seed, so that runs can be compared.
+    The 8 x 8 values from 0 to 16 become 20 x 20 pixels in the center of a 28 x 28 image, as in MNIST. The test part is
+    a stratified fifth, the same for every seed, so that runs can be compared.
 
     Returns:
         1,438 training images and 359 test images.
     """
-    from sklearn import datasets  # takes a second to import, and only the fallback needs it
+    from sklearn import datasets  # takes a second to import
 
     bunch = datasets.load_digits()
     small = torch.from_numpy(bunch.images).float().unsqueeze(1) * (255 / 16)

@@ -1,4 +1,4 @@
-"""Finding, fetching and loading the files of a data set."""
+"""Find, download and load the files of a data set."""
 
 import os
 import shutil
@@ -24,14 +24,14 @@ DATA_DIR_VARIABLE = "ARCFACE_PL_DATA_DIR"
 
 
 def find_folder(spec: DatasetSpec, data_dir: str | Path) -> Path | None:
-    """Find the first folder that holds every file of a data set; nothing is opened.
+    """Find the first folder that holds every file of a data set, without opening any.
 
     Args:
         spec: The data set.
-        data_dir: Where to look first; after it come ``$ARCFACE_PL_DATA_DIR`` and ``data``.
+        data_dir: Searched first, then ``$ARCFACE_PL_DATA_DIR`` and ``data``.
 
     Returns:
-        The folder that holds the files themselves, or None.
+        The folder of the files, or None.
     """
     for folder in _folders(spec, data_dir):
         if all(_present(folder, file) for file in spec.files):
@@ -40,18 +40,18 @@ def find_folder(spec: DatasetSpec, data_dir: str | Path) -> Path | None:
 
 
 def fetch_dataset(spec: DatasetSpec, data_dir: str | Path, limits: TimeLimits | None = None) -> Path:
-    """Download what is missing of a data set into ``data_dir``, unless another process has done so meanwhile.
+    """Download the missing files of a data set into ``data_dir``; one process at a time.
 
     Args:
         spec: The data set.
-        data_dir: Folder below which its files are to lie.
-        limits: How long to wait for each mirror.
+        data_dir: Folder to download into; files are placed in the data set's subfolder.
+        limits: Time limits per mirror.
 
     Returns:
-        The folder that holds the files themselves.
+        The folder of the files.
 
     Raises:
-        DataError: If a file cannot be had or the folder cannot be written.
+        DataError: If a file cannot be downloaded or the folder cannot be written.
     """
     limits = limits or TimeLimits()
     root = Path(data_dir).expanduser()
@@ -69,13 +69,13 @@ def fetch_dataset(spec: DatasetSpec, data_dir: str | Path, limits: TimeLimits | 
 
 
 def how_to_get(spec: DatasetSpec, data_dir: str | Path) -> str:
-    """Say which files are missing from where, with their checksums, for somebody who fetches them by hand."""
-    looked = ", ".join(_describe(folder, spec) for folder in _folders(spec, data_dir))
+    """Describe where the files were searched, and which to download by hand, with checksums."""
+    searched = ", ".join(_describe(folder, spec) for folder in _folders(spec, data_dir))
     what = "the files inside this archive" if spec.archive else "these files"
     wanted = (spec.archive,) if spec.archive else spec.files
     return "\n".join(
         (
-            f"Looked in {looked}. To get it by hand, put {what} into {Path(data_dir) / spec.folder}, "
+            f"Searched {searched}. To get it by hand, put {what} into {Path(data_dir) / spec.folder}, "
             f"or set ${DATA_DIR_VARIABLE} to another folder that holds {spec.folder}:",
             *(f"  {file.name}  md5 {file.md5}" for file in wanted),
         )
@@ -87,10 +87,10 @@ def load_dataset(spec: DatasetSpec, folder: Path | None) -> tuple[LabelledImages
 
     Args:
         spec: The data set.
-        folder: Where its files lie, from :func:`find_folder`; not needed for the digits, which are a package's own.
+        folder: Folder of its files, from :func:`find_folder`; None for the digits of scikit-learn.
 
     Returns:
-        Its training and its test part, on the CPU.
+        Training and test images, on the CPU.
 
     Raises:
         DataError: If a file is missing or damaged.
@@ -98,7 +98,7 @@ def load_dataset(spec: DatasetSpec, folder: Path | None) -> tuple[LabelledImages
     if not spec.files:
         return load_digits()
     assert folder is not None
-    # A file that goes between being found and being read is reported by the reader under its packed name.
+    # A file that disappears between the two calls is reported by the reader, under its packed name.
     paths = [_present(folder, file) or folder / file.name for file in spec.files]
     num_classes = len(spec.class_names)
     if spec.archive is not None:
@@ -122,21 +122,21 @@ def _folders(spec: DatasetSpec, data_dir: str | Path) -> list[Path]:
 
 
 def _describe(folder: Path, spec: DatasetSpec) -> str:
-    """Name a folder, and what it lacks where it has something."""
+    """Name a folder, and the missing files if it has some of them."""
     lacking = [file.name for file in spec.files if _present(folder, file) is None]
     return f"{folder} (lacks {', '.join(lacking)})" if len(lacking) < len(spec.files) else str(folder)
 
 
 def _present(folder: Path, file: FileSpec) -> Path | None:
-    """Find a file, packed or plain; packed first, since that checksum is known for every set."""
+    """Find a file, packed or plain; packed first, since its checksum is known for every set."""
     candidates = (folder / file.name, folder / file.name.removesuffix(".gz"))
-    # os.path, because pathlib's is_file raises where a folder may not be entered.
+    # os.path, because pathlib's is_file raises if a folder may not be entered.
     return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 @contextmanager
 def _one_process_at_a_time(root: Path, spec: DatasetSpec, limits: TimeLimits) -> Iterator[None]:
-    """Hold a lock in ``root``; it goes with the process, so a killed one blocks nobody."""
+    """Hold a lock in ``root``; the system releases it if the process is killed."""
     lock = FileLock(root / f".{spec.name}.lock")
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def _one_process_at_a_time(root: Path, spec: DatasetSpec, limits: TimeLimits) ->
 
 
 def _unpack(spec: DatasetSpec, archive: FileSpec, root: Path, limits: TimeLimits) -> None:
-    """Fetch an archive and take the expected files out of it, each whole or not at all."""
+    """Download an archive and extract the expected files, each completely or not at all."""
     path = root / archive.name
     if not path.is_file() or md5_of(path) != archive.md5:
         download(archive, spec.mirrors, root, limits)

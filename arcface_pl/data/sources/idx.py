@@ -1,4 +1,4 @@
-"""Reading IDX files, the format of MNIST, with every check that their header and checksum allow."""
+"""Read IDX files, the format of MNIST, checking header, size, values and checksum."""
 
 import gzip
 import hashlib
@@ -23,15 +23,15 @@ def read_images(path: Path, spec: FileSpec, count: int, size: int) -> Tensor:
 
     Args:
         path: The file, plain or with the suffix ``.gz``.
-        spec: The checksums it must have.
-        count: How many images it must hold.
-        size: Their height and width in pixels.
+        spec: Its checksums.
+        count: Number of images.
+        size: Height and width of the images, in pixels.
 
     Returns:
         (count, 1, size, size) uint8.
 
     Raises:
-        DataError: If the file is not exactly that.
+        DataError: If the file is missing or differs.
     """
     return read_idx(path, spec, (count, size, size)).unsqueeze(1)
 
@@ -41,33 +41,33 @@ def read_labels(path: Path, spec: FileSpec, count: int, num_classes: int) -> Ten
 
     Args:
         path: The file, plain or with the suffix ``.gz``.
-        spec: The checksums it must have.
-        count: How many labels it must hold.
-        num_classes: Every label must be below this.
+        spec: Its checksums.
+        count: Number of labels.
+        num_classes: Labels must be below this.
 
     Returns:
         (count,) int64.
 
     Raises:
-        DataError: If the file is not exactly that.
+        DataError: If the file is missing or differs.
     """
     return read_idx(path, spec, (count,), limit=num_classes).long()
 
 
 def read_idx(path: Path, spec: FileSpec, shape: tuple[int, ...], limit: int = 256) -> Tensor:
-    """Read an IDX file of unsigned bytes and check it in the order that gives the plainest message.
+    """Read an IDX file of unsigned bytes. Checks run in the order that gives the clearest message.
 
     Args:
         path: The file, plain or with the suffix ``.gz``.
-        spec: The checksums it must have.
-        shape: The dimensions it must announce and hold.
-        limit: Every value must be below this.
+        spec: Its checksums.
+        shape: Its dimensions.
+        limit: Values must be below this.
 
     Returns:
         A uint8 tensor of ``shape``.
 
     Raises:
-        DataError: If the file is not exactly that.
+        DataError: If the file is missing or differs.
     """
     header = 4 + 4 * len(shape)
     content = _read(path, header + torch.Size(shape).numel())
@@ -92,10 +92,10 @@ def read_idx(path: Path, spec: FileSpec, shape: tuple[int, ...], limit: int = 25
 
 
 def _read(path: Path, limit: int) -> bytearray:
-    """Read what is inside a file, at most one byte more than ``limit``: a few packed bytes can stand for gigabytes."""
+    """Read the unpacked content, at most one byte more than ``limit``: a few packed bytes can expand to gigabytes."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            # torch.frombuffer wants memory that it may write to.
+            # torch.frombuffer needs writable memory.
             return bytearray(stream.read(limit + 1))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         size = path.stat().st_size
@@ -105,7 +105,7 @@ def _read(path: Path, limit: int) -> bytearray:
 
 
 def _check_md5(path: Path, spec: FileSpec, content: bytearray) -> None:
-    """Accept either checksum: a file that was packed anew holds the same data."""
+    """Check the checksum of the content, if known, since a file may have been repacked; otherwise that of the file."""
     expected = spec.content_md5 or (spec.md5 if path.suffix == ".gz" else None)
     if expected is None:
         return

@@ -3,7 +3,7 @@
 from arcface_pl.metrics.functional.all_pairs import all_pairs_curve
 from arcface_pl.metrics.functional.angles import TargetAngles, center_angles, target_angles
 from arcface_pl.metrics.functional.curve import ROC, Rates, VerificationCurve
-from arcface_pl.metrics.functional.folds import FoldAccuracy, fold_accuracy
+from arcface_pl.metrics.functional.folds import FoldAccuracy, fold_accuracy, have_both_kinds
 from arcface_pl.metrics.functional.pair_blocks import listed_pair_scores, pair_scores
 from arcface_pl.metrics.functional.precision_at_r import (
     PrecisionAtR,
@@ -39,6 +39,7 @@ __all__ = [
     "cumulative_match_characteristic",
     "equal_error_rate",
     "fold_accuracy",
+    "have_both_kinds",
     "knn_accuracy",
     "listed_pair_scores",
     "mean_average_precision_at_r",

@@ -1,4 +1,4 @@
-"""Finding what is written in a picture: paper, lighting, noise and ruled lines taken away."""
+"""Find handwriting in an image, without paper, lighting, noise and ruled lines."""
 
 from typing import NamedTuple
 
@@ -10,29 +10,29 @@ from arcface_pl.preprocessing.drawing.rules import without_rules
 
 __all__ = ["find_ink"]
 
-# A picture is looked at no finer than this: strokes stay strokes, and a telephone's picture takes no longer.
+# Largest side, in pixels, at which an image is analyzed: enough for strokes, and fast for phone pictures.
 WORKING_SIZE = 480
-# Contrast, on the scale from 0 to 255, below which a mark on clean paper is not taken for ink.
+# Lowest contrast of ink on clean paper, on a scale of 0 to 255.
 LEAST_CONTRAST = 12.0
-# Share of the strokes' contrast from which on a pixel belongs to one.
+# Lowest contrast of a pixel in a stroke, relative to the strokes' contrast.
 STROKE_SHARE = 0.35
-# What reaches in from the picture's edge counts so much less: shadows, a table, the next page.
+# Weight of marks that touch the image's edge: shadows, a table, the next page.
 EDGE_WEIGHT = 0.05
-# A mark is a sheet of paper on a table if it fills more than these shares: of the picture, of its box, and of its box
-# with its holes filled. An oval 0 fills 0.79 of its box with them.
+# A mark is a sheet of paper on a table if it fills more than these fractions: of the image, of its box, and of its box
+# with holes filled. An oval 0 fills 0.79 of its box that way.
 SHEET_SHARE, SHEET_FILL, SHEET_BOX = 0.12, 0.55, 0.8
 
 _EIGHT = np.ones((3, 3), bool)
 
 
 class _Found(NamedTuple):
-    """What may be ink.
+    """Candidate for ink.
 
     Attributes:
         contrast: (H, W), 0 for paper.
         mask: (H, W), true within strokes.
-        noise: Standard deviation of the contrast of what is paper.
-        score: How much speaks for it.
+        noise: Standard deviation of the paper's contrast.
+        score: Evidence for this candidate.
     """
 
     contrast: np.ndarray
@@ -42,24 +42,23 @@ class _Found(NamedTuple):
 
 
 def find_ink(grey: np.ndarray) -> np.ndarray | None:
-    """Find what is drawn or written, dark on light or light on dark.
+    """Find a drawing or handwriting, dark on light or light on dark.
 
-    Ink is what differs from the paper by more than noise does and by a share of the strongest strokes' contrast.
-    Ruled lines, specks, and what reaches in from the picture's edge are left out. A sheet on a table is looked at
-    alone.
+    Ink differs from the paper by more than the noise and by a fraction of the strongest strokes' contrast. Ruled lines,
+    specks, and marks reaching in from the image's edge are dropped. If a sheet lies on a table, only the sheet is used.
 
     Args:
         grey: (H, W) float32, pixel values from 0 to 255.
 
     Returns:
-        (h, w) float32, 1 for ink and 0 for paper, cut to what is drawn; None if nothing is.
+        (h, w) float32, 1 for ink and 0 for paper, cropped to the drawing; None if there is none.
     """
     return _find(_without_specks(shrink(grey, WORKING_SIZE)), sheets=True)
 
 
 def _find(grey: np.ndarray, *, sheets: bool) -> np.ndarray | None:
     paper, noise = find_paper(grey)
-    # Dark ink takes away a share of the light, light ink adds to it.
+    # Dark ink absorbs a fraction of the light, light ink adds to it.
     gain = 255 / np.maximum(paper, 48)
     dark = _marks(np.clip((paper - grey) * gain, 0, None), noise * float(np.median(gain)))
     light = _marks(np.clip(grey - paper, 0, None), noise)
@@ -77,7 +76,7 @@ def _find(grey: np.ndarray, *, sheets: bool) -> np.ndarray | None:
 
 
 def _marks(contrast: np.ndarray, noise: float) -> _Found | None:
-    """Find the strokes in a picture's contrast with its paper."""
+    """Find the strokes in an image's contrast with its paper."""
     least = max(LEAST_CONTRAST, 6 * noise)
     contrast = without_rules(contrast, least / 2)
     soft = smooth(contrast)
@@ -89,12 +88,12 @@ def _marks(contrast: np.ndarray, noise: float) -> _Found | None:
     if mask is None:
         return None
     weight = EDGE_WEIGHT if _at_edge(mask) else 1.0
-    # The third power: few pixels far off the paper count for more than all its unevenness.
+    # The third power: a few pixels of high contrast outweigh uneven paper.
     return _Found(contrast, mask, noise, weight * float((soft[mask] ** 3).sum()))
 
 
 def _main(marks: np.ndarray, contrast: np.ndarray) -> np.ndarray | None:
-    """Keep the mark with the most ink, and those near it that are no specks beside it."""
+    """Keep the mark with the most ink, and marks near it that are not specks."""
     labels, count = ndimage.label(marks, _EIGHT)
     if not count:
         return None
@@ -130,7 +129,7 @@ def _at_edge(mask: np.ndarray) -> bool:
 
 
 def _inside_sheet(grey: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
-    """Return the picture within a mark that is no stroke but an area; None where it is none."""
+    """Return the image inside a mark that is a sheet of paper; None if it is a stroke."""
     rows, columns = ndimage.find_objects(mask.astype(np.uint8))[0]
     box = mask[rows, columns]
     whole = ndimage.binary_fill_holes(box)
@@ -155,7 +154,7 @@ def _render(found: _Found) -> np.ndarray:
 
 
 def _without_specks(grey: np.ndarray) -> np.ndarray:
-    """Bring single pixels that differ from their neighbours to what at least two of these have."""
+    """Clip single pixels to the range that at least two of their neighbors have."""
     if min(grey.shape) < 64:
         return grey
     ring = _EIGHT.copy()

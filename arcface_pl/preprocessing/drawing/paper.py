@@ -1,17 +1,17 @@
-"""What a picture would be with nothing on it: paper or board, with its lighting."""
+"""Estimate the blank paper or board behind a drawing, with its lighting."""
 
 import numpy as np
 from scipy import ndimage
 
 __all__ = ["find_paper", "shrink", "smooth"]
 
-# Grey levels that the picture's edge may be off a smooth surface and still be all paper, and the share that must be.
+# Deviation of the image's edge from a smooth surface, in grey levels, up to which it is paper, and how much must be.
 EDGE_TOLERANCE = 8.0
 EDGE_SHARE = 0.75
-# Pixels that a surface is fitted to, and the grey levels off it from which on one is no paper.
+# Number of pixels that a surface is fitted to, and the deviation in grey levels beyond which a pixel is not paper.
 SAMPLES = 2000
 FARTHEST = 40.0
-# Longest side, in pixels, at which the local median is taken, and its window as a share of the shorter one.
+# Longest side, in pixels, at which the local median is computed, and its window relative to the shorter side.
 COARSE_SIZE = 160
 WINDOW_SHARE = 0.4
 
@@ -19,8 +19,8 @@ WINDOW_SHARE = 0.4
 def find_paper(grey: np.ndarray) -> tuple[np.ndarray, float]:
     """Estimate the grey value of the paper behind everything, and the noise about it.
 
-    Where the picture's edge is plain paper, a quadratic surface through it is the paper everywhere, however much of the
-    middle the ink fills. Elsewhere (shadows, a table) it is the local median, which keeps a shadow's edge sharp.
+    If the image's edge is plain paper, a quadratic surface fitted to it is the paper everywhere, however much of the
+    middle is ink. Otherwise (shadows, a table) the local median is used, which keeps a shadow's edge sharp.
 
     Args:
         grey: (H, W) float32, pixel values from 0 to 255.
@@ -37,12 +37,12 @@ def find_paper(grey: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Take fine noise away where a picture is large enough for its strokes to stay."""
+    """Remove fine noise if the image is large enough for strokes to survive."""
     return ndimage.gaussian_filter(values, 1.0) if min(values.shape) > 100 else values
 
 
 def shrink(grey: np.ndarray, size: int) -> np.ndarray:
-    """Average whole blocks of pixels, so that the longer side has at most ``size``."""
+    """Average blocks of pixels, so that the longer side is at most ``size``."""
     steps = [min(-(-max(grey.shape) // size), side) for side in grey.shape]
     if max(steps) <= 1:
         return grey
@@ -52,17 +52,17 @@ def shrink(grey: np.ndarray, size: int) -> np.ndarray:
 
 
 def _grain(grey: np.ndarray) -> float:
-    """Estimate the noise from differences of neighbours, which neither light nor strokes change much."""
+    """Estimate the noise from differences of neighbors, which light and strokes hardly change."""
     if grey.shape[1] < 2:
         return 0.0
     return 1.4826 * float(np.median(np.abs(np.diff(grey, axis=1)))) / 2**0.5
 
 
 def _surface(grey: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Fit a quadratic surface to the picture's edge, and what all that is near it is off by.
+    """Fit a quadratic surface to the image's edge.
 
     Returns:
-        The surface, the share of the edge that lies on its first fit, and the spread of what does.
+        The surface, the fraction of the edge that lies on the first fit, and the spread around it.
     """
     rows, columns = (np.linspace(-1, 1, side, dtype=np.float32) for side in grey.shape)
     y, x = np.meshgrid(rows, columns, indexing="ij")
@@ -76,14 +76,14 @@ def _surface(grey: np.ndarray) -> tuple[np.ndarray, float, float]:
     surface = terms[..., :6] @ coefficients + np.median(values)
     off = np.abs(grey - surface)[edge]
     tolerance = max(EDGE_TOLERANCE, 4 * _grain(grey))
-    # Lenses and lamps leave the middle lighter than a quadratic surface has it.
+    # Lenses and lamps make the center lighter than a quadratic surface.
     every = 1 + grey.size // SAMPLES
     surface = surface + terms @ _fit(terms.reshape(-1, 9)[::every], (grey - surface).ravel()[::every])
     return surface.astype(np.float32), float((off < tolerance).mean()), 1.4826 * float(np.median(off))
 
 
 def _fit(points: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Fit coefficients by iterated least squares that forgets what lies far off: ink."""
+    """Fit coefficients by iteratively reweighted least squares that ignores outliers: ink."""
     off = np.abs(values)
     coefficients = np.zeros(points.shape[1], np.float32)
     for _ in range(8):
@@ -97,7 +97,7 @@ def _fit(points: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _local_median(grey: np.ndarray) -> np.ndarray:
-    """Take the median about each pixel, by counting in boxes how much lies below each of some grey values."""
+    """Compute the local median, from box averages of how many pixels lie below each of some grey levels."""
     coarse = shrink(grey, COARSE_SIZE)
     window = max(3, round(WINDOW_SHARE * min(coarse.shape)))
     levels = np.unique(np.quantile(coarse, np.linspace(0, 1, 33)).astype(np.float32))
@@ -109,7 +109,7 @@ def _local_median(grey: np.ndarray) -> np.ndarray:
     upper = np.maximum((below >= 0.5 - 1e-6).argmax(axis=0), 1)
     high, low = (np.take_along_axis(below, index[None], axis=0)[0] for index in (upper, upper - 1))
     part, step = np.clip((0.5 - low) / np.maximum(high - low, 1e-6), 0, 1), levels[upper] - levels[upper - 1]
-    # Where values far apart follow each other nothing lies between them.
+    # Do not interpolate between levels that are far apart.
     paper = levels[upper] - np.where(step > EDGE_TOLERANCE, 0, (1 - part) * step)
     zoom = [side / small for side, small in zip(grey.shape, paper.shape, strict=True)]
     return ndimage.zoom(paper, zoom, order=1, mode="nearest", grid_mode=True).astype(np.float32)

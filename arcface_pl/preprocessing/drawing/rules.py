@@ -1,32 +1,32 @@
-"""Ruled and squared paper: lines taken off what is written on them."""
+"""Remove the lines of ruled and squared paper."""
 
 import numpy as np
 from scipy import ndimage
 
 __all__ = ["without_rules"]
 
-# Steepest slope of a rule, either way: a page held askew.
+# Steepest slope of a line, in either direction: a tilted page.
 STEEPEST = 0.1
-# Share of a line's pixels that must be marked, all along it and near each of its ends.
+# Fraction of a line's pixels that must be marked, over its length and near each end.
 COVERAGE = 0.6
 ENDS = 0.5
-# Ink on a rule has more contrast than the rule, by this factor.
+# Contrast of ink on a line relative to the line.
 STRONGER = 1.5
-# Smaller pictures have no room for rules beside a character.
+# Smaller images have no room for lines next to a character.
 LEAST_SIDE = 64
-# Columns that are looked at together, in pixels.
+# Width of the column strips that are analyzed together, in pixels.
 STRIP = 6
 
 
 def without_rules(contrast: np.ndarray, least: float) -> np.ndarray:
-    """Take away straight thin lines that run from one edge of the picture to the other, across or upright.
+    """Remove straight thin lines from edge to edge, horizontal or vertical.
 
-    What is written stays where it crosses them: where it has more contrast than the line, or goes on at both sides. A
-    line that is all there is stays too: it is a 1 that fills its picture.
+    Writing that crosses them is kept: it has more contrast than the line, or continues on both sides. A single line
+    with nothing else is kept too: it is a 1 that fills its image.
 
     Args:
-        contrast: (H, W) float32, 0 for paper, more for ink.
-        least: Contrast from which on a pixel is marked.
+        contrast: (H, W) float32, 0 for paper, higher for ink.
+        least: Lowest contrast of a marked pixel.
 
     Returns:
         (H, W) float32.
@@ -34,7 +34,7 @@ def without_rules(contrast: np.ndarray, least: float) -> np.ndarray:
     if min(contrast.shape) < LEAST_SIDE:
         return contrast
     left, total = contrast, 0
-    # Perspective turns the lines of one family into several.
+    # Perspective splits parallel lines into several slopes.
     for _ in range(3):
         across, upright = _find_lines(left, least), _find_lines(left.T, least)
         left = _without_lines(_without_lines(left, across).T, upright).T
@@ -47,7 +47,7 @@ def without_rules(contrast: np.ndarray, least: float) -> np.ndarray:
 
 
 def _find_lines(contrast: np.ndarray, least: float) -> np.ndarray:
-    """Return the contrast of the lines that run across, and 0 elsewhere."""
+    """Return the contrast of the horizontal lines, and 0 elsewhere."""
     height, width = contrast.shape
     thickest = 2 * max(3, round(0.012 * min(height, width))) + 1
     thin = contrast - ndimage.grey_opening(contrast, size=(thickest, 1))
@@ -76,19 +76,18 @@ def _shift(drift: float, count: int) -> np.ndarray:
 
 
 def _straightest(marks: np.ndarray) -> tuple[int, np.ndarray]:
-    """Find the slope along which most lines are marked from end to end.
+    """Find the slope with the most lines marked from end to end.
 
     Returns:
-        The slope, as the rows by which a line changes from the first column to the last, and the lines' rows in the
-        middle column.
+        The slope, as the rows between the first and the last column, and the lines' rows in the middle column.
     """
     height, width = marks.shape
     steepest = round(STEEPEST * width)
     margin = steepest // 2 + 1
-    # A strip is so narrow that a line changes by less than its thickness within it.
+    # Within a strip, a line shifts by less than its thickness.
     count = width // STRIP
     strips = marks[:, : count * STRIP].reshape(height, count, STRIP).mean(axis=2, dtype=np.float32)
-    # A rule reaches the very edge, the bar of a 7 hardly ever.
+    # A ruled line reaches the very edge, the bar of a 7 hardly ever.
     strips[:, 0], strips[:, -1] = marks[:, 0], marks[:, -1]
     ends = (slice(0, count // 12 + 1), slice(-(count // 12 + 1), None))
     best: tuple[float, int, np.ndarray] = (0.0, 0, np.zeros(0, int))
@@ -102,7 +101,7 @@ def _straightest(marks: np.ndarray) -> tuple[int, np.ndarray]:
         coverage = marked.sum(axis=1) / np.maximum(valid.sum(axis=1), count / 2)
         is_line = coverage >= COVERAGE
         for end in ends:
-            # A line that leaves through the upper or lower edge has no such end, and is not asked for it.
+            # A line that leaves through the upper or lower edge has no such end.
             is_line &= marked[:, end].sum(axis=1) >= ENDS * valid[:, end].sum(axis=1)
         for last in (0, -1):
             is_line &= (marked[:, last] > 0) | (valid[:, last] == 0)
