@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from arcface_pl.callbacks.run.private_apis import move_logger
 from arcface_pl.heads import ShardedHead
 
 __all__ = ["RunLogger"]
@@ -48,7 +49,7 @@ class RunLogger(TensorBoardLogger):
 
     def continue_in(self, folder: Path) -> None:
         """Continue in the folder of an earlier run."""
-        self._root_dir, self._name, self._version = str(folder.parent.parent), folder.parent.name, folder.name
+        move_logger(self, folder)
 
     @rank_zero_only
     def log_graph(self, model: L.LightningModule, input_array: Tensor | None = None) -> None:  # type: ignore[override]
