@@ -32,6 +32,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     args = list(sys.argv[1:] if args is None else args)
     command = args.pop(0) if args else "--help"
+    while command in ("-c", "--config") and len(args) > 1:  # LightningCLI takes configs before the subcommand too
+        command, args = args[1], [command, args[0], *args[2:]]
     # `predict` followed by flags is the test set's; by a checkpoint, that of the pictures named after it
     own_pictures = command == "predict" and bool(args) and not args[0].startswith("-")
     if command not in TOOLS and not own_pictures and (command in ("-h", "--help") or {"-h", "--help"} & set(args)):

@@ -1,8 +1,13 @@
-"""What a run prints before and after, and the results it leaves as JSON."""
+"""What a run prints before and after, and the results it leaves as JSON.
+
+A data module or LightningModule of the user's need not have this package's attributes: what is missing is left out, or
+printed as not known.
+"""
 
 import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,18 +21,30 @@ from rich.panel import Panel
 from rich.table import Table
 
 from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.data import ImageDataModule
 from arcface_pl.errors import listed
 
-__all__ = ["SaveConfig", "announce", "conclude", "exact", "table", "versions", "write_json"]
+__all__ = [
+    "SaveConfig",
+    "announce",
+    "conclude",
+    "count_images",
+    "dataset_of",
+    "exact",
+    "table",
+    "versions",
+    "write_json",
+]
 
-# Key as logged on the validation and on the test split, and what it is.
-_MEASURES = (
-    ("val/accuracy", "test/accuracy", "accuracy"),
-    ("val/margin_accuracy", "test/margin_accuracy", "share right with the margin left on the true class"),
-    ("val/loss", "test/loss", "loss"),
-    ("angle/target_mean", "test/angle/target_mean", "mean angle to the own class"),
-    ("angle/nearest_other_mean", "test/angle/nearest_other_mean", "mean angle to the nearest other class"),
-)
+UNKNOWN = "not known"
+# Key as logged on the validation and on the test split, and its label.
+_MEASURES = {
+    "accuracy": ("val/accuracy", "test/accuracy"),
+    "accuracy with the margin left on": ("val/margin_accuracy", "test/margin_accuracy"),
+    "loss": ("val/loss", "test/loss"),
+    "mean angle to the target class": ("angle/target_mean", "test/angle/target_mean"),
+    "mean angle to the nearest other class": ("angle/nearest_other_mean", "test/angle/nearest_other_mean"),
+}
 
 
 def versions() -> dict[str, str]:
@@ -36,44 +53,67 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
-def exact(metrics: dict[str, float]) -> dict[str, float]:
+def exact(metrics: Mapping[str, float]) -> dict[str, float]:
     """Undo float32 in accuracies: 0.9914000034332275 is 0.9914, a count over a count below ten million."""
     return {name: float(f"{value:.7g}") if "accuracy" in name else value for name, value in metrics.items()}
+
+
+def dataset_of(datamodule: Any) -> str:
+    """Return the name of the data set, or that of the data module's class."""
+    return getattr(datamodule, "dataset_name", None) or type(datamodule).__name__
+
+
+def count_images(trainer: Any, datamodule: Any) -> dict[str, int]:
+    """Return how many images of the splits val and test are scored, where that is known: no limit on batches is set."""
+    counts = {split: getattr(datamodule, f"num_{split}", None) for split in ("val", "test")}
+    whole = {split: getattr(trainer, f"limit_{split}_batches", None) == 1.0 for split in counts}
+    return {split: count for split, count in counts.items() if isinstance(count, int) and whole[split]}
 
 
 def announce(console: Console, trainer: L.Trainer, module: Any, datamodule: Any, checkpoint: Path | None) -> None:
     """Print what will run: data, model, parameters, device, precision, folder."""
     rows = Table.grid(padding=(0, 2))
-    sizes = [sum(weight.numel() for weight in part.parameters()) for part in (module.backbone, module.head)]
-    head = module.head
-    settings = ", ".join(f"{name} {getattr(head, name)}" for name in ("margin", "scale") if hasattr(head, name))
-    datamodule.setup("fit")
+    if isinstance(datamodule, ImageDataModule):
+        datamodule.setup("fit")
     rows.add_row("data", _describe_data(datamodule))
-    rows.add_row(
-        "model", f"{type(module.backbone).__name__} -> {head.embedding_dim} -> {type(head).__name__} ({settings})"
-    )
-    rows.add_row("parameters", f"{sum(sizes):,} ({sizes[0]:,} + {sizes[1]:,} in the head)")
-    rows.add_row("device", _describe_devices(trainer, module.num_threads))
+    rows.add_row("model", _describe_model(module))
+    rows.add_row("parameters", _describe_parameters(module))
+    rows.add_row("device", _describe_devices(trainer, getattr(module, "num_threads", None)))
     rows.add_row("precision", _describe_precision(trainer, module))
-    # trainer.log_dir would wait for the other processes, which are not there before fit.
-    folder = trainer.logger.log_dir if trainer.logger else None
+    # trainer.log_dir would wait for the other processes, which start with fit
+    folder = getattr(trainer.logger, "log_dir", None)
     rows.add_row("folder", os.path.relpath(folder or trainer.default_root_dir))
     if checkpoint is not None:
-        rows.add_row("goes on from", str(checkpoint))
+        rows.add_row("resumes", str(checkpoint))
     console.print(Panel(rows, title="arcface-pl fit", title_align="left", expand=False))
 
 
 def _describe_data(datamodule: Any) -> str:
-    counts = ", ".join(
-        f"{getattr(datamodule, f'num_{part}'):,} {part}"
-        for part in ("train", "val", "test")
-        if getattr(datamodule, f"num_{part}", None) and not (part == "val" and datamodule.val_prefix == "test")
-    )
+    watches_test = getattr(datamodule, "val_prefix", "val") == "test"
+    sizes = {part: getattr(datamodule, f"num_{part}", None) for part in ("train", "val", "test")}
+    counts = [f"{size:,} {part}" for part, size in sizes.items() if size and not (part == "val" and watches_test)]
     names, held_out = getattr(datamodule, "class_names", None), getattr(datamodule, "held_out_class_names", [])
     without = f"; {len(held_out):,} held out: {listed(held_out)}" if held_out else ""
-    images = f"{datamodule.dataset_name}: {counts} ({datamodule.batch_size} images per step and process)"
+    batch_size = getattr(datamodule, "batch_size", UNKNOWN)
+    images = f"{dataset_of(datamodule)}: {', '.join(counts) or f'number of images {UNKNOWN}'}"
     classes = f"{len(names):,} classes: {listed(names)}{without}" if names else ""
-    return f"{images}\n{escape(classes)}".rstrip()
+    return f"{escape(images)} (batch size per process: {batch_size})\n{escape(classes)}".rstrip()
+
+
+def _describe_model(module: Any) -> str:
+    head, backbone = getattr(module, "head", None), getattr(module, "backbone", None)
+    if head is None or backbone is None:
+        return type(module).__name__
+    settings = ", ".join(f"{name} {getattr(head, name)}" for name in ("margin", "scale") if hasattr(head, name))
+    width = getattr(head, "embedding_dim", UNKNOWN)
+    return f"{type(backbone).__name__} -> {width} -> {type(head).__name__}{f' ({settings})' if settings else ''}"
+
+
+def _describe_parameters(module: Any) -> str:
+    sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in module.named_children()}
+    head = sizes.get("head")
+    split = "" if head is None else f" ({sum(sizes.values()) - head:,} + {head:,} in the head)"
+    return f"{sum(weight.numel() for weight in module.parameters()):,}{split}"
 
 
 def _describe_devices(trainer: L.Trainer, num_threads: int | None) -> str:
@@ -85,62 +125,79 @@ def _describe_devices(trainer: L.Trainer, num_threads: int | None) -> str:
 
 
 def _describe_precision(trainer: L.Trainer, module: Any) -> str:
-    matmul = f"matrix products {module.matmul_precision}" if module.matmul_precision else ""
-    compiled = f"training steps compiled ({module.compile_mode})" if module.compile_mode else ""
-    return ", ".join(filter(None, (str(trainer.precision), matmul, compiled)))
+    matmul, compiled = (getattr(module, name, None) for name in ("matmul_precision", "compile_mode"))
+    parts = (
+        str(trainer.precision),
+        f"matrix products {matmul}" if matmul else "",
+        f"training steps compiled ({compiled})" if compiled else "",
+    )
+    return ", ".join(filter(None, parts))
 
 
-def table(console: Console, results: dict[str, Any], datamodule: Any) -> None:
-    """Print the numbers of ``results`` as a table, a column a split."""
-    splits = [split for split in ("val", "test") if f"{split}/accuracy" in results]
+def table(console: Console, results: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+    """Print the scores in ``results``, one column per split.
+
+    Args:
+        console: Where to.
+        results: Scores by key; ``dataset`` is the title. Scores that a module of the user's logs as ``val/NAME`` or
+            ``test/NAME`` follow the package's.
+        counts: Images per split, where known.
+    """
+    names = {key.partition("/")[2] for key in results if key.startswith(("val/", "test/"))}
+    ours = {key for keys in _MEASURES.values() for key in keys}
+    theirs = {name: (f"val/{name}", f"test/{name}") for name in sorted(names)}
+    measures = _MEASURES | {name: keys for name, keys in theirs.items() if not ours & set(keys)}
+    splits = [split for split in ("val", "test") if any(key.startswith(f"{split}/") for key in results)]
     rows = Table(title=results["dataset"], title_justify="left")
     rows.add_column("")
     for split in splits:
-        total = getattr(datamodule, f"num_{split}")
-        rows.add_column(f"{'validation' if split == 'val' else 'test'} ({total:,})", justify="right")
-    for val_key, test_key, label in _MEASURES:
-        keys = {"val": val_key, "test": test_key}
-        rows.add_row(label, *(_format(keys[split], results, getattr(datamodule, f"num_{split}")) for split in splits))
+        total = f" ({counts[split]:,})" if split in counts else ""
+        rows.add_column(f"{'validation' if split == 'val' else 'test'}{total}", justify="right")
+    for label, keys in measures.items():
+        cells = [_format(keys[split == "test"], results, counts.get(split)) for split in splits]
+        if any(cells):
+            rows.add_row(label, *cells)
     console.print(rows)
 
 
-def _format(key: str, results: dict[str, Any], total: int) -> str:
+def _format(key: str, results: Mapping[str, Any], total: int | None) -> str:
     if key not in results:
         return ""
     value = results[key]
     if "accuracy" in key:
-        return f"{value:.2%} ({round(value * total):,})"
+        return f"{value:.2%}" + (f" ({round(value * total):,})" if total is not None else "")
     return f"{value:.1f}\N{DEGREE SIGN}" if "angle" in key else f"{value:.6f}"
 
 
-def conclude(console: Console, results: dict[str, Any], folder: Path, datamodule: Any) -> None:
-    """Print the closing table and the commands to type next."""
-    table(console, results, datamodule)
-    if datamodule.dataset_name == "digits":
+def conclude(console: Console, results: Mapping[str, Any], folder: Path, counts: Mapping[str, int]) -> None:
+    """Print the closing table and the next commands."""
+    table(console, results, counts)
+    if results["dataset"] == "digits":
         console.print("These are scikit-learn's digits, not MNIST.", style="bold red")
     console.print(f"trained in {results['fit_seconds']:.1f} s; numbers in {folder / 'results.json'}", soft_wrap=True)
     if results["checkpoint"]:
         checkpoint = os.path.relpath(results["checkpoint"])
         console.print(f"\ncheckpoint   {checkpoint}", soft_wrap=True)
         console.print(f"dashboards   tensorboard --logdir {os.path.relpath(folder.parent)}", soft_wrap=True)
-        console.print(f"predictions  arcface-pl predict --ckpt_path {checkpoint}", soft_wrap=True)
+        if "test/accuracy" in results:  # of an ArcFaceModule, or alike
+            console.print(f"predictions  arcface-pl predict --ckpt_path {checkpoint}", soft_wrap=True)
 
 
-def write_json(path: Path, results: dict[str, Any]) -> None:
-    """Write ``results``, readable by a person."""
+def write_json(path: Path, results: Mapping[str, Any]) -> None:
+    """Write ``results`` as indented JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write((json.dumps(results, indent=2) + "\n").encode())
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes config.yaml into the run's folder: whole, since a resumed run writes over the one that it goes on with."""
+    """Writes config.yaml into the run folder once training starts: a checkpoint may still refuse the settings."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Wait: the checkpoint may yet refuse to go on with these settings."""
+        """Do nothing yet."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write it."""
+        """Write the file, atomically: a resumed run replaces that of the run it resumes."""
         folder = trainer.log_dir  # a collective call: every process makes it
         if trainer.is_global_zero and folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)

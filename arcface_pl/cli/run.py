@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
@@ -27,7 +28,8 @@ from arcface_pl.cli.find_checkpoint import find_checkpoint
 from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_driver_search
 from arcface_pl.cli.resume import settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
-from arcface_pl.errors import SettingsError
+from arcface_pl.data import ImageDataModule
+from arcface_pl.errors import SettingsError, expected
 
 __all__ = ["run"]
 
@@ -58,9 +60,11 @@ def run(command: str, args: Sequence[str]) -> None:
     if found is not None:
         layer = settings_of_run(found.path) if command == "fit" else settings_of_checkpoint(found)
         settings, flags = request.over(merge(base, layer))
-    if _last(settings, flags, "precision") == "auto":
-        settings["trainer"]["precision"] = choose_precision(_last(settings, flags, "accelerator"))
-        flags = [flag for flag in flags if flag[0] != "trainer.precision"]
+    precision = _last(settings, flags, "precision")
+    if precision == "auto":
+        precision = choose_precision(_last(settings, flags, "accelerator"))
+    settings["trainer"]["precision"] = precision  # the parser refuses "auto", also where a flag overrides it
+    flags = [flag for flag in flags if flag[0] != "trainer.precision"]
     _hush()
     keep_freed_memory()
     stop_driver_search()
@@ -118,12 +122,14 @@ def _hush() -> None:
 def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
     trainer: Any = cli.trainer
     module, datamodule = cli.model, cli.datamodule
-    datamodule.prepare_data()
-    if isinstance(trainer.logger, RunLogger):
+    if isinstance(datamodule, ImageDataModule):
+        datamodule.prepare_data()
+    run_logger = next((each for each in trainer.loggers if isinstance(each, RunLogger)), None)
+    if run_logger is not None:
         if checkpoint is not None and (checkpoint.parent.parent / "config.yaml").is_file():
-            trainer.logger.continue_in(checkpoint.parent.parent)
+            run_logger.continue_in(checkpoint.parent.parent)
         elif getattr(datamodule, "fell_back", False):
-            trainer.logger.suffix = f"-{datamodule.dataset_name}"
+            run_logger.suffix = f"-{datamodule.dataset_name}"
     console = Console(quiet=not trainer.is_global_zero)
     report.announce(console, trainer, module, datamodule, checkpoint)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())  # before processes share the classes
@@ -133,13 +139,15 @@ def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
     if not trainer.state.finished or trainer.fast_dev_run:
         return
     policy = next((each for each in trainer.callbacks if isinstance(each, RunCheckpoint)), None)
-    # A run that was stopped before its first epoch's end has none
-    best = policy.path if policy is not None and policy.path.is_file() else None
-    tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
+    # A run that was stopped before the end of its first epoch has none
+    best = Path(policy.best_model_path) if policy is not None and policy.best_model_path else None
+    tested = []
+    if is_overridden("test_step", module):
+        tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
     results = {
         **report.exact(policy.best_metrics if policy is not None else {}),
         **report.exact(tested[0] if tested else {}),
-        "dataset": datamodule.dataset_name,
+        "dataset": report.dataset_of(datamodule),
         "num_parameters": num_parameters,
         "seed": cli.config.seed_everything,
         "checkpoint": None if best is None else str(best),
@@ -149,43 +157,45 @@ def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call: every process makes it
     if trainer.is_global_zero:
         report.write_json(folder / "results.json", results)
-        report.conclude(console, results, folder, datamodule)
+        report.conclude(console, results, folder, report.count_images(trainer, datamodule))
 
 
 def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path) -> None:
     trainer: Any = cli.trainer
     module, datamodule = cli.model, cli.datamodule
-    datamodule.prepare_data()
+    if isinstance(datamodule, ImageDataModule):
+        datamodule.prepare_data()
     console = Console(quiet=not trainer.is_global_zero)
     folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     entry = {"datamodule": datamodule, "ckpt_path": checkpoint, "weights_only": True}
     if command == "predict":
         if trainer.world_size > 1:
-            raise SettingsError(f"trainer.devices: got {trainer.world_size}, but predict runs on 1")
+            raise SettingsError(expected("trainer.devices", trainer.world_size, "1 for predict"))
         batches = trainer.predict(module, **entry)
         if not batches:
-            raise SettingsError("trainer.limit_predict_batches: got 0, so that there is nothing to predict")
+            raise SettingsError("trainer.limit_predict_batches: got 0; expected at least one batch to predict")
         path = folder / "predictions.csv"
-        _write_predictions(path, batches, datamodule.class_names)
-        console.print(f"{sum(len(batch['labels']) for batch in batches):,} predictions written to {path}")
+        _write_predictions(path, batches, getattr(datamodule, "class_names", None))
+        console.print(f"{sum(len(batch['predictions']) for batch in batches):,} predictions written to {path}")
         return
     scores = (trainer.validate if command == "validate" else trainer.test)(module, verbose=False, **entry)
     if not scores:
-        limit = f"trainer.limit_{'val' if command == 'validate' else 'test'}_batches"
-        none = "--data.val_fraction: is 0" if datamodule.num_val == 0 and command == "validate" else f"{limit}: got 0"
-        raise SettingsError(f"{none}, so that there is nothing to {command} on")
+        limit = f"trainer.limit_{'val' if command == 'validate' else 'test'}_batches: got 0"
+        none = getattr(datamodule, "num_val", None) == 0 and command == "validate"
+        raise SettingsError(f"{'data.val_fraction: got 0' if none else limit}; expected images to {command} on")
     if trainer.is_global_zero:
-        results = {**report.exact(scores[0]), "dataset": datamodule.dataset_name, "checkpoint": str(checkpoint)}
+        results = {**report.exact(scores[0]), "dataset": report.dataset_of(datamodule), "checkpoint": str(checkpoint)}
         report.write_json(folder / f"{command}.json", results)
-        report.table(console, results, datamodule)
+        report.table(console, results, report.count_images(trainer, datamodule))
 
 
-def _write_predictions(path: Path, batches: list[Any], class_names: list[str]) -> None:
+def _write_predictions(path: Path, batches: list[Any], class_names: list[str] | None) -> None:
     joined = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
+    named = (lambda label: label) if class_names is None else class_names.__getitem__
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["index", "label", "prediction", "cosine", "angle_degrees"])
         rows = zip(joined["labels"], joined["predictions"], joined["cosine"], strict=True)
         for index, (label, prediction, cosine) in enumerate(rows):
             angle = torch.rad2deg(torch.tensor(cosine, dtype=torch.float64).clamp(-1, 1).acos()).item()
-            writer.writerow([index, class_names[label], class_names[prediction], f"{cosine:.6f}", f"{angle:.3f}"])
+            writer.writerow([index, named(label), named(prediction), f"{cosine:.6f}", f"{angle:.3f}"])

@@ -1,4 +1,4 @@
-"""Figures: pure functions from tensors to matplotlib figures, for TensorBoard, files and the README alike."""
+"""Pure functions from tensors to matplotlib figures, which is imported when something is drawn."""
 
 from arcface_pl.figures.angle_history import (
     AngleHistory,

@@ -1,31 +1,33 @@
-"""Angles: to the own and the nearest other class, and from center to center."""
+"""Angles between images and class centers, and between class centers."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from arcface_pl.figures.style import SERIES, draw_share, label_classes, new_figure, shorten, thin
 from arcface_pl.metrics.functional import center_angles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["AngleHistory", "count_degrees", "draw_angle_history", "draw_angles", "draw_center_angles"]
 
 DEGREES = 180
 MAX_WRITTEN = 16  # classes whose cells have room for a number
 MAX_CENTERS = 1000
-OWN, OTHER = "to the center of the own class", "to the nearest center of another class"
+TARGET, OTHER = "angle to the target class", "angle to the nearest other class"
 
 
 class AngleHistory(NamedTuple):
-    """Histograms of angles after each of E epochs, one bin a degree.
+    """Histograms of angles after each of E epochs, with one bin per degree.
 
     Attributes:
-        epochs: (E,) int64, epochs done.
-        target: (E, 180) int64, images by the angle to their own class.
-        nearest_other: (E, 180) int64, images by the angle to the nearest other class.
+        epochs: (E,) int64, number of finished epochs.
+        target: (E, 180) int64, images per degree of the angle to their target class.
+        nearest_other: (E, 180) int64, images per degree of the angle to the nearest other class.
     """
 
     epochs: Tensor
@@ -39,32 +41,32 @@ def count_degrees(angles: Tensor) -> Tensor:
     return torch.bincount(bins, minlength=DEGREES + 1)[:DEGREES]
 
 
-def draw_angles(target: Tensor, nearest_other: Tensor) -> Figure:
-    """Draw how far images are from their own class and from the nearest other one.
+def draw_angles(target: Tensor, nearest_other: Tensor) -> "Figure":
+    """Draw histograms of the angles to the target class and to the nearest other class.
 
     Args:
-        target: (180,) images by the angle to their own class, a bin a degree.
-        nearest_other: (180,) images by the angle to the nearest other class.
+        target: (180,) images per degree of the angle to their target class.
+        nearest_other: (180,) images per degree of the angle to the nearest other class.
 
     Returns:
-        A figure of its own.
+        A new figure.
     """
     figure = new_figure(6.4, 4.2)
     axes = figure.add_subplot()
     _draw_histograms(axes, target, nearest_other)
-    axes.set_title("How far images are from the class centers", fontsize=12)
+    axes.set_title("Angles between images and class centers", fontsize=12)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
-def draw_angle_history(history: AngleHistory) -> Figure:
-    """Draw how the angles to the own and to the nearest other class moved in training, and where they ended.
+def draw_angle_history(history: AngleHistory) -> "Figure":
+    """Draw the angles to the target class and to the nearest other class over the epochs.
 
     Args:
         history: Histograms after each epoch, at least one.
 
     Returns:
-        A figure of its own: to the left medians with the middle 90%, to the right the last epoch's histograms.
+        A new figure: medians with the middle 90% on the left, histograms of the last epoch on the right.
     """
     figure = new_figure(10, 4.2)
     left, right = figure.subplots(1, 2)
@@ -78,27 +80,25 @@ def draw_angle_history(history: AngleHistory) -> Figure:
         else:
             left.errorbar(epochs, middle, [middle - low, high - middle], color=style["color"], capsize=4)
     left.set(xlabel="epoch", ylabel="angle (degrees)", xticks=[epochs[index] for index in thin(len(epochs), 10)])
-    left.set_title("In the course of training: median and middle 90%", fontsize=10)
+    left.set_title("During training: median and middle 90%", fontsize=10)
     left.grid(alpha=0.3)
     _draw_histograms(right, history.target[-1], history.nearest_other[-1])
     right.set_title(f"After epoch {epochs[-1]}", fontsize=10)
-    figure.suptitle("How far images are from the class centers", fontsize=12)
+    figure.suptitle("Angles between images and class centers", fontsize=12)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
-def draw_center_angles(centers: Tensor, class_names: list[str], sub_centers: int = 1) -> Figure:
-    """Draw the angle between the centers of every two classes.
-
-    Of more than 1,000 classes as many, evenly spread, are drawn.
+def draw_center_angles(centers: Tensor, class_names: list[str], sub_centers: int = 1) -> "Figure":
+    """Draw the angles between the centers of all pairs of classes; of 1,000 classes if there are more.
 
     Args:
-        centers: (C * sub_centers, D) class centers, a class's centers adjacent.
+        centers: (C * sub_centers, D) the centers of a class adjacent.
         class_names: C names.
-        sub_centers: Centers for each class; two classes are as far apart as their nearest centers.
+        sub_centers: Centers per class; the angle between two classes is that of their nearest centers.
 
     Returns:
-        A figure of its own.
+        A new figure.
     """
     chosen = thin(len(class_names), MAX_CENTERS)
     count = len(chosen)
@@ -120,10 +120,10 @@ def draw_center_angles(centers: Tensor, class_names: list[str], sub_centers: int
     return figure
 
 
-def _draw_histograms(axes: Axes, target: Tensor, nearest_other: Tensor) -> None:
+def _draw_histograms(axes: "Axes", target: Tensor, nearest_other: Tensor) -> None:
     edges = np.arange(DEGREES + 1)
     for counts, label, style, hatch in (
-        (target.cpu().numpy(), OWN, SERIES[0], None),
+        (target.cpu().numpy(), TARGET, SERIES[0], None),
         (nearest_other.cpu().numpy(), OTHER, SERIES[1], "////"),
     ):
         share = 100 * counts / max(counts.sum(), 1)
@@ -131,16 +131,16 @@ def _draw_histograms(axes: Axes, target: Tensor, nearest_other: Tensor) -> None:
     filled = np.flatnonzero(target.cpu().numpy() + nearest_other.cpu().numpy())
     if len(filled):
         axes.set_xlim(max(0, filled[0] - 5), min(DEGREES, filled[-1] + 6))
-    axes.set(xlabel="angle (degrees)", ylabel="images (%), by degree")
+    axes.set(xlabel="angle (degrees)", ylabel="images per degree (%)")
 
 
 def _quantile(counts: Tensor, share: float) -> np.ndarray:
-    # The middle of the degree in which that share of the images is reached, for each row of (E, 180).
+    # Middle of the degree in which the share of images is reached, for each row of (E, 180)
     total = counts.cumsum(1).double()
     return ((total < share * total[:, -1:]).sum(1).clamp_max(DEGREES - 1) + 0.5).numpy()
 
 
-def _write_cells(axes: Axes, angles: np.ndarray) -> None:
+def _write_cells(axes: "Axes", angles: np.ndarray) -> None:
     low, high = np.nanmin(angles, initial=180.0), np.nanmax(angles, initial=0.0)
     for row, column in np.argwhere(~np.isnan(angles)):
         dark = angles[row, column] < (low + high) / 2
@@ -149,7 +149,7 @@ def _write_cells(axes: Axes, angles: np.ndarray) -> None:
 
 
 def _closest(angles: np.ndarray, names: list[str], num_classes: int) -> str:
-    title = "How far apart the class centers are"
+    title = "Angles between class centers"
     if len(names) < num_classes:
         title += f" ({len(names):,} of {num_classes:,} classes)"
     if np.isnan(angles).all():

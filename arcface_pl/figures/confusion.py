@@ -1,54 +1,58 @@
-"""Which class is taken for which."""
+"""Confusion matrix."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from arcface_pl.figures.style import SERIES, label_classes, new_figure, shorten
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 __all__ = ["draw_confusion"]
 
-# Beyond this many classes no cell can be read.
+# Cells of more classes cannot be read
 MAX_CELLS = 50
 NUM_BARS = 25
 
 
-def draw_confusion(counts: Tensor, class_names: list[str], split: str) -> Figure:
-    """Draw a confusion matrix: counts in the cells, colour by the share of the true class.
+def draw_confusion(counts: Tensor, class_names: list[str], split: str) -> "Figure":
+    """Draw a confusion matrix with counts, colored by the share of the true class.
 
-    Beyond 50 classes, where no cell could be read, the most frequent confusions are drawn as bars.
+    Beyond 50 classes the most frequent confusions are drawn as bars instead.
 
     Args:
         counts: (C, C) integers, true class by predicted class.
         class_names: C names.
-        split: What was counted, for the title.
+        split: Name of the split, for the title.
 
     Returns:
-        A figure of its own.
+        A new figure.
     """
     right, total = int(counts.trace()), int(counts.sum())
-    title = f"{split}: {right:,} of {total:,} right"
+    title = f"{split}: {right:,} of {total:,} correct"
     cells = counts.cpu().numpy()
     return _draw_cells(cells, class_names, title) if len(cells) <= MAX_CELLS else _draw_bars(cells, class_names, title)
 
 
-def _draw_cells(counts: np.ndarray, class_names: list[str], title: str) -> Figure:
+def _draw_cells(counts: np.ndarray, class_names: list[str], title: str) -> "Figure":
+    from matplotlib.colors import PowerNorm
+
     side = 0.36 * max(len(counts), 4)
-    # Small, so that the figures can be read in the thumbnails of TensorBoard's Images tab.
+    # Small, so that the numbers are legible in TensorBoard's thumbnails
     figure = new_figure(side + 1.5, side + 1.0)
     axes = figure.add_subplot()
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # The square root lets a handful of errors show beside a diagonal near 100%.
+    # The square root makes a handful of errors visible next to a diagonal near 100%
     picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
     figure.colorbar(picture, ax=axes, label="share of the true class (%)", ticks=[0, 1, 10, 50, 100])
     for row, column in np.argwhere(counts):
-        colour = "white" if share[row, column] > 30 else "black"
+        color = "white" if share[row, column] > 30 else "black"
         text = str(counts[row, column])
-        axes.text(column, row, text, ha="center", va="center", fontsize=8 - max(0, len(text) - 3), color=colour)
+        axes.text(column, row, text, ha="center", va="center", fontsize=8 - max(0, len(text) - 3), color=color)
     label_classes(axes, class_names, axis="x", most=MAX_CELLS)
     label_classes(axes, class_names, axis="y", most=MAX_CELLS)
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -56,7 +60,7 @@ def _draw_cells(counts: np.ndarray, class_names: list[str], title: str) -> Figur
     return figure
 
 
-def _draw_bars(counts: np.ndarray, class_names: list[str], title: str) -> Figure:
+def _draw_bars(counts: np.ndarray, class_names: list[str], title: str) -> "Figure":
     figure = new_figure(7.0, 6.4)
     axes = figure.add_subplot()
     axes.set_title(title)
@@ -75,8 +79,10 @@ def _draw_bars(counts: np.ndarray, class_names: list[str], title: str) -> Figure
 
 
 def _label_bars(
-    axes: Axes, counts: np.ndarray, values: np.ndarray, indices: np.ndarray, class_names: list[str]
+    axes: "Axes", counts: np.ndarray, values: np.ndarray, indices: np.ndarray, class_names: list[str]
 ) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     rows, columns = indices // len(counts), indices % len(counts)
     position = np.arange(len(values))
     axes.barh(position, values, color=SERIES[0]["color"])

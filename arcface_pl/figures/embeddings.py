@@ -1,60 +1,62 @@
-"""Embeddings of two dimensions on the circle, of three on the sphere, with the class centers."""
+"""Two-dimensional embeddings on the circle, three-dimensional ones on the sphere, with the class centers."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from arcface_pl.figures.style import CLASS_COLOURS, new_figure, shorten, thin
+from arcface_pl.figures.style import CLASS_COLORS, new_figure, shorten, thin
+from arcface_pl.metrics.functional.cosine import unit_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["draw_circle", "draw_circle_on", "draw_sphere", "draw_sphere_on"]
 
 MAX_NAMED = 40
 
 
-def draw_circle(embeddings: Tensor, labels: Tensor, centers: Tensor | None, class_names: list[str]) -> Figure:
+def draw_circle(embeddings: Tensor, labels: Tensor, centers: Tensor | None, class_names: list[str]) -> "Figure":
     """Draw two-dimensional embeddings at their angles, and the class centers as spokes.
 
     Args:
         embeddings: (N, 2).
         labels: (N,) integers in [0, C).
-        centers: (C, 2), or None where the classes have none.
+        centers: (C, 2), or None if the classes have none.
         class_names: C names.
 
     Returns:
-        A figure of its own.
+        A new figure.
     """
     figure = new_figure(5.6, 5.9)
     axes = figure.add_subplot(projection="polar")
     draw_circle_on(axes, embeddings, labels, centers, class_names)
-    spokes = ", a spoke the center of its class" if centers is not None else ""
-    figure.suptitle(f"Which way embeddings point\na dot is an image{spokes}", fontsize=11)
+    spokes = "; a spoke is the center of its class" if centers is not None else ""
+    figure.suptitle(f"Directions of embeddings\na dot is an image{spokes}", fontsize=11)
     return figure
 
 
-def draw_circle_on(axes: Axes, embeddings: Tensor, labels: Tensor, centers: Tensor | None, names: list[str]) -> None:
-    """Draw what `draw_circle` does into polar axes."""
+def draw_circle_on(axes: "Axes", embeddings: Tensor, labels: Tensor, centers: Tensor | None, names: list[str]) -> None:
+    """Draw embeddings as `draw_circle` does, into polar axes."""
     angles = torch.atan2(embeddings[:, 1], embeddings[:, 0]).detach().cpu()
-    # Spread over a band at random: on the line itself thousands of images would be one dot.
+    # Spread over a band at random: on a line thousands of images would overlap
     radius = 1.0 + 0.25 * torch.rand(len(angles), generator=torch.Generator().manual_seed(0))
     places = _middles(embeddings, labels, len(names)) if centers is None else centers.detach().cpu()
     labels = labels.cpu()
     taken: list[float] = []
     for label, name in enumerate(names):
-        mine, colour = labels == label, CLASS_COLOURS[label % len(CLASS_COLOURS)]
+        mine, color = labels == label, CLASS_COLORS[label % len(CLASS_COLORS)]
         axes.scatter(
-            angles[mine], radius[mine], s=_dot_size(len(angles)), alpha=0.4, linewidths=0, color=colour, rasterized=True
+            angles[mine], radius[mine], s=_dot_size(len(angles)), alpha=0.4, linewidths=0, color=color, rasterized=True
         )
         if not places[label].any():
             continue
         place = math.atan2(places[label, 1], places[label, 0])
         if centers is not None:
-            axes.plot([place, place], [0, 1], color=colour, linewidth=2)
-        # A second row for a name whose place is taken, and none for a third.
+            axes.plot([place, place], [0, 1], color=color, linewidth=2)
+        # Names that would overlap go to a second row; a third one is not drawn
         row = sum(abs(math.remainder(place - other, 2 * math.pi)) < 0.12 for other in taken)
         taken.append(place)
         if row < 2:
@@ -63,72 +65,72 @@ def draw_circle_on(axes: Axes, embeddings: Tensor, labels: Tensor, centers: Tens
     axes.spines["polar"].set_visible(False)
 
 
-def draw_sphere(embeddings: Tensor, labels: Tensor, centers: Tensor | None, class_names: list[str]) -> Figure:
+def draw_sphere(embeddings: Tensor, labels: Tensor, centers: Tensor | None, class_names: list[str]) -> "Figure":
     """Draw three-dimensional embeddings on the two halves of the sphere, and the class centers as stars.
 
     Args:
         embeddings: (N, 3).
         labels: (N,) integers in [0, C).
-        centers: (C, 3), or None where the classes have none.
+        centers: (C, 3), or None if the classes have none.
         class_names: C names.
 
     Returns:
-        A figure of its own.
+        A new figure.
     """
     figure = new_figure(9.6, 5.4)
     for axes, side in zip(figure.subplots(1, 2), ("front", "back"), strict=True):
         draw_sphere_on(axes, embeddings, labels, centers, class_names, is_back=side == "back")
         axes.set_xlabel(f"{side} of the sphere")
-    stars = ", a star the center of its class" if centers is not None else ""
-    figure.suptitle(f"Which way embeddings point\na dot is an image{stars}", fontsize=11)
+    stars = "; a star is the center of its class" if centers is not None else ""
+    figure.suptitle(f"Directions of embeddings\na dot is an image{stars}", fontsize=11)
     return figure
 
 
 def draw_sphere_on(
-    axes: Axes, embeddings: Tensor, labels: Tensor, centers: Tensor | None, names: list[str], *, is_back: bool
+    axes: "Axes", embeddings: Tensor, labels: Tensor, centers: Tensor | None, names: list[str], *, is_back: bool
 ) -> None:
-    """Draw one half of what `draw_sphere` does into plain axes, as seen from far away."""
+    """Draw one half of the sphere of `draw_sphere` into plain axes, in orthographic projection."""
     _draw_globe(axes)
     places = _middles(embeddings, labels, len(names)) if centers is None else centers
     points, stars = (_face(each, is_back) for each in (embeddings, places))
     labels, named = labels.cpu(), set(thin(len(names), MAX_NAMED))
     for label, name in enumerate(names):
-        colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
+        color = CLASS_COLORS[label % len(CLASS_COLORS)]
         mine = points[(labels == label) & (points[:, 2] >= 0)]
         axes.scatter(
-            mine[:, 0], mine[:, 1], s=_dot_size(len(points)), alpha=0.4, linewidths=0, color=colour, rasterized=True
+            mine[:, 0], mine[:, 1], s=_dot_size(len(points)), alpha=0.4, linewidths=0, color=color, rasterized=True
         )
         across, up, depth = stars[label].tolist()
         if depth < 0 or not stars[label].any():
             continue
         if centers is not None:
-            axes.plot(across, up, marker="*", markersize=15, color=colour, markeredgecolor="black")
+            axes.plot(across, up, marker="*", markersize=15, color=color, markeredgecolor="black")
         if label in named:
-            side, shift = ("left", 0.06) if across < 0.5 else ("right", -0.06)  # towards the middle there is room
+            side, shift = ("left", 0.06) if across < 0.5 else ("right", -0.06)  # toward the middle, where there is room
             _name(axes, (across + shift, up + 0.04), name, len(names), ha=side)
     axes.set(xlim=(-1.12, 1.12), ylim=(-1.12, 1.12), xticks=[], yticks=[], aspect="equal")
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
-def _name(axes: Axes, place: tuple[float, float], name: str, num_classes: int, **alignment: Any) -> None:
+def _name(axes: "Axes", place: tuple[float, float], name: str, num_classes: int, **alignment: Any) -> None:
     size = 14 if num_classes <= 12 else 8
     axes.text(*place, shorten(name, 10), fontsize=size, fontweight="bold", parse_math=False, **alignment)
 
 
 def _dot_size(count: int) -> float:
-    # Square points: dots that still show when they are few, and still part when they are thousands.
+    # In square points: visible if they are few, separate if they are thousands
     return min(20.0, max(2.0, 8000 / max(count, 1)))
 
 
 def _face(vectors: Tensor, is_back: bool) -> Tensor:
-    # Unit vectors as the viewer sees them: across, up, and towards the viewer. From behind, left and right change.
-    unit = F.normalize(vectors.detach().cpu().double(), dim=1)
+    # Unit vectors as seen by the viewer: across, up, toward the viewer; from behind, left and right are swapped
+    unit = unit_rows(vectors.detach().cpu().double())
     return unit * torch.tensor([-1.0, 1.0, -1.0]) if is_back else unit
 
 
-def _draw_globe(axes: Axes) -> None:
-    # Meridians and parallels every 30 degrees make a ball of the disc.
+def _draw_globe(axes: "Axes") -> None:
+    # Meridians and parallels every 30 degrees
     turn = torch.linspace(-math.pi / 2, math.pi / 2, 60)
     for degrees in range(-60, 61, 30):
         shift = math.radians(degrees)
@@ -140,6 +142,6 @@ def _draw_globe(axes: Axes) -> None:
 
 
 def _middles(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    # Where a class without a center is named: its mean direction; zeros where it has no image.
-    unit = F.normalize(embeddings.detach().cpu().double(), dim=1)
+    # Label position of a class without a center: its mean direction, or zeros without an image
+    unit = unit_rows(embeddings.detach().cpu().double())
     return torch.zeros(num_classes, unit.shape[1]).double().index_add_(0, labels.cpu().long(), unit)

@@ -1,10 +1,10 @@
-"""All figures of one evaluation, to look at or as files."""
+"""All figures of one evaluation, drawn or saved."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from arcface_pl.figures.angle_history import AngleHistory, draw_angle_history, draw_angles, draw_center_angles
@@ -15,26 +15,29 @@ from arcface_pl.figures.style import save
 from arcface_pl.figures.verification_curves import draw_roc, draw_scores
 from arcface_pl.metrics.functional import VerificationCurve
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 __all__ = ["ClosedSet", "Evaluated", "draw_all", "save_all"]
 
 
 MAX_CENTERS = 4096
-"""Angles between all pairs of more centers than this are neither legible nor worth the memory."""
+"""Angles between more centers than this are not drawn."""
 
 
 @dataclass(frozen=True)
 class ClosedSet:
-    """What is known of images whose classes the head was trained on.
+    """Results on classes that the head was trained on; whatever is None is not drawn.
 
     Attributes:
-        centers: (C * sub_centers, D) class centers, a class's centers adjacent; None to leave them out.
-        sub_centers: Centers for each class.
-        confusion: (C, C) int64, true class by predicted class; None to leave it out.
-        angles: Images by their angle to the own and to the nearest other class, (180,) int64 each; None to leave it
-            out.
-        mistakes: The hardest ones.
-        num_wrong: Mistakes in all.
-        num_images: Images in all.
+        centers: (C * sub_centers, D) class centers, the centers of a class adjacent.
+        sub_centers: Centers per class.
+        confusion: (C, C) int64, true class by predicted class.
+        angles: Number of images per degree of the angle to the target class and to the nearest other class, (180,)
+            int64 each.
+        mistakes: The worst ones.
+        num_wrong: Number of all mistakes.
+        num_images: Number of all images.
     """
 
     centers: Tensor | None
@@ -48,16 +51,16 @@ class ClosedSet:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What figures need to know of an evaluation; whatever is None is not drawn.
+    """Results of one evaluation; whatever is None is not drawn.
 
     Attributes:
-        split: What was looked at, such as "test", for titles.
-        class_names: Names of the classes of these images.
+        split: Name of the split for titles, such as "test".
+        class_names: C names.
         embeddings: (N, D).
         labels: (N,) int64.
         curve: Verification of pairs of these images.
-        closed: What there is where the head knows the classes.
-        angle_history: Angles in the course of training.
+        closed: Results that need class centers.
+        angle_history: Angles after each epoch of training.
     """
 
     split: str
@@ -69,14 +72,14 @@ class Evaluated:
     angle_history: AngleHistory | None = None
 
 
-def draw_all(evaluated: Evaluated) -> Iterator[tuple[str, Figure]]:
-    """Draw every figure for which there is something to draw.
+def draw_all(evaluated: Evaluated) -> Iterator[tuple[str, "Figure"]]:
+    """Draw all figures that the results allow.
 
     Args:
-        evaluated: What was found.
+        evaluated: The results.
 
     Returns:
-        Name and figure, one after the other: roc, scores, confusion, angles, mistakes, center_angles, embeddings (those
+        Names and figures: roc, scores, confusion, angles, mistakes, center_angles, embeddings (those
         of two or three dimensions), angles_over_training.
     """
     names, closed = evaluated.class_names, evaluated.closed
@@ -101,11 +104,11 @@ def draw_all(evaluated: Evaluated) -> Iterator[tuple[str, Figure]]:
 
 
 def save_all(evaluated: Evaluated, folder: Path) -> list[Path]:
-    """Write every figure for which there is something to draw as a PNG.
+    """Save all figures that the results allow as PNG files.
 
     Args:
-        evaluated: What was found.
-        folder: Where to; made if it is not there.
+        evaluated: The results.
+        folder: Destination, created if missing.
 
     Returns:
         The files written.

@@ -1,4 +1,4 @@
-"""Images as they can be looked at, whatever normalisation they went through."""
+"""Images for display, whatever normalization they went through."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ __all__ = ["displayable"]
 
 
 def displayable(images: Tensor) -> Tensor:
-    """Bring images to the scale from 0 to 1; grey ones become dark ink on light paper.
+    """Scale images to [0, 1] per channel; gray ones are inverted, to dark on light.
 
-    Over several images each channel reaches from black to full, which undoes a normalisation without knowing it.
+    The range is that over all images, which undoes any normalization.
 
     Args:
         images: (N, C, H, W), any real dtype, N >= 1, C 1 or 3.

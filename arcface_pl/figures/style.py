@@ -1,18 +1,18 @@
-"""What all figures share: colours for every eye, strokes that differ in print, labels that fit, pixels and files."""
+"""Shared parts of all figures: colors, line styles, class labels, rendering and saving."""
 
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:  # matplotlib is imported when something is drawn
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
-    "CLASS_COLOURS",
+    "CLASS_COLORS",
     "SERIES",
     "draw_share",
     "label_classes",
@@ -23,7 +23,7 @@ __all__ = [
     "to_pixels",
 ]
 
-# Okabe and Ito's colours, each with a stroke and a marker of its own: a grey print tells them apart as well.
+# Okabe and Ito's colors, each with its line style and marker, so that they differ in gray print too
 SERIES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     {"color": "#D55E00", "linestyle": "--", "marker": "s"},
@@ -33,21 +33,30 @@ SERIES: tuple[dict[str, Any], ...] = (
     {"color": "#E69F00", "linestyle": (0, (7, 2)), "marker": "v"},
     {"color": "#56B4E9", "linestyle": (0, (1, 2)), "marker": "*"},
 )
-# Paul Tol's muted scheme; whoever draws classes names them as well, since beyond ten the colours begin anew.
-CLASS_COLOURS = (
+# Paul Tol's muted scheme; classes are labeled as well, since colors repeat after ten
+CLASS_COLORS = (
     "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#777777",
 )  # fmt: skip
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Make a figure of its own, in inches: nothing of matplotlib's global state is touched."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
+    """Make a figure, sized in inches, without touching matplotlib's global state.
+
+    The constrained layout fits everything that is drawn, at twice the time of drawing: with dozens of axes, place them
+    yourself.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
 
-def to_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
-    """Render a figure; returns (H, W, 3) uint8."""
+def to_pixels(figure: "Figure", dpi: int = 100) -> np.ndarray:
+    """Render a figure, (H, W, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
@@ -56,8 +65,8 @@ def to_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def save(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Write a figure to a file, in a folder that need not be there yet."""
+def save(figure: "Figure", path: Path, dpi: int = 150) -> None:
+    """Write a figure to a file, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         _quiet()
@@ -65,33 +74,35 @@ def save(figure: Figure, path: Path, dpi: int = 150) -> None:
 
 
 def _quiet() -> None:
-    # A class name may be in any script. What the font lacks is a box in the picture, and no reason to warn.
+    # A class name may be in any script; glyphs that the font lacks become boxes
     warnings.filterwarnings("ignore", r"Glyph .* missing from font")
 
 
 def draw_share(
-    axes: Axes, share: np.ndarray, edges: np.ndarray, style: dict[str, Any], label: str, hatch: str | None
+    axes: "Axes", share: np.ndarray, edges: np.ndarray, style: dict[str, Any], label: str, hatch: str | None
 ) -> None:
-    """Draw a histogram that another can lie over: see-through, and hatched where it is to differ in print as well."""
-    colour = style["color"]
+    """Draw a translucent histogram, hatched to differ from another one in gray print."""
+    from matplotlib.colors import to_rgba
+
+    color = style["color"]
     axes.stairs(
-        share, edges, fill=True, facecolor=to_rgba(colour, 0.3), edgecolor=colour, hatch=hatch, label=label, linewidth=1
+        share, edges, fill=True, facecolor=to_rgba(color, 0.3), edgecolor=color, hatch=hatch, label=label, linewidth=1
     )
 
 
 def shorten(name: str, length: int = 16) -> str:
-    """Cut a long name in its middle: what tells names apart is at the beginning of some and at the end of others."""
+    """Cut a long name in the middle, since names may differ at either end."""
     tail = length // 2
     return name if len(name) <= length else f"{name[: length - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{name[-tail:]}"
 
 
 def thin(count: int, most: int) -> list[int]:
-    """Return which of ``count`` things to label so that no more than ``most`` are, evenly spread."""
+    """Return at most ``most`` of ``count`` indices, evenly spread."""
     return list(range(0, count, -(-count // most))) if count else []
 
 
-def label_classes(axes: Axes, names: Sequence[str], *, axis: Literal["x", "y"], most: int) -> None:
-    """Name the classes along an axis whose positions are 0, 1, ...; of many only some, of long names the beginning."""
+def label_classes(axes: "Axes", names: Sequence[str], *, axis: Literal["x", "y"], most: int) -> None:
+    """Label the classes along an axis at positions 0, 1, ...; at most ``most`` of them, long names shortened."""
     shown = thin(len(names), most)
     labels = [shorten(names[index]) for index in shown]
     if axis == "y":

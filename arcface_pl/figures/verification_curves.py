@@ -1,34 +1,37 @@
-"""Verification: the ROC, and the scores behind it."""
+"""ROC and score histogram of a verification."""
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from arcface_pl.figures.style import SERIES, draw_share, new_figure
 from arcface_pl.metrics.functional import VerificationCurve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["draw_roc", "draw_scores"]
 
 NUM_BINS = 80
 
 
-def draw_roc(curves: Mapping[str, VerificationCurve]) -> Figure:
-    """Draw how many genuine pairs are accepted at each rate of falsely accepted impostor pairs.
+def draw_roc(curves: Mapping[str, VerificationCurve]) -> "Figure":
+    """Draw the ROC of one or more verifications.
 
-    The false accept rate is on a logarithmic axis that begins at one impostor pair. Every point drawn is a point of the
-    curve; the marker is the equal error rate.
+    The axis of the false accept rate is logarithmic and starts at one impostor pair; markers show equal error rates.
 
     Args:
-        curves: What to compare, by the name for the legend; up to seven.
+        curves: Up to seven curves by the name for the legend.
 
     Returns:
-        A figure of its own.
+        A new figure.
     """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     figure = new_figure(6.4, 4.8)
     axes = figure.add_subplot()
     low = min(10.0 ** math.floor(-math.log10(curve.num_impostor)) for curve in curves.values())
@@ -51,32 +54,34 @@ def draw_roc(curves: Mapping[str, VerificationCurve]) -> Figure:
     span = max(100 - lowest, 1.0)
     axes.set_ylim(100 - 1.05 * span, 100 + 0.05 * span)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(100 * value)))
-    axes.xaxis.set_major_locator(LogLocator(numticks=7))  # of more decades the labels would run into one another
+    axes.xaxis.set_major_locator(LogLocator(numticks=7))  # labels of more decades would overlap
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
-    axes.set_title("Telling whether two images show the same class", fontsize=12)
-    axes.set_xlabel("false accept rate: pairs of different classes taken for the same")
-    axes.set_ylabel("true accept rate: pairs of the same class accepted")
+    axes.set_title("Verification: do two images show the same class?", fontsize=12)
+    axes.set_xlabel("false accept rate: accepted pairs of different classes")
+    axes.set_ylabel("true accept rate: accepted pairs of the same class")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=9)
     return figure
 
 
-def draw_scores(curve: VerificationCurve, title: str = "How alike two images are") -> Figure:
-    """Draw how the scores of genuine and of impostor pairs are spread, with the threshold of equal errors between.
+def draw_scores(curve: VerificationCurve, title: str = "Similarity of two images") -> "Figure":
+    """Draw histograms of genuine and impostor scores, and the threshold of the equal error rate.
 
     Args:
-        curve: Counts of pairs by cosine similarity.
-        title: Above the figure.
+        curve: Pairs by cosine similarity.
+        title: Title of the figure.
 
     Returns:
-        A figure of its own.
+        A new figure.
     """
+    from matplotlib.ticker import FuncFormatter
+
     figure = new_figure(6.4, 4.6)
     axes = figure.add_subplot()
     scores = curve.thresholds[1:].double().cpu()
     low, high = float(scores.min()), float(scores.max())
-    if high - low < 1e-6:  # constant scores still need a bin to stand in
+    if high - low < 1e-6:  # constant scores need a bin, too
         low, high = low - 0.05, high + 0.05
     edges = np.linspace(low, high, NUM_BINS + 1)
     for counts, label, style, hatch in (
@@ -87,12 +92,12 @@ def draw_scores(curve: VerificationCurve, title: str = "How alike two images are
         draw_share(axes, np.histogram(scores, edges, weights=weights)[0], edges, style, label, hatch)
     rate, threshold = curve.equal_error_rate()
     axes.axvline(threshold, color="black", linestyle="--", linewidth=1.5)
-    axes.plot([], [], "k--", label=f"threshold {threshold:.3f}: {100 * rate:.3g}% of either kind are wrong")
+    axes.plot([], [], "k--", label=f"threshold {threshold:.3f}: {100 * rate:.3g}% of either kind are errors")
     axes.set_yscale("log")
     axes.set_ylim(top=150)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(value)))
     axes.set_xlabel("cosine similarity of the two embeddings (1: same direction)")
-    axes.set_ylabel("share of the pairs of each kind, by bar")
+    axes.set_ylabel("share of pairs per bar")
     if low >= -1.0 - 1e-5 and high <= 1.0 + 1e-5:
         _add_degrees(axes)
     axes.set_title(title, fontsize=12)
@@ -101,17 +106,17 @@ def draw_scores(curve: VerificationCurve, title: str = "How alike two images are
 
 
 def _percent(value: float) -> str:
-    # Without an exponent, which not everybody reads.
+    # Without an exponent
     return f"{value:.10f}".rstrip("0").rstrip(".") + "%"
 
 
-def _add_degrees(axes: Axes) -> None:
+def _add_degrees(axes: "Axes") -> None:
     low, high = axes.get_xlim()
     upper = axes.twiny()
     degrees = [
         angle
         for angle in range(0, 181, 15)
-        # Near 0 and 180 degrees the cosine hardly changes: there the labels would lie over one another.
+        # Near 0 and 180 degrees the cosine hardly changes, and labels would overlap
         if low <= math.cos(math.radians(angle)) <= high and (angle not in (15, 165) or high - low < 1)
     ]
     upper.set_xlim(low, high)

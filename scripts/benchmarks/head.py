@@ -1,13 +1,18 @@
-"""Time and peak memory of one forward and backward pass of the ArcFace loss, by the number of classes.
+"""Time and peak memory of the ArcFace loss (forward and backward) and of scoring a batch, by the number of classes.
 
 Compares `head.loss`, also with the SGD update of the centers inside the backward pass, with the dense path
-(`head(embeddings, labels)` and a cross-entropy), with ArcFaceLoss of pytorch-metric-learning, and with the floor below
-which no exact loss of this kind can go: the four matrix products of size batch x classes x dim that it needs, and
-nothing else. Each measurement has a process of its own; the ways take turns, and the median over the rounds is
-shown. The machine should have nothing else to do.
+(`head(embeddings, labels)` and a cross-entropy), with ArcFaceLoss of pytorch-metric-learning, and with nothing but the
+matrix products of size batch x classes x dim. Logits, gradient of the embeddings and gradient of the centers take
+three, as long as the logits are kept between the passes, and four where they are computed twice. `head.loss` keeps them
+in the memory of the centers' gradient if batch <= dim, and computes them twice otherwise: keeping them would take
+batch x classes floats more. `score` is `head.score` on a validation batch, `dense_score` the same from whole logits.
+
+Each measurement runs in a new process; the ways take turns, and the median over the rounds is shown. Nothing else
+should run on the machine.
 
     python scripts/benchmarks/head.py --classes 10000 100000 1000000 --dims 128 512
     python scripts/benchmarks/head.py --classes 10 --dims 128 --batch 64
+    python scripts/benchmarks/head.py --classes 200000 --dims 128 --batch 250 --ways fused score dense_score
 """
 
 import argparse
@@ -17,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +70,24 @@ def metric_learning(embeddings: torch.Tensor, labels: torch.Tensor, num_classes:
     return lambda: _differentiate(loss(embeddings, labels), embeddings, loss)
 
 
-def products(embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int) -> Step:
-    """The four matrix products, a chunk of classes at a time so that each finds its input in the cache."""
+def score(embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int) -> Step:
+    """The package's scores of a validation batch, in one pass over chunks of classes."""
+    from arcface_pl import ArcFaceHead
+
+    head = ArcFaceHead(embeddings.shape[1], num_classes, scale=64.0).to(embeddings.device)
+    return lambda: head.score(embeddings, labels)
+
+
+def dense_score(embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int) -> Step:
+    """The same from whole matrices of logits: what a head without a `score` of its own does."""
+    from arcface_pl.heads import ArcFaceHead, Head
+
+    head = ArcFaceHead(embeddings.shape[1], num_classes, scale=64.0).to(embeddings.device)
+    return lambda: Head.score(head, embeddings, labels)
+
+
+def products(embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int, *, count: int) -> Step:
+    """Three or four matrix products, a chunk of classes at a time so that each finds its input in the cache."""
     batch, dim = embeddings.shape
     chunk = CHUNK if embeddings.device.type == "cpu" else num_classes
     weight = torch.randn(num_classes, dim, device=embeddings.device)
@@ -76,8 +98,8 @@ def products(embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int) -
         x = embeddings.detach()
         for rows in weight.split(chunk):
             out = logits[:, : len(rows)]
-            torch.mm(x, rows.T, out=out)
-            torch.mm(x, rows.T, out=out)
+            for _ in range(count - 2):
+                torch.mm(x, rows.T, out=out)
             of_embeddings.addmm_(out, rows)
             torch.mm(out.T, x, out=of_weight[: len(rows)])
 
@@ -89,7 +111,10 @@ WAYS: dict[str, tuple[str, Callable[[torch.Tensor, torch.Tensor, int], Step]]] =
     "in_backward": ("arcface_pl, update included", in_backward),
     "dense": ("arcface_pl, dense logits", dense),
     "pml": ("pytorch-metric-learning", metric_learning),
-    "floor": ("four matrix products", products),
+    "floor": ("three matrix products", partial(products, count=3)),
+    "four": ("four matrix products", partial(products, count=4)),
+    "score": ("arcface_pl, head.score", score),
+    "dense_score": ("arcface_pl, scores from dense logits", dense_score),
 }
 
 
@@ -205,7 +230,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 continue
             classes, seconds, extra = zip(*series, strict=True)
             axes[0, column].loglog(classes, seconds, label=name, **style)
-            if way != "floor":
+            if way not in ("floor", "four"):
                 axes[1, column].loglog(classes, extra, label=name, **style)
         axes[0, column].set_title(f"dim {dim}")
         axes[1, column].set_xlabel("classes")
@@ -223,7 +248,8 @@ def main() -> None:
     parser.add_argument("--classes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    losses = [way for way in WAYS if "score" not in way]
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=losses)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="of torch; unset: its own choice")

@@ -29,7 +29,7 @@ from arcface_pl.figures import (
     draw_sphere,
     save_all,
 )
-from arcface_pl.figures.style import CLASS_COLOURS, SERIES, save, shorten, thin, to_pixels
+from arcface_pl.figures.style import CLASS_COLORS, SERIES, save, shorten, thin, to_pixels
 from arcface_pl.metrics.functional import center_angles, verification_curve
 
 
@@ -153,7 +153,7 @@ def test_a_confusion_matrix_says_what_it_counts() -> None:
     assert np.allclose(axes.images[0].get_array(), [[97, 3, 0], [0, 100, 0], [10, 0, 90]])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Coat", "Shirt", "Bag"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
-    assert axes.get_title() == "val: 156 of 160 right"
+    assert axes.get_title() == "val: 156 of 160 correct"
 
 
 def test_of_many_classes_the_commonest_confusions_are_bars() -> None:
@@ -182,8 +182,8 @@ def test_mistakes_are_the_deepest_and_say_their_angles() -> None:
 
     figure = draw_mistakes(hardest, ["cat", "dog"], num_wrong=4, num_images=5)
     assert [axes.get_title() for axes in figure.axes[:3]] == ["is dog, taken for cat"] * 2 + ["is cat, taken for dog"]
-    assert texts(figure.axes[0]) == ["own 80°, taken 20°"]
-    assert figure.get_suptitle().startswith("The 3 hardest of 4 mistakes among 5 images")
+    assert texts(figure.axes[0]) == ["true 80°, predicted 20°"]
+    assert figure.get_suptitle().startswith("The worst 3 of 4 mistakes among 5 images")
     assert not np.allclose(figure.axes[0].images[0].get_array(), figure.axes[1].images[0].get_array())
     # Dark ink on light paper.
     shown = np.asarray(figure.axes[0].images[0].get_array())
@@ -279,7 +279,7 @@ def test_the_sphere_shows_what_faces_the_viewer_on_either_side() -> None:
 def test_styles_differ_for_every_eye_and_in_print() -> None:
     for key in ("color", "marker", "linestyle"):
         assert len({str(style[key]) for style in SERIES}) == len(SERIES)
-    assert len(set(CLASS_COLOURS)) == 10
+    assert len(set(CLASS_COLORS)) == 10
 
 
 def test_labels_fit() -> None:

@@ -1,19 +1,24 @@
 """What holds for every head alike: the three calls, the arguments, the errors, the state."""
 
+import contextlib
 import copy
 import inspect
 import io
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
-from arcface_pl.heads import HEADS, AngularHead, Head, MarginHead
+from arcface_pl.checkpoints.specs import spec_of
+from arcface_pl.heads import HEADS, AngularHead, Head, MarginHead, shard_head
 
 every_head = pytest.mark.parametrize("name", HEADS)
-margin_heads = pytest.mark.parametrize("name", [name for name, head in HEADS.items() if issubclass(head, MarginHead)])
+MARGIN = [name for name, head in HEADS.items() if issubclass(head, MarginHead)]
+margin_heads = pytest.mark.parametrize("name", MARGIN)
 angular_heads = pytest.mark.parametrize("name", [name for name, head in HEADS.items() if issubclass(head, AngularHead)])
 
 
@@ -163,20 +168,93 @@ def test_a_head_can_be_rebuilt_from_its_attributes(name: str) -> None:
     assert torch.equal(again.eval().loss(embeddings, labels), head.eval().loss(embeddings, labels))
 
 
-@every_head
-def test_a_head_can_be_copied_and_saved(name: str) -> None:
-    head = build(name, **({"margin_warmup_epochs": 2} if issubclass(HEADS[name], MarginHead) else {}))
-    head.set_progress(epoch=0.5, step=3, seed=1)
-    embeddings, labels = batch()
-    for other in (copy.deepcopy(head), _through_a_file(head)):
-        assert torch.equal(other.eval().loss(embeddings, labels), copy.deepcopy(head).eval().loss(embeddings, labels))
+def moved(name: str) -> Head:
+    """A head that is not as it was made: warm-up half-way, running averages moved, class margins set."""
+    head = build(name, **({"margin_warmup_epochs": 2, "class_margins": "frequency"} if name in MARGIN else {}))
+    head.set_progress(epoch=0.5, step=3, seed=1, batch=2)
+    head.set_class_counts(torch.arange(10) + 1)
+    head.loss(*batch())
+    return head
 
 
-def _through_a_file(head: Head) -> Head:
+def through_pickle(head: Head) -> Head:
+    return pickle.loads(pickle.dumps(head))
+
+
+def through_a_file(head: Head) -> Head:
     buffer = io.BytesIO()
     torch.save(head, buffer)
     buffer.seek(0)
     return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, through_pickle, through_a_file])
+@pytest.mark.parametrize("sharded", [False, True])
+@every_head
+def test_a_head_can_be_copied_pickled_and_saved(name: str, sharded: bool, way: Callable[[Head], Head]) -> None:
+    if sharded and name == "LinearHead":
+        pytest.skip("has no angles to shard")
+    head = moved(name)
+    if sharded:
+        head = shard_head(head, sample_rate=0.5)
+    other = way(head)
+    assert type(other) is type(head)
+    assert repr(other) == repr(head)
+    embeddings, labels = batch()
+    for mine, its in zip(head.state_dict().items(), other.state_dict().items(), strict=True):
+        assert mine[0] == its[0]
+        assert torch.equal(mine[1], its[1])
+    assert torch.equal(other.loss(embeddings, labels), copy.deepcopy(head).loss(embeddings, labels))
+    other.weight.data.zero_()
+    assert head.weight.abs().sum() > 0
+
+
+@every_head
+def test_every_argument_is_in_the_signature_the_help_and_the_spec(name: str) -> None:
+    parameters = inspect.signature(HEADS[name]).parameters
+    assert not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    assert {"embedding_dim", "num_classes", "label_smoothing"} <= parameters.keys()
+    spec = spec_of(moved(name))
+    assert spec["kwargs"].keys() == parameters.keys()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Head, "head")
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
+        parser.parse_args([f"--head.help={HEADS[name].__module__}.{name}"])
+    for parameter in parameters.values():
+        described = output.getvalue().split(f"\n  --head.init_args.{parameter.name} ")
+        if len(described) == 1:
+            described = output.getvalue().split(f"\n  --head.{parameter.name} ")
+        text = " ".join(described[1].split("\n  --head.")[0].split())
+        if parameter.default is not parameter.empty:
+            assert f"default: {parameter.default}" in text
+        assert len(text.split()) > 4
+    path = f"{HEADS[name].__module__}.{name}"
+    needed = [f"--head={path}", "--head.embedding_dim=4", "--head.num_classes=5"]
+    made = parser.parse_args(needed).head.init_args
+    assert set(vars(made)) == set(parameters)
+    for wrong in ("--head.nonsense=1", "--head.label_smoothing=much"):
+        with pytest.raises(ArgumentError, match="nonsense|label_smoothing"):
+            parser.parse_args([*needed, wrong])
+    with pytest.raises(TypeError, match="nonsense"):
+        HEADS[name](4, 5, nonsense=1)
+
+
+def test_a_strangers_constructor_has_its_own_and_its_parents_arguments() -> None:
+    class Strangers(HEADS["CosFaceHead"]):
+        def __init__(self, embedding_dim: int, num_classes: int, *, depth: int = 2, **kwargs: Any) -> None:
+            super().__init__(embedding_dim, num_classes, **kwargs)
+            self.depth = depth
+
+    class Closed(Strangers):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__(8, num_classes)
+
+    theirs = list(inspect.signature(Strangers).parameters)
+    assert theirs[:3] == ["embedding_dim", "num_classes", "depth"]
+    assert set(theirs) == {*inspect.signature(HEADS["CosFaceHead"]).parameters, "depth"}
+    assert list(inspect.signature(Closed).parameters) == ["num_classes"]
+    assert spec_of(Strangers(4, 5, depth=3, margin=0.1, scale=8.0))["kwargs"]["depth"] == 3
 
 
 @every_head
@@ -194,6 +272,27 @@ def test_arguments_are_parsed_from_strings(name: str) -> None:
     for parameter in inspect.signature(HEADS[name]).parameters:
         described = help_text.split(f"\n  --head.{parameter} ")[1].split("\n  --head.")[0]
         assert len(described.split()) > 4, f"{parameter} is not described"
+
+
+@every_head
+def test_logits_have_exact_second_derivatives_and_losses_none(name: str) -> None:
+    torch.manual_seed(0)
+    head = HEADS[name](3, 4).double().eval()
+    if name == "AdaFaceHead":  # no gradient flows through its quality: hold that at its bound
+        head.norm_mean.zero_()
+        head.norm_std.zero_()
+    embeddings = 20 * torch.randn(4, 3, dtype=torch.float64)
+    labels = torch.arange(4)
+    for call in (head, lambda x: head(x, labels)):
+        assert torch.autograd.gradcheck(call, (embeddings.requires_grad_(),))
+        assert torch.autograd.gradgradcheck(call, (embeddings,))
+    if name == "LinearHead":  # a small one is torch's own operations
+        assert torch.autograd.gradgradcheck(lambda x: head.loss(x, labels), (embeddings,))
+        return
+    with pytest.raises(ValueError, match="create_graph: got True; expected False"):
+        torch.autograd.grad(head.loss(embeddings, labels), embeddings, create_graph=True)
+    with pytest.raises(RuntimeError, match="setup_context"):
+        torch.func.grad(lambda x: head(x).sum())(embeddings.detach())
 
 
 WRONG = [

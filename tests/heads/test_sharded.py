@@ -1,6 +1,8 @@
 """Sharing the classes among processes changes nothing but where the centers are."""
 
+import copy
 import os
+import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -147,6 +149,10 @@ def together(rank: int, world: int, folder: str, cases: list[Case]) -> None:
             calls = head(images), head(images, labels), head.cosine(images), head.loss(images, labels)
             head.release_centers()
         torch.testing.assert_close(calls, result["predictions"], rtol=1e-6, atol=1e-6)
+        for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
+            assert type(other) is type(head)
+            assert torch.equal(other.weight, head.weight)
+            assert torch.equal(other.loss(images, labels), head.loss(images, labels))
         results.append(result)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

@@ -1,0 +1,143 @@
+"""A user's own module, backbone and data module from the command line, with no change in the package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.pytorch.cli import LightningCLI
+
+from arcface_pl import ArcFaceModule, MNISTDataModule
+from arcface_pl.cli import main
+
+HERE = Path(__file__).parent
+QUICK = ["--accelerator", "cpu", "--max_epochs", "1", "--enable_progress_bar", "false"]
+DIGITS = ["--data.dataset", "digits"]
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    return tmp_path
+
+
+def fit(*args: str) -> tuple[dict, dict]:
+    """Run fit; returns results.json and config.yaml."""
+    main(["fit", *QUICK, *args])
+    (run,) = Path("lightning_logs").iterdir()
+    return json.loads((run / "results.json").read_text()), yaml.safe_load((run / "config.yaml").read_text())
+
+
+def test_a_subclass_of_the_module(capsys: pytest.CaptureFixture) -> None:
+    results, config = fit("--model", "guests.Module", "--model.extra", "0.7", "--model.head.margin", "0.2", *DIGITS)
+    assert results["test/accuracy"] > 0.3
+    assert config["model"]["class_path"] == "guests.Module"
+    assert config["model"]["init_args"]["extra"] == 0.7
+    assert config["model"]["init_args"]["head"]["init_args"]["margin"] == 0.2
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.003  # the base's
+    main(["fit", "--config", "lightning_logs/version_0/config.yaml", "--print_config"])
+    again = yaml.safe_load(capsys.readouterr().out.partition("# lightning")[2].partition("\n")[2])
+    assert again["model"] == config["model"]
+
+
+@pytest.mark.filterwarnings("ignore:.*(are skipped|is skipped|are written)")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_a_plain_module_and_a_plain_data_module(capsys: pytest.CaptureFixture) -> None:
+    results, config = fit(
+        "--model", "guests.PlainModule", "--model.hidden=4", "--data=guests.Data", "--data.size", "32"
+    )
+    assert config["model"] == {"class_path": "guests.PlainModule", "init_args": {"hidden": 4}}
+    assert config["data"] == {"class_path": "guests.Data", "init_args": {"size": 32}}
+    assert results["dataset"] == "Data"
+    assert results["num_parameters"] == 784 * 4 + 4 + 4 * 10 + 10
+    printed = capsys.readouterr().out
+    assert "number of images not known" in printed
+    assert "cross_entropy" in printed
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_a_plain_data_module_says_its_number_of_classes(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        fit("--data", "guests.Data")
+    assert ended.value.code == 2
+    assert "model.head.num_classes: not set" in capsys.readouterr().err
+    results, _ = fit("--data", "guests.Data", "--model.head.num_classes", "10")
+    assert results["dataset"] == "Data"
+    assert 0 <= results["test/accuracy"] <= 1
+
+
+def test_any_network_is_a_backbone(capsys: pytest.CaptureFixture) -> None:
+    network = ["--model.backbone", "guests.Net", "--model.backbone.width", "12", *DIGITS]
+    with pytest.raises(SystemExit):
+        fit(*network)
+    assert "model.head.embedding_dim: not set" in capsys.readouterr().err
+    results, config = fit(*network, "--model.head.embedding_dim", "12")
+    assert config["model"]["backbone"] == {"class_path": "guests.Net", "init_args": {"width": 12}}
+    assert results["num_parameters"] == 785 * 12 + 12 * 10
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [("--model=guests.Module", "--model.extra EXTRA"), ("--data=guests.Data", "--data.size SIZE")],
+)
+def test_their_arguments_are_in_the_help(flag: str, text: str, capsys: pytest.CaptureFixture) -> None:
+    main(["fit", "--accelerator", "cpu", flag, "--model.head.num_classes", "10", "--help_all"])
+    assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--model", "guests.Module", "--model.extras", "1"], "model.extras: unknown; did you mean model.extra?"),
+        (["--model", "guests.Module", "--model.extra", "x"], "model.extra: got x; expected float"),
+        (["--model", "guests.Modules"], "model: got guests.Modules; expected the name or full path of a class"),
+        (["--data", "guests.Data", "--data.sizes", "1"], "data.sizes: unknown; did you mean data.size?"),
+        (["--data", "guests.Data", "--data.size", "x"], "data.size: got x; expected int"),
+    ],
+)
+def test_their_arguments_are_checked(args: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *QUICK, *args])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_the_plain_lightning_cli() -> None:
+    sizes = ["--model.backbone", "SimpleCNN", "--model.head", "ArcFaceHead", "--model.head.num_classes=10"]
+    trainer = [f"--trainer.{word}" for word in ("accelerator=cpu", "max_epochs=1", "logger=false")]
+    quiet = [f"--trainer.enable_{what}=false" for what in ("progress_bar", "model_summary", "checkpointing")]
+    args = [
+        "fit",
+        "--seed_everything=0",
+        *sizes,
+        "--model.backbone.embedding_dim=8",
+        "--model.head.embedding_dim=8",
+        *trainer,
+        *quiet,
+    ]
+    cli = LightningCLI(ArcFaceModule, MNISTDataModule, args=[*args, "--data.dataset=digits"], save_config_callback=None)
+    assert cli.trainer.callback_metrics["val/accuracy"] > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_spawned_processes_run_to_the_closing_table(in_folder: Path) -> None:
+    code = "import sys\nfrom arcface_pl.cli import main\nif __name__ == '__main__':\n    main(sys.argv[1:])\n"
+    (in_folder / "run.py").write_text(code)
+    command = [sys.executable, "run.py", "fit", *QUICK, *DIGITS, "--devices", "2", "--strategy", "ddp_spawn"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "numbers in lightning_logs/version_0/results.json" in done.stdout
+    results = json.loads((in_folder / "lightning_logs" / "version_0" / "results.json").read_text())
+    assert results["checkpoint"].endswith("best.ckpt")
+    assert "val/accuracy" in results
