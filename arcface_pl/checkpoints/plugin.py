@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
-from arcface_pl.checkpoints.atomic import write_checkpoint
+from arcface_pl.checkpoints.atomic import link_or_copy, write_checkpoint
 from arcface_pl.checkpoints.reading import CheckpointFile, is_finite, read_checkpoint
 from arcface_pl.errors import CheckpointError
 
@@ -42,12 +43,17 @@ class DurableCheckpointIO(TorchCheckpointIO):
             for name, tensor in _tensors(checkpoint.get(section, {}), section):
                 if not is_finite(tensor):
                     raise CheckpointError(path, f"not written, since {name} is not finite", "use an earlier one")
-        try:
+        with _writing(path):
             write_checkpoint(checkpoint, path)
-        except OSError as error:
-            raise CheckpointError(
-                path, f"cannot be written ({error.strerror})", "earlier checkpoints are unchanged: fix this and resume"
-            ) from error
+
+    def link_checkpoint(self, written: Path, path: Path) -> None:
+        """Put a checkpoint that was written before at a second path, without writing it again if links are possible.
+
+        Raises:
+            CheckpointError: If the file cannot be written.
+        """
+        with _writing(path):
+            link_or_copy(written, path)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -63,6 +69,15 @@ class DurableCheckpointIO(TorchCheckpointIO):
         if not isinstance(version, str) or not re.match(r"[0-9]+\.[0-9]+", version):
             raise CheckpointError(path, "it has no pytorch-lightning_version", "use a checkpoint that a Trainer wrote")
         return content
+
+
+@contextmanager
+def _writing(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = "earlier checkpoints are unchanged: fix this and resume"
+        raise CheckpointError(path, f"cannot be written ({error.strerror})", remedy) from error
 
 
 def _tensors(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:

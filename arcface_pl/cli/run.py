@@ -60,9 +60,11 @@ def run(command: str, args: Sequence[str]) -> None:
     if found is not None:
         layer = settings_of_run(found.path) if command == "fit" else settings_of_checkpoint(found)
         settings, flags = request.over(merge(base, layer))
-    if _last(settings, flags, "precision") == "auto":
-        settings["trainer"]["precision"] = choose_precision(_last(settings, flags, "accelerator"))
-        flags = [flag for flag in flags if flag[0] != "trainer.precision"]
+    precision = _last(settings, flags, "precision")
+    if precision == "auto":
+        precision = choose_precision(_last(settings, flags, "accelerator"))
+    settings["trainer"]["precision"] = precision  # the parser refuses "auto", also where a flag overrides it
+    flags = [flag for flag in flags if flag[0] != "trainer.precision"]
     _hush()
     keep_freed_memory()
     stop_driver_search()
@@ -137,10 +139,8 @@ def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
     if not trainer.state.finished or trainer.fast_dev_run:
         return
     policy = next((each for each in trainer.callbacks if isinstance(each, RunCheckpoint)), None)
-    if policy is not None:
-        policy.recover(trainer)
     # A run that was stopped before the end of its first epoch has none
-    best = policy.path if policy is not None and policy.path.is_file() else None
+    best = Path(policy.best_model_path) if policy is not None and policy.best_model_path else None
     tested = []
     if is_overridden("test_step", module):
         tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)

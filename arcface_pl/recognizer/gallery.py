@@ -59,6 +59,7 @@ class Gallery:
         self._rows = _Rows(torch.empty(0, embedding_dim))
         self._owners = _Rows(torch.empty(0, dtype=torch.int64))  # position of each row's name
         self._directions = _Rows(torch.empty(0, embedding_dim))
+        self._new: list[tuple[int, Tensor]] = []  # position and rows of what was added since the last search
 
     def __len__(self) -> int:
         return len(self._names)
@@ -91,16 +92,10 @@ class Gallery:
             raise ValueError(expected(f"embeddings of {name!r}", "NaN or inf", "finite numbers"))
         rows = embeddings.detach().float().cpu()
         position = self._positions.setdefault(name, len(self._names))
-        self._rows.append(rows)
-        self._owners.append(torch.full((len(rows),), position))
         if position == len(self._names):
             self._names.append(name)
-            self._counts[name] = len(rows)
-            self._directions.append(_directions(rows, torch.zeros(len(rows), dtype=torch.int64), 1))
-        else:
-            self._counts[name] += len(rows)
-            rows = self._rows.all[self._owners.all == position]
-            self._directions.all[position] = _directions(rows, torch.zeros(len(rows), dtype=torch.int64), 1)[0]
+        self._counts[name] = self._counts.get(name, 0) + len(rows)
+        self._new.append((position, rows))
 
     def remove(self, name: str) -> None:
         """Forget a name and all its images.
@@ -110,6 +105,7 @@ class Gallery:
         """
         if name not in self._positions:
             raise UserError(expected("name", name, f"an enrolled name ({listed(self._names) or 'none'})"))
+        self._take_in()
         position = self._positions[name]
         others = self._owners.all != position
         owners = self._owners.all[others]
@@ -133,6 +129,7 @@ class Gallery:
         """
         if not self._names:
             return [[] for _ in embeddings]
+        self._take_in()
         scores, positions = nearest(embeddings.float().cpu(), self._directions.all, num_matches)
         return [
             [Match(self._names[position], score) for score, position in zip(*row, strict=True)]
@@ -149,6 +146,7 @@ class Gallery:
         Raises:
             GalleryError: If it cannot be written.
         """
+        self._take_in()
         folder = Path(folder)
         content = save({"embeddings": self._rows.all[self._owners.all.argsort(stable=True)]})
         digest = hashlib.sha256(content).hexdigest()
@@ -205,6 +203,21 @@ class Gallery:
         except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
             raise GalleryError(path, f"it is damaged ({error})", MANIFEST.remedy) from error
         return gallery
+
+    def _take_in(self) -> None:
+        """Append what was added, and update the directions of its names."""
+        if not self._new:
+            return
+        positions = torch.tensor([position for position, _ in self._new])
+        counts = torch.tensor([len(rows) for _, rows in self._new])
+        self._rows.append(torch.cat([rows for _, rows in self._new]))
+        self._owners.append(positions.repeat_interleave(counts))
+        self._new = []
+        changed = positions.unique()
+        chosen = torch.isin(self._owners.all, changed)
+        owners = torch.searchsorted(changed, self._owners.all[chosen])
+        self._directions.append(torch.empty(len(self) - len(self._directions.all), self.embedding_dim))
+        self._directions.all[changed] = _directions(self._rows.all[chosen], owners, len(changed))
 
     def _fill(self, counts: dict[str, int], rows: Tensor, owners: Tensor, directions: Tensor) -> None:
         self._counts, self._names = counts, list(counts)

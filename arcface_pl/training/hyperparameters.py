@@ -18,7 +18,7 @@ from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError
 from arcface_pl.training import schedules
 
-__all__ = ["load_module", "plain", "plain_hyperparameters"]
+__all__ = ["load_module", "plain", "plain_hyperparameters", "trainer_of"]
 
 ModuleT = TypeVar("ModuleT")
 _NOT_PLAIN = object()
@@ -54,6 +54,14 @@ def plain(value: Any) -> Any:
     return _NOT_PLAIN
 
 
+def trainer_of(module: Any) -> Any:
+    """Return the Trainer of a LightningModule, or None outside a run."""
+    try:
+        return module.trainer
+    except RuntimeError:
+        return None
+
+
 def plain_hyperparameters(module: Any) -> tuple[dict[str, Any], list[str]]:
     """Return a module's hyperparameters as plain values, and the names of those that have none.
 
@@ -63,7 +71,7 @@ def plain_hyperparameters(module: Any) -> tuple[dict[str, Any], list[str]]:
     given = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
     found = {name: plain(value) for name, value in given.items()} | dict.fromkeys(_OF_THE_LOOP, _NOT_PLAIN)
     found |= module.specs
-    trainer = module._trainer
+    trainer = trainer_of(module)
     if trainer is not None and trainer.optimizers:
         settings = trainer.optimizers[0].defaults
         found["optimizer"] = _spec(trainer.optimizers[0], settings, _classes(torch.optim, Optimizer))

@@ -21,7 +21,7 @@ from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
-from arcface_pl.training.hyperparameters import load_module, plain, plain_hyperparameters
+from arcface_pl.training.hyperparameters import load_module, plain, plain_hyperparameters, trainer_of
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
 from arcface_pl.training.schedules import configure_schedule
 from arcface_pl.training.scores import Scores
@@ -205,9 +205,10 @@ class ArcFaceModule(L.LightningModule):
         Raises:
             CheckpointError: If the weights do not fit this network, or the file lacks what resuming needs.
         """
-        path = getattr(self._trainer, "ckpt_path", None) or "the checkpoint"
+        trainer = trainer_of(self)
+        path = getattr(trainer, "ckpt_path", None) or "the checkpoint"
         self.data_facts = checkpoint.get("data", {})
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
             check_resumable(path, checkpoint)
         if self.strict_loading:
             check_fit(path, checkpoint["state_dict"], self.state_dict())

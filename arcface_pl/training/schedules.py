@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from arcface_pl.callbacks.run.private_apis import schedule_state, set_rates
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.functional.checks import check_number
 
@@ -34,14 +35,11 @@ class Schedule(LambdaLR):
     def run_for(self, total_steps: int) -> None:
         """Set the length of the run, and the rates of its first step."""
         self.total_steps = max(1, int(total_steps))
-        self._last_lr = [base * self._factor_at(self.last_epoch) for base in self.base_lrs]
-        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
-            group["lr"] = rate
+        set_rates(self, [float(base) * self._factor_at(self.last_epoch) for base in self.base_lrs])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what changes from step to step; the length of the run comes from the present Trainer."""
-        state = super().state_dict()
-        return {key: state[key] for key in ("base_lrs", "last_epoch", "_step_count", "_last_lr", "lr_lambdas")}
+        return schedule_state(super().state_dict())
 
     def _factor_at(self, step: int) -> float:
         if self.total_steps == 1 and step == 0:

@@ -8,6 +8,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from arcface_pl.callbacks.run.private_apis import average_on, averaged_steps
+
 __all__ = ["ExponentialMovingAverage"]
 
 
@@ -35,7 +37,7 @@ class ExponentialMovingAverage(WeightAveraging):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Begin the average on the training device."""
         # Lightning asks the module, which is still on the CPU at this point
-        self._device = trainer.strategy.root_device
+        average_on(self, trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             # torch asks in every step whether this count is 0: on a GPU the host would wait for the answer
@@ -47,7 +49,7 @@ class ExponentialMovingAverage(WeightAveraging):
             for average, now in zip(averages, current, strict=True):
                 average.copy_(now)  # a count of batches
             return
-        step = self._latest_update_step
+        step = averaged_steps(self)
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(averages, current, 1.0 - decay)
 

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: the best by validation, and the last; and when it may stop."""
+"""The best and the last checkpoint of a run, and stopping at a resumable point."""
 
 import time
 from pathlib import Path
@@ -6,30 +6,35 @@ from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
+from arcface_pl.callbacks.run.private_apis import validates_after
 from arcface_pl.callbacks.run.processes import Agreement
 from arcface_pl.callbacks.run.signals import Stopped, StopRequest
 from arcface_pl.checkpoints.atomic import check_writable, sweep
+from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.checkpoints.reading import read_checkpoint
-from arcface_pl.errors import CheckpointError
+from arcface_pl.errors import CheckpointError, expected
+from arcface_pl.functional.checks import check_choice
 
 __all__ = ["RunCheckpoint"]
 
 
 class RunCheckpoint(Checkpoint):
-    """Writes checkpoints/last.ckpt after every epoch and in between, and best.ckpt when validation was never better.
+    """Writes checkpoints/last.ckpt after every epoch and in between, and best.ckpt when a validation was never better.
 
-    Without a validation split there is no best one: the test set chooses nothing, so the last one counts. The one
-    before the last is kept as previous.ckpt. On SIGTERM or SIGINT the run saves the last one after the step it is in,
-    or after the validation it is in, and ends with exit code 143 or 130.
+    Without a validation split there is no best checkpoint: the last one counts, since the test set selects nothing.
+    The one before the last is kept as previous.ckpt. On SIGTERM, SIGINT, SIGHUP, SIGXCPU or SIGUSR1 the run writes
+    last.ckpt after the present step or validation and exits with 128 plus the signal's number.
 
     Args:
-        monitor: Logged score that chooses the best, measured on the validation split.
-        mode: Whether a higher or a lower score is better. Of two equal ones the later is kept.
-        every_n_minutes: Write the last one within an epoch too, after so many minutes; above 0, unset for never.
+        monitor: Logged score that selects the best, measured in validation.
+        mode: "max" if higher is better, "min" if lower is. Of two equal scores the later counts.
+        every_n_minutes: Minutes between two last.ckpt within an epoch, above 0; unset: only after each epoch.
 
     Attributes:
-        best_metrics: All metrics of the validation split at the best checkpoint.
+        best_score: ``monitor`` at the best checkpoint; None before the first validation.
+        best_metrics: All validation metrics at the best checkpoint.
     """
 
     def __init__(
@@ -39,10 +44,9 @@ class RunCheckpoint(Checkpoint):
         every_n_minutes: float | None = 10.0,
     ) -> None:
         super().__init__()
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode: got {mode!r}, but it accepts min, max")
+        check_choice("mode", mode, ("min", "max"))
         if every_n_minutes is not None and not every_n_minutes > 0:
-            raise ValueError(f"every_n_minutes: got {every_n_minutes!r}, but it accepts a number above 0, or none")
+            raise ValueError(expected("every_n_minutes", every_n_minutes, "a number above 0, or null"))
         self.monitor = monitor
         self.mode = mode
         self.every_n_minutes = every_n_minutes
@@ -52,27 +56,36 @@ class RunCheckpoint(Checkpoint):
         self._request = StopRequest()
         self._agreement: Agreement | None = None
         self._steps = 0
+        self._validated_at = -1
         self._saved = time.monotonic()
         self._just_saved = False
 
     @property
     def path(self) -> Path:
         """The checkpoint that counts: the best by validation, or the last where nothing was validated."""
-        assert self._folder is not None, "a run has not begun"
+        if self._folder is None:
+            raise RuntimeError("RunCheckpoint.path: got a run that has not begun; expected it after Trainer.fit")
         return self._folder / ("last.ckpt" if self.best_score is None else "best.ckpt")
 
-    def recover(self, trainer: L.Trainer) -> None:
-        """Take over, after fit, what a spawned process has saved; its callbacks ended with it."""
-        if self._folder is None:
-            self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-            if (last := self._folder / "last.ckpt").is_file():
-                self.load_state_dict(read_checkpoint(last)["callbacks"][self.state_key])
+    @property
+    def best_model_path(self) -> str:
+        """`path` as text, or "" where nothing was written, as in Lightning's ModelCheckpoint.
+
+        Lightning sets it in the main process when spawned processes have trained: the rest is read from last.ckpt.
+        """
+        return str(self.path) if self._folder is not None and self.path.is_file() else ""
+
+    @best_model_path.setter
+    def best_model_path(self, path: str) -> None:
+        if path and path != self.best_model_path:
+            self._folder = Path(path).parent
+            self.load_state_dict(read_checkpoint(self._folder / "last.ckpt")["callbacks"][self.state_key])
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Settle on the folder, alike in every process; clear it of what a killed run left half-written.
+        """Choose the folder, the same in every process, and remove what a killed run left half-written.
 
         Raises:
-            CheckpointError: If nothing can be written there.
+            CheckpointError: If the folder is not writable.
         """
         if stage != "fit":
             return
@@ -81,17 +94,17 @@ class RunCheckpoint(Checkpoint):
             prepare_folder(self._folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin to listen for signals."""
+        """Listen for signals."""
         self._steps, self._saved = trainer.global_step, time.monotonic()
         self._agreement = Agreement(trainer.world_size, 2)
         if not _keeps_nothing(trainer):
             self._request.listen()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Save the last one where it is time, or the run is to stop."""
+        """Write last.ckpt if it is due or the run is to stop."""
         stepped, self._steps = trainer.global_step > self._steps, trainer.global_step
-        # Gradients that are being added up are in no checkpoint; a validation that is due would be left out on resume.
-        if not stepped or _keeps_nothing(trainer) or _ends_epoch(trainer) or _validates(trainer, args[-1]):
+        # Checkpoints hold no accumulated gradients, and a resumed run would leave out a validation that is due.
+        if not stepped or _keeps_nothing(trainer) or _ends_epoch(trainer) or validates_after(trainer, args[-1]):
             return
         assert self._agreement is not None
         waited = time.monotonic() - self._saved
@@ -99,40 +112,60 @@ class RunCheckpoint(Checkpoint):
         signum, due = self._agreement.later(self._request.signum, int(late))
         if signum or (due and not self._just_saved):
             self._save_last(trainer)
-            self._just_saved = True  # the others' answer is still about the time before
+            self._just_saved = True  # the others' next answer is still about the time before
         else:
             self._just_saved = False
         if signum:
             raise Stopped(signum, agreed=True)
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Judge a validation within an epoch; one at its end waits for the epoch's other callbacks."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or _keeps_nothing(trainer):
+            return
+        self._validated_at = trainer.global_step
+        if not _ends_epoch(trainer):
+            self._judge(trainer)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the last one, and the best one where this is it; stop where that was asked for."""
+        """Write last.ckpt, and best.ckpt if a validation of these weights was the best; stop if asked to."""
         if _keeps_nothing(trainer):
             return
-        assert self._folder is not None
+        # Metrics that were measured at another step are those of other weights
+        is_best = self._validated_at == trainer.global_step and self._judge(trainer)
+        self._save_last(trainer, written="best.ckpt" if is_best else None)
         assert self._agreement is not None
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        score = metrics.get(self.monitor)
-        if score is not None and (self.best_score is None or self._as_good(score, self.best_score)):
-            self.best_score = score
-            self.best_metrics = {name: value for name, value in metrics.items() if name.startswith(("val/", "angle/"))}
-            trainer.save_checkpoint(self._folder / "best.ckpt")
-        self._save_last(trainer)
         signum, _ = self._agreement.now(self._request.signum, 0)
         if signum:
             raise Stopped(signum, agreed=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen no longer: what follows has nothing to save."""
+        """Stop listening."""
         self._request.release()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Listen no longer."""
+        """Stop listening."""
         self._request.release()
 
-    def _save_last(self, trainer: L.Trainer) -> None:
+    def _judge(self, trainer: L.Trainer) -> bool:
+        """Write best.ckpt if the score was never better; return whether it was."""
         assert self._folder is not None
-        trainer.save_checkpoint(self._folder / "last.ckpt")
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        score = metrics.get(self.monitor)
+        if score is None or (self.best_score is not None and not self._as_good(score, self.best_score)):
+            return False
+        self.best_score = score
+        self.best_metrics = {name: value for name, value in metrics.items() if name.startswith(("val/", "angle/"))}
+        trainer.save_checkpoint(self._folder / "best.ckpt")
+        return True
+
+    def _save_last(self, trainer: L.Trainer, written: str | None = None) -> None:
+        """Write the last checkpoint; as a link to a file that has just been ``written`` with the same state."""
+        assert self._folder is not None
+        plugin = trainer.strategy.checkpoint_io
+        if written is None or not isinstance(plugin, DurableCheckpointIO):
+            trainer.save_checkpoint(self._folder / "last.ckpt")
+        elif trainer.is_global_zero:
+            plugin.link_checkpoint(self._folder / written, self._folder / "last.ckpt")
         self._saved = time.monotonic()
 
     def _as_good(self, score: float, best: float) -> bool:
@@ -143,24 +176,22 @@ class RunCheckpoint(Checkpoint):
         return {"best_score": self.best_score, "best_metrics": self.best_metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back, unless the best checkpoint it speaks of was left behind in another folder."""
+        """Restore it, unless its best checkpoint stayed behind in another folder."""
         if self._folder is not None and (self._folder / "best.ckpt").is_file():
             self.best_score, self.best_metrics = state_dict["best_score"], state_dict["best_metrics"]
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make a folder for checkpoints, and see that it can be written in before any work is lost for want of that.
+    """Create a folder for checkpoints and check, before any work, that it is writable.
 
     Raises:
-        CheckpointError: If it cannot.
+        CheckpointError: If it is not.
     """
     try:
         check_writable(folder)
         sweep(folder)
     except OSError as error:
-        raise CheckpointError(
-            folder, f"nothing can be written there ({error.strerror})", "give another --default_root_dir"
-        ) from error
+        raise CheckpointError(folder, f"not writable ({error.strerror})", "use another --default_root_dir") from error
 
 
 def _keeps_nothing(trainer: Any) -> bool:
@@ -169,10 +200,3 @@ def _keeps_nothing(trainer: Any) -> bool:
 
 def _ends_epoch(trainer: L.Trainer) -> bool:
     return trainer.is_last_batch or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
-
-
-def _validates(trainer: L.Trainer, batch_idx: int) -> bool:
-    every = trainer.val_check_batch
-    if not isinstance(every, int) or not trainer.enable_validation:
-        return False
-    return any((number + 1) % every == 0 for number in (batch_idx, trainer.fit_loop.total_batch_idx))

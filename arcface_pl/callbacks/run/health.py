@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from arcface_pl.callbacks.outputs import num_classes_of, scored_batch, warn_once
+from arcface_pl.callbacks.run.private_apis import batches_done, log_interval
 from arcface_pl.callbacks.tensorboard.writer import class_names_of, datamodule_of, split_name, writer_of
 from arcface_pl.heads import AngularHead, ShardedHead
 from arcface_pl.metrics.functional.cosine import unit_rows
@@ -83,7 +84,7 @@ class HealthCheck(L.Callback):
     ) -> None:
         """If this step is read, catch the embeddings on their way to the head."""
         backbone = getattr(pl_module, "backbone", None)
-        if (trainer.global_step + 1) % _interval(trainer) == 0 and isinstance(backbone, nn.Module):
+        if (trainer.global_step + 1) % log_interval(trainer) == 0 and isinstance(backbone, nn.Module):
             self._hook = backbone.register_forward_hook(self._catch)
 
     def _catch(self, backbone: Any, images: Any, embeddings: Any) -> None:
@@ -178,7 +179,7 @@ class HealthCheck(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare the accuracy to guessing."""
         accuracy = trainer.callback_metrics.get(f"{split_name(trainer)}/accuracy")
-        done = trainer.current_epoch > 0 or _is_whole(trainer, trainer.fit_loop.batch_idx + 1)
+        done = trainer.current_epoch > 0 or _is_whole(trainer, batches_done(trainer))
         if accuracy is None or trainer.state.fn != TrainerFn.FITTING or not done:
             return
         num_classes = num_classes_of(self, pl_module)
@@ -228,10 +229,6 @@ def _is_scalar(loss: Any) -> bool:
 def _is_whole(trainer: L.Trainer, num_batches: int) -> bool:
     """Return whether an epoch of so many batches has seen all training images."""
     return num_batches == trainer.num_training_batches and trainer.limit_train_batches in (None, 1.0)
-
-
-def _interval(trainer: L.Trainer) -> int:
-    return trainer.log_every_n_steps or 1  # type: ignore[attr-defined]  # set where mypy does not look
 
 
 def _between_classes(embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
-"""Where a run writes: lightning_logs/version_N, with the data set in the name where it is not the one meant."""
+"""TensorBoard logger with one numbered folder per run: lightning_logs/version_N."""
 
 import re
 import warnings
 from collections import OrderedDict
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -12,13 +13,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from arcface_pl.callbacks.run.private_apis import move_logger
 from arcface_pl.heads import ShardedHead
 
 __all__ = ["RunLogger"]
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard's event files in a numbered folder of their own for every run.
+    """Writes TensorBoard event files into a new numbered folder for every run.
+
+    The number is chosen when ``version`` or ``log_dir`` is first read. With strategy ddp_notebook read one of them
+    before ``fit``: forked processes cannot tell the main process what they chose.
 
     Args:
         save_dir: Folder that holds ``name``; unset: the Trainer's default_root_dir.
@@ -32,18 +37,23 @@ class RunLogger(TensorBoardLogger):
 
     @property
     def version(self) -> str:
-        """Folder of this run, chosen when it is first asked for: one number past the highest there."""
+        """Folder of this run: one number past the highest there."""
         if self._version is None:
             self._version = f"version_{_next_number(Path(self.root_dir))}{self.suffix}"
         return str(self._version)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Choose the folder before spawned processes get a copy each, so that the main process knows it too."""
+        _ = self.version
+        return super().__getstate__()
+
     def continue_in(self, folder: Path) -> None:
-        """Write on in the folder of an earlier run."""
-        self._root_dir, self._name, self._version = str(folder.parent.parent), folder.parent.name, folder.name
+        """Continue in the folder of an earlier run."""
+        move_logger(self, folder)
 
     @rank_zero_only
     def log_graph(self, model: L.LightningModule, input_array: Tensor | None = None) -> None:  # type: ignore[override]
-        """Draw the way from images to logits, once: the Trainer asks again before the test, with the same network."""
+        """Draw the path from images to logits, once: the Trainer asks again before the test."""
         images = model.example_input_array if input_array is None else input_array
         if not self._log_graph or not isinstance(images, Tensor):
             return
@@ -59,7 +69,7 @@ class RunLogger(TensorBoardLogger):
 
 
 class Network(nn.Sequential):
-    """Backbone and head under a name that says more in the Graphs tab than ArcFaceModule, which ends at embeddings."""
+    """Backbone and head, as the Graphs tab names them; the forward of ArcFaceModule ends at embeddings."""
 
 
 def _next_number(root: Path) -> int:

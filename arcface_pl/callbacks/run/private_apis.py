@@ -3,11 +3,28 @@
 tests/callbacks/test_private_apis.py has a test for each, which fails by name when a release changes it.
 """
 
+from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["has_loss_scaler", "keep_out_of_ddp", "log_interval", "skip_fused_step"]
+__all__ = [
+    "average_on",
+    "averaged_steps",
+    "batches_done",
+    "child_processes",
+    "default_store",
+    "has_loss_scaler",
+    "keep_out_of_ddp",
+    "log_interval",
+    "move_logger",
+    "schedule_state",
+    "set_rates",
+    "skip_fused_step",
+    "validates_after",
+]
 
 
 def log_interval(trainer: Any) -> int:
@@ -34,3 +51,59 @@ def skip_fused_step(optimizer: Any, skip: Tensor) -> bool:
 def keep_out_of_ddp(module: Any, names: list[str]) -> None:
     """Have DDP neither average the gradients of the named parameters nor broadcast them. DDP has no argument for it."""
     module._ddp_params_and_buffers_to_ignore = names
+
+
+def validates_after(trainer: Any, batch_idx: int) -> bool:
+    """Whether Lightning validates after this training batch, within the epoch.
+
+    ``val_check_batch`` is what ``val_check_interval`` amounts to, in batches; no property or hook tells it.
+    """
+    every = trainer.val_check_batch
+    if not isinstance(every, int) or not trainer.enable_validation:
+        return False
+    return any((number + 1) % every == 0 for number in (batch_idx, trainer.fit_loop.total_batch_idx))
+
+
+def batches_done(trainer: Any) -> int:
+    """Return the batches of this epoch that were trained on. `Trainer` has no property that counts them."""
+    return trainer.fit_loop.batch_idx + 1
+
+
+def default_store() -> Any:
+    """Return the key-value store of the default process group. torch has no public way to it."""
+    return dist.distributed_c10d._get_default_store()
+
+
+def child_processes(trainer: Any) -> list[Any]:
+    """Return the processes that Lightning's launcher started, as subprocess.Popen. No hook tells when one has ended."""
+    return getattr(trainer.strategy.launcher, "procs", [])
+
+
+def average_on(callback: Any, device: torch.device) -> None:
+    """Set the device of a WeightAveraging's average. Its constructor takes one, but a Trainer chooses it later."""
+    callback._device = device
+
+
+def averaged_steps(callback: Any) -> int:
+    """Return the optimizer steps before a WeightAveraging's present update. Its averaging function is not told."""
+    return callback._latest_update_step
+
+
+def move_logger(logger: Any, folder: Path) -> None:
+    """Have a TensorBoardLogger write into ``folder``. Its parts are constructor arguments, and fixed afterwards."""
+    logger._root_dir, logger._name, logger._version = str(folder.parent.parent), folder.parent.name, folder.name
+
+
+def set_rates(schedule: Any, rates: list[float]) -> None:
+    """Set the present rates of an LRScheduler, in its optimizer and its own record."""
+    schedule._last_lr = rates
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def schedule_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Return what changes from step to step of a LambdaLR's state, which has all its attributes."""
+    return {key: state[key] for key in ("base_lrs", "last_epoch", "_step_count", "_last_lr", "lr_lambdas")}

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor
 
+from arcface_pl.callbacks.run.private_apis import child_processes, default_store
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once
 from arcface_pl.errors import UserError
 
@@ -115,7 +116,7 @@ class _Watch(threading.Thread):
         self._rank = trainer.global_rank
         # Every process makes as many of these, so that equal numbers mean the same one.
         name = f"arcface_pl/{self._number}"
-        self._store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
+        self._store = dist.PrefixStore(name, default_store())
         self._store.set_timeout(timedelta(seconds=GRACE_SECONDS))
         self._ended = threading.Event()
         # torchrun and SLURM look after their processes themselves.
@@ -175,7 +176,7 @@ class _Watch(threading.Thread):
             time.sleep(POLL_SECONDS / 10)
 
     def _childless(self) -> bool:
-        children = getattr(self._trainer.strategy.launcher, "procs", [])
+        children = child_processes(self._trainer)
         return bool(children) and all(child.poll() is not None for child in children)
 
     def _orphaned(self) -> bool:

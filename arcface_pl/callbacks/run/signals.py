@@ -1,4 +1,4 @@
-"""Signals: what ends a run on request, at a moment from which it can go on."""
+"""Signals that ask a process to end: stop training at a resumable point, anything else at once."""
 
 import signal
 import threading
@@ -8,11 +8,13 @@ from typing import Any
 
 __all__ = ["StopRequest", "Stopped", "end_at_once", "restore"]
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A closed terminal sends HUP, a cluster XCPU or USR1 before its time limit. Windows has TERM and INT only.
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGXCPU", "SIGUSR1")
+_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 
 
 class Stopped(SystemExit):
-    """A signal ended the run; the process's exit code is 128 and the signal's number: 143 or 130.
+    """A signal ended the run; the exit code is 128 plus its number: 143 for SIGTERM, 130 for SIGINT.
 
     Attributes:
         signum: The signal.
@@ -27,8 +29,10 @@ class Stopped(SystemExit):
 
 def _handle_with(handler: Callable[[int, FrameType | None], Any]) -> dict[signal.Signals, Any]:
     if threading.current_thread() is not threading.main_thread():
-        return {}  # elsewhere Python allows no handlers
-    return {signum: signal.signal(signum, handler) for signum in _SIGNALS}
+        return {}  # Python allows handlers in the main thread only
+    # A signal that is ignored stays so: nohup ignores HUP.
+    heard = [signum for signum in _SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    return {signum: signal.signal(signum, handler) for signum in heard}
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:
@@ -36,36 +40,36 @@ def _raise(signum: int, frame: FrameType | None) -> None:
 
 
 def end_at_once() -> dict[signal.Signals, Any]:
-    """From now on SIGTERM and SIGINT raise `Stopped` where the process is: there is nothing that needs saving.
+    """Have signals raise `Stopped` from now on, where there is nothing to save.
 
-    Lightning would exit with code 1 on SIGINT, and wait for the other processes inside its handler of SIGTERM.
+    Lightning exits with code 1 on SIGINT, and waits for other processes inside its SIGTERM handler.
 
     Returns:
-        The handlers that were there, for `restore`.
+        The handlers before, for `restore`.
     """
     return _handle_with(_raise)
 
 
 def restore(handlers: dict[signal.Signals, Any]) -> None:
-    """Give the signals back to whoever had them."""
+    """Reinstall earlier handlers; one that Python did not install becomes the default."""
     for signum, handler in handlers.items():
-        signal.signal(signum, handler)
+        signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
 
 class StopRequest:
-    """Takes note of SIGTERM and SIGINT while training, which asks when it can stop; a second one ends at once."""
+    """Notes a signal during training, which stops when it can; a second signal ends at once."""
 
     def __init__(self) -> None:
         self.signum = 0
         self._before: dict[signal.Signals, Any] = {}
 
     def listen(self) -> None:
-        """Begin to take note."""
+        """Start noting signals."""
         self.signum = 0
         self._before = _handle_with(self._note)
 
     def release(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Reinstall the handlers before `listen`."""
         before, self._before = self._before, {}
         restore(before)
 

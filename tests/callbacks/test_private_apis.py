@@ -1,0 +1,146 @@
+"""What the package uses of others beyond their documentation; each test fails by name when a release changes it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+
+from arcface_pl.callbacks.run import private_apis
+
+Make = Callable[..., Any]
+
+
+def test_log_interval(make_trainer: Make) -> None:
+    assert private_apis.log_interval(make_trainer(log_every_n_steps=7)) == 7
+    assert private_apis.log_interval(make_trainer(log_every_n_steps=0)) == 1
+
+
+def test_has_loss_scaler(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    assert not private_apis.has_loss_scaler(trainer)
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    assert private_apis.has_loss_scaler(SimpleNamespace(precision_plugin=scaled))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_skip_fused_step(kind: Any) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = kind([weight], lr=0.1, fused=True)
+    for skip in (True, False):
+        weight.grad = torch.ones(3)
+        assert private_apis.skip_fused_step(optimizer, torch.tensor(skip))
+        optimizer.step()
+        assert torch.equal(weight, torch.ones(3)) == skip
+    assert not private_apis.skip_fused_step(torch.optim.Adam([weight], fused=False), torch.tensor(True))
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Any:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+def test_keep_out_of_ddp() -> None:
+    module = nn.Linear(2, 2)
+    private_apis.keep_out_of_ddp(module, ["bias"])
+    wrapped = DistributedDataParallel(module)
+    assert wrapped.parameters_to_ignore == {"bias"}
+
+
+@pytest.mark.usefixtures("group")
+def test_default_store() -> None:
+    store = dist.PrefixStore("test", private_apis.default_store())
+    store.set("key", "value")
+    assert store.get("key") == b"value"
+
+
+def test_child_processes() -> None:
+    for launcher in (_MultiProcessingLauncher(Any), _SubprocessScriptLauncher(Any, 2, 1)):  # type: ignore[arg-type]
+        launcher.procs = ["child"]  # type: ignore[list-item]
+        trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+        assert private_apis.child_processes(trainer) == ["child"]
+        assert "procs" in vars(type(launcher)(Any, *((2, 1) if "Subprocess" in type(launcher).__name__ else ())))
+    assert private_apis.child_processes(SimpleNamespace(strategy=SimpleNamespace(launcher=None))) == []
+
+
+def test_validates_after_and_batches_done(make_trainer: Make, tiny_module: Make, tiny_loader: Make) -> None:
+    expected: list[bool] = []
+    done: list[int] = []
+    validated: list[int] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, idx: int) -> None:
+            expected.append(private_apis.validates_after(trainer, idx))
+            done.append(private_apis.batches_done(trainer))
+
+        def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+            validated.append(trainer.global_step)
+
+    trainer = make_trainer(max_epochs=2, val_check_interval=2, callbacks=[Watch()])
+    trainer.fit(tiny_module(), tiny_loader(), tiny_loader())
+    assert [step for step, due in enumerate(expected, start=1) if due] == validated == [2, 4, 6, 8]
+    assert done == [1, 2, 3, 4] * 2
+
+
+def test_average_on_and_averaged_steps(make_trainer: Make, tiny_module: Make, tiny_loader: Make) -> None:
+    steps: list[int] = []
+
+    class Average(WeightAveraging):
+        def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+            private_apis.average_on(self, torch.device("meta"))
+            super().setup(trainer, pl_module, stage)
+
+        def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+            super().on_train_batch_end(*args, **kwargs)
+            steps.append(private_apis.averaged_steps(self))
+
+    average = Average()
+    module = tiny_module()
+    module.trainer = make_trainer(max_epochs=1)
+    average.setup(module.trainer, module, "fit")
+    assert {weight.device.type for weight in average._average_model.parameters()} == {"meta"}
+    counting = Average()
+    counting.setup = lambda trainer, pl_module, stage: WeightAveraging.setup(counting, trainer, pl_module, stage)  # type: ignore[method-assign]
+    make_trainer(max_epochs=1, callbacks=[counting]).fit(tiny_module(), tiny_loader())
+    assert steps == [1, 2, 3, 4]
+
+
+def test_move_logger(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path / "elsewhere")
+    private_apis.move_logger(logger, tmp_path / "name" / "version_7")
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.finalize("success")
+    assert list((tmp_path / "name" / "version_7").glob("events*"))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_set_rates_and_schedule_state() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = LambdaLR(optimizer, lambda step: 1.0)
+    private_apis.set_rates(schedule, [0.25])
+    assert schedule.get_last_lr() == [0.25] == [group["lr"] for group in optimizer.param_groups]
+    other = LambdaLR(optimizer, lambda step: 1.0)
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+    other.load_state_dict(private_apis.schedule_state(schedule.state_dict()))
+    assert (other.last_epoch, other.get_last_lr()) == (3, [1.0])
+
+
+def test_every_reliance_has_its_test() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert not [name for name in private_apis.__all__ if f"private_apis.{name}" not in text]
