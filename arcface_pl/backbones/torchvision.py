@@ -28,9 +28,9 @@ class TorchvisionBackbone(Backbone):
 
     The last layer is replaced by a linear layer to the embeddings; dropout before it stays. The first convolution is
     adapted to the channels: one channel uses the sum of the weights over red, green and blue; more channels repeat
-    them, scaled by 3 / C, so that an image with equal channels gives the result of the gray image. Images smaller than the
-    network's minimum are enlarged. Position embeddings of vision transformers are interpolated. Auxiliary classifiers
-    are removed.
+    them, scaled by 3 / C, so that an image with equal channels gives the result of the gray image. Images smaller than
+    the network's minimum are enlarged. Position embeddings of vision transformers are interpolated. Auxiliary
+    classifiers are removed.
 
     Args:
         name: Name from ``torchvision.models.list_models(module=torchvision.models)``, such as resnet18 or vit_b_16.

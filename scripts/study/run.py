@@ -4,8 +4,8 @@
 
 Each run trains a small network on MNIST without two digits and separates these two. Margin and scale are chosen on the
 unseen digits' training images; scores are those of their test images. The chosen settings are then measured on the
-other four leave-two-out splits, which were not used to choose them, and all of ArcFace's with half as many classes. Every
-finished run is a row of study.csv; started again, the study continues with the missing runs. At the end it writes
+other four leave-two-out splits, which were not used to choose them, and all of ArcFace's with half as many classes.
+Every finished run is a row of study.csv; started again, the study continues with the missing runs. At the end it writes
 study.md and study.png; settings and scores of each run are in TensorBoard's HParams tab (--log_dir).
 """
 
