@@ -114,7 +114,7 @@ def test_it_runs(benchmark: dict[str, ModuleType], tmp_path: Path, capsys: pytes
     folder = find_folder(CATALOG["mnist"], "data")
     assert folder is not None
     flags = ["--data_dir", str(folder.parents[1]), "--threads", "1", "--repeats", "1", "--num_images", "256"]
-    benchmark["fit"].main(
+    benchmark["training"].main(
         [*flags, "--epochs", "1", "--sections", "overhead", "accuracy", "startup", "--out", str(tmp_path)]
     )
     record = json.loads((tmp_path / "speed.json").read_text())
@@ -130,7 +130,7 @@ def test_it_runs(benchmark: dict[str, ModuleType], tmp_path: Path, capsys: pytes
     assert record["results"]["startup"][0]["seconds"] > 0
     assert (tmp_path / "speed.md").read_text() in capsys.readouterr().out
     more = ["--add", "--sections", "accuracy", "--contenders", "fast", "--epochs", "1", "--out", str(tmp_path)]
-    benchmark["fit"].main([*flags, *more])
+    benchmark["training"].main([*flags, *more])
     added = json.loads((tmp_path / "speed.json").read_text())
     assert len(added["commands"]) == 2
     assert added["results"]["overhead"] == record["results"]["overhead"]
@@ -140,6 +140,6 @@ def test_it_runs(benchmark: dict[str, ModuleType], tmp_path: Path, capsys: pytes
     assert (new["task"]["contender"], new["task"]["seed"]) == ("fast", 1)
     assert new["curve"] != next(each for each in before if each["task"]["contender"] == "fast")["curve"]
     with pytest.raises(SystemExit, match="--add: .* give another --out"):
-        benchmark["fit"].main([*flags, *more, "--wait_policy", "passive"])
+        benchmark["training"].main([*flags, *more, "--wait_policy", "passive"])
     with Image.open(tmp_path / "speed.png") as picture:
         assert min(picture.size) > 400
