@@ -1,59 +1,66 @@
-"""The short help: what people use, with examples. ``--help_all`` prints every setting."""
+"""The short help: common settings and examples. ``--help_all`` prints every setting."""
 
 __all__ = ["HELP", "SUBCOMMANDS"]
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 _COMMON = """\
-Settings come from the package's complete base config, then each --config in turn, then flags; the later one wins.
-  -c, --config FILE             a YAML file with differences only (scripts/configs/ holds some)
+  -c, --config FILE            YAML with settings that differ; may be repeated
   --accelerator auto|cpu|gpu|mps
-  --devices N                   number of devices; with --strategy ddp, number of processes
+  --devices N                  number of devices; on a CPU, of processes
   --precision 32-true|bf16-mixed|16-mixed|auto
-  --data.data_dir DIR           where MNIST/raw/ lies or is downloaded to (default: data)
+  --data.data_dir DIR          folder that holds or receives MNIST/raw/
   --data.dataset auto|mnist|fashion_mnist|kmnist|cifar10|digits
-  --data ImageFolderDataModule --data.root DIR   your own images: a folder for each class
-  --data.batch_size N           images a step and process (default: 64)
-  --ckpt_path PATH|last|best|last-good   a checkpoint, or one of the newest run; last-good: its newest whole one
-  --default_root_dir DIR        runs go to DIR/lightning_logs (default: here)
+  --data ImageFolderDataModule --data.root DIR
+                               your own images, one folder per class
+  --data.batch_size N          images per step and process (default: 64)
+  --ckpt_path PATH|last|best|last-good
+                               a checkpoint, or one of the newest run
+  --default_root_dir DIR       runs go to DIR/lightning_logs (default: here)
 """
 
 _MORE = """\
-  --print_config                print the settings as YAML and stop
-  --help_all                    every setting, and every flag of Lightning's Trainer (each also works bare)
-  --traceback                   show Python's traceback with an error
+  --print_config               print all settings as YAML and exit
+  --help_all                   print every setting
+  --model.head.help NAME       arguments of a class; likewise --data.help, ...
+  --env                        read settings from PL_TRAINER__MAX_EPOCHS, ...
+  --traceback                  print Python's traceback of an error
 """
 
 _FIT = f"""\
-usage: arcface-pl fit [flags]        (python scripts/fit.py [flags] is the same)
+usage: arcface-pl fit [flags]     (or: python scripts/fit.py [flags])
 
-Train an embedding network with an angular-margin loss, keep the best checkpoint by validation accuracy,
-and evaluate it once on the test set.
+Train an embedding network with an angular-margin loss, keep the checkpoint
+with the best validation accuracy, and evaluate it once on the test set.
+
+Settings come from the package's base.yaml, then each --config, then flags.
+Flags of Lightning's Trainer need no prefix: --max_epochs 5.
 
 {_COMMON}\
-  --allow_inexact_resume        go on though data, batches, processes, threads, precision or compiling changed
-  --max_epochs N                passes over the training images (default: 10)
-  --seed_everything N           seed of weights, order, augmentation and dropout (default: 0)
-  --model.head NAME             ArcFaceHead, CosFaceHead, LinearHead, ...
-  --model.head.margin X         margin; radians for ArcFaceHead (default: 0.5)
-  --model.head.scale X          scale of the cosines (default: 30)
-  --model.backbone NAME         SimpleCNN, FastCNN, SmallResNet, TorchvisionBackbone
-  --model.backbone.name NAME    of TorchvisionBackbone: resnet18, vit_b_16, ... (--model.backbone.weights DEFAULT)
+  --allow_inexact_resume       resume although data, batch size, processes,
+                               threads or precision changed
+  --max_epochs N               passes over the training images (default: 10)
+  --seed_everything N          seed (default: 0)
+  --model.head NAME            ArcFaceHead, CosFaceHead, LinearHead, ...
+  --model.head.margin X        radians for ArcFaceHead (default: 0.5)
+  --model.head.scale X         factor of the cosines (default: 30)
+  --model.backbone NAME        SimpleCNN, FastCNN, SmallResNet,
+                               TorchvisionBackbone, or your own my_package.Net
   --model.backbone.embedding_dim N
-  --model.optimizer.lr X        peak learning rate
-  --model.compile default|reduce-overhead   compile the training steps; the latter with CUDA graphs (default: null)
-  --model.matmul_precision highest|high|medium   of float32 while training; high allows TF32 (default: null)
-  --data.augment true|false     random rotation, shift and scale
+  --model.optimizer NAME       any of torch.optim (default: Adam)
+  --model.optimizer.lr X       peak learning rate (default: 0.003)
+  --model.lr_schedule NAME     OneCycle, Cosine, Constant, or any of
+                               torch.optim.lr_scheduler
+  --model my_package.MyModule  your own LightningModule
+  --trainer.callbacks+=NAME    add a callback; --trainer.callbacks.X sets its X
+  --trainer.logger+=NAME       add a logger
 {_MORE}
 examples:
-  python scripts/fit.py
-  python scripts/fit.py --accelerator gpu --precision bf16-mixed
-  python scripts/fit.py --config scripts/configs/fast.yaml
-  python scripts/fit.py --config scripts/configs/accurate.yaml
-  python scripts/fit.py --config scripts/configs/fashion.yaml --max_epochs 5
-  python scripts/fit.py --model.head CosFaceHead --model.head.margin 0.35
-  python scripts/fit.py --accelerator cpu --devices 2 --strategy ddp
-  python scripts/fit.py --ckpt_path last
+  arcface-pl fit
+  arcface-pl fit --config scripts/configs/fast.yaml
+  arcface-pl fit --model.head CosFaceHead --model.head.margin 0.35
+  arcface-pl fit --accelerator cpu --devices 2 --strategy ddp
+  arcface-pl fit --ckpt_path last
 """
 
 
@@ -62,7 +69,7 @@ def _evaluation(command: str, sentence: str) -> str:
 usage: arcface-pl {command} --ckpt_path PATH|last|best|last-good [flags]
 
 {sentence}
-The model and the data's settings are the checkpoint's own; no config of the run is read.
+Model and data settings come from the checkpoint; no config of the run is read.
 
 {_COMMON}{_MORE}
 example:
@@ -76,21 +83,23 @@ usage: arcface-pl COMMAND ...
 
 Image embeddings with angular-margin losses (ArcFace and its family).
 
-  fit        train, keep the best checkpoint, evaluate it once on the test set
+  fit        train, keep the best checkpoint, evaluate it on the test set
   validate   score a checkpoint on the validation split
   test       score a checkpoint on the test set
-  predict    say the class of your own pictures, or write that of every test image to predictions.csv
-  evaluate   score a checkpoint: classification, verification of unseen classes, retrieval; draw figures
-  recognize  enrol names from a few pictures, identify and compare pictures
-  export     write a trained model as one ONNX, torch or safetensors file, and check it
-  demo       serve a page to try a trained model: draw, see every angle, enrol new classes
+  predict    classify your own pictures, or write a CSV for the test set
+  evaluate   classification, verification and retrieval scores; figures
+  recognize  enroll names from a few pictures, identify, compare
+  export     write a model as an ONNX, torch or safetensors file
+  demo       serve a web page to try a model: draw, see angles, enroll
 
-'arcface-pl COMMAND --help' says more.
+'arcface-pl COMMAND --help' prints its flags.
 """,
     "fit": _FIT,
     "validate": _evaluation("validate", "Score a checkpoint on the validation split."),
     "test": _evaluation("test", "Score a checkpoint on the test set."),
     "predict": f"""\
-usage: arcface-pl predict CKPT IMAGE... [flags]        (your own pictures; 'arcface-pl predict best x --help' says more)
-or     {_evaluation("predict", "Write label, predicted class, cosine and angle of every test image to a CSV.")[7:]}""",
+usage: arcface-pl predict CKPT IMAGE... [flags]     (your own pictures)
+or     {_evaluation("predict", "Write label, predicted class, cosine and angle of each test image as CSV.")[7:]}
+'arcface-pl predict best x --help' prints the flags for your own pictures.
+""",
 }

@@ -27,14 +27,15 @@ class Group:
 
     Args:
         group: None for all processes, or for this one alone where there is no process group.
+        alone: This process alone in any case.
 
     Attributes:
         size: Number of processes.
         rank: Number of this one.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        there = dist.is_available() and dist.is_initialized()
+    def __init__(self, group: dist.ProcessGroup | None = None, *, alone: bool = False) -> None:
+        there = not alone and dist.is_available() and dist.is_initialized()
         self.group = group
         self.size = dist.get_world_size(group) if there else 1
         self.rank = dist.get_rank(group) if there else 0

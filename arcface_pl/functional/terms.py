@@ -1,4 +1,4 @@
-"""What every loss of the family is made of: the angle to the target class and the log-sum-exp of all other classes."""
+"""The target angle and the log-sum-exp of the other classes, which every loss is made of, for a few classes at once."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from arcface_pl.functional.derivatives import first_order_only
-from arcface_pl.functional.non_target import NonTarget, Reweighting, non_target_backward, non_target_forward
-from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, unit_rows
+from arcface_pl.functional.non_target import NonTarget
+from arcface_pl.functional.precision import full_precision, pair_dtype, unit_rows
 from arcface_pl.functional.precision import tangent as _tangent
 
 WHOLE_CELLS = 1 << 17
@@ -28,37 +28,6 @@ class AngularTerms(NamedTuple):
     """Sum of the non-target logits, where label smoothing asks for it."""
 
 
-def angular_terms(
-    embeddings: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    non_target: NonTarget,
-    reweighting: Reweighting | None = None,
-    *,
-    with_sum: bool,
-) -> AngularTerms:
-    """Compute the angle to the target and the log-sum-exp of the other classes, with exact first derivatives of both.
-
-    Args:
-        embeddings: (B, D) floating point.
-        weight: (C * K, D) floating point, a class's centers adjacent.
-        labels: (B,) int64 in [0, C), already checked.
-        non_target: Scale, sub-centers and chunk size; without a chunk size a small problem is kept whole.
-        reweighting: CurricularFace's; no gradient flows into it.
-        with_sum: Whether ``non_target_sum`` is needed.
-    """
-    whole = non_target.chunk_size is None and embeddings.shape[0] * weight.shape[0] <= WHOLE_CELLS
-    with full_precision(embeddings.device):
-        apply = _WholeTerms.apply if whole else _apply_chunked
-        return AngularTerms(*apply(embeddings, weight, labels, *(reweighting or (None, None)), non_target, with_sum))
-
-
-@torch.compiler.disable  # a loop over a thousand chunks is not to be unrolled into a graph
-def _apply_chunked(embeddings: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor | None, ...]:
-    keeps = torch.is_grad_enabled() and weight.requires_grad
-    return _ChunkedTerms.apply(embeddings, weight, *args, keeps)
-
-
 def sine_between(unit: Tensor, centers: Tensor) -> Tensor:
     """Return the sine of the angle between rows of unit vectors: this product is exact near 0 and pi."""
     return torch.linalg.vector_norm(unit - centers, dim=1) * torch.linalg.vector_norm(unit + centers, dim=1) / 2
@@ -74,7 +43,7 @@ def target_coefficient(cosine: Tensor, sine: Tensor, grad_cosine: Tensor, grad_s
     return (sine * grad_cosine - cosine * grad_sine) / sine.clamp_min(floor)
 
 
-class _WholeTerms(torch.autograd.Function):
+class WholeTerms(torch.autograd.Function):
     """All cosines at once in float64: for small problems exactness costs nothing."""
 
     @staticmethod
@@ -131,68 +100,6 @@ class _WholeTerms(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 grad_weight = _tangent(slopes.T @ unit, centers, center_norms).to(ctx.dtypes[1])
         return grad_embeddings, grad_weight, None, None, None, None, None
-
-
-class _ChunkedTerms(torch.autograd.Function):
-    """The target in float64, all other classes in chunks: no batch x classes tensor is made."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        embeddings: Tensor,
-        weight: Tensor,
-        labels: Tensor,
-        threshold: Tensor | None,
-        t: Tensor | None,
-        non_target: NonTarget,
-        with_sum: bool,
-        keeps: bool,
-    ) -> tuple[Tensor | None, ...]:
-        dtype, wide = compute_dtype(embeddings, weight), pair_dtype(embeddings.device)
-        unit, norms = unit_rows(embeddings, wide)
-        rows, centers, center_norms = target_centers(unit, weight, labels, non_target.sub_centers)
-        cosine, sine = (unit * centers).sum(dim=1), sine_between(unit, centers)
-        reweighting = None if threshold is None or t is None else Reweighting(threshold.to(dtype), t.to(dtype))
-        narrow = unit.to(dtype)
-        ctx.kept = non_target.logits_buffer(narrow, weight, reweighting) if keeps else None
-        lse, logit_sum, lengths = non_target_forward(
-            narrow, weight, labels, non_target, reweighting=reweighting, with_sum=with_sum, keep=ctx.kept
-        )
-        ctx.save_for_backward(
-            unit, norms, weight, lengths, rows, centers, center_norms, labels, cosine, sine, lse, *(reweighting or ())
-        )
-        ctx.non_target, ctx.dtypes = non_target, (embeddings.dtype, dtype)
-        return cosine, sine, lse, logit_sum
-
-    @staticmethod
-    @first_order_only
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_cosine, grad_sine, grad_lse, grad_sum = grads
-        unit, norms, weight, lengths, rows, centers, center_norms, labels, cosine, sine, lse, *reweighting = (
-            ctx.saved_tensors
-        )
-        coefficient = target_coefficient(cosine, sine, grad_cosine, grad_sine)[:, None]
-        kept, ctx.kept = ctx.kept, None  # becomes the gradient; a second backward pass computes the logits again
-        grad_embeddings = None
-        with full_precision(unit.device):
-            from_others, grad_weight, _ = non_target_backward(
-                unit.to(ctx.dtypes[1]),
-                weight,
-                labels,
-                ctx.non_target,
-                lengths,
-                lse,
-                grad_lse,
-                grad_sum,
-                ctx.needs_input_grad[:2],
-                reweighting=Reweighting(*reweighting) if reweighting else None,
-                kept=kept,
-            )
-        if from_others is not None:
-            grad_embeddings = _tangent(from_others + coefficient * centers, unit, norms).to(ctx.dtypes[0])
-        if grad_weight is not None:
-            grad_weight.index_add_(0, rows, _tangent(coefficient * unit, centers, center_norms).to(weight.dtype))
-        return grad_embeddings, grad_weight, None, None, None, None, None, None
 
 
 def target_centers(unit: Tensor, weight: Tensor, labels: Tensor, sub_centers: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from arcface_pl.errors import expected
 from arcface_pl.functional import similarity
 from arcface_pl.functional.checks import check_batch, check_choice, check_count, check_embeddings, check_number
+from arcface_pl.functional.chunked_terms import Shard, angular_terms
 from arcface_pl.functional.loss import Reduction, loss_of_terms, reduce
 from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype
 from arcface_pl.functional.scoring import HeadScores, angular_scores, predict
-from arcface_pl.functional.terms import WHOLE_CELLS, AngularTerms, angular_terms
+from arcface_pl.functional.terms import WHOLE_CELLS
 
 __all__ = ["AngularHead", "Head", "HeadScores"]
 
@@ -318,7 +319,10 @@ class AngularHead(Head):
             ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
         """
         labels = self.checked(embeddings, labels)
-        terms = self.terms(embeddings, labels, self.reweighting(embeddings, labels))
+        reweighting = self.reweighting(embeddings, labels)
+        weight, shard = self.loss_centers()
+        non_target, with_sum = NonTarget(self.scale_value, self.sub_centers), self.label_smoothing > 0
+        terms = angular_terms(embeddings, weight, labels, non_target, reweighting, with_sum=with_sum, shard=shard)
         losses = loss_of_terms(
             terms,
             lambda cosine, sine: self.psi(cosine, sine, embeddings, labels),
@@ -364,16 +368,9 @@ class AngularHead(Head):
         losses = scores.loss if penalty is None else scores.loss + penalty
         return scores._replace(loss=losses.to(compute_dtype(embeddings, self.weight)))
 
-    def terms(self, embeddings: Tensor, labels: Tensor, reweighting: Reweighting | None) -> AngularTerms:
-        """Compute the target angle and the log-sum-exp of the non-target classes; sharded heads override this.
-
-        Args:
-            embeddings: (B, D) floating point.
-            labels: (B,) int64 in [0, C).
-            reweighting: CurricularFace's.
-        """
-        non_target, with_sum = NonTarget(self.scale_value, self.sub_centers), self.label_smoothing > 0
-        return angular_terms(embeddings, self.centers(), labels, non_target, reweighting, with_sum=with_sum)
+    def loss_centers(self) -> tuple[Tensor, Shard | None]:
+        """Return the centers that a loss reads here, and which these are in a sharded head."""
+        return self.centers(), None
 
     def extra_repr(self) -> str:
         """Name the sizes and the scale in ``print(head)``."""

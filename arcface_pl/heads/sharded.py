@@ -13,10 +13,8 @@ from torch.optim import Optimizer
 
 from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_number
-from arcface_pl.functional.non_target import NonTarget, Reweighting
+from arcface_pl.functional.chunked_terms import Shard, sharded_target_angle
 from arcface_pl.functional.process_group import Group
-from arcface_pl.functional.sharded_terms import Shard, sharded_target_angle, sharded_terms
-from arcface_pl.functional.terms import AngularTerms
 from arcface_pl.heads.base import AngularHead, Head
 from arcface_pl.heads.in_backward import InBackwardSGD
 from arcface_pl.seeding import derive_seed
@@ -197,13 +195,9 @@ class ShardedHead(AngularHead):
         super().set_progress(epoch=epoch, step=step, seed=seed, batch=batch)
         self._step_to_draw, self._seed_to_draw = step, seed
 
-    def terms(self, embeddings: Tensor, labels: Tensor, reweighting: Reweighting | None) -> AngularTerms:
-        """Compute the target angle and the log-sum-exp of the non-target classes over all processes."""
-        if self._gathered is not None:
-            return super().terms(embeddings, labels, reweighting)
-        non_target = NonTarget(self.scale_value, self.sub_centers)
-        with_sum, shard = self.label_smoothing > 0, self._shard()
-        return sharded_terms(embeddings, self.weight, labels, non_target, reweighting, with_sum=with_sum, shard=shard)
+    def loss_centers(self) -> tuple[Tensor, Shard | None]:
+        """Return this process's centers and which these are, or all centers where they were gathered."""
+        return (self.weight, self._shard()) if self._gathered is None else (self._gathered, None)
 
     def target_angle(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return cos and sin of the angle to the target class, (B,) each, float64, exact near 0 and pi."""

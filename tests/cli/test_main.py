@@ -158,6 +158,7 @@ def test_help_is_short_and_does_not_wait_for_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "--max_epochs" in done.stdout
     assert len(done.stdout.splitlines()) < 50
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def test_print_config_and_help_all(in_folder: Path, capsys: pytest.CaptureFixture) -> None:

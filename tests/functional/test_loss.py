@@ -35,11 +35,11 @@ def dense_losses(
     cosine = F.normalize(embeddings) @ F.normalize(weight).T
     cosine = cosine.view(len(labels), -1, sub_centers).amax(dim=2)
     theta = cosine.gather(1, labels[:, None]).acos() + 0.5
-    own = torch.where(theta <= math.pi, theta.cos(), -2 - theta.cos())
+    psi = torch.where(theta <= math.pi, theta.cos(), -2 - theta.cos())
     if reweighting is not None:
         is_hard = cosine > reweighting.threshold[:, None]
         cosine = torch.where(is_hard, cosine * (reweighting.t + cosine), cosine)
-    logits = scale * cosine.scatter(1, labels[:, None], own)
+    logits = scale * cosine.scatter(1, labels[:, None], psi)
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
 
 

@@ -21,7 +21,7 @@ from arcface_pl.functional.non_target import CPU_CHUNK_ROWS, Reweighting
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 4, 1000])
 @pytest.mark.parametrize("scale", [0.5, 64.0, 90.0, 5000.0])
-def test_non_target_logsumexp_leaves_out_the_own_class(scale: float, chunk_size: int | None) -> None:
+def test_non_target_logsumexp_leaves_out_the_target(scale: float, chunk_size: int | None) -> None:
     embeddings, weight, labels = batch()
     cosine = F.normalize(embeddings) @ F.normalize(weight).T
     expected = torch.stack(
@@ -37,7 +37,7 @@ def test_non_target_logsumexp_leaves_out_the_own_class(scale: float, chunk_size:
         torch.testing.assert_close(a, b)
 
 
-def test_non_target_logsumexp_survives_an_own_class_that_is_all_there_is() -> None:
+def test_non_target_logsumexp_is_exact_where_the_target_would_dominate_it() -> None:
     weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
     for chunk_size in (None, 1):
         got = non_target_logsumexp(weight[:1], weight, torch.tensor([0]), scale=64.0, chunk_size=chunk_size)

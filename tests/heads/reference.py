@@ -12,7 +12,7 @@ def cosines(embeddings: Tensor, weight: Tensor, sub_centers: int = 1) -> Tensor:
     return cosine.view(len(embeddings), -1, sub_centers).amax(dim=2)
 
 
-def own_theta(cosine: Tensor, labels: Tensor) -> Tensor:
+def target_theta(cosine: Tensor, labels: Tensor) -> Tensor:
     return cosine.gather(1, labels[:, None]).squeeze(1).acos()
 
 
@@ -50,7 +50,7 @@ def magface_regulariser(norms: Tensor, l_a: float, u_a: float) -> Tensor:
 
 
 def curricularface(cosine: Tensor, labels: Tensor, margin: float, t: float) -> tuple[Tensor, Tensor]:
-    """The re-weighted cosines and the own psi, a class at a time."""
-    psi = arcface(own_theta(cosine, labels), margin)
+    """The re-weighted cosines and the target psi, a class at a time."""
+    psi = arcface(target_theta(cosine, labels), margin)
     columns = [torch.where(column > psi, column * (t + column), column) for column in cosine.unbind(dim=1)]
     return torch.stack(columns, dim=1), psi

@@ -25,8 +25,8 @@ def batch(size: int = 24, dim: int = 8, classes: int = 7) -> tuple[Tensor, Tenso
 def margin_head(psi: Callable[[Tensor], Tensor]) -> Expected:
     def losses(head: Head, embeddings: Tensor, labels: Tensor) -> Tensor:
         cosine = reference.cosines(embeddings, head.weight, head.sub_centers)
-        own = psi(reference.own_theta(cosine, labels))
-        return reference.softmax_loss(cosine, labels, own, head.scale_value, head.label_smoothing)
+        target = psi(reference.target_theta(cosine, labels))
+        return reference.softmax_loss(cosine, labels, target, head.scale_value, head.label_smoothing)
 
     return losses
 

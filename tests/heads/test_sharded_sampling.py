@@ -24,10 +24,10 @@ def batch(size: int = 12) -> tuple[Tensor, Tensor]:
 
 def drawn(head: ShardedHead, step: int, labels: Tensor | None = None, seed: int = 0) -> Tensor:
     """The rows that have a gradient at a step."""
-    embeddings, own = batch()
+    embeddings, default = batch()
     head.weight.grad = None
     head.set_progress(epoch=0.0, step=step, seed=seed)
-    head.loss(embeddings, own if labels is None else labels).backward()
+    head.loss(embeddings, default if labels is None else labels).backward()
     assert head.weight.grad.is_sparse
     return head.weight.grad.coalesce().indices()[0]
 

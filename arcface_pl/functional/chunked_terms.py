@@ -1,4 +1,4 @@
-"""The terms of a loss whose classes are sharded over processes, and of which a step may take a sample."""
+"""The terms of a loss in chunks of classes, which may be sharded over processes and sampled for a step."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -11,9 +11,16 @@ from arcface_pl.functional.derivatives import first_order_only
 from arcface_pl.functional.non_target import NonTarget, Reweighting, non_target_backward, non_target_forward
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, tangent, unit_rows
 from arcface_pl.functional.process_group import Group
-from arcface_pl.functional.terms import WHOLE_CELLS, AngularTerms, sine_between, target_centers, target_coefficient
+from arcface_pl.functional.terms import (
+    WHOLE_CELLS,
+    AngularTerms,
+    WholeTerms,
+    sine_between,
+    target_centers,
+    target_coefficient,
+)
 
-__all__ = ["Shard", "sharded_target_angle", "sharded_terms"]
+__all__ = ["Shard", "angular_terms", "sharded_target_angle"]
 
 Rows = slice | Tensor
 
@@ -62,33 +69,38 @@ class _Batch(NamedTuple):
         return rows, target, norms, cosine, torch.where(self.here, sine_between(self.unit, target), 0)
 
 
-def sharded_terms(
+def angular_terms(
     embeddings: Tensor,
     weight: Tensor,
     labels: Tensor,
     non_target: NonTarget,
-    reweighting: Reweighting | None,
+    reweighting: Reweighting | None = None,
     *,
     with_sum: bool,
-    shard: Shard,
+    shard: Shard | None = None,
 ) -> AngularTerms:
-    """Compute the terms of this process's samples over the classes of all processes.
+    """Compute the angle to the target and the log-sum-exp of the other classes, with exact first derivatives of both.
 
-    The gradient of the embeddings is that of this process's loss; that of the weight is the mean over the processes'
-    losses, as if every process had all classes and their gradients were averaged.
+    With a shard these are the terms of this process's samples over the classes of all processes. The gradient of the
+    embeddings is that of this process's loss; that of the weight is the mean over the processes' losses, as if every
+    process had all classes and their gradients were averaged.
 
     Args:
         embeddings: (B, D) floating point; processes may differ in B.
-        weight: (C_here * K, D) floating point.
-        labels: (B,) int64 in [0, C), already checked.
-        non_target: Scale and sub-centers.
-        reweighting: CurricularFace's, of this process's samples.
+        weight: (C * K, D) floating point, a class's centers adjacent; with a shard those of this process.
+        labels: (B,) int64 in [0, C) of all classes, already checked.
+        non_target: Scale, sub-centers and chunk size; without a chunk size a small problem is computed in float64.
+        reweighting: CurricularFace's; no gradient flows into it.
         with_sum: Whether ``non_target_sum`` is needed.
-        shard: Which classes are here.
+        shard: Which classes are here; None for all.
     """
+    args = embeddings, weight, labels, *(reweighting or (None, None)), non_target, with_sum
+    is_small = non_target.chunk_size is None and embeddings.shape[0] * weight.shape[0] <= WHOLE_CELLS
     with full_precision(embeddings.device):
-        args = (*(reweighting or (None, None)), non_target, with_sum, shard)
-        return AngularTerms(*_apply(embeddings, weight, labels, *args))
+        if shard is None and is_small:
+            return AngularTerms(*WholeTerms.apply(*args))
+        keeps = torch.is_grad_enabled() and weight.requires_grad
+        return AngularTerms(*_apply(*args, shard or Shard(Group(alone=True), 0, weight.shape[0]), keeps))
 
 
 @torch.no_grad()
@@ -102,14 +114,16 @@ def sharded_target_angle(
     return cosine, sine
 
 
-@torch.compiler.disable
-def _apply(embeddings: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor | None, ...]:
-    keeps = torch.is_grad_enabled() and weight.requires_grad
-    return _ShardedTerms.apply(embeddings, weight, *args, keeps)
+@torch.compiler.disable  # a loop over a thousand chunks is not to be unrolled into a graph
+def _apply(*args: Any) -> tuple[Tensor | None, ...]:
+    return _ChunkedTerms.apply(*args)
 
 
-class _ShardedTerms(torch.autograd.Function):
-    """Each process takes its classes for the samples of all; one sum puts the parts together."""
+class _ChunkedTerms(torch.autograd.Function):
+    """The target in float64, all other classes in chunks: no batch x classes tensor is made.
+
+    Each process takes its classes for the samples of all; one sum puts the parts together.
+    """
 
     @staticmethod
     def forward(
@@ -126,8 +140,8 @@ class _ShardedTerms(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         group, dtype = shard.group, compute_dtype(embeddings, weight)
         batch = _Batch.gathered(embeddings, labels, weight.shape[0] // non_target.sub_centers, shard)
-        if batch.unit.shape[0] * shard.num_centers <= WHOLE_CELLS:
-            dtype = batch.unit.dtype  # a small problem is exact in a process alone, and here too
+        if non_target.chunk_size is None and batch.unit.shape[0] * shard.num_centers <= WHOLE_CELLS:
+            dtype = batch.unit.dtype  # as exact as the small problem of a process alone
         centers, drawn, columns = weight, None, batch.labels
         if shard.draw is not None:
             classes = shard.draw(batch.labels[batch.here].unique())
