@@ -20,13 +20,12 @@ from arcface_pl.figures.embeddings import draw_circle_on, draw_sphere_on
 from arcface_pl.figures.style import new_figure, save
 
 MARGINS = (0.0, 0.3)
-# At a scale of 30 ten classes stay crowded where they began: in so few dimensions the centers have far to go, past one
-# another.
+# At a scale of 30 ten classes stay crowded where they started: in two dimensions the centers have to pass one another
 SETTINGS = {"model.head.scale": 10, "model.head_lr": 0.1, "data.augment": "false"}
 
 
 def train(dims: int, margin: float, flags: Sequence[str]) -> ArcFaceModule:
-    """Train a network whose embeddings have so many dimensions; return the best one by validation."""
+    """Train a network with ``dims`` dimensions and return the best one by validation."""
     settings = {**SETTINGS, "model.backbone.embedding_dim": dims, "model.head.margin": margin}
     given = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +36,7 @@ def train(dims: int, margin: float, flags: Sequence[str]) -> ArcFaceModule:
 
 @torch.no_grad()
 def embed(module: ArcFaceModule) -> tuple[Tensor, Tensor, list[str]]:
-    """Return the test images' embeddings, their labels, and the classes' names."""
+    """Return the test images' embeddings, their labels, and class names."""
     data = MNISTDataModule(**module.data_facts["kwargs"])
     data.prepare_data()
     data.setup("test")
@@ -47,7 +46,7 @@ def embed(module: ArcFaceModule) -> tuple[Tensor, Tensor, list[str]]:
 
 
 def draw(part: SubFigure, module: ArcFaceModule, margin: float) -> None:
-    """Draw one network's embeddings and what they are good for."""
+    """Draw one network's embeddings and scores."""
     embeddings, labels, names = embed(module)
     centers = module.head.weight.detach()
     if embeddings.shape[1] == 2:

@@ -1,8 +1,8 @@
-"""Replay the source document and measure it both ways: with the margin left on the true class, and honestly.
+"""Replay the original program and measure its accuracy with the margin on the true class and of predictions.
 
     python scripts/reproduce.py --seeds 0 1 2
 
-Trains scripts/configs/source.yaml once a seed and writes reproduction.md, reproduction.json and reproduction.png.
+Trains scripts/configs/source.yaml once per seed and writes reproduction.md, reproduction.json and reproduction.png.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from arcface_pl.data import BatchLoader
 from arcface_pl.seeding import run_seed
 
 HERE = Path(__file__).parent
-# Train and test accuracy that the document prints after each epoch.
-DOCUMENT = {
+# Train and test accuracy that the original program prints after each epoch.
+ORIGINAL = {
     "train": (0.9175, 0.9408, 0.9479, 0.9480, 0.9530, 0.9630, 0.9687, 0.9623, 0.9714, 0.9704),
     "test": (0.9159, 0.9352, 0.9357, 0.9387, 0.9440, 0.9467, 0.9502, 0.9465, 0.9539, 0.9491),
 }
@@ -34,7 +34,7 @@ MEASURES = ("train/margin_accuracy", "test/margin_accuracy", "train/accuracy", "
 
 
 class BothWays(L.Callback):
-    """Keeps all four accuracies of every epoch; those on the training set cost a second pass, as in the document."""
+    """Keeps all four accuracies of every epoch; those of the training set need a second pass, as in the original."""
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
@@ -82,20 +82,20 @@ def summarise(runs: list[list[dict[str, float]]]) -> list[dict[str, tuple[float,
 
 
 def markdown(summary: list[dict[str, tuple[float, float]]]) -> str:
-    """Lay the document's numbers and ours side by side, in per cent."""
+    """Lay the original program's numbers and ours side by side, in percent."""
     lines = [
-        "| epoch | document: train | test | its way: train | test | honest: train | test |",
+        "| epoch | original: train | test | with margin: train | test | predictions: train | test |",
         "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for number, epoch in enumerate(summary):
-        cells = [f"{100 * DOCUMENT[split][number]:.2f}" for split in ("train", "test")]
+        cells = [f"{100 * ORIGINAL[split][number]:.2f}" for split in ("train", "test")]
         cells += [f"{100 * mean:.2f} ± {100 * spread:.2f}" for mean, spread in (epoch[name] for name in MEASURES)]
         lines.append(f"| {number + 1} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def draw(summary: list[dict[str, tuple[float, float]]], path: Path) -> None:
-    """Plot accuracy an epoch on both sets: the document's, ours its way, ours honest."""
+    """Plot accuracy per epoch on both sets: as published, replayed with the margin, and of predictions."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     titles = {"test": "test set", "train": "training set, passed over again"}
@@ -110,15 +110,15 @@ def draw(summary: list[dict[str, tuple[float, float]]], path: Path) -> None:
 def draw_split(axes: Axes, summary: list[dict[str, tuple[float, float]]], split: str) -> None:
     """Plot one set's three curves; they differ in marker and stroke too, for print and for every eye."""
     epochs = range(1, len(summary) + 1)
-    rows = (("accuracy", "honest", "#0072B2", "o-"), ("margin_accuracy", "measured its way", "#D55E00", "s--"))
+    rows = (("accuracy", "predictions", "#0072B2", "o-"), ("margin_accuracy", "with margin", "#D55E00", "s--"))
     for name, label, color, style in rows:
         mean, spread = (
             [100 * value for value in values]
             for values in zip(*(epoch[f"{split}/{name}"] for epoch in summary), strict=True)
         )
         axes.errorbar(epochs, mean, spread, fmt=style, color=color, capsize=3, label=f"this project, {label}")
-    printed = [100 * value for value in DOCUMENT[split][: len(summary)]]
-    axes.plot(epochs, printed, "kx", markersize=7, label="the document's table", zorder=3)
+    printed = [100 * value for value in ORIGINAL[split][: len(summary)]]
+    axes.plot(epochs, printed, "kx", markersize=7, label="original table", zorder=3)
     axes.set(xlabel="epoch", xticks=list(epochs))
     axes.grid(alpha=0.3)
 

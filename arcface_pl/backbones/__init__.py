@@ -1,4 +1,4 @@
-"""Networks that turn images (B, C, H, W) into embeddings (B, D)."""
+"""Networks that map images (B, C, H, W) to embeddings (B, D)."""
 
 from arcface_pl.backbones.base import Backbone
 from arcface_pl.backbones.fast_cnn import FastCNN

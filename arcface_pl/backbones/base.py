@@ -1,37 +1,42 @@
-"""What every backbone has in common."""
+"""Base class of this package's backbones."""
 
 from torch import Tensor, nn
 
-__all__ = ["Backbone", "check_size"]
+from arcface_pl.errors import expected
+from arcface_pl.functional.checks import check_count
+
+__all__ = ["Backbone"]
 
 
 class Backbone(nn.Module):
-    """What a network must say of itself to carry a head.
+    """Network with a fixed input shape, whose sizes the command line fills in from the data.
 
-    A subclass takes ``embedding_dim``, ``in_channels`` and ``image_size`` and keeps every constructor argument as an
-    attribute of the same name, so that a checkpoint can rebuild it from its name and those values.
+    A subclass takes ``embedding_dim``, ``in_channels`` and ``image_size`` and stores every constructor argument as an
+    attribute of the same name, so that a checkpoint can rebuild it from its name and these values. Any other
+    `nn.Module` that maps images to (B, D) works as a backbone too.
 
     Attributes:
         embedding_dim: Width D of the embeddings.
         in_channels: Channels C of the images.
-        image_size: Height and width of the images, in pixels.
+        image_size: Height and width of the images in pixels.
     """
 
     embedding_dim: int
     in_channels: int
     image_size: int
 
+    def _set_sizes(self, embedding_dim: int, in_channels: int, image_size: int, smallest: int = 1) -> None:
+        """Check and store the sizes; images must have at least ``smallest`` pixels per side."""
+        for name, value, low in (
+            ("embedding_dim", embedding_dim, 1),
+            ("in_channels", in_channels, 1),
+            ("image_size", image_size, smallest),
+        ):
+            check_count(name, value, low=low)
+            setattr(self, name, value)
+
     def _check_images(self, images: Tensor) -> None:
-        expected = (self.in_channels, self.image_size, self.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            accepted = ", ".join(map(str, expected))
-            raise ValueError(
-                f"images: got shape {tuple(images.shape)}, but {type(self).__name__} takes (B, {accepted})"
-            )
-
-
-def check_size(name: str, value: int, minimum: int) -> int:
-    """Return ``value`` if it is a whole number of at least ``minimum``, else raise a ValueError that names it."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{name}: got {value!r}, but it takes a whole number of at least {minimum}")
-    return value
+        wanted = (self.in_channels, self.image_size, self.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+            accepted = f"shape (B, {', '.join(map(str, wanted))}), for which this {type(self).__name__} was built"
+            raise ValueError(expected("images", tuple(images.shape), accepted))

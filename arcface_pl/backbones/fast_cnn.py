@@ -1,20 +1,20 @@
-"""A network that reaches 99% on MNIST in seconds."""
+"""Network that reaches 99% on MNIST in seconds."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcface_pl.backbones.base import Backbone, check_size
+from arcface_pl.backbones.base import Backbone
+from arcface_pl.functional.checks import check_count
 
 __all__ = ["FastCNN"]
 
 
 class FastCNN(Backbone):
-    """Made for seconds: a 5 x 5 convolution of stride 2, one of 3 x 3, each pooled by 2, and one linear layer.
+    """Fast network: a 5 x 5 convolution of stride 2 and a 3 x 3 convolution, both pooled by 2, and one linear layer.
 
-    56,416 parameters at the defaults. What takes the time of a small network on a CPU is moving activations, not
-    multiplying: the stride leaves a quarter of the pixels, and pooling comes before batch normalisation and ReLU, which
-    then touch a quarter of the values. Channels are multiples of 32, which vector instructions in bfloat16 come in.
-    Embeddings are batch normalised too.
+    56,416 parameters at the defaults. Small networks on a CPU are bound by moving activations: the stride keeps a
+    quarter of the pixels, and pooling comes before batch normalization and ReLU, which then process a quarter of the
+    values. Channels are multiples of 32, the width of bfloat16 vector instructions. Embeddings are batch-normalized.
 
     Args:
         embedding_dim: Width D of the embeddings, at least 1.
@@ -23,15 +23,14 @@ class FastCNN(Backbone):
         width: Channels of the first convolution, at least 1; the second has twice as many.
 
     Raises:
-        ValueError: If a size is not a whole number in its range.
+        ValueError: If a size is out of range.
     """
 
     def __init__(self, embedding_dim: int = 64, in_channels: int = 1, image_size: int = 28, width: int = 32) -> None:
         super().__init__()
-        self.embedding_dim = check_size("embedding_dim", embedding_dim, 1)
-        self.in_channels = check_size("in_channels", in_channels, 1)
-        self.image_size = check_size("image_size", image_size, 8)
-        self.width = check_size("width", width, 1)
+        self._set_sizes(embedding_dim, in_channels, image_size, smallest=8)
+        check_count("width", width, low=1)
+        self.width = width
         self.conv1 = nn.Conv2d(in_channels, width, kernel_size=5, stride=2, padding=2, bias=False)
         self.norm1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, 2 * width, kernel_size=3, padding=1, bias=False)
@@ -44,13 +43,13 @@ class FastCNN(Backbone):
         """Embed images.
 
         Args:
-            images: (B, C, H, W) floating point, as the data module normalises them.
+            images: (B, C, H, W) floating point, normalized as by the data module.
 
         Returns:
-            Embeddings (B, D), not normalised.
+            Embeddings (B, D), not normalized.
 
         Raises:
-            ValueError: If the images' shape is not the one this network was made for.
+            ValueError: If the images do not have the network's shape.
         """
         self._check_images(images)
         features = F.relu(self.norm1(F.max_pool2d(self.conv1(images), 2)))

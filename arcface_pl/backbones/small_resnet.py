@@ -1,15 +1,16 @@
-"""A modern small network for images of about 28 x 28."""
+"""Small residual network for images of about 28 x 28."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcface_pl.backbones.base import Backbone, check_size
+from arcface_pl.backbones.base import Backbone
+from arcface_pl.functional.checks import check_count, check_number
 
 __all__ = ["SmallResNet"]
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions around which the input is carried (He et al. 2016, Deep residual learning, figure 2)."""
+    """Residual block of two 3 x 3 convolutions (He et al. 2016, Deep residual learning, figure 2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -25,12 +26,11 @@ class Block(nn.Module):
 
 
 class SmallResNet(Backbone):
-    """Three 3 x 3 convolutions that halve the picture twice, then residual blocks where it is small, then one layer.
+    """Three 3 x 3 convolutions that halve the image twice, residual blocks at that size, and one linear layer.
 
-    Most of the work is done at a quarter of the picture's side, where a pixel costs nothing to move and everything to
-    multiply: that is what matrix units of CPUs and GPUs are good at. The features keep their places up to the linear
-    layer, which is followed by batch normalisation, as face recognition networks have it (Deng et al. 2019, ArcFace,
-    section 3.1).
+    Most multiplications are done at a quarter of the image's side, where activations are small and matrix units of CPUs
+    and GPUs are used well. The linear layer sees the features with their positions and is followed by batch
+    normalization, as in face recognition networks (Deng et al. 2019, ArcFace, section 3.1).
 
     Args:
         embedding_dim: Width D of the embeddings, at least 1.
@@ -38,7 +38,7 @@ class SmallResNet(Backbone):
         image_size: Height and width of the images in pixels, at least 8.
         width: Channels of the residual blocks, at least 5; the first two convolutions have a fifth and two fifths.
         num_blocks: Residual blocks, at least 0.
-        dropout: Share of the features that each training step leaves out before the linear layer, in [0, 1).
+        dropout: Dropout rate before the linear layer, in [0, 1).
 
     Raises:
         ValueError: If a value is out of range.
@@ -54,14 +54,11 @@ class SmallResNet(Backbone):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.embedding_dim = check_size("embedding_dim", embedding_dim, 1)
-        self.in_channels = check_size("in_channels", in_channels, 1)
-        self.image_size = check_size("image_size", image_size, 8)
-        self.width = check_size("width", width, 5)
-        self.num_blocks = check_size("num_blocks", num_blocks, 0)
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout: got {dropout!r}, but it takes a share in [0, 1)")
-        self.dropout = dropout
+        self._set_sizes(embedding_dim, in_channels, image_size, smallest=8)
+        check_count("width", width, low=5)
+        check_count("num_blocks", num_blocks, low=0)
+        check_number("dropout", dropout, low=0, high=1)
+        self.width, self.num_blocks, self.dropout = width, num_blocks, dropout
         first, second = width // 5, width * 2 // 5
         self.conv1 = nn.Conv2d(in_channels, first, kernel_size=3, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(first)
@@ -77,16 +74,16 @@ class SmallResNet(Backbone):
         """Embed images.
 
         Args:
-            images: (B, C, H, W) floating point, as the data module normalises them.
+            images: (B, C, H, W) floating point, normalized as by the data module.
 
         Returns:
-            Embeddings (B, D), not normalised.
+            Embeddings (B, D), not normalized.
 
         Raises:
-            ValueError: If the images' shape is not the one this network was made for.
+            ValueError: If the images do not have the network's shape.
         """
         self._check_images(images)
-        # Pooled before batch normalisation and ReLU, which then touch a quarter of the values
+        # Pooled before batch normalization and ReLU, which then process a quarter of the values
         features = F.relu(self.norm1(F.max_pool2d(self.conv1(images), 2)))
         features = F.relu(self.norm2(self.conv2(features)))
         features = F.relu(self.norm3(F.max_pool2d(self.conv3(features), 2)))

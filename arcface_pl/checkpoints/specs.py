@@ -26,7 +26,10 @@ def spec_of(module: nn.Module) -> dict[str, Any]:
     """
     kwargs = {}
     for name in inspect.signature(type(module)).parameters:
-        value = getattr(module, name, None)
+        try:
+            value = getattr(module, name, None)
+        except Exception:  # a property of someone else's class that is not ready yet
+            continue
         if isinstance(value, PLAIN) or (isinstance(value, list) and all(isinstance(item, PLAIN) for item in value)):
             kwargs[name] = value
     return {"name": type(module).__name__, "kwargs": kwargs}

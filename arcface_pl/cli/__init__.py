@@ -1,11 +1,13 @@
 """The command line: `main` is what the scripts, the console command and the tests call."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from arcface_pl.cli.help import HELP, SUBCOMMANDS
+from arcface_pl.cli.parser import printable
 from arcface_pl.errors import SettingsError, UserError
 
 __all__ = ["main"]
@@ -31,6 +33,9 @@ def main(args: Sequence[str] | None = None) -> None:
             used; with code 130 if interrupted; with the code of a tool that has one.
     """
     args = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 shows escapes, not a traceback
+            stream.reconfigure(errors="backslashreplace")
     command = args.pop(0) if args else "--help"
     while command in ("-c", "--config") and len(args) > 1:  # LightningCLI takes configs before the subcommand too
         command, args = args[1], [command, args[0], *args[2:]]
@@ -56,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except UserError as error:
         if "--traceback" in args:
             raise
-        print(f"arcface-pl {command}: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        print(f"arcface-pl {command}: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
 
 

@@ -161,8 +161,8 @@ def merge(base: Any, overlay: Any, key: str = "") -> Any:
     """Merge ``overlay`` into a copy of ``base``.
 
     A class in the overlay that differs from the base's starts from its own defaults, except that a subclass of
-    ArcFaceModule keeps the settings of ``model``. Callbacks are merged by class: one that the base has is modified,
-    any other is added.
+    ArcFaceModule keeps those settings of ``model`` that it takes. Callbacks are merged by class: one that the base
+    has is modified, any other is added.
 
     Args:
         base: Settings so far.
@@ -181,7 +181,7 @@ def merge(base: Any, overlay: Any, key: str = "") -> Any:
         if chosen in ("ArcFaceModule", "arcface_pl.ArcFaceModule", MODULE):
             overlay = overlay.get("init_args") or {}
         else:
-            base = {"class_path": chosen, "init_args": base} if _is_arcface_module(chosen) else None
+            base = {"class_path": chosen, "init_args": _accepted(chosen, base)} if _is_arcface_module(chosen) else None
     if not isinstance(base, dict) or not isinstance(overlay, dict):
         return deepcopy(overlay)
     if is_class(base):
@@ -200,6 +200,14 @@ def merge(base: Any, overlay: Any, key: str = "") -> Any:
 def _is_arcface_module(path: Any) -> bool:
     cls = import_class(path)
     return cls is not None and issubclass(cls, import_class(MODULE) or ())
+
+
+def _accepted(path: str, settings: Any) -> Any:
+    """Return those settings that a class takes, through its ``**kwargs`` too."""
+    from jsonargparse import ArgumentParser  # takes a while to import, for a case that is rare
+
+    taken = ArgumentParser().add_class_arguments(import_class(path), "model", fail_untyped=False)
+    return {name: value for name, value in (settings or {}).items() if f"model.{name}" in taken}
 
 
 def _merge_callbacks(base: list[Any], overlay: list[Any]) -> list[Any]:

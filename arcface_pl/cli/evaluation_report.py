@@ -1,4 +1,4 @@
-"""What ``evaluate`` measures of a data module, and how it shows it: table, JSON and figures."""
+"""``evaluate``: what is measured on a data module, and its table, JSON and figures."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ MOST_MISTAKES = 24
 # Kind, name of the score, and how it reads.
 _ROWS = (
     ("classification", "accuracy", "accuracy"),
-    ("classification", "target_mean", "mean angle to the own class"),
+    ("classification", "target_mean", "mean angle to the target class"),
     ("classification", "nearest_other_mean", "mean angle to the nearest other class"),
     ("classification", "gap_mean", "their gap"),
     ("verification", "eer", "equal error rate"),

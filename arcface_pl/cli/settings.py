@@ -119,6 +119,7 @@ class ArcFaceCLI(LightningCLI):
         self._set_threads(self.config.model)
         ready = self.config.clone()
         ready["data"] = self.datamodule
+        _fill_save_dirs(ready.trainer, required=False)  # not in the saved config, which would overrule a later root
         if backbone is not None:
             ready[f"{key}.backbone"] = backbone
         with settings_errors():
@@ -335,7 +336,7 @@ def _fill(key: str, node: Namespace, name: str, value: Any, origin: str) -> None
 
 
 def _adapt_trainer(trainer: Namespace, logs: bool) -> None:
-    """Remove what does not go with what is turned off, and fill in where loggers write."""
+    """Remove what does not go with what is turned off, and fill in folders that loggers must be given."""
     if not logs:
         trainer["logger"] = False
     if re.fullmatch(r"-?[0-9]+", str(trainer.get("devices"))):  # jsonargparse takes text for a list of devices, "0,1"
@@ -344,9 +345,19 @@ def _adapt_trainer(trainer: Namespace, logs: bool) -> None:
         if trainer.get(flag) is False:
             nodes = trainer.get("callbacks") or []
             trainer["callbacks"] = [each for each in nodes if not _is_a(each, kind)]
+    _fill_save_dirs(trainer, required=True)
+
+
+def _fill_save_dirs(trainer: Namespace, required: bool) -> None:
+    """Have loggers write below the Trainer's root: those that need a folder, or those that were given none."""
     loggers = trainer.get("logger")
     for node in loggers if isinstance(loggers, list) else [loggers]:
-        if isinstance(node, Namespace) and _takes(node, "save_dir") and node.get("init_args.save_dir") is None:
+        if not isinstance(node, Namespace) or not _takes(node, "save_dir"):
+            continue
+        cls = import_class(node.class_path)
+        assert cls is not None
+        default = inspect.signature(cls).parameters["save_dir"].default
+        if node.get("init_args.save_dir") is None and (default is inspect.Parameter.empty or not required):
             node["init_args.save_dir"] = str(trainer.get("default_root_dir") or ".")
 
 

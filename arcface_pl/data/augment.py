@@ -1,4 +1,4 @@
-"""Random changes of a whole batch, with a draw of its own for each image."""
+"""Random changes of a batch, with separate random parameters for each image."""
 
 import math
 from dataclasses import dataclass
@@ -8,17 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from arcface_pl.functional.checks import check_number
+
 __all__ = ["Augmentation", "PictureAugmentation", "adjust_colors", "apply_affine"]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly each training image is changed at random.
+    """Random rotation, shift and zoom of training images.
 
     Attributes:
-        rotation: Largest rotation either way, in degrees, from 0 to 180.
-        shift: Largest shift along either axis, in pixels, from 0 to 1000.
-        zoom: Largest change of size, as a fraction, in [0, 1).
+        rotation: Largest rotation in either direction, in degrees, 0 to 180.
+        shift: Largest shift along either axis, in pixels, 0 to 1000.
+        zoom: Largest relative change of size, in [0, 1).
 
     Raises:
         ValueError: If a value is out of range.
@@ -29,33 +31,30 @@ class Augmentation:
     zoom: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rotation <= 180:
-            raise ValueError(f"rotation: got {self.rotation!r}, accepts degrees from 0 to 180")
-        if not 0 <= self.shift <= 1000:
-            raise ValueError(f"shift: got {self.shift!r}, accepts pixels from 0 to 1000")
-        if not 0 <= self.zoom < 1:
-            raise ValueError(f"zoom: got {self.zoom!r}, accepts 0 <= zoom < 1")
+        check_number("rotation", self.rotation, low=0, high=180, high_open=False)
+        check_number("shift", self.shift, low=0, high=1000, high_open=False)
+        check_number("zoom", self.zoom, low=0, high=1)
 
     def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
-        """Draw one transformation for each of ``count`` images: angle, size and both shifts uniform in their ranges.
+        """Draw a transformation per image, with uniform angle, size and shifts.
 
         Args:
-            count: How many to draw.
-            size: Height and width of the images in pixels.
-            generator: Source of the draws, on the CPU.
+            count: Number of images.
+            size: Height and width of the images, in pixels.
+            generator: Random generator on the CPU.
 
         Returns:
-            (count, 2, 3) float32 matrices as :func:`apply_affine` takes them.
+            (count, 2, 3) float32 matrices for :func:`apply_affine`.
         """
         draws = torch.rand(count, 4, generator=generator).mul_(2).sub_(1)
         angle = draws[:, 0] * math.radians(self.rotation)
-        # The matrices map output places to input places, so that growing divides.
+        # The matrices map output to input positions, so that enlarging divides.
         cos, sin = (torch.stack((angle.cos(), angle.sin())) / (1 + draws[:, 1] * self.zoom)).unbind()
         x, y = (draws[:, 2:] * (self.shift * 2 / size)).unbind(dim=1)
         return torch.stack((cos, -sin, x, sin, cos, y), dim=1).view(count, 2, 3)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Transform each image by a draw of its own.
+        """Transform each image by its own draw.
 
         Args:
             images: (B, C, H, W), pixel values from 0 to 255, uint8 or floating point.
@@ -69,11 +68,11 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class PictureAugmentation(Augmentation):
-    """How strongly each training picture is changed at random: mirrored, turned, moved, zoomed, recoloured.
+    """Random mirroring, rotation, shift, zoom and color changes of training images.
 
     Attributes:
-        flip: Mirror every other image, left to right.
-        color: Largest change of brightness, contrast and saturation, as a fraction, in [0, 1).
+        flip: Mirror half of the images horizontally.
+        color: Largest relative change of brightness, contrast and saturation, in [0, 1).
 
     Raises:
         ValueError: If a value is out of range.
@@ -84,19 +83,18 @@ class PictureAugmentation(Augmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.color < 1:
-            raise ValueError(f"color: got {self.color!r}, accepts 0 <= color < 1")
+        check_number("color", self.color, low=0, high=1)
 
     def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
-        """Draw one change for each of ``count`` images.
+        """Draw a change per image.
 
         Args:
-            count: How many to draw.
-            size: Height and width of the images in pixels.
-            generator: Source of the draws, on the CPU.
+            count: Number of images.
+            size: Height and width of the images, in pixels.
+            generator: Random generator on the CPU.
 
         Returns:
-            (count, 10) float32: a matrix row by row, 1 or 0 for mirrored or not, and the factors of brightness,
+            (count, 10) float32: a matrix in row-major order, 1 or 0 for mirrored or not, and the factors of brightness,
             contrast and saturation.
         """
         matrices = super().draw(count, size, generator).flatten(1)
@@ -105,7 +103,7 @@ class PictureAugmentation(Augmentation):
         return torch.cat((matrices, mirrored, 1 + self.color * (2 * draws[:, 1:] - 1)), dim=1)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Change each image by a draw of its own.
+        """Change each image by its own draw.
 
         Args:
             images: (B, C, H, W), pixel values from 0 to 255, uint8 or floating point.
@@ -122,11 +120,11 @@ class PictureAugmentation(Augmentation):
 
 
 def adjust_colors(images: Tensor, factors: Tensor) -> Tensor:
-    """Change brightness, contrast and saturation of each image by factors of its own, as torchvision's `adjust_*` do.
+    """Change brightness, contrast and saturation of each image by its own factors, as torchvision's `adjust_*` do.
 
     Args:
         images: (B, C, H, W) floating point, pixel values from 0 to 255, grey or RGB.
-        factors: (B, 3), at least 0; 1 changes nothing. Saturation does nothing to grey images.
+        factors: (B, 3), at least 0; 1 changes nothing. Saturation has no effect on grey images.
 
     Returns:
         (B, C, H, W), values from 0 to 255.
@@ -138,7 +136,7 @@ def adjust_colors(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Luma of Rec. 601, (B, 1, H, W)."""
+    """Return the luma of Rec. 601, (B, 1, H, W)."""
     if images.shape[1] != 3:
         return images
     red, green, blue = images.split(1, dim=1)
@@ -146,14 +144,14 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def apply_affine(images: Tensor, matrices: Tensor, displacement: Tensor | None = None) -> Tensor:
-    """Transform each image by a matrix of its own, with bilinear interpolation, and black where nothing was.
+    """Transform each image by its own matrix, with bilinear interpolation and black outside.
 
     Args:
         images: (B, C, H, W) floating point.
-        matrices: (B, 2, 3), from output to input places (x, y, 1) in coordinates that run from -1 to 1 between the
-            outer edges of the image.
-        displacement: (B, 2, H * W), by how much (x, y) the input place of each output pixel, row by row, is moved
-            further in the same coordinates; unset: by nothing.
+        matrices: (B, 2, 3), from output to input positions (x, y, 1), in coordinates from -1 to 1 between the outer
+            edges of the image.
+        displacement: (B, 2, H * W), additional displacement (x, y) of the input position of each output pixel, in the
+            same coordinates; None for none.
 
     Returns:
         (B, C, H, W), of the same type and on the same device.

@@ -1,6 +1,5 @@
-"""Random bending of a whole batch on top of rotation, shift and zoom, with a draw of its own for each image."""
+"""`ElasticAugmentation`: random elastic distortion in addition to rotation, shift and zoom."""
 
-import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -8,19 +7,20 @@ import torch
 from torch import Tensor
 
 from arcface_pl.data.augment import Augmentation, apply_affine
+from arcface_pl.functional.checks import check_number
 
 __all__ = ["ElasticAugmentation", "smooth_field"]
 
-# Knots of the displacement field along each side: on 28 pixels a stroke bends, and is not shaken.
+# Knots of the displacement field along each side: at 28 pixels, strokes bend without jitter.
 KNOTS = 6
 
 
 @dataclass(frozen=True)
 class ElasticAugmentation(Augmentation):
-    """How strongly each training image is changed at random: turned, moved, zoomed, bent.
+    """Random rotation, shift, zoom and elastic distortion of training images.
 
-    Bending moves every pixel by a smooth random field: K x K knots are moved by independent normal draws, and a pixel
-    by the knots' moves weighted with a Gaussian of the distance to each.
+    The displacement field is smooth: K x K knots have independent normal displacements, and a pixel moves by their sum
+    weighted with a Gaussian of the distance to each knot.
 
     Attributes:
         elastic: Standard deviation of the displacement of a pixel along either axis, in pixels, at least 0.
@@ -37,26 +37,26 @@ class ElasticAugmentation(Augmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.elastic < math.inf:
-            raise ValueError(f"elastic: got {self.elastic!r}, accepts pixels, at least 0")
+        check_number("elastic", self.elastic, low=0)
 
     def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
-        """Draw one change for each of ``count`` images.
+        """Draw a change per image.
 
         Args:
-            count: How many to draw.
-            size: Height and width of the images in pixels.
-            generator: Source of the draws, on the CPU.
+            count: Number of images.
+            size: Height and width of the images, in pixels.
+            generator: Random generator on the CPU.
 
         Returns:
-            (count, 6 + 2 * KNOTS ** 2) float32: a matrix row by row, and the moves of the knots, all x before all y.
+            (count, 6 + 2 * KNOTS ** 2) float32: a matrix in row-major order, and the knots' displacements, all x before
+            all y.
         """
         matrices = super().draw(count, size, generator).flatten(1)
         moves = torch.randn(count, 2 * KNOTS**2, generator=generator) * (self.elastic * 2 / size)
         return torch.cat((matrices, moves), dim=1)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Change each image by a draw of its own.
+        """Change each image by its own draw.
 
         Args:
             images: (B, C, H, W), pixel values from 0 to 255, uint8 or floating point.

@@ -1,4 +1,4 @@
-"""A page to try a trained model: draw, see the angle to every class center, enrol new classes."""
+"""A page to try a trained model: draw, see the angle to every class center, enroll new classes."""
 
 from arcface_pl.demo.app import create_app
 from arcface_pl.demo.replies import Demo

@@ -1,4 +1,4 @@
-"""The page and its requests over HTTP: for this machine's own browser, and nobody else."""
+"""The demo's HTTP server, for this machine's browser only."""
 
 import asyncio
 from collections.abc import Callable
@@ -36,13 +36,13 @@ def create_app(demo: Demo) -> Starlette:
     """Make the ASGI application.
 
     ``GET /`` is the page. ``GET /api/model``, ``POST /api/recognize`` and ``POST /api/names?name=`` with a picture file
-    as the body, and ``DELETE /api/names?name=`` are `Demo`'s methods; what goes wrong is ``{"error": ...}`` with a
-    status from 400 on. A request by another name of this machine, or from another page, is refused.
+    as the body, and ``DELETE /api/names?name=`` call `Demo`'s methods; errors are ``{"error": ...}`` with a status >=
+    400. Requests for another host name, or from another site's page, are refused.
 
     Args:
-        demo: What answers.
+        demo: Computes the replies.
     """
-    # One thread: requests take their turn at the model, and torch keeps its own threads from one to the next.
+    # One thread: requests take turns, and torch keeps its thread pool between them
     worker = ThreadPoolExecutor(1)
 
     async def answer(method: Callable[..., Any], *values: Any) -> Response:
@@ -74,7 +74,7 @@ def create_app(demo: Demo) -> Starlette:
 
 
 async def _body(request: Request) -> bytes:
-    """Read a request's body to its end, or the browser would not read the answer, but keep no more than is accepted."""
+    """Read a request's body to its end, since browsers ignore an earlier reply, but keep MAX_BYTES at most."""
     size, parts = 0, []
     async for part in request.stream():
         size += len(part)
@@ -88,7 +88,7 @@ async def _body(request: Request) -> bytes:
 async def _guard(request: Request, call_next: RequestResponseEndpoint) -> Response:
     host = request.headers.get("host", "")
     if host.partition(":")[0] not in HOSTS:
-        # A page elsewhere whose name was made to mean this machine (DNS rebinding)
+        # DNS rebinding: another site's name that resolves to this machine
         response: Response = _error(403, expected("Host", host, " or ".join(HOSTS)))
     elif (origin := request.headers.get("origin", f"http://{host}")) != f"http://{host}":
         response = _error(403, expected("Origin", origin, f"http://{host}"))
@@ -112,8 +112,8 @@ async def _mistaken(request: Request, error: Exception) -> Response:
 
 
 async def _left(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it: the page was closed or loaded anew
+    return Response(status_code=499)  # the page was closed or reloaded
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return _error(500, "the server failed; where it was started, it says how")
+    return _error(500, "the server failed; see its terminal for the reason")

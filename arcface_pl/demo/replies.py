@@ -1,4 +1,4 @@
-"""What the page asks and what it is answered: the bytes of a picture in, plain values out."""
+"""Replies to the page's requests: bytes of a picture in, plain values out."""
 
 import base64
 import io
@@ -19,22 +19,22 @@ from arcface_pl.recognizer import Recognizer, Thresholds
 __all__ = ["MAX_BYTES", "SHOWN", "Demo"]
 
 MAX_BYTES = 20 * 2**20
-"""Bytes that a picture may have: a telephone's have 12 million at most."""
+"""Largest picture file; photos of phones have up to 12 million bytes."""
 SHOWN = 30
-"""Classes and names that are shown: all, or where there are more, the nearest."""
+"""Number of classes and names shown; if there are more, the nearest."""
 MAX_NAME = 60
 
 
 class Demo:
-    """A recogniser as the page asks it; for one thread at a time.
+    """A `Recognizer` for the page; not thread-safe.
 
-    A picture is read and framed as ``arcface-pl predict`` does it. Of its trained class and its nearest enrolled name,
-    the one with the larger cosine is the answer, among those that reach their thresholds.
+    Pictures are read and framed as in ``arcface-pl predict``. The answer is the predicted class or the nearest enrolled
+    name: the one with the larger cosine among those above their threshold.
 
     Args:
         recognizer: The model and the enrolled names.
-        threshold: Cosine from which on a class or a name is believed, in [-1, 1]; unset: the stored ones.
-        editing: Entered around each change of the enrolled names, to keep them on disk.
+        threshold: Smallest accepted cosine, in [-1, 1]; unset: the stored thresholds.
+        editing: Context entered around each change of the enrolled names, to store them.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Demo:
         self.editing = editing
 
     def about(self) -> dict[str, Any]:
-        """Say what the model is, from which angles on it believes nothing, and who is enrolled."""
+        """Describe the model, its thresholds in degrees, and the enrolled names."""
         model, limit = self.recognizer.model, self.threshold
         thresholds = self.recognizer.thresholds if limit is None else Thresholds(limit, limit)
         return {
@@ -65,18 +65,18 @@ class Demo:
         }
 
     def recognize(self, content: bytes) -> dict[str, Any]:
-        """Answer what a picture shows.
+        """Recognize a picture.
 
         Args:
             content: A picture file.
 
         Returns:
             ``decision``: the nearest class or name, and whether it is unknown. ``classes`` and ``enrolled``: cosine and
-            angle to each in their own order, or to the nearest `SHOWN`, the nearest first. ``input``: the picture as
-            the network was given it.
+            angle to each, in their order; if there are more than `SHOWN`, the nearest first. ``input``: the framed
+            picture.
 
         Raises:
-            UserError: If it is no picture, or shows nothing.
+            UserError: If it is not a picture, or is blank.
         """
         pixels = self._pixels(content)
         (found,) = self.recognizer.classify(pixels, threshold=self.threshold)
@@ -99,10 +99,10 @@ class Demo:
         }
 
     def enroll(self, name: str, content: bytes) -> dict[str, Any]:
-        """Add a picture to a name, which is new or enrolled already; return who is enrolled.
+        """Enroll a picture under a new or existing name; return the enrolled names.
 
         Raises:
-            UserError: If the name or the picture cannot be used, or the gallery not be kept.
+            UserError: If the name or picture cannot be used, or the gallery cannot be written.
         """
         name = " ".join(name.split())
         if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
@@ -113,10 +113,10 @@ class Demo:
         return self._names()
 
     def remove(self, name: str) -> dict[str, Any]:
-        """Forget a name and its pictures; return who is enrolled.
+        """Forget a name and its pictures; return the enrolled names.
 
         Raises:
-            UserError: If there is no such name, or the gallery cannot be kept.
+            UserError: If there is no such name, or the gallery cannot be written.
         """
         with self.editing():
             self.recognizer.remove(name)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.functional.derivatives import first_order_only
-from arcface_pl.functional.non_target import NonTarget, Reweighting, non_target_backward, non_target_forward
+from arcface_pl.functional.non_target import NonTarget, Problem, Reweighting, non_target_backward, non_target_forward
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, tangent, unit_rows
 from arcface_pl.functional.process_group import Group
 from arcface_pl.functional.terms import (
@@ -153,12 +153,10 @@ class _ChunkedTerms(torch.autograd.Function):
         reweighting = None
         if threshold is not None and t is not None:
             reweighting = Reweighting(group.gather(threshold, batch.sizes).to(dtype), t.to(dtype))
-        narrow = batch.unit.to(dtype)
-        ctx.kept = non_target.logits_buffer(narrow, centers, reweighting) if keeps and shard.update is None else None
-        lse, logit_sum, lengths = non_target_forward(
-            narrow, centers, columns, non_target, reweighting=reweighting, with_sum=with_sum, keep=ctx.kept
-        )
-        terms = _summed(group, cosine, sine, lse, logit_sum, non_target.needs_shift(reweighting))
+        problem = Problem(batch.unit.to(dtype), centers, columns, non_target, reweighting)
+        ctx.kept = problem.logits_buffer() if keeps and shard.update is None else None
+        lse, logit_sum, lengths = non_target_forward(problem, with_sum=with_sum, keep=ctx.kept)
+        terms = _summed(group, cosine, sine, lse, logit_sum, problem.needs_shift())
         ctx.save_for_backward(
             *(*batch[1:], centers, lengths, drawn, columns, rows, target, target_norms, cosine, sine, terms[2]),
             *(reweighting or ()),
@@ -176,24 +174,23 @@ class _ChunkedTerms(torch.autograd.Function):
         shard, group = ctx.shard, ctx.shard.group
         # Divided by the number of processes here, so that the weight's gradient comes out as the mean
         packed = torch.stack([grad for grad in grads if grad is not None], dim=1) / group.size
-        grad_cosine, grad_sine, grad_lse, *grad_sum = group.gather(packed, ctx.sizes).unbind(dim=1)
+        grad_cosine, grad_sine, grad_lse, *sums = group.gather(packed, ctx.sizes).unbind(dim=1)
         coefficient = torch.where(here, target_coefficient(cosine, sine, grad_cosine, grad_sine), 0)[:, None]
         to_target = tangent(coefficient * unit, target, target_norms)
         kept, ctx.kept, update = ctx.kept, None, None
         if shard.update is not None:
             update = _with_targets(shard.update, drawn, rows, to_target)
+        weighting = Reweighting(*reweighting) if reweighting else None
+        problem = Problem(unit.to(ctx.dtypes[1]), centers, columns, ctx.non_target, weighting)
+        grad_sum = sums[0].contiguous() if sums else None
         with full_precision(unit.device):
             from_others, grad_weight, _ = non_target_backward(
-                unit.to(ctx.dtypes[1]),
-                centers,
-                columns,
-                ctx.non_target,
+                problem,
                 lengths,
                 lse,
                 grad_lse.contiguous(),
-                grad_sum[0].contiguous() if grad_sum else None,
+                grad_sum,
                 ctx.needs_input_grad[:2],
-                reweighting=Reweighting(*reweighting) if reweighting else None,
                 update=update,
                 kept=kept,
             )

@@ -10,7 +10,7 @@ from torch import Tensor
 from arcface_pl.functional.checks import check_batch, check_embeddings, check_number
 from arcface_pl.functional.derivatives import first_order_only
 from arcface_pl.functional.loss import Reduction, reduce, smooth
-from arcface_pl.functional.non_target import NonTarget, non_target_backward, non_target_forward
+from arcface_pl.functional.non_target import NonTarget, Problem, non_target_backward, non_target_forward
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype
 from arcface_pl.functional.terms import WHOLE_CELLS
 
@@ -110,11 +110,9 @@ class _ChunkedLinear(torch.autograd.Function):
         if bias is not None:
             target += bias[labels]
         divisor = _divisor(embeddings.to(dtype))
-        divided = embeddings.to(dtype) / divisor
-        ctx.kept = non_target.logits_buffer(divided, weight, None) if keeps else None
-        lse, logit_sum, _ = non_target_forward(
-            divided, weight, labels, non_target, bias=bias, divisor=divisor, with_sum=with_sum, keep=ctx.kept
-        )
+        problem = Problem(embeddings.to(dtype) / divisor, weight, labels, non_target, None, bias, divisor)
+        ctx.kept = problem.logits_buffer() if keeps else None
+        lse, logit_sum, _ = non_target_forward(problem, with_sum=with_sum, keep=ctx.kept)
         ctx.save_for_backward(embeddings, weight, bias, labels, lse, divisor)
         ctx.non_target, ctx.dtype = non_target, dtype
         return target, lse, logit_sum
@@ -125,20 +123,10 @@ class _ChunkedLinear(torch.autograd.Function):
         grad_target, grad_lse, grad_sum = grads
         embeddings, weight, bias, labels, lse, divisor = ctx.saved_tensors
         kept, ctx.kept = ctx.kept, None  # becomes the gradient; a second backward pass computes the logits again
+        problem = Problem(embeddings.to(ctx.dtype) / divisor, weight, labels, ctx.non_target, None, bias, divisor)
         with full_precision(embeddings.device):
             grad_embeddings, grad_weight, grad_bias = non_target_backward(
-                embeddings.to(ctx.dtype) / divisor,
-                weight,
-                labels,
-                ctx.non_target,
-                None,
-                lse,
-                grad_lse,
-                grad_sum,
-                ctx.needs_input_grad[:3],
-                bias=bias,
-                divisor=divisor,
-                kept=kept,
+                problem, None, lse, grad_lse, grad_sum, ctx.needs_input_grad[:3], kept=kept
             )
         coefficient = grad_target[:, None]
         if grad_embeddings is not None:

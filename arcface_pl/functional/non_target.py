@@ -55,19 +55,37 @@ class NonTarget:
         rows = CPU_CHUNK_ROWS if device.type == "cpu" else GPU_CHUNK_CELLS // batch
         return max(1, rows // self.sub_centers)
 
-    def needs_shift(self, reweighting: Reweighting | None) -> bool:
-        """Return whether logits may be too large for exp."""
-        largest = self.scale * (1 if reweighting is None else 2)
-        return not self.normalize or largest > UNSHIFTED_LOGIT
 
-    def logits_buffer(self, embeddings: Tensor, weight: Tensor, reweighting: Reweighting | None) -> Tensor | None:
+class Problem(NamedTuple):
+    """A batch and the classes that it is compared with."""
+
+    embeddings: Tensor
+    """(B, D) float32 or float64, of length one where the centers are normalized."""
+    weight: Tensor
+    """(C * K, D) class centers of any length."""
+    labels: Tensor
+    """(B,) int64 relative to the first of these classes; a label outside [0, C) excludes nothing."""
+    non_target: NonTarget
+    reweighting: Reweighting | None = None
+    bias: Tensor | None = None
+    """(C,), added to the logits."""
+    divisor: Tensor | None = None
+    """(B, 1), what embeddings were divided by to keep their logits finite; only for logits that need a shift."""
+
+    def needs_shift(self) -> bool:
+        """Return whether logits may be too large for exp."""
+        largest = self.non_target.scale * (1 if self.reweighting is None else 2)
+        return not self.non_target.normalize or largest > UNSHIFTED_LOGIT
+
+    def logits_buffer(self) -> Tensor | None:
         """Return the memory of the weight's gradient where the forward pass can keep its logits in it, or None.
 
         With B <= D the (B, C) logits fit into the (C, D) gradient: the backward pass then needs three matrix products
         instead of four, and no more memory at its peak.
         """
+        embeddings, weight = self.embeddings, self.weight
         fits = embeddings.shape[0] <= embeddings.shape[1] and embeddings.dtype == weight.dtype
-        return torch.empty_like(weight) if fits and self.sub_centers == 1 and reweighting is None else None
+        return torch.empty_like(weight) if fits and self.non_target.sub_centers == 1 and not self.reweighting else None
 
 
 class _Chunk(NamedTuple):
@@ -93,20 +111,9 @@ class _Sweep:
             normalized. The first sweep fills it in; another one over the same centers may be given it.
     """
 
-    def __init__(
-        self,
-        embeddings: Tensor,
-        weight: Tensor,
-        labels: Tensor,
-        non_target: NonTarget,
-        reweighting: Reweighting | None = None,
-        bias: Tensor | None = None,
-        norms: Tensor | None = None,
-        divisor: Tensor | None = None,
-        kept: Tensor | None = None,
-    ) -> None:
-        self.weight, self.non_target, self.reweighting = weight, non_target, reweighting
-        self.bias, self.divisor, self.kept = bias, divisor, kept
+    def __init__(self, problem: Problem, norms: Tensor | None = None, kept: Tensor | None = None) -> None:
+        embeddings, weight, labels, non_target, self.reweighting, self.bias, self.divisor = problem
+        self.weight, self.non_target, self.kept = weight, non_target, kept
         self.scaled, self.floor = embeddings * non_target.scale, norm_floor(embeddings.dtype)
         self.measures = non_target.normalize and norms is None
         self.norms = embeddings.new_empty(weight.shape[0], 1) if self.measures else norms
@@ -180,40 +187,24 @@ class _Sweep:
 
 
 def non_target_forward(
-    embeddings: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    non_target: NonTarget,
-    *,
-    reweighting: Reweighting | None = None,
-    bias: Tensor | None = None,
-    divisor: Tensor | None = None,
-    with_sum: bool = False,
-    keep: Tensor | None = None,
+    problem: Problem, *, with_sum: bool = False, keep: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Compute the log-sum-exp of the non-target logits, their sum where asked for, and the lengths of the centers.
 
     The first two are (B,) float64, the third (C * K, 1) is for ``non_target_backward``.
 
     Args:
-        embeddings: (B, D) float32 or float64, of length one where the centers are normalized.
-        weight: (C * K, D) class centers of any length.
-        labels: (B,) int64 relative to the first of these classes; a label outside [0, C) excludes nothing.
-        non_target: Scale, sub-centers and chunk size.
-        reweighting: CurricularFace's.
-        bias: (C,), added to the logits.
-        divisor: (B, 1), what embeddings were divided by to keep their logits finite, or None. Only for logits that need
-            a shift.
+        problem: Embeddings, centers and labels.
         with_sum: Whether label smoothing needs the sum.
         keep: What ``logits_buffer`` returned; filled in for ``non_target_backward``.
     """
-    sweep = _Sweep(embeddings, weight, labels, non_target, reweighting, bias, divisor=divisor)
+    sweep, embeddings, divisor = _Sweep(problem), problem.embeddings, problem.divisor
     # A thousand chunks added up in float32 would cost the last two digits
     wide = pair_dtype(embeddings.device)
     total = embeddings.new_zeros(embeddings.shape[0], dtype=wide)
     linear = torch.zeros_like(total) if with_sum else None
     lowest = torch.finfo(embeddings.dtype).min
-    shift = torch.full_like(total, lowest, dtype=embeddings.dtype) if non_target.needs_shift(reweighting) else None
+    shift = torch.full_like(total, lowest, dtype=embeddings.dtype) if problem.needs_shift() else None
     for chunk in sweep:
         if linear is not None:
             linear += sweep.logits_without_target(chunk).sum(dim=1)
@@ -235,44 +226,34 @@ def _times(values: Tensor, divisor: Tensor | None) -> Tensor:
 
 
 def non_target_backward(
-    embeddings: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    non_target: NonTarget,
+    problem: Problem,
     norms: Tensor | None,
     lse: Tensor,
     grad_lse: Tensor,
     grad_sum: Tensor | None,
     needs_grad: Sequence[bool],
     *,
-    reweighting: Reweighting | None = None,
-    bias: Tensor | None = None,
-    divisor: Tensor | None = None,
     update: Callable[[slice, Tensor], None] | None = None,
     kept: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Compute the gradients of embeddings, centers and bias.
 
-    The gradient of normalized embeddings is that of the unit vectors, not yet projected onto their tangent.
+    The gradient of normalized embeddings is that of the unit vectors, not yet projected onto their tangent; that of
+    divided ones is the gradient before the division.
 
     Args:
-        embeddings: As in ``non_target_forward``, like everything that is not described here.
-        weight: Likewise.
-        labels: Likewise.
-        non_target: Likewise.
+        problem: As in ``non_target_forward``.
         norms: (C * K, 1), the third result of ``non_target_forward``.
         lse: (B,), its first result, over the classes of all processes.
         grad_lse: (B,) gradient of ``lse``.
         grad_sum: (B,) gradient of the sum, if there was one.
         needs_grad: For embeddings, centers and, where there is one, bias.
-        reweighting: As in ``non_target_forward``.
-        bias: Likewise.
-        divisor: Likewise; the gradient is that of the embeddings before they were divided.
         update: Called with each chunk's rows and gradient once nothing reads these centers any more; the gradient of
             all centers is then not kept.
         kept: The forward pass's ``keep``; overwritten by the gradient of the centers.
     """
-    sweep = _Sweep(embeddings, weight, labels, non_target, reweighting, bias, norms, divisor, kept)
+    embeddings, weight, _, non_target, _, bias, divisor = problem
+    sweep = _Sweep(problem, norms, kept)
     inverse = None if norms is None else inverse_norms(norms)
     grads, products = torch.empty_like(sweep.centers), torch.empty_like(sweep.centers)
     grad_embeddings = torch.zeros_like(embeddings) if needs_grad[0] else None
@@ -281,7 +262,7 @@ def non_target_backward(
         grad_weight = torch.empty_like(weight) if kept is None else kept
     grad_bias = torch.empty_like(bias) if bias is not None and needs_grad[2] else None
     shift, factor = None, grad_lse * non_target.scale
-    if non_target.needs_shift(reweighting):
+    if problem.needs_shift():
         shift = lse[:, None] if divisor is None else lse[:, None] / divisor
         shift = shift.clamp_min(torch.finfo(embeddings.dtype).min).to(embeddings.dtype)
     else:

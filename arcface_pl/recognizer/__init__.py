@@ -1,4 +1,4 @@
-"""Use of a trained model: classes, names enrolled from a few pictures, and folders to take it elsewhere."""
+"""Inference with a trained model: classification, enrolled names, export."""
 
 from arcface_pl.errors import GalleryError, PretrainedError
 from arcface_pl.recognizer.answers import Classification, Identification, Picture, Thresholds, Verification

@@ -1,4 +1,4 @@
-"""What a recogniser is asked with, and what it answers."""
+"""Input and result types of `Recognizer`."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from arcface_pl.recognizer.gallery import Match
 __all__ = ["Classification", "Identification", "Picture", "Thresholds", "Verification"]
 
 Picture = str | Path | Tensor | Image.Image
-"""A file, a uint8 tensor (C, H, W) with values from 0 to 255, or a PIL image, of any size."""
+"""A path, a uint8 tensor (C, H, W) or a PIL image, of any size."""
 
 
 class Thresholds(NamedTuple):
-    """Cosines from which on an answer is given; None where none is known, and nothing is then called unknown.
+    """Smallest cosines at which an answer is accepted; None without a threshold: then nothing is called unknown.
 
     Attributes:
         verification: For two pictures, and for a picture and an enrolled name.
-        classification: For a picture and the class that it was recognised as.
+        classification: For a picture and its predicted class.
     """
 
     verification: float | None
@@ -28,7 +28,7 @@ class Thresholds(NamedTuple):
 
     @classmethod
     def of(cls, calibration: Calibration | None) -> "Thresholds":
-        """Take them from what was measured, if anything was."""
+        """Return the thresholds of a calibration."""
         if calibration is None:
             return cls(None, None)
         decision = calibration.classification
@@ -36,12 +36,12 @@ class Thresholds(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """How alike two pictures are.
+    """Similarity of two pictures.
 
     Attributes:
         cosine: Between their embeddings, in [-1, 1].
-        angle: The same in degrees, in [0, 180].
-        same: Whether the cosine reaches the threshold; None without a threshold.
+        angle: In degrees, in [0, 180].
+        same: Whether the cosine is at least the threshold; None without a threshold.
     """
 
     cosine: float
@@ -53,9 +53,9 @@ class Classification(NamedTuple):
     """The trained class of a picture.
 
     Attributes:
-        name: The winning class.
-        cosine: Between the picture's embedding and that class's center.
-        unknown: Whether the cosine stays below the threshold; False without a threshold.
+        name: The predicted class.
+        cosine: Between the embedding and that class's center.
+        unknown: Whether the cosine is below the threshold; False without a threshold.
     """
 
     name: str
@@ -67,8 +67,8 @@ class Identification(NamedTuple):
     """The enrolled name of a picture.
 
     Attributes:
-        name: The best match's name; None where it stays below the threshold, or nobody is enrolled.
-        matches: The best matches with their scores, the best one first.
+        name: The best match's name; None if it is below the threshold or the gallery is empty.
+        matches: The best matches, the best first.
     """
 
     name: str | None

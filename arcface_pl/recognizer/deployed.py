@@ -1,4 +1,4 @@
-"""A trained model as one network of plain operations, from pixels to answers."""
+"""A trained model as one network of plain operations, from pixels to cosines; this is what is exported."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ __all__ = ["DeployedModel", "Outputs"]
 
 
 class Outputs(NamedTuple):
-    """What a model gives for B images.
+    """Outputs for B images.
 
     Attributes:
-        embedding: (B, D) rows of length one.
+        embedding: (B, D) unit rows.
         cosine: (B, C) to the class centers, in [-1, 1].
-        logits: (B, C); an image's class is where they are largest.
+        logits: (B, C); the predicted class is the argmax.
     """
 
     embedding: Tensor
@@ -27,7 +27,7 @@ class Outputs(NamedTuple):
 
 
 class DeployedModel(nn.Module):
-    """Pixels to answers: normalisation, backbone and class centers as one network of plain operations.
+    """Normalization, backbone and class centers as one network.
 
     Args:
         model: The trained model.
@@ -53,7 +53,7 @@ class DeployedModel(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the `Outputs` of pixels (B, C, S, S), uint8."""
+        """Compute the `Outputs` of pixels (B, C, S, S) uint8."""
         embedding = self.backbone((pixels.float() / 255 - self.mean) / self.std)
         unit = F.normalize(embedding, dim=1)
         cosine = (unit @ self.class_centers.T).clamp(-1, 1)

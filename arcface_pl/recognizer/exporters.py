@@ -1,4 +1,4 @@
-"""A trained model as one self-contained file, which is run and compared with the model before it is kept."""
+"""Export a trained model to one self-contained file, which is run and compared before it is kept."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from arcface_pl.checkpoints.atomic import replacing
-from arcface_pl.errors import ExportError
+from arcface_pl.errors import ExportError, expected
 from arcface_pl.recognizer.deployed import DeployedModel, Outputs
 from arcface_pl.recognizer.pretrained import from_config, to_config, to_tensors
 from arcface_pl.recognizer.trained import BATCH, TrainedModel
@@ -25,20 +25,20 @@ from arcface_pl.recognizer.trained import BATCH, TrainedModel
 __all__ = ["FORMATS", "TOLERANCE", "Parity", "compare", "export"]
 
 TOLERANCE = 1e-5
-"""How far a cosine that the file gives may be from the model's."""
+"""Largest accepted difference between a cosine of the file and of the model."""
 OPSET = 18
 LARGEST = 2_000_000_000
-"""Bytes of weights that one ONNX file holds: protobuf ends at 2 GiB."""
+"""Bytes of weights in one ONNX file: protobuf is limited to 2 GiB."""
 
 
 class Parity(NamedTuple):
-    """How a file's answers compare with those of the model it was made from.
+    """Comparison of a file's outputs with the model's.
 
     Attributes:
-        num_images: Images that both were given.
-        cosine: Largest difference of a cosine.
-        embedding: Largest difference of a component of an embedding.
-        same_class: Images that both put into the same class.
+        num_images: Number of images.
+        cosine: Largest absolute difference of a cosine.
+        embedding: Largest absolute difference of an embedding's component.
+        same_class: Images with the same predicted class.
     """
 
     num_images: int
@@ -48,21 +48,21 @@ class Parity(NamedTuple):
 
 
 def export(model: TrainedModel, path: str | Path, file_format: str, images: Tensor) -> Parity:
-    """Write a model as one file that needs no other, run it on ``images``, and keep it if the answers are the model's.
+    """Write a model to one file, run it on ``images``, and keep it if its outputs are the model's.
 
     Args:
         model: The trained model, on the CPU.
         path: The file to write.
         file_format: "onnx": pixels to embedding, cosine and logits, for ONNX Runtime. "torch": the same network as a
             ``torch.export`` program. "safetensors": weights alone, with the settings that rebuild the model.
-        images: (B, C, S, S) uint8, B >= 1: real ones, or the comparison says little.
+        images: (B, C, S, S) uint8, B >= 1. Use real ones: noise tests little.
 
     Returns:
         The comparison.
 
     Raises:
-        ExportError: If a library is missing, the model cannot be written in this format, the file's cosines are further
-            than `TOLERANCE` from the model's, or it cannot be written. No file is left then.
+        ExportError: If a library is missing, the model cannot be exported to this format, a cosine differs by more than
+            `TOLERANCE`, or the file cannot be written. The file at ``path`` is then unchanged.
     """
     make, run = _FORMATS[file_format]
     try:
@@ -73,20 +73,20 @@ def export(model: TrainedModel, path: str | Path, file_format: str, images: Tens
             parity = compare(_run_model(model, images), run(trial, images))
         if not parity.cosine <= TOLERANCE:
             raise ExportError(
-                f"{path}: not written, since its cosines are up to {parity.cosine:.1e} from the model's, and at most "
-                f"{TOLERANCE:.0e} is accepted"
+                f"{path}: not written: cosines differ by up to {parity.cosine:.1e} from the model's; expected at most "
+                f"{TOLERANCE:.0e}"
             )
         with replacing(Path(path)) as file:
             file.write(content)
     except ImportError as error:
-        raise ExportError(f"{file_format}: needs {error.name}; pip install 'arcface_pl[export]'") from error
+        raise ExportError(f"{file_format}: {error.name} is not installed; pip install 'arcface_pl[export]'") from error
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror})") from error
     return parity
 
 
 def compare(expected: Outputs, got: Outputs) -> Parity:
-    """Compare a file's answers with the model's; an answer that is no number is infinitely far away."""
+    """Compare outputs; NaN counts as an infinite difference."""
     cosine, embedding = (
         float((getattr(expected, name) - getattr(got, name)).abs().nan_to_num(torch.inf).max())
         for name in ("cosine", "embedding")
@@ -97,13 +97,13 @@ def compare(expected: Outputs, got: Outputs) -> Parity:
 
 @torch.inference_mode()
 def _run_model(model: TrainedModel, images: Tensor) -> Outputs:
-    """Take the answers from the model's own parts: nothing that is exported takes part."""
+    """Compute the outputs with the model's own parts, not with `DeployedModel`."""
     embeddings = torch.cat([model.backbone(batch) for batch in model.batches(images)])
     return Outputs(F.normalize(embeddings, dim=1), model.head.cosine(embeddings), model.head(embeddings))
 
 
 def _metadata(model: TrainedModel) -> dict[str, str]:
-    """Say everything but the weights, in texts; what is no text is JSON."""
+    """Return everything but the weights as text; values that are not text become JSON."""
     config, calibration = to_config(model), model.calibration
     decision = None if calibration is None else calibration.classification
     values = {
@@ -127,18 +127,18 @@ def _metadata(model: TrainedModel) -> dict[str, str]:
 
 def _program(model: TrainedModel) -> torch.export.ExportedProgram:
     to_input = model.preprocessor
-    # Two of them: a batch of one would be taken for a constant
+    # A batch of one would be specialized to a constant
     example = torch.zeros(2, to_input.in_channels, to_input.image_size, to_input.image_size, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)
     return torch.export.export(DeployedModel(model), (example,), dynamic_shapes={"pixels": {0: batch}})
 
 
 def _to_onnx(model: TrainedModel, metadata: dict[str, str]) -> bytes:
-    import onnxscript  # noqa: F401  # what torch's exporter needs, named here where it is missing
+    import onnxscript  # noqa: F401  # needed by torch's exporter; imported here to name it if it is missing
 
     size = sum(weight.nbytes for part in (model.backbone, model.head) for weight in part.parameters())
     if size > LARGEST:
-        raise ExportError(f"onnx: the weights have {size:,} bytes, and one file holds {LARGEST:,}; use safetensors")
+        raise ExportError(expected("onnx", f"{size:,} bytes of weights", f"at most {LARGEST:,}", "Use safetensors"))
     with _quiet():
         program = torch.onnx.export(
             _program(model),
@@ -189,7 +189,7 @@ def _run_safetensors(path: Path, images: Tensor) -> Outputs:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to itself what torch's exporters say of their own workings."""
+    """Silence the warnings of torch's exporters about their own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,21 +1,21 @@
-"""The model card: what a trained model is, what was measured of it, and how to use it."""
+"""The model card: a README.md that describes a trained model, with measured numbers only."""
 
 from arcface_pl.evaluation.thresholds import Calibration, OperatingPoint
 from arcface_pl.recognizer.trained import TrainedModel
 
 __all__ = ["model_card"]
 
-# Key as logged, and what it is. Accuracies are fractions, angles degrees.
+# Logged key and label; accuracies are fractions, angles degrees
 _MEASURES = (
     ("accuracy", "accuracy"),
     ("loss", "loss"),
-    ("angle/target_mean", "mean angle to the own class"),
+    ("angle/target_mean", "mean angle to the target class"),
     ("angle/nearest_other_mean", "mean angle to the nearest other class"),
 )
 
 
 def model_card(model: TrainedModel) -> str:
-    """Describe a model in Markdown, with the numbers that were measured and no others.
+    """Describe a model in Markdown.
 
     Args:
         model: The model.
@@ -28,8 +28,8 @@ def model_card(model: TrainedModel) -> str:
     return f"""\
 # {type(backbone).__name__} with {type(head).__name__}
 
-Turns a picture into an embedding of {head.embedding_dim} numbers whose directions are near for one class and far for
-two. Trained with arcface_pl{f" on {model.dataset_name}" if model.dataset_name else ""}.
+Maps a picture to an embedding of {head.embedding_dim} numbers; embeddings of one class point in similar directions.
+ Trained with arcface_pl{f" on {model.dataset_name}" if model.dataset_name else ""}.
 
 | | |
 |---|---|
@@ -55,7 +55,7 @@ recognizer = Recognizer.from_pretrained("path/of/this/folder")
 print(recognizer.classify("picture.png"))
 ```
 
-Reading it needs no network and runs nothing that the files name.
+Loading it needs no network access and runs no code from the files.
 """
 
 
@@ -67,7 +67,7 @@ def _listed(names: list[str]) -> str:
 def _measured(metrics: dict[str, float]) -> str:
     rows = []
     for key, label in _MEASURES:
-        # Angles of the validation split are logged without its name in front
+        # Validation angles are logged without a prefix
         keys = (key if key.startswith("angle") else f"val/{key}", f"test/{key}")
         if not any(each in metrics for each in keys):
             continue
@@ -86,7 +86,7 @@ def _number(key: str, value: float) -> str:
 
 def _thresholds(calibration: Calibration | None) -> str:
     if calibration is None:
-        return "None was measured: nothing is called unknown."
+        return "No threshold was measured: nothing is called unknown."
     rows = [
         f"| {label} | {point.threshold:.4f} | {_rate(point)} | {point.tar:.2%} | {point.eer:.2%} |"
         for label, point in (

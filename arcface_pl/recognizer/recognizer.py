@@ -1,4 +1,4 @@
-"""Use of a trained model on pictures: embed, compare, recognise trained classes and enrolled names."""
+"""`Recognizer`: embed and compare pictures, recognize trained classes and enrolled names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arcface_pl.backbones import Backbone
+from arcface_pl.errors import expected
 from arcface_pl.evaluation.thresholds import DEFAULT_FAR, Calibration, Scored, calibrate
 from arcface_pl.heads import Head
 from arcface_pl.recognizer.answers import Classification, Identification, Picture, Thresholds, Verification
@@ -20,18 +21,18 @@ __all__ = ["Recognizer"]
 
 
 class Recognizer:
-    """A trained model in use: no trainer, no labels.
+    """Inference with a trained model, without a Trainer.
 
-    A picture is a file, a uint8 tensor (C, H, W) or a PIL image, of any size; it is read and framed as
-    `arcface_pl.preprocessing` says. A uint8 tensor (B, C, S, S) of the network's own size is framed already, as the
-    images of a data set are, and only normalised. Results are on the CPU.
+    A picture is a path, a uint8 tensor (C, H, W) or a PIL image, of any size; the model's `Preprocessor` frames it. A
+    uint8 tensor (B, C, S, S) at the network's input size is a batch of framed images and is only normalized. Results
+    are on the CPU.
 
     Args:
-        model: What a checkpoint or a folder holds; see `from_checkpoint` and `from_pretrained`.
-        device: Where the network computes.
+        model: The trained model; see `from_checkpoint` and `from_pretrained`.
+        device: Device of the network.
 
     Attributes:
-        model: Networks, preprocessing, names and thresholds.
+        model: Networks, preprocessing, class names and thresholds.
         gallery: The enrolled names.
     """
 
@@ -48,13 +49,13 @@ class Recognizer:
         backbone: Backbone | None = None,
         head: Head | None = None,
     ) -> Self:
-        """Take the model of a training run.
+        """Load the model of a checkpoint.
 
         Args:
-            path: A checkpoint that `ArcFaceModule` was saved in.
-            device: Where the network computes.
-            backbone: Needed where the checkpoint's backbone is no class of this package.
-            head: Needed where the checkpoint's head is no class of this package.
+            path: A checkpoint of an `ArcFaceModule`.
+            device: Device of the network.
+            backbone: Needed if the checkpoint's backbone is not a class of this package.
+            head: Needed if the checkpoint's head is not a class of this package.
 
         Raises:
             CheckpointError: If the file is damaged, unsafe, or does not fit the classes.
@@ -63,11 +64,11 @@ class Recognizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
-        """Read what `save_pretrained` wrote: from the disk alone, and without unpickling.
+        """Load a folder that `save_pretrained` wrote; nothing is unpickled or downloaded.
 
         Args:
             folder: Holds ``config.json`` and ``model.safetensors``.
-            device: Where the network computes.
+            device: Device of the network.
 
         Raises:
             PretrainedError: If a file is missing, damaged or of another version.
@@ -75,13 +76,13 @@ class Recognizer:
         return cls(read_pretrained(folder), device=device)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model for use elsewhere: weights, ``config.json``, and a model card with what was measured.
+        """Write the weights, ``config.json`` and a model card to a folder.
 
         Args:
-            folder: A new or empty folder, or one written by this method before.
+            folder: A new or empty folder, or one that this method wrote.
 
         Raises:
-            PretrainedError: If it cannot be written, or holds something else.
+            PretrainedError: If it cannot be written, or holds other files.
         """
         write_pretrained(self.model, folder)
 
@@ -108,18 +109,18 @@ class Recognizer:
             images: One picture or several; see the class.
 
         Returns:
-            (B, D) float32 rows of length one.
+            (B, D) float32 unit rows.
 
         Raises:
             ImageError: If a file cannot be read.
-            ValueError: If a tensor is no picture.
+            ValueError: If a tensor is not a picture.
         """
         parts = [F.normalize(self.model.backbone(batch), dim=1).cpu() for batch in self.model.batches(images)]
         return torch.cat(parts) if parts else torch.empty(0, self.model.head.embedding_dim)
 
     @torch.inference_mode()
     def class_scores(self, images: Picture | Sequence[Picture]) -> Tensor:
-        """Compare pictures with the centers of the trained classes.
+        """Compute the cosines to the centers of the trained classes.
 
         Args:
             images: One picture or several; see the class.
@@ -133,14 +134,14 @@ class Recognizer:
 
     @torch.inference_mode()
     def classify(self, images: Picture | Sequence[Picture], *, threshold: float | None = None) -> list[Classification]:
-        """Recognise the trained class of pictures.
+        """Predict the trained class of pictures.
 
         Args:
             images: One picture or several; see the class.
-            threshold: Cosine from which on a class is believed; unset: the stored one.
+            threshold: Smallest accepted cosine; unset: the stored threshold.
 
         Returns:
-            One answer a picture. The class is the head's, which for a `LinearHead` need not have the largest cosine.
+            One answer per picture. With a `LinearHead` the predicted class need not have the largest cosine.
         """
         threshold = self.thresholds.classification if threshold is None else threshold
         answers = []
@@ -160,43 +161,44 @@ class Recognizer:
         Args:
             a: One picture.
             b: The other.
-            threshold: Cosine from which on they are the same; unset: the stored one.
+            threshold: Smallest cosine of the same class; unset: the stored threshold.
         """
         threshold = self.thresholds.verification if threshold is None else threshold
         pair = torch.cat((self.embed(a), self.embed(b))).double()
-        assert len(pair) == 2, "verify takes two pictures"
-        # The halved lengths keep small angles exact, where the arc cosine of nearly 1 would not.
+        if len(pair) != 2:
+            raise ValueError(expected("a, b", f"{len(pair)} pictures", "one picture each"))
+        # Exact for small angles, unlike acos near 1
         angle = 2 * torch.atan2((pair[0] - pair[1]).norm(), (pair[0] + pair[1]).norm())
         cosine = float(angle.cos())
         return Verification(cosine, float(angle.rad2deg()), None if threshold is None else cosine >= threshold)
 
     def enroll(self, name: str, images: Picture | Sequence[Picture]) -> int:
-        """Add pictures of ``name`` to the gallery; a name that is there already gets them in addition.
+        """Enroll pictures of ``name``; if it is enrolled already, they are added to its pictures.
 
         Args:
-            name: Any text that is not empty.
+            name: Any non-empty text.
             images: At least one picture; one to five are usual.
 
         Returns:
-            How many pictures the name has now.
+            Number of pictures of the name.
         """
         self.gallery.add(name, self.embed(images))
         return self.gallery.counts[name]
 
     def remove(self, name: str) -> None:
-        """Forget an enrolled name; a `UserError` if there is no such."""
+        """Forget an enrolled name; raises UserError if there is none."""
         self.gallery.remove(name)
 
     def identify(
         self, images: Picture | Sequence[Picture], *, threshold: float | None = None, num_matches: int = 5
     ) -> list[Identification]:
-        """Find the enrolled name of pictures, or say that it is none of them.
+        """Find the enrolled name of pictures.
 
         Args:
             images: One picture or several; see the class.
-            threshold: Cosine from which on a name is believed; unset: the stored one for two pictures. Without any,
-                the nearest name is the answer.
-            num_matches: How many names to list, at least 1.
+            threshold: Smallest accepted cosine; unset: the stored threshold for two pictures. Without one, the nearest
+                name is the answer.
+            num_matches: Matches to return, at least 1.
         """
         threshold = self.thresholds.verification if threshold is None else threshold
         answers = []
@@ -210,7 +212,7 @@ class Recognizer:
         self.gallery.save(folder, self.model.fingerprint)
 
     def load_gallery(self, folder: str | Path) -> None:
-        """Take the enrolled names from a folder, in place of those that are here.
+        """Replace the enrolled names by those of a folder.
 
         Raises:
             GalleryError: If it is missing, damaged, or was made by another model.
@@ -220,20 +222,20 @@ class Recognizer:
     def calibrate(
         self, images: Sequence[Picture] | Tensor, labels: Sequence[str], *, far: float = DEFAULT_FAR, source: str
     ) -> Calibration:
-        """Measure the thresholds on pictures of your own, in place of the stored ones.
+        """Measure the thresholds on your own pictures; they replace the stored ones.
 
         Args:
             images: Pictures that the model was not trained on.
-            labels: The class of each; of two classes at least, one of them with two pictures. Where some are not
-                trained classes, the thresholds are measured on those; see `arcface_pl.evaluation.thresholds.calibrate`.
+            labels: Class name of each; at least two classes, one of them with two pictures. If some are not trained
+                classes, the thresholds are measured on those; see `arcface_pl.evaluation.thresholds.calibrate`.
             far: False accept rate, in [0, 1].
-            source: What to call these pictures.
+            source: Name of these pictures, stored with the thresholds.
 
         Returns:
-            The new thresholds, with the rates they had on these pictures.
+            The thresholds, with their rates on these pictures.
 
         Raises:
-            ValueError: If a rate is out of range, or the labels make no genuine or no impostor pairs.
+            ValueError: If ``far`` is out of range, or there are no genuine or no impostor pairs.
         """
         classes = {name: index for index, name in enumerate(dict.fromkeys((*self.class_names, *labels)))}
         index = torch.tensor([classes[label] for label in labels], dtype=torch.int64)

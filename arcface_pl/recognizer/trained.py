@@ -1,4 +1,4 @@
-"""What those who use a training run need of it: networks, how pictures reach them, names, thresholds, numbers."""
+"""`TrainedModel`: networks, preprocessing, class names, thresholds and measured numbers of a training run."""
 
 import hashlib
 import json
@@ -24,21 +24,21 @@ from arcface_pl.recognizer.answers import Picture
 __all__ = ["BATCH", "TrainedModel"]
 
 BATCH = 256
-"""Pictures that go through the network at once."""
+"""Pictures per forward pass."""
 
 
 @dataclass
 class TrainedModel:
-    """A trained backbone and head with everything that their use needs.
+    """A trained backbone and head, and what inference needs besides.
 
     Attributes:
         backbone: In evaluation mode.
         head: In evaluation mode.
-        preprocessor: What turns a picture into the backbone's input.
+        preprocessor: Turns a picture into the backbone's input.
         class_names: Names of the trained classes, in label order.
-        dataset_name: What it was trained on, where that is known.
-        calibration: The thresholds, where some were measured.
-        metrics: What was measured, by the key it was logged under.
+        dataset_name: Training data, if known.
+        calibration: Thresholds, if measured.
+        metrics: Measured numbers by their logged key.
     """
 
     backbone: Backbone
@@ -90,24 +90,24 @@ class TrainedModel:
             part.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def to(self, device: str | torch.device) -> Self:
-        """Move both networks, and return self."""
+        """Move both networks to a device and return self."""
         self.backbone.to(device)
         self.head.to(device)
         return self
 
     def batches(self, images: Picture | Sequence[Picture]) -> Iterator[Tensor]:
-        """Make the backbone's input of pictures.
+        """Yield the backbone's input for pictures, in batches.
 
         Args:
-            images: One picture or several, or a uint8 tensor (B, C, S, S) of the network's own size, which is framed
-                already and only normalised.
+            images: One picture or several; or a uint8 tensor (B, C, S, S) at the network's input size, which is only
+                normalized.
 
         Yields:
             (at most `BATCH`, C, S, S) float32, on the device of the networks.
 
         Raises:
-            ImageError: If a file cannot be read, or shows nothing.
-            ValueError: If a tensor is no picture.
+            ImageError: If a file cannot be read, or is blank.
+            ValueError: If a tensor is not a picture.
         """
         device, to_input = self.head.weight.device, self.preprocessor
         size = (to_input.in_channels, to_input.image_size, to_input.image_size)
@@ -131,11 +131,11 @@ class TrainedModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over all that an embedding depends on: the backbone's weights and the preprocessing."""
+        """SHA-256 of what an embedding depends on: the backbone's weights and the preprocessing."""
         digest = hashlib.sha256(json.dumps(self.preprocessor.to_dict(), sort_keys=True).encode())
         for name, tensor in sorted(self.backbone.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            # Bytes as they lie in rows: the memory format is no part of the weights
+            # contiguous(): the memory format does not matter
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 

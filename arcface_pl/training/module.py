@@ -177,7 +177,7 @@ class ArcFaceModule(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the head how far training is, in fractional epochs: margins that change depend on it."""
         epoch = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
-        self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed())
+        self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed(), batch=batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation split."""

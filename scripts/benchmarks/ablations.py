@@ -31,7 +31,7 @@ COMMON: dict[str, list[str]] = {
     "no margin": ["--model.head.margin", "0"],
     "plain softmax": ["--model.head", "LinearHead"],
     "float32": ["--precision", "32-true"],
-    "the document's network": ["--model.backbone", "SimpleCNN"],
+    "the original network": ["--model.backbone", "SimpleCNN"],
 }
 VARIANTS: dict[str, dict[str, list[str]]] = {
     "accurate": COMMON

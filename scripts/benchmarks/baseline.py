@@ -1,4 +1,4 @@
-"""The source document's training, written plainly: what the other contenders are measured against."""
+"""The original training loop, written plainly: the baseline of the other variants."""
 
 import gzip
 from pathlib import Path
@@ -9,13 +9,13 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["DocumentCNN", "DocumentLoss", "DocumentModule", "document_loader", "unpack"]
+__all__ = ["OriginalCNN", "OriginalLoss", "OriginalModule", "original_loader", "unpack"]
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-class DocumentLoss(nn.Module):
-    """The source document's loss: dense one-hot, acos, no guard past pi - margin."""
+class OriginalLoss(nn.Module):
+    """The original program's loss: dense one-hot, acos, no guard past pi - margin."""
 
     def __init__(
         self, num_classes: int = 10, embedding_dim: int = 128, scale: float = 30.0, margin: float = 0.5
@@ -32,8 +32,8 @@ class DocumentLoss(nn.Module):
         return F.cross_entropy(self.scale * (one_hot * torch.cos(theta + self.margin) + (1 - one_hot) * cosine), labels)
 
 
-class DocumentCNN(nn.Module):
-    """The source document's network, ReLU after pooling and all."""
+class OriginalCNN(nn.Module):
+    """The original network, ReLU after pooling and all."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class DocumentCNN(nn.Module):
         return self.fc1(images.flatten(1))
 
 
-class DocumentModule(L.LightningModule):
+class OriginalModule(L.LightningModule):
     """The same network and loss as a plain LightningModule."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.network, self.loss_function = DocumentCNN(), DocumentLoss()
+        self.network, self.loss_function = OriginalCNN(), OriginalLoss()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss, logged as everybody does."""
@@ -63,12 +63,12 @@ class DocumentModule(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the document's Adam."""
+        """Return the original program's Adam."""
         return torch.optim.Adam(self.parameters(), lr=0.001)
 
 
-def document_loader(data_dir: str, num_images: int) -> torch.utils.data.DataLoader:
-    """Make the document's loader: one PIL image after another, each turned into a tensor, batches of 64."""
+def original_loader(data_dir: str, num_images: int) -> torch.utils.data.DataLoader:
+    """Make the original program's loader: one PIL image after another, each turned into a tensor, batches of 64."""
     transform = torchvision.transforms.ToTensor()
     images = torchvision.datasets.MNIST(data_dir, train=True, download=False, transform=transform)
     subset = torch.utils.data.Subset(images, range(num_images))

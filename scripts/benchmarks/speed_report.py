@@ -1,4 +1,4 @@
-"""Tables and plot of what `fit.py` measured."""
+"""Tables and plot of what `training.py` measured."""
 
 import statistics
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ __all__ = ["draw", "markdown"]
 Seen = dict[str, Any]
 GOALS = (0.97, 0.98, 0.99, 0.993)
 TITLES = {
-    "document": "the document's loop",
+    "original": "the original loop",
     "lightning": "the same in stock Lightning",
     "same network": "this project, same network",
     "same network, own precision": "the same, its own batch and precision",
@@ -22,7 +22,7 @@ TITLES = {
 }
 # Okabe and Ito's colours, told apart by every eye; marker and stroke differ as well.
 STYLES = {
-    "document": ("#D55E00", "s", "--"),
+    "original": ("#D55E00", "s", "--"),
     "lightning": ("#CC79A7", "^", ":"),
     "same network": ("#0072B2", "o", "-"),
     "fast": ("#009E73", "D", "-"),
@@ -55,7 +55,7 @@ def rows_of(head: str, body: Iterable[str]) -> list[str]:
 
 
 def throughput(seen: list[Seen]) -> list[str]:
-    """Compare images a second with the document's loop, which runs first."""
+    """Compare images a second with the original loop, which runs first."""
     lines, first = [], 0.0
     for (contender, size), rounds in grouped(
         seen, lambda each: (each["task"]["contender"], each["task"].get("batch_size", 64))
@@ -65,7 +65,7 @@ def throughput(seen: list[Seen]) -> list[str]:
         seconds = spread(each["seconds"] for each in rounds)
         memory = statistics.median(each["peak_gb"] for each in rounds)
         lines.append(f"| {TITLES[contender]} | {size} | {seconds} | {rate:,.0f} | {rate / first:.2f} | {memory:.2f} |")
-    return rows_of("| one epoch | batch | seconds (range) | images/s | x document | peak GB |", lines)
+    return rows_of("| one epoch | batch | seconds (range) | images/s | x original | peak GB |", lines)
 
 
 def seconds_to(curve: list[list[float]], goal: float) -> float | None:
@@ -92,9 +92,9 @@ def accuracy(seen: list[Seen]) -> list[str]:
         lines.append(f"| {TITLES[contender]}, {epochs} | {' | '.join(cells)} | {total} | {last:.2f} |")
     goals = " | ".join(f"to {100 * goal:g}%" for goal in GOALS)
     rows = rows_of(f"| training seconds | {goals} | longest run | % at its end |", lines)
-    if {"document", "fast"} <= to_99.keys():
-        sooner = to_99["document"] / to_99["fast"]
-        rows += [f"{TITLES['fast']} reaches 99% {sooner:.1f} times sooner than {TITLES['document']} (medians).", ""]
+    if {"original", "fast"} <= to_99.keys():
+        sooner = to_99["original"] / to_99["fast"]
+        rows += [f"{TITLES['fast']} reaches 99% {sooner:.1f} times sooner than {TITLES['original']} (medians).", ""]
     return rows
 
 
@@ -131,10 +131,10 @@ def scaling(seen: list[Seen]) -> list[str]:
     ).items():
         cells = [
             spread(each["seconds"] for each in rounds if each["task"]["contender"] == contender)
-            for contender in ("document", "same network")
+            for contender in ("original", "same network")
         ]
         lines.append(f"| {count:,} | {threads} | {' | '.join(cells)} |")
-    return rows_of("| images | threads | seconds an epoch, the document's loop | this project |", lines)
+    return rows_of("| images | threads | seconds an epoch, the original loop | this project |", lines)
 
 
 SECTIONS = {
@@ -198,7 +198,7 @@ def draw_curves(axes: Axes, seen: list[Seen]) -> None:
         labelled.add(contender)
     for goal in GOALS:
         axes.axhline(100 * (1 - goal), color="#777777", linewidth=0.6)
-    axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="honest test error (%)")
+    axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="test error (%)")
 
 
 def draw_scaling(axes: Axes, seen: list[Seen]) -> None:

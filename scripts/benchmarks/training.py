@@ -1,8 +1,8 @@
-"""Time training: the source document's loop, stock Lightning, this project, and its fast recipe, in turn.
+"""Time training: the original loop, stock Lightning, this project, and its fast recipe, in turn.
 
     python scripts/benchmarks/training.py --data_dir data --threads 2 --repeats 3
     python scripts/benchmarks/training.py --sections throughput overhead
-    python scripts/benchmarks/training.py --add --sections accuracy --contenders document --epochs 4 --repeats 2
+    python scripts/benchmarks/training.py --add --sections accuracy --contenders original --epochs 4 --repeats 2
     python scripts/benchmarks/training.py --profile "same network"
 
 Every measurement is a process of its own with the same number of threads, and contenders take turns; only overhead,
@@ -39,7 +39,7 @@ from baseline import unpack
 
 HERE = Path(__file__).parent
 SECTIONS = ("throughput", "accuracy", "overhead", "startup", "scaling")
-COMPARED = ("document", "lightning", "same network", "same network, own precision", "fast")
+COMPARED = ("original", "lightning", "same network", "same network, own precision", "fast")
 Results = dict[str, list[dict[str, Any]]]
 
 
@@ -48,7 +48,7 @@ def plan(options: argparse.Namespace) -> dict[str, list[list[dict[str, Any]]]]:
     images, epochs = options.num_images, options.epochs
     whole = {"num_images": images}
     throughput = [
-        {"contender": "document", **whole},
+        {"contender": "original", **whole},
         {"contender": "lightning", **whole},
         {"contender": "same network", **whole},
         {"contender": "same network, own precision", **whole, "batch_size": 256},
@@ -56,7 +56,7 @@ def plan(options: argparse.Namespace) -> dict[str, list[list[dict[str, Any]]]]:
     ]
     looked_at = {**whole, "looks": 10}
     accuracy = [
-        {"contender": "document", **looked_at, "epochs": epochs},
+        {"contender": "original", **looked_at, "epochs": epochs},
         {"contender": "lightning", **looked_at, "epochs": epochs},
         {"contender": "same network", **looked_at, "epochs": epochs},
         *(
@@ -73,7 +73,7 @@ def plan(options: argparse.Namespace) -> dict[str, list[list[dict[str, Any]]]]:
         for count in (1_000, 3_000, 10_000, 30_000, 60_000)
         if count <= images
         for threads in sorted({1, options.threads})
-        for contender in ("document", "same network")
+        for contender in ("original", "same network")
     ]
     return {
         "throughput": [[task] for task in throughput if task["contender"] in options.contenders],

@@ -1,4 +1,4 @@
-"""Who runs in `fit.py`: trains, and prints what the watch saw as one line of JSON."""
+"""The variants that `training.py` compares: each trains in this process and prints its measurements as JSON."""
 
 import cProfile
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from baseline import DocumentCNN, DocumentLoss, DocumentModule, document_loader
+from baseline import OriginalCNN, OriginalLoss, OriginalModule, original_loader
 from watch import Watch, WatchSteps, honest
 
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
@@ -43,11 +43,11 @@ class Task:
     profile: bool = False
 
 
-def document_loop(task: Task) -> Watch:
-    """Train as the source document does: one PIL image at a time through a DataLoader, in a plain loop."""
+def original_loop(task: Task) -> Watch:
+    """Train as the original program does: one PIL image at a time through a DataLoader, in a plain loop."""
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)  # set by Lightning, which this loop would not import
-    loader = document_loader(task.data_dir, task.num_images)
-    network, loss_function = DocumentCNN(), DocumentLoss()
+    loader = original_loader(task.data_dir, task.num_images)
+    network, loss_function = OriginalCNN(), OriginalLoss()
     optimizer = torch.optim.Adam([*network.parameters(), *loss_function.parameters()], lr=0.001)
     watch = Watch(len(loader), task.looks, honest(task.data_dir, network, lambda: loss_function.weight.T, (0.0, 1.0)))
     for _ in range(task.epochs):
@@ -60,9 +60,9 @@ def document_loop(task: Task) -> Watch:
     return watch
 
 
-def document_trainer(task: Task) -> Watch:
+def original_trainer(task: Task) -> Watch:
     """Train the same in Lightning with its stock DataLoader and defaults."""
-    loader, module = document_loader(task.data_dir, task.num_images), DocumentModule()
+    loader, module = original_loader(task.data_dir, task.num_images), OriginalModule()
     accuracy = honest(task.data_dir, module.network, lambda: module.loss_function.weight.T, (0.0, 1.0))
     watch = Watch(len(loader), task.looks, accuracy)
     trainer = L.Trainer(
@@ -73,7 +73,7 @@ def document_trainer(task: Task) -> Watch:
 
 
 def same_network(task: Task, precision: str = "32-true") -> Any:
-    """Build this project's Trainer, module and data with the document's network, optimiser and rate."""
+    """Build this project's Trainer, module and data with the original network, optimiser and rate."""
     settings = merge(read_config(BASE_CONFIG), read_config(CONFIGS / "source.yaml"))
     settings["data"]["init_args"] |= {"watch_test": False, "batch_size": task.batch_size}
     settings["model"]["head"]["init_args"]["extension"] = "monotone"
@@ -150,8 +150,8 @@ def bare_loop(task: Task) -> Watch:
 
 
 CONTENDERS: dict[str, Callable[[Task], Watch]] = {
-    "document": document_loop,
-    "lightning": document_trainer,
+    "original": original_loop,
+    "lightning": original_trainer,
     "same network": under_trainer(same_network),
     "same network, own precision": under_trainer(lambda task: same_network(task, choose_precision("cpu"))),
     "fast": under_trainer(recipe("fast")),

@@ -1,4 +1,4 @@
-"""What `fit.py` sees of a contender: training seconds by the clock, and the honest accuracy while it stands still."""
+"""Clock of a training run, which is stopped while the test accuracy is measured."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ __all__ = ["FirstStep", "Watch", "WatchSteps", "honest"]
 
 @dataclass
 class Watch:
-    """Clocks training, and stops while the test set is looked at."""
+    """Clock of training, stopped while the test set is evaluated."""
 
     steps_an_epoch: int
     looks: int

@@ -1,4 +1,4 @@
-"""What `study.py` writes: the choice by validation, tables of the test numbers, and one figure."""
+"""Report of the study: settings chosen by validation, tables of test scores, and a figure."""
 
 from collections.abc import Sequence
 from pathlib import Path

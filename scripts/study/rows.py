@@ -1,4 +1,4 @@
-"""The finished runs of `study.py`: its CSV, means over seeds, and the choice by validation."""
+"""Finished runs of the study: its CSV, means over seeds, and the choice by validation."""
 
 import csv
 import statistics

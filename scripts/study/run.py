@@ -1,12 +1,12 @@
-"""Measure what the margin buys on digits that were never trained on: heads x margins x scales x seeds.
+"""Measure the effect of the margin on digits that are not trained on: heads x margins x scales x seeds.
 
     python scripts/study/run.py --budget 30 --processes 2
 
-Each run trains a small network on MNIST without two digits and tells those two apart. A margin and a scale are chosen
-by the unseen digits' training images; what is reported is measured on their test images. Then the chosen settings are
-measured on the other four leave-two-out splits, which had no part in the choice, and all of ArcFace's with half as many
-classes. Every finished run is a row of study.csv; started again, the study goes on with what is missing. At the end it
-writes study.md and study.png, and each run's settings and scores are in TensorBoard's HParams tab (--log_dir).
+Each run trains a small network on MNIST without two digits and separates these two. Margin and scale are chosen on the
+unseen digits' training images; scores are those of their test images. The chosen settings are then measured on the
+other four leave-two-out splits, which were not used to choose them, and all of ArcFace's with half as many classes.
+Every finished run is a row of study.csv; started again, the study continues with the missing runs. At the end it writes
+study.md and study.png; settings and scores of each run are in TensorBoard's HParams tab (--log_dir).
 """
 
 import argparse

@@ -1,8 +1,11 @@
+"""The package's networks: sizes, shapes, specs."""
+
 import inspect
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from arcface_pl.backbones import BACKBONES, FastCNN, SimpleCNN, SmallResNet
 from arcface_pl.checkpoints.specs import build, spec_of
@@ -14,7 +17,7 @@ def num_parameters(network: torch.nn.Module) -> int:
     return sum(weight.numel() for weight in network.parameters())
 
 
-def test_simple_cnn_has_the_parameters_of_the_source_document() -> None:
+def test_simple_cnn_has_the_parameters_of_the_original_network() -> None:
     # conv1 320 + conv2 18,496 + fc1 401,536
     assert num_parameters(SimpleCNN()) == 420_352
 
@@ -66,7 +69,10 @@ def test_sizes(backbone: type, channels: int, size: int, width: int) -> None:
 @pytest.mark.parametrize("backbone", PLAIN)
 @pytest.mark.parametrize("shape", [(2, 3, 28, 28), (2, 1, 32, 28), (1, 28, 28)])
 def test_wrong_images_are_named(backbone: type, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=rf"images: got shape .* but {backbone.__name__} takes \(B, 1, 28, 28\)"):
+    with pytest.raises(
+        ValueError,
+        match=rf"images: got .*; expected shape \(B, 1, 28, 28\), for which this {backbone.__name__} was built",
+    ):
         backbone()(torch.zeros(shape))
 
 
@@ -92,3 +98,21 @@ def test_every_constructor_argument_is_an_attribute(name: str) -> None:
     for parameter in inspect.signature(BACKBONES[name]).parameters:
         assert hasattr(network, parameter)
     assert spec_of(build("backbone", BACKBONES, spec_of(network))) == spec_of(network)
+
+
+class Guest(nn.Module):
+    """A stranger's network: no attribute for its argument, and a property that fails."""
+
+    def __init__(self, width: int, depth: int = 2, *parts: object, **options: object) -> None:
+        super().__init__()
+
+    @property
+    def depth(self) -> int:
+        raise RuntimeError("not ready")
+
+
+def test_a_strangers_class_has_a_spec() -> None:
+    spec = spec_of(Guest(3))
+    assert spec["name"] == "Guest"
+    assert "depth" not in spec["kwargs"]
+    assert spec_of(nn.Sequential(nn.Linear(2, 2)))["name"] == "Sequential"

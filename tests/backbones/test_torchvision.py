@@ -100,7 +100,7 @@ def test_weights_out_of_reach_are_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
     with pytest.raises(WeightsError) as caught:
         TorchvisionBackbone("resnet18", weights="DEFAULT")
-    assert "weights: IMAGENET1K_V1 of resnet18 could not be fetched from" in str(caught.value)
+    assert "weights: IMAGENET1K_V1 of resnet18 could not be downloaded from" in str(caught.value)
     assert ResNet18_Weights.DEFAULT.url in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -108,8 +108,8 @@ def test_weights_out_of_reach_are_named(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "resnet19"}, "name: got 'resnet19', but it takes one of torchvision's: alexnet"),
-        ({"weights": "V9"}, "weights: got 'V9', but resnet18 takes IMAGENET1K_V1, DEFAULT, or none"),
+        ({"name": "resnet19"}, "name: got 'resnet19'; expected one of torchvision's: alexnet"),
+        ({"weights": "V9"}, "weights: got 'V9'; expected IMAGENET1K_V1, DEFAULT for resnet18, or none"),
         ({"embedding_dim": 0}, "embedding_dim: got 0"),
         ({"in_channels": 0}, "in_channels: got 0"),
         ({"image_size": 0}, "image_size: got 0"),

@@ -66,24 +66,24 @@ def seen(contender: str, seconds: float, **task: Any) -> dict[str, Any]:
 
 
 def test_tables_show_medians_ratios_and_what_was_not_reached(benchmark: dict[str, ModuleType]) -> None:
-    rounds = [seen(name, time) for time in (10, 30, 20) for name in ("document", "same network")]
+    rounds = [seen(name, time) for time in (10, 30, 20) for name in ("original", "same network")]
     for each in rounds:
         if each["task"]["contender"] == "same network":
             each["seconds"] /= 4
     results = {
         "throughput": rounds,
-        "accuracy": [seen("document", time) for time in (10, 30, 20)],
+        "accuracy": [seen("original", time) for time in (10, 30, 20)],
         "overhead": [seen("bare loop", 2), seen("same network", 2.1)],
         "startup": [{"task": {}, "seconds": 5.0}],
-        "scaling": [seen(name, 3, threads=count) for name in ("document", "same network") for count in (1, 2)],
+        "scaling": [seen(name, 3, threads=count) for name in ("original", "same network") for count in (1, 2)],
     }
     about = {"machine": "here", "threads": 2, "wait_policy": None, "versions": {"torch": "1"}}
     text = benchmark["speed_report"].markdown(about, ["this", "and that"], results)
     assert "(`this`; `and that`)" in text
-    assert "| the document's loop | 64 | 20.00 (10.00 to 30.00) | 3,000 | 1.00 | 1.00 |" in text
+    assert "| the original loop | 64 | 20.00 (10.00 to 30.00) | 3,000 | 1.00 | 1.00 |" in text
     assert "| this project, same network | 64 | 5.00 (2.50 to 7.50) | 12,000 | 4.00 | 1.00 |" in text
     expected = (
-        "| the document's loop, 1 epoch | 5.0 (2.5 to 7.5) | 10.0 (5.0 to 15.0) | 10.0 (5.0 to 15.0) | not reached |"
+        "| the original loop, 1 epoch | 5.0 (2.5 to 7.5) | 10.0 (5.0 to 15.0) | 10.0 (5.0 to 15.0) | not reached |"
     )
     assert f"{expected} 20.0 (10.0 to 30.0) | 99.10 |" in text
     assert "| 64 | 20.00 | 21.00 | +5.0% (+5.0 to +5.0) |" in text
@@ -94,16 +94,16 @@ def test_tables_show_medians_ratios_and_what_was_not_reached(benchmark: dict[str
 
 def test_a_short_run_at_a_constant_rate_counts_with_the_long_ones(benchmark: dict[str, ModuleType]) -> None:
     rounds = [
-        seen("document", 80, epochs=4),
-        seen("document", 240, epochs=10),
+        seen("original", 80, epochs=4),
+        seen("original", 240, epochs=10),
         seen("fast", 4),
         seen("fast", 8, epochs=4),
     ]
     about = {"machine": "here", "threads": 2, "wait_policy": "passive", "versions": {"torch": "1"}}
     text = benchmark["speed_report"].markdown(about, ["this"], {"accuracy": rounds})
-    assert "| the document's loop, 4 or 10 epochs | 40.0 (20.0 to 60.0) | 80.0 (40.0 to 120.0) |" in text
+    assert "| the original loop, 4 or 10 epochs | 40.0 (20.0 to 60.0) | 80.0 (40.0 to 120.0) |" in text
     assert "| 240.0 | 99.10 |" in text
-    assert "this project, fast.yaml reaches 99% 40.0 times sooner than the document's loop (medians)." in text
+    assert "this project, fast.yaml reaches 99% 40.0 times sooner than the original loop (medians)." in text
     assert "OMP_WAIT_POLICY=passive" in text
 
 
@@ -114,12 +114,12 @@ def test_it_runs(benchmark: dict[str, ModuleType], tmp_path: Path, capsys: pytes
     folder = find_folder(CATALOG["mnist"], "data")
     assert folder is not None
     flags = ["--data_dir", str(folder.parents[1]), "--threads", "1", "--repeats", "1", "--num_images", "256"]
-    benchmark["fit"].main(
+    benchmark["training"].main(
         [*flags, "--epochs", "1", "--sections", "overhead", "accuracy", "startup", "--out", str(tmp_path)]
     )
     record = json.loads((tmp_path / "speed.json").read_text())
     assert {each["task"]["contender"] for each in record["results"]["accuracy"]} == {
-        "document",
+        "original",
         "lightning",
         "same network",
         "fast",
@@ -130,7 +130,7 @@ def test_it_runs(benchmark: dict[str, ModuleType], tmp_path: Path, capsys: pytes
     assert record["results"]["startup"][0]["seconds"] > 0
     assert (tmp_path / "speed.md").read_text() in capsys.readouterr().out
     more = ["--add", "--sections", "accuracy", "--contenders", "fast", "--epochs", "1", "--out", str(tmp_path)]
-    benchmark["fit"].main([*flags, *more])
+    benchmark["training"].main([*flags, *more])
     added = json.loads((tmp_path / "speed.json").read_text())
     assert len(added["commands"]) == 2
     assert added["results"]["overhead"] == record["results"]["overhead"]
@@ -140,6 +140,6 @@ def test_it_runs(benchmark: dict[str, ModuleType], tmp_path: Path, capsys: pytes
     assert (new["task"]["contender"], new["task"]["seed"]) == ("fast", 1)
     assert new["curve"] != next(each for each in before if each["task"]["contender"] == "fast")["curve"]
     with pytest.raises(SystemExit, match="--add: .* give another --out"):
-        benchmark["fit"].main([*flags, *more, "--wait_policy", "passive"])
+        benchmark["training"].main([*flags, *more, "--wait_policy", "passive"])
     with Image.open(tmp_path / "speed.png") as picture:
         assert min(picture.size) > 400

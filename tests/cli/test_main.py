@@ -111,7 +111,7 @@ WRONG = [
     (["--model.lr_schedule.warmup_fraction", "2"], "model.lr_schedule.warmup_fraction: got 2"),
     (["--seed_everything", "x"], "seed_everything: got x; expected"),
     (["--config", "nosuch.yaml"], "--config nosuch.yaml: cannot be read (No such file or directory)"),
-    (["--ckpt_path", "last"], "--ckpt_path: got 'last'; expected a checkpoint's path, last"),
+    (["--ckpt_path", "last"], "No run under lightning_logs has a checkpoints/last.ckpt"),
     (["--ckpt_path", "nosuch.ckpt"], "--ckpt_path: got 'nosuch.ckpt'; expected a checkpoint's path"),
 ]
 

@@ -85,11 +85,11 @@ def test_zero_strength_draws_the_identity() -> None:
 @pytest.mark.parametrize(
     ("strengths", "message"),
     [
-        ({"rotation": -1.0}, "rotation: got -1.0, accepts degrees from 0 to 180"),
+        ({"rotation": -1.0}, "rotation: got -1.0; expected"),
         ({"rotation": math.nan}, "rotation: got nan"),
-        ({"shift": -0.5}, "shift: got -0.5, accepts pixels from 0 to 1000"),
+        ({"shift": -0.5}, "shift: got -0.5; expected"),
         ({"shift": math.inf}, "shift: got inf"),
-        ({"zoom": 1.0}, "zoom: got 1.0, accepts 0 <= zoom < 1"),
+        ({"zoom": 1.0}, "zoom: got 1.0; expected"),
         ({"zoom": math.nan}, "zoom: got nan"),
     ],
 )

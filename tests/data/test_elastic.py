@@ -70,5 +70,5 @@ def test_without_bending_it_is_the_plain_augmentation() -> None:
 
 @pytest.mark.parametrize("elastic", [-0.1, math.nan, math.inf])
 def test_a_strength_out_of_range_is_refused(elastic: float) -> None:
-    with pytest.raises(ValueError, match=f"elastic: got {elastic}, accepts pixels, at least 0"):
+    with pytest.raises(ValueError, match=f"elastic.*got {elastic}"):
         ElasticAugmentation(elastic=elastic)

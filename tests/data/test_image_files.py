@@ -64,7 +64,7 @@ def test_factors_stay_in_their_range_and_fill_it() -> None:
 
 @pytest.mark.parametrize("color", [-0.1, 1.0, float("nan")])
 def test_a_colour_out_of_range_is_named(color: float) -> None:
-    with pytest.raises(ValueError, match=r"color: got .*, accepts 0 <= color < 1"):
+    with pytest.raises(ValueError, match=r"color.*got "):
         PictureAugmentation(color=color)
 
 

@@ -69,14 +69,14 @@ def test_a_port_that_is_taken_is_one_line(trained: Path, capsys: pytest.CaptureF
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         error = fails(capsys, trained, "--port", port)
-    assert f"--port: {port} cannot be used (Address already in use)" in error
+    assert f"--port: got {port}; expected a free port, or 0 for any. It cannot be used: Address already in use" in error
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["nowhere.ckpt"], "There is no such file"),
-        (["best"], "no run under lightning_logs"),
+        (["best"], "No run under lightning_logs"),
         (["best", "--port", "65536"], "--port: got '65536'; expected a port, 0 to 65535"),
         (["best", "--threshold", "2"], "--threshold: got '2'; expected a cosine in [-1, 1]"),
         ([], "MODEL"),
@@ -102,11 +102,11 @@ def test_a_gallery_that_another_process_is_changing_is_one_line(
     monkeypatch.setattr("arcface_pl.cli.demo.WAIT", 0.1)
     with FileLock(tmp_path / ".lock"):
         error = fails(capsys, trained, "--port", "0", "--gallery", tmp_path)
-    assert "another process is changing it; try again when it is done" in error
+    assert "another process is changing it; try again when it has finished" in error
 
 
 def test_a_missing_library_is_one_line_that_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert "needs uvicorn; pip install 'arcface_pl[demo]'" in fails(capsys, "best")
+    assert "uvicorn is not installed; pip install 'arcface_pl[demo]'" in fails(capsys, "best")

@@ -24,13 +24,15 @@ class Recording(ArcFaceHead):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.progress: list[tuple[float, int]] = []
+        self.batches: list[int] = []
         self.margins: list[float] = []
         self.counts: list[int] = []
         self.drawn: list[float] = []
 
-    def set_progress(self, *, epoch: float, step: int, seed: int) -> None:
-        super().set_progress(epoch=epoch, step=step, seed=seed)
+    def set_progress(self, *, epoch: float, step: int, seed: int, batch: int = 0) -> None:
+        super().set_progress(epoch=epoch, step=step, seed=seed, batch=batch)
         self.progress.append((epoch, step))
+        self.batches.append(batch)
 
     def set_class_counts(self, counts: Any) -> None:
         self.counts = list(counts)
@@ -66,6 +68,14 @@ def test_the_head_is_told_fractional_epochs_before_each_loss(make_trainer: Make,
     # psi at 90 degrees is -sin(margin): the margin of the warm-up grows within the epoch
     margins = torch.tensor([min(1.0, step / 4) * 0.4 for step in range(8)], dtype=torch.float64)
     torch.testing.assert_close(torch.tensor(module.head.margins, dtype=torch.float64), -margins.sin())
+
+
+def test_batches_of_one_optimizer_step_have_different_numbers(make_trainer: Make, tiny_loader: Make) -> None:
+    """ElasticFace draws its margins by them."""
+    module = ArcFaceModule(FastCNN(16, width=4), Recording(16, 4))
+    make_trainer(max_epochs=1, accumulate_grad_batches=2).fit(module, tiny_loader())
+    assert [step for _, step in module.head.progress] == [0, 0, 1, 1]
+    assert module.head.batches == [0, 1, 2, 3]
 
 
 def test_each_step_draws_by_its_place_in_the_run_alone(make_trainer: Make, tiny_loader: Make) -> None:
