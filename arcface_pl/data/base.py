@@ -154,8 +154,8 @@ class ImageDataModule(LightningDataModule, ABC):
             full: Images for training and validation, with labels in the order of :attr:`all_class_names`.
             test: Test images.
         """
-        shares: dict[str, Any] = {"val_fraction": self.val_fraction, "watch_test": self.watch_test}
-        return split_parts(full, test, self.class_split, seed=self._run_seed, **shares)
+        parts = full, test, self.class_split
+        return split_parts(*parts, val_fraction=self.val_fraction, watch_test=self.watch_test, seed=self._run_seed)
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

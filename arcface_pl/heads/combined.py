@@ -41,14 +41,7 @@ class CombinedMarginHead(MarginHead):
     """
 
     def __init__(
-        self,
-        embedding_dim: int,
-        num_classes: int,
-        *,
-        m1: float = 1.0,
-        m2: float = 0.3,
-        m3: float = 0.2,
-        **kwargs: Any,
+        self, embedding_dim: int, num_classes: int, *, m1: float = 1.0, m2: float = 0.3, m3: float = 0.2, **kwargs: Any
     ) -> None:
         super().__init__(embedding_dim, num_classes, **kwargs)
         check_number("m1", m1, low=0, low_open=True, high=1e3)

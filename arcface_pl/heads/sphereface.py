@@ -38,14 +38,7 @@ class SphereFaceHead(MarginHead):
         tensor([[2.4000, 1.1200]])
     """
 
-    def __init__(
-        self,
-        embedding_dim: int,
-        num_classes: int,
-        *,
-        margin: float = 1.35,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, embedding_dim: int, num_classes: int, *, margin: float = 1.35, **kwargs: Any) -> None:
         super().__init__(embedding_dim, num_classes, **kwargs)
         check_number("margin", margin, low=1, high=1e3)
         self.margin = margin
