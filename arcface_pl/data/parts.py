@@ -37,8 +37,7 @@ class Parts(NamedTuple):
 
     def to(self, device: torch.device) -> "Parts":
         """Move images in memory to a device."""
-        parts = (self.train, self.val, self.test, self.held_out_val, self.held_out_test)
-        return Parts(self.fingerprint, *(part.to(device) for part in parts))
+        return Parts(self.fingerprint, *(part.to(device) for part in self[1:]))
 
 
 def split_parts(
