@@ -14,8 +14,6 @@ from arcface_pl.errors import DataError, listed
 from arcface_pl.functional.checks import check_count
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, Preprocessor
 
-__all__ = ["Pairs", "PairsDataModule"]
-
 
 class Pairs(NamedTuple):
     """Pairs of test images, as indices.

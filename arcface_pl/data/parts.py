@@ -11,8 +11,6 @@ from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.split import stratified_split
 from arcface_pl.seeding import derive_seed
 
-__all__ = ["Part", "Parts", "split_parts"]
-
 Part = LabelledImages | ImageFiles
 
 

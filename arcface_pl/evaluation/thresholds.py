@@ -12,8 +12,6 @@ from arcface_pl.errors import expected
 from arcface_pl.heads import Head
 from arcface_pl.metrics.functional import VerificationCurve, all_pairs_curve, verification_curve
 
-__all__ = ["DEFAULT_FAR", "Calibration", "OperatingPoint", "Scored", "calibrate", "evenly_spread"]
-
 DEFAULT_FAR = 1e-3
 """False accept rate of thresholds unless another is requested."""
 

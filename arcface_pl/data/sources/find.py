@@ -17,8 +17,6 @@ from arcface_pl.data.sources.download import TimeLimits, download, md5_of
 from arcface_pl.data.sources.idx import read_images, read_labels
 from arcface_pl.errors import DataError
 
-__all__ = ["DATA_DIR_VARIABLE", "fetch_dataset", "find_folder", "how_to_get", "load_dataset"]
-
 DATA_DIR_VARIABLE = "ARCFACE_PL_DATA_DIR"
 
 
