@@ -22,8 +22,6 @@ from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.seeding import run_seed
 
-__all__ = ["ImageDataModule"]
-
 _LOG = logging.getLogger(__name__)
 LARGEST_BATCH = 2**31 - 1
 

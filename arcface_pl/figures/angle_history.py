@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["AngleHistory", "count_degrees", "draw_angle_history", "draw_angles", "draw_center_angles"]
-
 DEGREES = 180
 MAX_WRITTEN = 16  # classes whose cells have room for a number
 MAX_CENTERS = 1000

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_circle", "draw_circle_on", "draw_sphere", "draw_sphere_on"]
-
 MAX_NAMED = 40
 
 

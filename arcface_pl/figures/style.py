@@ -11,18 +11,6 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "CLASS_COLORS",
-    "SERIES",
-    "draw_share",
-    "label_classes",
-    "new_figure",
-    "save",
-    "shorten",
-    "thin",
-    "to_pixels",
-]
-
 # Okabe and Ito's colors, each with its line style and marker, so that they differ in gray print too
 SERIES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},

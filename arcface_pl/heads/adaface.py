@@ -10,8 +10,6 @@ from arcface_pl.functional.checks import check_number
 from arcface_pl.functional.process_group import Group
 from arcface_pl.heads.margin import MarginHead, check_angle
 
-__all__ = ["AdaFaceHead"]
-
 
 class AdaFaceHead(MarginHead):
     r"""AdaFace.

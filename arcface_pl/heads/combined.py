@@ -8,8 +8,6 @@ from arcface_pl.functional import combined_psi
 from arcface_pl.functional.checks import check_number
 from arcface_pl.heads.margin import MarginHead, check_angle
 
-__all__ = ["CombinedMarginHead"]
-
 
 class CombinedMarginHead(MarginHead):
     r"""SphereFace's, ArcFace's and CosFace's margins together.

@@ -8,8 +8,6 @@ from arcface_pl.functional import cosface_psi
 from arcface_pl.functional.checks import check_number
 from arcface_pl.heads.margin import MarginHead
 
-__all__ = ["CosFaceHead"]
-
 
 class CosFaceHead(MarginHead):
     r"""CosFace.

@@ -11,8 +11,6 @@ from arcface_pl.functional.non_target import Reweighting
 from arcface_pl.functional.process_group import Group
 from arcface_pl.heads.margin import MarginHead, check_angle
 
-__all__ = ["CurricularFaceHead"]
-
 
 class CurricularFaceHead(MarginHead):
     r"""CurricularFace.

@@ -11,8 +11,6 @@ from arcface_pl.functional.process_group import Group
 from arcface_pl.heads.margin import MarginHead, check_angle
 from arcface_pl.seeding import derive_seed
 
-__all__ = ["ElasticFaceHead"]
-
 
 class ElasticFaceHead(MarginHead):
     r"""ElasticFace.

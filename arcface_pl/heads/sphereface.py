@@ -8,8 +8,6 @@ from arcface_pl.functional import sphereface_psi
 from arcface_pl.functional.checks import check_number
 from arcface_pl.heads.margin import MarginHead
 
-__all__ = ["SphereFaceHead"]
-
 
 class SphereFaceHead(MarginHead):
     r"""SphereFace on embeddings of length one.

@@ -8,8 +8,6 @@ from torchmetrics.utilities import dim_zero_cat
 from arcface_pl.metrics.functional.angles import target_angles
 from arcface_pl.metrics.states import ListMetric
 
-__all__ = ["AngleStatistics"]
-
 
 class AngleStatistics(ListMetric):
     """Mean angles of embeddings to their target class and to the nearest other class, and their difference.

@@ -15,17 +15,6 @@ from torch import Tensor
 
 from arcface_pl.errors import UserError, expected, listed
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "MAX_PIXELS",
-    "ImageError",
-    "from_pil",
-    "is_image",
-    "left_out",
-    "measure_white_level",
-    "read_image",
-]
-
 MAX_PIXELS = 64_000_000
 """Most pixels an image may have: phones take 50 million; more is probably a mistake or an attack."""
 

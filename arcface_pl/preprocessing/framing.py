@@ -6,8 +6,6 @@ import torchvision.transforms.v2.functional as tv
 from scipy import ndimage
 from torch import Tensor
 
-__all__ = ["as_framed", "fit_image", "frame_ink", "frame_object"]
-
 # Relative error of a character's size that is accepted.
 NEARLY = 0.08
 # Range of stroke widths in MNIST, in pixels of a character of 20 pixels.

@@ -9,8 +9,6 @@ from torch import Tensor
 from arcface_pl.metrics.functional.cosine import cosine_block, unit_rows
 from arcface_pl.metrics.functional.validation import check, check_embeddings, check_labels, check_same_width
 
-__all__ = ["Gallery", "Neighbours", "Search"]
-
 _MAX_BLOCK = 1 << 22  # cosines held at a time: 16 MB
 _MIN_ROWS = 32  # with fewer queries the GEMM is bound by reading the gallery
 

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from arcface_pl.metrics.functional.neighbours import Gallery, Search
 
-__all__ = ["PrecisionAtR", "mean_average_precision_at_r", "precision_at_r", "r_precision"]
-
 
 class PrecisionAtR(NamedTuple):
     """R-precision and MAP@R, from one search."""

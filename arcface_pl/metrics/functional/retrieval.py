@@ -18,8 +18,6 @@ from torch import Tensor
 
 from arcface_pl.metrics.functional.neighbours import Gallery, Search
 
-__all__ = ["cumulative_match_characteristic", "knn_accuracy", "precision_at_k", "recall_at_k"]
-
 
 @torch.no_grad()
 def recall_at_k(embeddings: Tensor, labels: Tensor, k: int = 1, **gallery: Unpack[Gallery]) -> float:

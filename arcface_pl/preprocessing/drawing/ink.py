@@ -9,8 +9,6 @@ from arcface_pl.preprocessing.drawing.paper import find_paper, shrink, smooth
 from arcface_pl.preprocessing.drawing.rules import without_rules
 from arcface_pl.preprocessing.framing import crop_ink
 
-__all__ = ["find_ink"]
-
 # Largest side, in pixels, at which an image is analyzed: enough for strokes, and fast for phone pictures.
 WORKING_SIZE = 480
 # Lowest contrast of ink on clean paper, on a scale of 0 to 255.
