@@ -18,7 +18,8 @@ def test_each_recipe_is_trained_and_compared_with_the_whole(tmp_path: Path, monk
     assert list(runs) == names
     *_, _, first, second, third = (tmp_path / "ablations_accurate.md").read_text().splitlines()
     whole, other = (100 * runs[name][0]["val/accuracy"] for name in names[:2])
-    assert whole != other  # the flag reached the callback
+    losses = [runs[name][0]["val/loss"] for name in names[:2]]
+    assert losses[0] != losses[1]  # the flag reached the callback; accuracies of so few images may coincide
     assert first.startswith(f"| whole | {whole:.2f} ({whole:.2f} to {whole:.2f}) |  | 1 |")
     assert f"| {other - whole:+.2f} |" in second
     assert third.startswith("| plain softmax |")

@@ -69,6 +69,7 @@ def peak():
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
 torch.set_num_threads(1)
+imported = peak()
 head = shard_head(ArcFaceHead(128, 1_000_000))
 optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
 head.update_in_backward(optimizer)
@@ -76,7 +77,7 @@ embeddings, labels = torch.randn(256, 128, requires_grad=True), torch.randint(1_
 before = peak()
 head.loss(embeddings, labels).backward()
 optimizer.step()
-print(before, peak())
+print(imported, before, peak())
 """
 
 
@@ -85,6 +86,6 @@ print(before, peak())
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads its memory from Linux's /proc")
 def test_a_million_classes_fit_into_little_more_than_their_centers() -> None:
     run = subprocess.run([sys.executable, "-c", MILLION], check=True, timeout=180, capture_output=True, text=True)
-    before, after = map(int, run.stdout.split())
-    assert after < 1.6e9
+    imported, before, after = map(int, run.stdout.split())
+    assert before - imported < 2.1 * 512e6  # the centers, and a second time while they are taken from the head
     assert after - before < 0.15 * 512e6

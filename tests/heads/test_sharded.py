@@ -37,6 +37,7 @@ CASES: list[Case] = [
     ("ArcFaceHead", 23001, {"sub_centers": 2, "scale": 96.0}, "SGD", torch.float64),
     ("ArcFaceHead", 11, {}, "in backward", torch.float64),
     ("ArcFaceHead", 23001, {}, "in backward", torch.float32),
+    ("CosFaceHead", 23001, {"label_smoothing": 0.1}, "SGD", torch.float64),
     ("CosFaceHead", 23001, {"label_smoothing": 0.1}, "SGD", torch.float32),
 ]
 
@@ -159,9 +160,10 @@ def together(rank: int, world: int, folder: str, cases: list[Case]) -> None:
 
 
 def assert_near(got: dict[str, Tensor], expected: dict[str, Tensor], case: Case) -> None:
-    """Equal to 1e-6 of the largest entry, or of 1; to 1e-12 in float64."""
+    """Equal to 1e-12 of the largest entry, or of 1; in float32 up to the rounding of a sum over classes."""
     assert got.keys() == expected.keys()
-    tolerance = 1e-6 if case[4] == torch.float32 else 1e-12
+    rounding = torch.finfo(torch.float32).eps / 2 * case[1] ** 0.5  # a random walk: 9e-6 for 23,001 classes
+    tolerance = max(1e-6, rounding) if case[4] == torch.float32 else 1e-12
     for key, value in expected.items():
         error = (got[key] - value).abs().max() / value.abs().max().clamp_min(1)
         assert error <= tolerance, f"{case}: {key} is off by {error:.2g}"
