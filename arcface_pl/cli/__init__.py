@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from arcface_pl.cli.help import HELP, SUBCOMMANDS
-from arcface_pl.cli.parser import printable
-from arcface_pl.errors import SettingsError, UserError
+from arcface_pl.errors import SettingsError, UserError, printable
 
 __all__ = ["main"]
 

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from arcface_pl.cli.parser import cell
 from arcface_pl.errors import SettingsError
 from arcface_pl.evaluation.measure import Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
@@ -115,10 +116,12 @@ def write(path: Path, results: dict[str, Any]) -> None:
 def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:
     """Print one table, a column a set of images."""
     titles = {"trained": "trained classes", "unseen": "other classes", "held_out": "held-out classes"}
-    table = Table(title=f"{dataset}, {split}", title_justify="left")
+    table = Table(title=cell(f"{dataset}, {split}"), title_justify="left")
     table.add_column("")
     for name, each in found.items():
-        table.add_column(f"{titles[name]}: {_listed(each.class_names)}\n{each.num_images:,} images", justify="right")
+        table.add_column(
+            f"{titles[name]}: {cell(_listed(each.class_names))}\n{each.num_images:,} images", justify="right"
+        )
     kind = None
     for row_kind, score, label in _ROWS:
         values = [each.scores.get(row_kind, {}).get(score) for each in found.values()]
@@ -133,7 +136,7 @@ def print_table(console: Console, dataset: str, split: str, found: dict[str, Eva
     console.print(table)
     for name, each in found.items():
         for text in each.not_measured:
-            console.print(f"{titles[name]}: not measured: {text}", markup=False)
+            console.print(cell(f"{titles[name]}: not measured: {text}"))
 
 
 def _listed(names: list[str]) -> str:

@@ -16,11 +16,11 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import SaveConfigCallback
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
 from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.cli.parser import cell
 from arcface_pl.data import ImageDataModule
 from arcface_pl.errors import listed
 
@@ -82,9 +82,9 @@ def announce(console: Console, trainer: L.Trainer, module: Any, datamodule: Any,
     rows.add_row("precision", _describe_precision(trainer, module))
     # trainer.log_dir would wait for the other processes, which start with fit
     folder = getattr(trainer.logger, "log_dir", None)
-    rows.add_row("folder", os.path.relpath(folder or trainer.default_root_dir))
+    rows.add_row("folder", cell(os.path.relpath(folder or trainer.default_root_dir)))
     if checkpoint is not None:
-        rows.add_row("resumes", str(checkpoint))
+        rows.add_row("resumes", cell(checkpoint))
     console.print(Panel(rows, title="arcface-pl fit", title_align="left", expand=False))
 
 
@@ -97,7 +97,7 @@ def _describe_data(datamodule: Any) -> str:
     batch_size = getattr(datamodule, "batch_size", UNKNOWN)
     images = f"{dataset_of(datamodule)}: {', '.join(counts) or f'number of images {UNKNOWN}'}"
     classes = f"{len(names):,} classes: {listed(names)}{without}" if names else ""
-    return f"{escape(images)} (batch size per process: {batch_size})\n{escape(classes)}".rstrip()
+    return f"{cell(images)} (batch size per process: {batch_size})\n{cell(classes)}".rstrip()
 
 
 def _describe_model(module: Any) -> str:
@@ -148,7 +148,7 @@ def table(console: Console, results: Mapping[str, Any], counts: Mapping[str, int
     theirs = {name: (f"val/{name}", f"test/{name}") for name in sorted(names)}
     measures = _MEASURES | {name: keys for name, keys in theirs.items() if not ours & set(keys)}
     splits = [split for split in ("val", "test") if any(key.startswith(f"{split}/") for key in results)]
-    rows = Table(title=results["dataset"], title_justify="left")
+    rows = Table(title=cell(results["dataset"]), title_justify="left")
     rows.add_column("")
     for split in splits:
         total = f" ({counts[split]:,})" if split in counts else ""
@@ -156,7 +156,7 @@ def table(console: Console, results: Mapping[str, Any], counts: Mapping[str, int
     for label, keys in measures.items():
         cells = [_format(keys[split == "test"], results, counts.get(split)) for split in splits]
         if any(cells):
-            rows.add_row(label, *cells)
+            rows.add_row(cell(label), *cells)
     console.print(rows)
 
 
@@ -174,11 +174,13 @@ def conclude(console: Console, results: Mapping[str, Any], folder: Path, counts:
     table(console, results, counts)
     if results["dataset"] == "digits":
         console.print("These are scikit-learn's digits, not MNIST.", style="bold red")
-    console.print(f"trained in {results['fit_seconds']:.1f} s; numbers in {folder / 'results.json'}", soft_wrap=True)
+    console.print(
+        f"trained in {results['fit_seconds']:.1f} s; numbers in {cell(folder / 'results.json')}", soft_wrap=True
+    )
     if results["checkpoint"]:
-        checkpoint = os.path.relpath(results["checkpoint"])
+        checkpoint = cell(os.path.relpath(results["checkpoint"]))
         console.print(f"\ncheckpoint   {checkpoint}", soft_wrap=True)
-        console.print(f"dashboards   tensorboard --logdir {os.path.relpath(folder.parent)}", soft_wrap=True)
+        console.print(f"dashboards   tensorboard --logdir {cell(os.path.relpath(folder.parent))}", soft_wrap=True)
         if "test/accuracy" in results:  # of an ArcFaceModule, or alike
             console.print(f"predictions  arcface-pl predict --ckpt_path {checkpoint}", soft_wrap=True)
 

@@ -26,6 +26,7 @@ from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.error_lines import file_errors, library_errors
 from arcface_pl.cli.find_checkpoint import find_checkpoint
 from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_driver_search
+from arcface_pl.cli.parser import cell, csv_value
 from arcface_pl.cli.resume import settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
@@ -176,7 +177,10 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path) -> None:
             raise SettingsError("trainer.limit_predict_batches: got 0; expected at least one batch to predict")
         path = folder / "predictions.csv"
         _write_predictions(path, batches, getattr(datamodule, "class_names", None))
-        console.print(f"{sum(len(batch['predictions']) for batch in batches):,} predictions written to {path}")
+        console.print(
+            f"{sum(len(batch['predictions']) for batch in batches):,} predictions written to {cell(path)}",
+            soft_wrap=True,
+        )
         return
     scores = (trainer.validate if command == "validate" else trainer.test)(module, verbose=False, **entry)
     if not scores:
@@ -191,7 +195,7 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path) -> None:
 
 def _write_predictions(path: Path, batches: list[Any], class_names: list[str] | None) -> None:
     joined = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
-    named = (lambda label: label) if class_names is None else class_names.__getitem__
+    named = (lambda label: label) if class_names is None else [*map(csv_value, class_names)].__getitem__
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["index", "label", "prediction", "cosine", "angle_degrees"])

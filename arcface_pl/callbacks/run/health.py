@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from arcface_pl.callbacks.outputs import num_classes_of, scored_batch, warn_once
 from arcface_pl.callbacks.run.private_apis import batches_done, log_interval
 from arcface_pl.callbacks.tensorboard.writer import class_names_of, datamodule_of, split_name, writer_of
+from arcface_pl.errors import printable
 from arcface_pl.heads import AngularHead, ShardedHead
 from arcface_pl.metrics.functional.cosine import unit_rows
 
@@ -216,7 +217,7 @@ class HealthCheck(L.Callback):
         if name in self._said:
             return
         self._said.add(name)
-        pl_module.print(f"health check, step {trainer.global_step}: {message}")
+        pl_module.print(f"health check, step {trainer.global_step}: {printable(message)}")
         writer = writer_of(trainer)
         if writer is not None:
             writer.add_text(f"health/{name}", message, trainer.global_step)
