@@ -60,7 +60,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except UserError as error:
         if "--traceback" in args:
             raise
-        print(f"arcface-pl {command}: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)  # noqa: T201
+        line = " ".join(f"arcface-pl {command}: error: {error}".split())
+        print(printable(line), file=sys.stderr)  # noqa: T201
         sys.exit(2)
 
 
