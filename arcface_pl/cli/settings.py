@@ -104,7 +104,7 @@ class ArcFaceCLI(LightningCLI):
         _adapt_trainer(self.config.trainer, logs=self.command == "fit")
         check_trainer_values(self.config.trainer)
         _check_accelerator(self.config.trainer.get("accelerator"))
-        if not self.config.trainer.logger:  # there is no run folder to save a config in
+        if self.command != "fit":
             self.save_config_callback = None
 
     def instantiate_classes(self) -> None:
