@@ -80,7 +80,7 @@ def test_a_resumed_run_continues_in_its_folder(logger: str) -> None:
 
 
 def test_trainers_in_python_do_not_share_a_folder(tmp_path: Path) -> None:
-    folders = []
+    folders: list[Path] = []
     for logger in (False, False, RunLogger(), CSVLogger("."), False):
         trainer = L.Trainer(
             max_epochs=1, limit_train_batches=1, limit_val_batches=1, accelerator="cpu", logger=logger,

@@ -11,7 +11,8 @@ import lightning as L
 from arcface_pl.callbacks.run.logger import RunLogger
 from arcface_pl.callbacks.run.private_apis import join_folder
 from arcface_pl.checkpoints.atomic import claim_folder, missing_folders
-from arcface_pl.checkpoints.runs import MARK
+from arcface_pl.checkpoints.reading import read_checkpoint
+from arcface_pl.checkpoints.runs import MARK, run_of
 from arcface_pl.errors import CheckpointError
 
 __all__ = ["RunFolder", "claim", "continue_in", "release", "run_folder", "run_id"]
@@ -58,7 +59,7 @@ class RunFolder(L.Callback):
     def agree(self, trainer: Any) -> Path:
         """Have every process use the main process's folder; a collective call the first time."""
         if not self._agreed:
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and not (self.path is None and not trainer.loggers and self._take_root(trainer)):
                 self.claim(trainer)
             self.path, self.run_id = trainer.strategy.broadcast((self.path, self.run_id))
             self._agreed = True
@@ -67,9 +68,27 @@ class RunFolder(L.Callback):
         assert self.path is not None
         return self.path
 
+    def _take_root(self, trainer: Any) -> bool:
+        """Take default_root_dir itself, for a Trainer without logger; return whether it is free or this run's."""
+        root = Path(trainer.default_root_dir)
+        if trainer.ckpt_path and (Path(trainer.ckpt_path).parent.parent / MARK).is_file():
+            run = run_of(Path(trainer.ckpt_path), read_checkpoint(trainer.ckpt_path))
+            if run is not None:
+                self.path, self.run_id = run
+                return True
+        try:
+            (root / "checkpoints").mkdir(parents=True)
+            (root / MARK).write_text(self.run_id, encoding="utf-8")
+        except OSError:
+            return False
+        self.path = root
+        return True
+
     def release(self) -> None:
         """Remove the folders that were made for a run that ended before its first step, as far as they are empty."""
-        if self.path not in self._made or (self.path / "config.yaml").exists() or any(self.path.glob("*/*.ckpt")):
+        if self.path is None or self.path not in self._made:
+            return
+        if (self.path / "config.yaml").exists() or any(self.path.glob("*/*.ckpt")):
             return
         for left in (self.path / MARK, *self.path.glob("events.out.tfevents.*")):
             left.unlink(missing_ok=True)
@@ -90,7 +109,8 @@ def run_folder(trainer: L.Trainer) -> Path:
     """Return the folder of a Trainer's run; the first call creates it.
 
     It is ``version_N`` below the RunLogger's folder, or below ``default_root_dir/lightning_logs`` without one, with a
-    number that no run had before. Every process must make the first call at the same place.
+    number that no run had before. A Trainer without any logger, outside the command line, takes ``default_root_dir``
+    itself if no run has. Every process must make the first call at the same place.
 
     Raises:
         CheckpointError: If it cannot be created.
