@@ -42,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> None:
     # `predict` followed by flags is the test set's; by a checkpoint, that of the pictures named after it
     own_pictures = command == "predict" and bool(args) and not args[0].startswith("-")
     if command not in TOOLS and not own_pictures and (command in ("-h", "--help") or {"-h", "--help"} & set(args)):
-        print(HELP[command if command in SUBCOMMANDS else "arcface-pl"])  # noqa: T201
+        print(HELP[command if command in SUBCOMMANDS else "arcface-pl"], end="")  # noqa: T201
         return
     words = [word for word in args if word != "--traceback"]
     try:

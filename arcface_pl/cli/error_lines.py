@@ -109,6 +109,8 @@ def library_errors(checkpoint: Path | None) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except ConstructorError as error:  # of an optimizer or schedule, which are built in the run
+        raise error.__cause__ or error from None
     except _RAISED_OVER_SETTINGS as error:
         rooms = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
         message = f"{_explain(str(error)).strip()} (--traceback shows where)"

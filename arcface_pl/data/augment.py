@@ -1,4 +1,7 @@
-"""Random changes of a batch, with separate random parameters for each image."""
+"""Random changes of a batch, with separate random parameters for each image.
+
+The result for an image does not depend on the rest of the batch, to the last bit on a CPU.
+"""
 
 import math
 from dataclasses import dataclass
@@ -9,8 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arcface_pl.functional.checks import check_number
-
-__all__ = ["Augmentation", "PictureAugmentation", "adjust_colors", "apply_affine"]
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,15 @@ def adjust_colors(images: Tensor, factors: Tensor) -> Tensor:
         (B, C, H, W), values from 0 to 255.
     """
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(dim=1)
-    images = (images * brightness).clamp(0, 255)
-    images = torch.lerp(_grey(images).mean(dim=(2, 3), keepdim=True), images, contrast).clamp(0, 255)
-    return torch.lerp(_grey(images), images, saturation).clamp(0, 255) if images.shape[1] == 3 else images
+    images = (images * brightness).clamp_(0, 255)
+    # A sum of integers: the rounding of a floating-point mean depends on the size of the batch, and so does lerp's.
+    total = (_grey(images) * 256).round_().int().sum(dim=(2, 3), keepdim=True)
+    mean = total.to(images.dtype) / (256 * images.shape[2] * images.shape[3])
+    images = images.sub_(mean).mul_(contrast).add_(mean).clamp_(0, 255)
+    if images.shape[1] != 3:
+        return images
+    grey = _grey(images)
+    return images.sub_(grey).mul_(saturation).add_(grey).clamp_(0, 255)
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -150,25 +157,23 @@ def apply_affine(images: Tensor, matrices: Tensor, displacement: Tensor | None =
         images: (B, C, H, W) floating point.
         matrices: (B, 2, 3), from output to input positions (x, y, 1), in coordinates from -1 to 1 between the outer
             edges of the image.
-        displacement: (B, 2, H * W), additional displacement (x, y) of the input position of each output pixel, in the
+        displacement: (B, 2, H, W), additional displacement (x, y) of the input position of each output pixel, in the
             same coordinates; None for none.
 
     Returns:
         (B, C, H, W), of the same type and on the same device.
     """
-    count, _, height, width = images.shape
-    # One product for the whole batch, with the pixels along its long side: several times faster than F.affine_grid,
-    # which multiplies a thin matrix for each image.
-    places = _pixel_centers(height, width, images.dtype, images.device)
-    grid = (matrices.reshape(-1, 3) @ places).view(count, 2, height * width)
+    height, width = images.shape[-2:]
+    x, y = (_pixel_centers(size, images.dtype, images.device) for size in (width, height))
+    # Multiplications and additions per element: the rounding of a matrix product depends on the size of the batch.
+    columns = matrices[:, :, :1] * x + matrices[:, :, 2:]
+    grid = columns[:, :, None] + (matrices[:, :, 1:2] * y)[..., None]
     if displacement is not None:
-        grid = grid + displacement
-    grid = grid.view(count, 2, height, width).permute(0, 2, 3, 1)
+        grid += displacement
+    grid = grid.permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 @cache
-def _pixel_centers(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Places (x, y, 1) of all pixels, row by row, as (3, height * width)."""
-    x, y = (torch.arange(1 - size, size, 2, dtype=dtype, device=device) / size for size in (width, height))
-    return torch.stack((x.repeat(height), y.repeat_interleave(width), torch.ones_like(x).repeat(height)))
+def _pixel_centers(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.arange(1 - size, size, 2, dtype=dtype, device=device) / size

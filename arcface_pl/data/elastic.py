@@ -9,8 +9,6 @@ from torch import Tensor
 from arcface_pl.data.augment import Augmentation, apply_affine
 from arcface_pl.functional.checks import check_number
 
-__all__ = ["ElasticAugmentation", "smooth_field"]
-
 # Knots of the displacement field along each side: at 28 pixels, strokes bend without jitter.
 KNOTS = 6
 
@@ -65,34 +63,39 @@ class ElasticAugmentation(Augmentation):
         Returns:
             (B, C, H, W) float32, on the same device.
         """
-        height, width = images.shape[-2:]
-        moves = draws[:, 6:].reshape(-1, KNOTS**2)
-        field = moves @ smooth_field(height, width, draws.dtype, draws.device)
-        return apply_affine(images.float(), draws[:, :6].reshape(-1, 2, 3), field.view(-1, 2, height * width))
+        moves = draws[:, 6:].reshape(-1, 2, KNOTS, KNOTS)
+        matrices = draws[:, :6].reshape(-1, 2, 3)
+        return apply_affine(images.float(), matrices, smooth_field(moves, *images.shape[-2:]))
+
+
+def smooth_field(moves: Tensor, height: int, width: int) -> Tensor:
+    """Interpolate the displacements of the knots.
+
+    Args:
+        moves: (..., KNOTS, KNOTS) floating point.
+        height: Height of the field, in pixels.
+        width: Width of the field, in pixels.
+
+    Returns:
+        (..., height, width). The squares of the weights at a pixel sum to 1, so that independent knots of one variance
+        displace every pixel with that variance.
+    """
+    down, across = (_weights(size, moves.dtype, moves.device) for size in (height, width))
+    # Not as a matrix product, whose rounding depends on the size of the batch.
+    rows = moves[..., 0, None] * across[0]
+    for knot in range(1, KNOTS):
+        rows += moves[..., knot, None] * across[knot]
+    field = rows[..., 0, None, :] * down[0, :, None]
+    for knot in range(1, KNOTS):
+        field += rows[..., knot, None, :] * down[knot, :, None]
+    return field
 
 
 @cache
-def smooth_field(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Weigh each knot at each pixel.
-
-    Args:
-        height: Of the images, in pixels.
-        width: Of the images, in pixels.
-        dtype: Floating type of the weights.
-        device: Device of the weights.
-
-    Returns:
-        (KNOTS ** 2, height * width), both row by row. The squares at a pixel sum to 1, so that independent moves of one
-        variance displace every pixel with that variance.
-    """
-    down, across = (_gaussians(size, dtype, device) for size in (height, width))
-    weights = (down[:, None, :, None] * across[None, :, None, :]).reshape(KNOTS**2, height * width)
-    return weights / weights.square().sum(dim=0).sqrt()
-
-
-def _gaussians(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _weights(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Gaussians around evenly spaced knots, three quarters of their distance wide, at each pixel: (KNOTS, size)."""
     knots, pixels = (
         (torch.arange(count, dtype=dtype, device=device) + 0.5) * (KNOTS / count) for count in (KNOTS, size)
     )
-    return torch.exp(-0.5 * ((pixels - knots[:, None]) / 0.75).square())
+    weights = torch.exp(-0.5 * ((pixels - knots[:, None]) / 0.75).square())
+    return weights / weights.square().sum(dim=0).sqrt()

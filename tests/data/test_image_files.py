@@ -5,6 +5,7 @@ import torch
 from torchvision.transforms.v2 import functional as tv
 
 from arcface_pl.data.augment import Augmentation, PictureAugmentation, adjust_colors
+from arcface_pl.data.elastic import ElasticAugmentation
 from arcface_pl.data.split import balanced_order
 
 
@@ -48,12 +49,35 @@ def test_places_change_as_without_mirroring_and_colours() -> None:
     assert torch.equal(augmentation.apply(images, augmentation.draw(8, 12, seeded())), expected)
 
 
-def test_an_image_is_changed_alike_in_any_company() -> None:
-    augmentation = PictureAugmentation(rotation=10.0, zoom=0.1, color=0.3)
-    images, draws = pictures(6), augmentation.draw(6, 12, seeded())
-    together = augmentation.apply(images, draws)
-    alone = torch.cat([augmentation.apply(images[n : n + 1], draws[n : n + 1]) for n in range(6)])
-    assert torch.allclose(together, alone, atol=1e-4, rtol=0)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [11, 28, 200])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(rotation=15.0, shift=2.0, zoom=0.2),
+        ElasticAugmentation(rotation=15.0, shift=2.0, zoom=0.2, elastic=0.8),
+        PictureAugmentation(rotation=10.0, shift=2.0, zoom=0.1, color=0.3),
+    ],
+    ids=lambda augmentation: type(augmentation).__name__,
+)
+def test_an_image_is_changed_alike_in_any_company(
+    augmentation: Augmentation, threads: int, size: int, channels: int
+) -> None:
+    """To the last bit: otherwise batches would depend on the number of processes and on the batch size."""
+    count = 37
+    images, draws = pictures(count, channels, size), augmentation.draw(count, size, seeded())
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = augmentation.apply(images, draws)
+        for company in (1, 2, 5, 16):
+            parts = [
+                augmentation.apply(*each) for each in zip(images.split(company), draws.split(company), strict=True)
+            ]
+            assert torch.equal(torch.cat(parts), together)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_factors_stay_in_their_range_and_fill_it() -> None:
