@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from arcface_pl.callbacks.run.folder import run_folder, run_id
+from arcface_pl.callbacks.run.run_folder import run_folder, run_id
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.data import ImageDataModule
 from arcface_pl.errors import listed

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 
 from arcface_pl.callbacks import RunCheckpoint
-from arcface_pl.callbacks.run.folder import claim, continue_in, release, run_folder
+from arcface_pl.callbacks.run.run_folder import claim, continue_in, release, run_folder
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
 from arcface_pl.checkpoints.atomic import unused_path
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO

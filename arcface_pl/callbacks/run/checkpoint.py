@@ -8,9 +8,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from arcface_pl.callbacks.run.folder import run_folder
 from arcface_pl.callbacks.run.private_apis import validates_after
 from arcface_pl.callbacks.run.processes import Agreement
+from arcface_pl.callbacks.run.run_folder import run_folder
 from arcface_pl.callbacks.run.signals import Stopped, StopRequest
 from arcface_pl.checkpoints.atomic import check_writable, sweep
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
