@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from arcface_pl.callbacks.outputs import num_classes_of, scored_batch, warn_once
+from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, num_classes_of, warn_once
 from arcface_pl.callbacks.run.private_apis import batches_done, log_interval
 from arcface_pl.callbacks.tensorboard.writer import class_names_of, datamodule_of, split_name, writer_of
 from arcface_pl.heads import AngularHead, ShardedHead
@@ -46,7 +46,7 @@ _ADVICE = {
 }
 
 
-class HealthCheck(L.Callback):
+class HealthCheck(ScoredCallback):
     """Warns once per problem of training with angular margins and suggests a fix.
 
     * The loss stays at its untrained value, near ``scale`` times the margin's cost.
@@ -59,6 +59,8 @@ class HealthCheck(L.Callback):
     Reads one step every ``log_every_n_steps``, the only ones that wait for the device, and draws no random numbers.
     Messages go to the console and to TensorBoard's Text tab as ``health/...``.
     """
+
+    needs = ("labels",)
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -163,18 +165,9 @@ class HealthCheck(L.Callback):
         """Start to count images."""
         self._num_validated = 0
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_scored_batch(self, trainer: L.Trainer, scored: ScoredBatch, batch: Any, batch_idx: int) -> None:
         """Count images."""
-        scored = scored_batch(self, outputs, "labels")
-        self._num_validated += 0 if scored is None else len(scored["labels"])
+        self._num_validated += len(scored["labels"])
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare the accuracy to guessing."""
