@@ -107,7 +107,7 @@ def check_trainer_values(trainer: Mapping[str, Any] | Namespace) -> None:
             raise SettingsError(expected(f"trainer.{name}", value, accepted))
     for name in _SHARES:
         value, low_open = trainer.get(name), name in _ABOVE_ZERO
-        if type(value) not in (int, float):
+        if not isinstance(value, int | float) or isinstance(value, bool):
             continue
         if not 0 <= value <= (1 if isinstance(value, float) else LARGEST) or (low_open and value == 0):
             accepted = f"a share up to 1.0 or a number of batches{', above 0' if low_open else ''}"
