@@ -9,7 +9,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-__all__ = ["check_writable", "link_or_copy", "replacing", "sweep", "write_checkpoint"]
+from arcface_pl.errors import FileError
+
+__all__ = ["check_writable", "link_or_copy", "replacing", "sweep", "write_checkpoint", "writing"]
 
 PARTIAL = ".partial"
 KEPT = {"last.ckpt": "previous.ckpt"}
@@ -94,6 +96,21 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         torch.save(content, file)
+
+
+@contextmanager
+def writing(path: str | Path, kind: type[FileError], remedy: str) -> Iterator[None]:
+    """Turn an `OSError` of the body into an error about ``path``.
+
+    Args:
+        path: The file or folder that the body writes.
+        kind: The error's class.
+        remedy: What to do about it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(path, f"cannot be written ({error.strerror})", remedy) from error
 
 
 def _partial(path: Path) -> Path:

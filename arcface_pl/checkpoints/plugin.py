@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,13 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
-from arcface_pl.checkpoints.atomic import link_or_copy, write_checkpoint
+from arcface_pl.checkpoints.atomic import link_or_copy, write_checkpoint, writing
 from arcface_pl.checkpoints.reading import CheckpointFile, is_finite, read_checkpoint
 from arcface_pl.errors import CheckpointError
 
 __all__ = ["DurableCheckpointIO"]
+
+_REMEDY = "earlier checkpoints are unchanged: fix this and resume"
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -43,7 +44,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
             for name, tensor in _tensors(checkpoint.get(section, {}), section):
                 if not is_finite(tensor):
                     raise CheckpointError(path, f"not written, since {name} is not finite", "use an earlier one")
-        with _writing(path):
+        with writing(path, CheckpointError, _REMEDY):
             write_checkpoint(checkpoint, path)
 
     def link_checkpoint(self, written: Path, path: Path) -> None:
@@ -52,7 +53,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: If the file cannot be written.
         """
-        with _writing(path):
+        with writing(path, CheckpointError, _REMEDY):
             link_or_copy(written, path)
 
     def load_checkpoint(
@@ -69,15 +70,6 @@ class DurableCheckpointIO(TorchCheckpointIO):
         if not isinstance(version, str) or not re.match(r"[0-9]+\.[0-9]+", version):
             raise CheckpointError(path, "it has no pytorch-lightning_version", "use a checkpoint that a Trainer wrote")
         return content
-
-
-@contextmanager
-def _writing(path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        remedy = "earlier checkpoints are unchanged: fix this and resume"
-        raise CheckpointError(path, f"cannot be written ({error.strerror})", remedy) from error
 
 
 def _tensors(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.errors import ExportError, expected
+from arcface_pl.recognizer.answers import Thresholds
 from arcface_pl.recognizer.deployed import DeployedModel, Outputs
 from arcface_pl.recognizer.pretrained import from_config, to_config, to_tensors
 from arcface_pl.recognizer.trained import BATCH, TrainedModel
 
-__all__ = ["FORMATS", "TOLERANCE", "Parity", "compare", "export"]
+__all__ = ["TOLERANCE", "Parity", "compare", "export"]
 
 TOLERANCE = 1e-5
 """Largest accepted difference between a cosine of the file and of the model."""
@@ -104,8 +105,7 @@ def _run_model(model: TrainedModel, images: Tensor) -> Outputs:
 
 def _metadata(model: TrainedModel) -> dict[str, str]:
     """Return everything but the weights as text; values that are not text become JSON."""
-    config, calibration = to_config(model), model.calibration
-    decision = None if calibration is None else calibration.classification
+    config, thresholds = to_config(model), Thresholds.of(model.calibration)
     values = {
         "input": "pixels: uint8 (batch, channels, height, width), values from 0 to 255, not normalised",
         "outputs": "embedding: (batch, D), unit length; cosine: (batch, classes), to the class centers; logits: "
@@ -113,8 +113,8 @@ def _metadata(model: TrainedModel) -> dict[str, str]:
         "class_names": config["class_names"],
         "mean": list(model.preprocessor.mean),
         "std": list(model.preprocessor.std),
-        "threshold_classification": None if decision is None else decision.threshold,
-        "threshold_verification": None if calibration is None else calibration.verification.threshold,
+        "threshold_classification": thresholds.classification,
+        "threshold_verification": thresholds.verification,
         "versions": config["versions"],
         "fingerprint": model.fingerprint,
         "arcface_pl": config,
@@ -206,4 +206,3 @@ _FORMATS: dict[str, tuple[Callable[[TrainedModel, dict[str, str]], bytes], Calla
     "safetensors": (_to_safetensors, _run_safetensors),
     "torch": (_to_torch, _run_torch),
 }
-FORMATS = tuple(_FORMATS)
