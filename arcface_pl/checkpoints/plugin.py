@@ -1,7 +1,6 @@
 """CheckpointIO plugin: how a Trainer writes and reads this package's checkpoints."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 from arcface_pl.checkpoints.atomic import link_or_copy, write_checkpoint, writing
-from arcface_pl.checkpoints.reading import CheckpointFile, is_finite, read_checkpoint
+from arcface_pl.checkpoints.reading import CheckpointFile, is_finite, nested, read_checkpoint
 from arcface_pl.errors import CheckpointError
 
 __all__ = ["DurableCheckpointIO"]
@@ -40,10 +39,9 @@ class DurableCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: If a weight is NaN or inf, or the file cannot be written.
         """
-        for section in ("state_dict", "optimizer_states"):
-            for name, tensor in _tensors(checkpoint.get(section, {}), section):
-                if not is_finite(tensor):
-                    raise CheckpointError(path, f"not written, since {name} is not finite", "use an earlier one")
+        for name, value in nested({key: checkpoint.get(key) for key in ("state_dict", "optimizer_states")}):
+            if isinstance(value, Tensor) and not is_finite(value):
+                raise CheckpointError(path, f"not written, since {name} is not finite", "use an earlier one")
         with writing(path, CheckpointError, _REMEDY):
             write_checkpoint(checkpoint, path)
 
@@ -70,11 +68,3 @@ class DurableCheckpointIO(TorchCheckpointIO):
         if not isinstance(version, str) or not re.match(r"[0-9]+\.[0-9]+", version):
             raise CheckpointError(path, "it has no pytorch-lightning_version", "use a checkpoint that a Trainer wrote")
         return content
-
-
-def _tensors(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(node, Tensor):
-        yield name, node
-    elif isinstance(node, dict | list | tuple):
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _tensors(value, f"{name}.{key}")
