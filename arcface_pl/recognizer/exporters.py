@@ -23,7 +23,7 @@ from arcface_pl.recognizer.deployed import DeployedModel, Outputs
 from arcface_pl.recognizer.pretrained import from_config, to_config, to_tensors
 from arcface_pl.recognizer.trained import BATCH, TrainedModel
 
-__all__ = ["TOLERANCE", "Parity", "compare", "export"]
+__all__ = ["FORMATS", "TOLERANCE", "Parity", "compare", "export"]
 
 TOLERANCE = 1e-5
 """Largest accepted difference between a cosine of the file and of the model."""
@@ -206,3 +206,4 @@ _FORMATS: dict[str, tuple[Callable[[TrainedModel, dict[str, str]], bytes], Calla
     "safetensors": (_to_safetensors, _run_safetensors),
     "torch": (_to_torch, _run_torch),
 }
+FORMATS = tuple(_FORMATS)
