@@ -95,7 +95,12 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # a full disk, say: torch's ZIP writer then fails to close
+                raise error.__context__ from None
+            raise
 
 
 @contextmanager

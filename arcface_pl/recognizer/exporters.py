@@ -107,7 +107,7 @@ def _metadata(model: TrainedModel) -> dict[str, str]:
     """Return everything but the weights as text; values that are not text become JSON."""
     config, thresholds = to_config(model), Thresholds.of(model.calibration)
     values = {
-        "input": "pixels: uint8 (batch, channels, height, width), values from 0 to 255, not normalised",
+        "input": "pixels: uint8 (batch, channels, height, width), values from 0 to 255, not normalized",
         "outputs": "embedding: (batch, D), unit length; cosine: (batch, classes), to the class centers; logits: "
         "(batch, classes), the class is where they are largest",
         "class_names": config["class_names"],
