@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from arcface_pl.errors import FileError
+
 __all__ = [
     "check_writable",
     "claim_folder",
@@ -19,6 +21,7 @@ __all__ = [
     "sweep",
     "unused_path",
     "write_checkpoint",
+    "writing",
 ]
 
 PARTIAL = ".partial"
@@ -146,6 +149,21 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
             if isinstance(error.__context__, OSError):  # a full disk, say: torch's ZIP writer then fails to close
                 raise error.__context__ from None
             raise
+
+
+@contextmanager
+def writing(path: str | Path, kind: type[FileError], remedy: str) -> Iterator[None]:
+    """Turn an `OSError` of the body into an error about ``path``.
+
+    Args:
+        path: The file or folder that the body writes.
+        kind: The error's class.
+        remedy: What to do about it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(path, f"cannot be written ({error.strerror})", remedy) from error
 
 
 def _partial(path: Path) -> Path:
