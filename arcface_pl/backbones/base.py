@@ -5,8 +5,6 @@ from torch import Tensor, nn
 from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_count
 
-__all__ = ["Backbone"]
-
 
 class Backbone(nn.Module):
     """Network with a fixed input shape, whose sizes the command line fills in from the data.

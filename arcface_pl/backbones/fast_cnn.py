@@ -6,8 +6,6 @@ from torch import Tensor, nn
 from arcface_pl.backbones.base import Backbone
 from arcface_pl.functional.checks import check_count
 
-__all__ = ["FastCNN"]
-
 
 class FastCNN(Backbone):
     """Fast network: a 5 x 5 convolution of stride 2 and a 3 x 3 convolution, both pooled by 2, and one linear layer.

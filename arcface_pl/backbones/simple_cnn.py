@@ -5,8 +5,6 @@ from torch import Tensor, nn
 
 from arcface_pl.backbones.base import Backbone
 
-__all__ = ["SimpleCNN"]
-
 
 class SimpleCNN(Backbone):
     """Network of the original program: two 3 x 3 convolutions with max-pooling by 2, and one linear layer.

@@ -6,8 +6,6 @@ from torch import Tensor, nn
 from arcface_pl.backbones.base import Backbone
 from arcface_pl.functional.checks import check_count, check_number
 
-__all__ = ["SmallResNet"]
-
 
 class Block(nn.Module):
     """Residual block of two 3 x 3 convolutions (He et al. 2016, Deep residual learning, figure 2)."""

@@ -13,8 +13,6 @@ from torch.overrides import TorchFunctionMode
 from arcface_pl.backbones.base import Backbone
 from arcface_pl.errors import UserError, expected
 
-__all__ = ["TorchvisionBackbone", "WeightsError"]
-
 # Largest image size that is tried; torchvision's networks need at most 224
 LARGEST_MINIMUM = 512
 

@@ -25,7 +25,7 @@ Score a checkpoint: classification of the classes it was trained on; verificatio
 and of classes it has never seen. Prints one table and writes the same numbers as JSON.
 
 The data are those of the checkpoint's run, its held-out classes included; --data and --data.SETTING change them as in
-'arcface-pl fit', and images are then normalised as the network knows it. No config of the run is read."""
+'arcface-pl fit', and images are then normalized as the network knows it. No config of the run is read."""
 
 EPILOG = """\
 protocols:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
+from arcface_pl.callbacks.run.run_folder import run_folder, run_id
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.cli.parser import cell
 from arcface_pl.data import ImageDataModule
@@ -31,6 +32,7 @@ __all__ = [
     "count_images",
     "dataset_of",
     "exact",
+    "first_line",
     "table",
     "versions",
     "write_json",
@@ -70,7 +72,9 @@ def count_images(trainer: Any, datamodule: Any) -> dict[str, int]:
     return {split: count for split, count in counts.items() if isinstance(count, int) and whole[split]}
 
 
-def announce(console: Console, trainer: L.Trainer, module: Any, datamodule: Any, checkpoint: Path | None) -> None:
+def announce(
+    console: Console, trainer: L.Trainer, module: Any, datamodule: Any, folder: Path | None, checkpoint: Path | None
+) -> None:
     """Print what will run: data, model, parameters, device, precision, folder."""
     rows = Table.grid(padding=(0, 2))
     if isinstance(datamodule, ImageDataModule):
@@ -80,9 +84,7 @@ def announce(console: Console, trainer: L.Trainer, module: Any, datamodule: Any,
     rows.add_row("parameters", _describe_parameters(module))
     rows.add_row("device", _describe_devices(trainer, getattr(module, "num_threads", None)))
     rows.add_row("precision", _describe_precision(trainer, module))
-    # trainer.log_dir would wait for the other processes, which start with fit
-    folder = getattr(trainer.logger, "log_dir", None)
-    rows.add_row("folder", cell(os.path.relpath(folder or trainer.default_root_dir)))
+    rows.add_row("folder", "nothing is saved" if folder is None else cell(os.path.relpath(folder)))
     if checkpoint is not None:
         rows.add_row("resumes", cell(checkpoint))
     console.print(Panel(rows, title="arcface-pl fit", title_align="left", expand=False))
@@ -192,16 +194,23 @@ def write_json(path: Path, results: Mapping[str, Any]) -> None:
         file.write((json.dumps(results, indent=2) + "\n").encode())
 
 
+def first_line(run_id: str) -> str:
+    """Return the first line of a run's config.yaml, which marks it as this run's."""
+    return f"# arcface_pl run {run_id}\n"
+
+
 class SaveConfig(SaveConfigCallback):
     """Writes config.yaml into the run folder once training starts: a checkpoint may still refuse the settings."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Do nothing yet."""
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file, atomically: a resumed run replaces that of the run it resumes."""
-        folder = trainer.log_dir  # a collective call: every process makes it
-        if trainer.is_global_zero and folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            with replacing(Path(folder) / self.config_filename) as file:
-                file.write(self.parser.dump(self.config, format="yaml", skip_none=False).encode())
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        folder = run_folder(trainer)
+        if trainer.is_global_zero:
+            text = first_line(run_id(trainer)) + self.parser.dump(self.config, format="yaml", skip_none=False)
+            with replacing(folder / self.config_filename) as file:
+                file.write(text.encode())

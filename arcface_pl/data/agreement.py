@@ -8,8 +8,6 @@ from torch import Tensor
 
 from arcface_pl.errors import DataError
 
-__all__ = ["check_alike", "fingerprint"]
-
 
 def fingerprint(parts: Iterable[Iterable[Tensor]]) -> str:
     """Compute a short checksum of contiguous CPU tensors, in order."""

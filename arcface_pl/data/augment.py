@@ -13,8 +13,6 @@ from torch import Tensor
 
 from arcface_pl.functional.checks import check_number
 
-__all__ = ["Augmentation", "PictureAugmentation", "adjust_colors", "apply_affine"]
-
 
 @dataclass(frozen=True)
 class Augmentation:

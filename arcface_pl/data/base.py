@@ -22,8 +22,6 @@ from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.seeding import run_seed
 
-__all__ = ["ImageDataModule"]
-
 _LOG = logging.getLogger(__name__)
 LARGEST_BATCH = 2**31 - 1
 
@@ -154,8 +152,8 @@ class ImageDataModule(LightningDataModule, ABC):
             full: Images for training and validation, with labels in the order of :attr:`all_class_names`.
             test: Test images.
         """
-        shares: dict[str, Any] = {"val_fraction": self.val_fraction, "watch_test": self.watch_test}
-        return split_parts(full, test, self.class_split, seed=self._run_seed, **shares)
+        parts = full, test, self.class_split
+        return split_parts(*parts, val_fraction=self.val_fraction, watch_test=self.watch_test, seed=self._run_seed)
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -11,8 +11,6 @@ import yaml
 
 from arcface_pl.errors import expected, listed
 
-__all__ = ["ClassSplit", "GivenClass", "split_classes", "take_classes"]
-
 GivenClass = str | int | float | bool | None
 """A class as a config gives it: its name, or what YAML makes of the name if it is not quoted."""
 

@@ -9,8 +9,6 @@ from torch import Tensor
 from arcface_pl.data.augment import Augmentation, apply_affine
 from arcface_pl.functional.checks import check_number
 
-__all__ = ["ElasticAugmentation", "smooth_field"]
-
 # Knots of the displacement field along each side: at 28 pixels, strokes bend without jitter.
 KNOTS = 6
 

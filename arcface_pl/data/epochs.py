@@ -12,8 +12,6 @@ from arcface_pl.data.split import balanced_order
 from arcface_pl.errors import expected
 from arcface_pl.seeding import derive_seed
 
-__all__ = ["Batch", "Batches", "Step"]
-
 Batch = tuple[Tensor, Tensor]
 
 

@@ -22,8 +22,6 @@ from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.preprocessing import Preprocessor, measure_white_level
 from arcface_pl.seeding import derive_seed
 
-__all__ = ["RESIDENT_LIMIT", "ImageFolderDataModule"]
-
 RESIDENT_LIMIT = 2 << 30
 """Bytes of images that `resident: auto` keeps in memory: 57,000 of 112 x 112 in colour."""
 

@@ -7,8 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["LabelledFiles", "LabelledImages", "list_files"]
-
 
 class LabelledImages(NamedTuple):
     """Images in memory and their labels, on one device.

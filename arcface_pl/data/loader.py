@@ -11,8 +11,6 @@ from arcface_pl.data.epochs import Batch, Batches, Step
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.preprocessing import normalize_images
 
-__all__ = ["BatchLoader", "network_input"]
-
 
 class BatchLoader(Batches):
     """Iterate over batches (images, labels) of images in memory; a batch is one index operation.

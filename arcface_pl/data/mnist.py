@@ -17,8 +17,6 @@ from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_choice
 from arcface_pl.preprocessing import style_of_dataset
 
-__all__ = ["MNISTDataModule"]
-
 _LOG = logging.getLogger(__name__)
 
 

@@ -8,13 +8,11 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from arcface_pl.data.folders.image_files import FileLoader, ImageFiles
-from arcface_pl.data.folders.pairs_file import PairList, read_pairs
+from arcface_pl.data.folders.pairs_file import read_pairs
 from arcface_pl.data.labelled import list_files
 from arcface_pl.errors import DataError, listed
 from arcface_pl.functional.checks import check_count
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, Preprocessor
-
-__all__ = ["Pairs", "PairsDataModule"]
 
 
 class Pairs(NamedTuple):
@@ -153,14 +151,9 @@ def _find(root: Path, pairs_file: Path) -> _Found:
     folders = [str(Path(name).parent) for name in numbers]
     class_names = sorted(set(folders))
     labels = {name: label for label, name in enumerate(class_names)}
-    return _Found(
-        list(numbers), [labels[folder] for folder in folders], class_names, _as_pairs(listing, torch.tensor(indices))
-    )
-
-
-def _as_pairs(listing: PairList, indices: Tensor) -> Pairs:
-    first, second = indices.view(-1, 2).unbind(dim=1)
-    return Pairs(first, second, torch.tensor([pair.is_genuine for pair in listing.pairs]), listing.folds)
+    first, second = torch.tensor(indices).view(-1, 2).unbind(dim=1)
+    pairs = Pairs(first, second, torch.tensor([pair.is_genuine for pair in listing.pairs]), listing.folds)
+    return _Found(list(numbers), [labels[folder] for folder in folders], class_names, pairs)
 
 
 def _locate(root: Path, image: str | tuple[str, int]) -> str | None:

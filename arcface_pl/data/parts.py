@@ -11,8 +11,6 @@ from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.split import stratified_split
 from arcface_pl.seeding import derive_seed
 
-__all__ = ["Part", "Parts", "split_parts"]
-
 Part = LabelledImages | ImageFiles
 
 
@@ -37,8 +35,7 @@ class Parts(NamedTuple):
 
     def to(self, device: torch.device) -> "Parts":
         """Move images in memory to a device."""
-        parts = (self.train, self.val, self.test, self.held_out_val, self.held_out_test)
-        return Parts(self.fingerprint, *(part.to(device) for part in parts))
+        return Parts(self.fingerprint, *(part.to(device) for part in self[1:]))
 
 
 def split_parts(

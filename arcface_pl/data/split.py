@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-__all__ = ["balanced_order", "stratified_split"]
-
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split indices into two parts with the same fraction of every class.

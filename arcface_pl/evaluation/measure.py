@@ -26,19 +26,6 @@ from arcface_pl.metrics.functional import (
 )
 from arcface_pl.seeding import derive_seed
 
-__all__ = [
-    "FAR",
-    "Embedded",
-    "Evaluation",
-    "classification",
-    "embed",
-    "evaluate",
-    "identification",
-    "pair_verification",
-    "retrieval",
-    "verification",
-]
-
 FAR = (1e-1, 1e-2, 1e-3, 1e-4)
 """False accept rates for which the true accept rate is reported."""
 RECALL_AT = (1, 5, 10)

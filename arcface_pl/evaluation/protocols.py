@@ -8,8 +8,6 @@ each image looked up among all others.
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["PROTOCOLS", "Protocol"]
-
 
 @dataclass(frozen=True)
 class Protocol:

@@ -12,8 +12,6 @@ from arcface_pl.errors import expected
 from arcface_pl.heads import Head
 from arcface_pl.metrics.functional import VerificationCurve, all_pairs_curve, verification_curve
 
-__all__ = ["DEFAULT_FAR", "Calibration", "OperatingPoint", "Scored", "calibrate", "evenly_spread"]
-
 DEFAULT_FAR = 1e-3
 """False accept rate of thresholds unless another is requested."""
 
@@ -90,15 +88,12 @@ class Calibration:
                 name: None if values[name] is None else OperatingPoint(**values[name])
                 for name in ("verification", "classification")
             }
-            verification = points["verification"]
-            numbers = [float(values["far"])]
-            numbers += [
-                float(value) for point in points.values() if point is not None for value in asdict(point).values()
-            ]
-            if verification is None or not all(map(math.isfinite, numbers)):
+            far, verification = float(values["far"]), points["verification"]
+            numbers = [far, *(value for point in points.values() if point for value in asdict(point).values())]
+            if verification is None or not all(math.isfinite(float(number)) for number in numbers):
                 raise ValueError("a number is missing or not finite")
             source, num_images = str(values["source"]), int(values["num_images"])
-            return cls(numbers[0], source, num_images, verification, points["classification"])
+            return cls(far, source, num_images, verification, points["classification"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(expected("calibration", values, f"the dict of Calibration.to_dict ({error})")) from error
 

@@ -13,12 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["AngleHistory", "count_degrees", "draw_angle_history", "draw_angles", "draw_center_angles"]
-
 DEGREES = 180
 MAX_WRITTEN = 16  # classes whose cells have room for a number
 MAX_CENTERS = 1000
-TARGET, OTHER = "angle to the target class", "angle to the nearest other class"
 
 
 class AngleHistory(NamedTuple):
@@ -122,13 +119,10 @@ def draw_center_angles(centers: Tensor, class_names: list[str], sub_centers: int
 
 def _draw_histograms(axes: "Axes", target: Tensor, nearest_other: Tensor) -> None:
     edges = np.arange(DEGREES + 1)
-    for counts, label, style, hatch in (
-        (target.cpu().numpy(), TARGET, SERIES[0], None),
-        (nearest_other.cpu().numpy(), OTHER, SERIES[1], "////"),
-    ):
-        share = 100 * counts / max(counts.sum(), 1)
-        draw_share(axes, share, edges, style, label, hatch)
-    filled = np.flatnonzero(target.cpu().numpy() + nearest_other.cpu().numpy())
+    counts = torch.stack((target, nearest_other)).cpu().numpy()
+    for series, label in enumerate(("angle to the target class", "angle to the nearest other class")):
+        draw_share(axes, 100 * counts[series] / max(counts[series].sum(), 1), edges, label, series)
+    filled = np.flatnonzero(counts.sum(axis=0))
     if len(filled):
         axes.set_xlim(max(0, filled[0] - 5), min(DEGREES, filled[-1] + 6))
     axes.set(xlabel="angle (degrees)", ylabel="images per degree (%)")

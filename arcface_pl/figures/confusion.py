@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_confusion"]
-
 # Cells of more classes cannot be read
 MAX_CELLS = 50
 NUM_BARS = 25

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_circle", "draw_circle_on", "draw_sphere", "draw_sphere_on"]
-
 MAX_NAMED = 40
 
 
@@ -44,18 +42,14 @@ def draw_circle_on(axes: "Axes", embeddings: Tensor, labels: Tensor, centers: Te
     # Spread over a band at random: on a line thousands of images would overlap
     radius = 1.0 + 0.25 * torch.rand(len(angles), generator=torch.Generator().manual_seed(0))
     places = _middles(embeddings, labels, len(names)) if centers is None else centers.detach().cpu()
-    labels = labels.cpu()
+    _draw_dots(axes, angles, radius, labels, len(angles))
     taken: list[float] = []
     for label, name in enumerate(names):
-        mine, color = labels == label, CLASS_COLORS[label % len(CLASS_COLORS)]
-        axes.scatter(
-            angles[mine], radius[mine], s=_dot_size(len(angles)), alpha=0.4, linewidths=0, color=color, rasterized=True
-        )
         if not places[label].any():
             continue
         place = math.atan2(places[label, 1], places[label, 0])
         if centers is not None:
-            axes.plot([place, place], [0, 1], color=color, linewidth=2)
+            axes.plot([place, place], [0, 1], color=_color(label), linewidth=2)
         # Names that would overlap go to a second row; a third one is not drawn
         row = sum(abs(math.remainder(place - other, 2 * math.pi)) < 0.12 for other in taken)
         taken.append(place)
@@ -93,18 +87,15 @@ def draw_sphere_on(
     _draw_globe(axes)
     places = _middles(embeddings, labels, len(names)) if centers is None else centers
     points, stars = (_face(each, is_back) for each in (embeddings, places))
-    labels, named = labels.cpu(), set(thin(len(names), MAX_NAMED))
+    visible = points[:, 2] >= 0
+    _draw_dots(axes, points[visible, 0], points[visible, 1], labels.cpu()[visible], len(points))
+    named = set(thin(len(names), MAX_NAMED))
     for label, name in enumerate(names):
-        color = CLASS_COLORS[label % len(CLASS_COLORS)]
-        mine = points[(labels == label) & (points[:, 2] >= 0)]
-        axes.scatter(
-            mine[:, 0], mine[:, 1], s=_dot_size(len(points)), alpha=0.4, linewidths=0, color=color, rasterized=True
-        )
         across, up, depth = stars[label].tolist()
         if depth < 0 or not stars[label].any():
             continue
         if centers is not None:
-            axes.plot(across, up, marker="*", markersize=15, color=color, markeredgecolor="black")
+            axes.plot(across, up, marker="*", markersize=15, color=_color(label), markeredgecolor="black")
         if label in named:
             side, shift = ("left", 0.06) if across < 0.5 else ("right", -0.06)  # toward the middle, where there is room
             _name(axes, (across + shift, up + 0.04), name, len(names), ha=side)
@@ -118,9 +109,17 @@ def _name(axes: "Axes", place: tuple[float, float], name: str, num_classes: int,
     axes.text(*place, shorten(name, 10), fontsize=size, fontweight="bold", parse_math=False, **alignment)
 
 
-def _dot_size(count: int) -> float:
+def _color(label: int) -> str:
+    return CLASS_COLORS[label % len(CLASS_COLORS)]
+
+
+def _draw_dots(axes: "Axes", x: Tensor, y: Tensor, labels: Tensor, count: int) -> None:
+    # Class by class, so that later classes cover earlier ones; `count` images in all
+    order = labels.cpu().argsort(stable=True)
+    colors = [_color(label) for label in labels[order].tolist()]
     # In square points: visible if they are few, separate if they are thousands
-    return min(20.0, max(2.0, 8000 / max(count, 1)))
+    size = min(20.0, max(2.0, 8000 / max(count, 1)))
+    axes.scatter(x[order], y[order], s=size, alpha=0.4, linewidths=0, color=colors, rasterized=True)
 
 
 def _face(vectors: Tensor, is_back: bool) -> Tensor:

@@ -18,9 +18,6 @@ from arcface_pl.metrics.functional import VerificationCurve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ClosedSet", "Evaluated", "draw_all", "save_all"]
-
-
 MAX_CENTERS = 4096
 """Angles between more centers than this are not drawn."""
 

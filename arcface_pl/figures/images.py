@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-__all__ = ["displayable"]
-
 
 def displayable(images: Tensor) -> Tensor:
     """Scale images to [0, 1] per channel; gray ones are inverted, to dark on light.

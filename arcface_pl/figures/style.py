@@ -11,18 +11,6 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "CLASS_COLORS",
-    "SERIES",
-    "draw_share",
-    "label_classes",
-    "new_figure",
-    "save",
-    "shorten",
-    "thin",
-    "to_pixels",
-]
-
 # Okabe and Ito's colors, each with its line style and marker, so that they differ in gray print too
 SERIES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
@@ -78,16 +66,13 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", r"Glyph .* missing from font")
 
 
-def draw_share(
-    axes: "Axes", share: np.ndarray, edges: np.ndarray, style: dict[str, Any], label: str, hatch: str | None
-) -> None:
-    """Draw a translucent histogram, hatched to differ from another one in gray print."""
+def draw_share(axes: "Axes", share: np.ndarray, edges: np.ndarray, label: str, series: int) -> None:
+    """Draw a translucent histogram in the color of a series; those after the first are hatched, for gray print."""
     from matplotlib.colors import to_rgba
 
-    color = style["color"]
-    axes.stairs(
-        share, edges, fill=True, facecolor=to_rgba(color, 0.3), edgecolor=color, hatch=hatch, label=label, linewidth=1
-    )
+    color = SERIES[series]["color"]
+    colors = {"facecolor": to_rgba(color, 0.3), "edgecolor": color, "hatch": "////" if series else None}
+    axes.stairs(share, edges, fill=True, label=label, linewidth=1, **colors)
 
 
 def shorten(name: str, length: int = 16) -> str:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_roc", "draw_scores"]
-
 NUM_BINS = 80
 
 
@@ -84,12 +82,10 @@ def draw_scores(curve: VerificationCurve, title: str = "Similarity of two images
     if high - low < 1e-6:  # constant scores need a bin, too
         low, high = low - 0.05, high + 0.05
     edges = np.linspace(low, high, NUM_BINS + 1)
-    for counts, label, style, hatch in (
-        (curve.genuine, "pairs of the same class", SERIES[0], None),
-        (curve.impostor, "pairs of different classes", SERIES[1], "////"),
-    ):
+    kinds = (curve.genuine, "pairs of the same class"), (curve.impostor, "pairs of different classes")
+    for series, (counts, label) in enumerate(kinds):
         weights = 100 * counts.cpu().diff().double() / int(counts[-1])
-        draw_share(axes, np.histogram(scores, edges, weights=weights)[0], edges, style, label, hatch)
+        draw_share(axes, np.histogram(scores, edges, weights=weights)[0], edges, label, series)
     rate, threshold = curve.equal_error_rate()
     axes.axvline(threshold, color="black", linestyle="--", linewidth=1.5)
     axes.plot([], [], "k--", label=f"threshold {threshold:.3f}: {100 * rate:.3g}% of either kind are errors")

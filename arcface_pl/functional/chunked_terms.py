@@ -20,8 +20,6 @@ from arcface_pl.functional.terms import (
     target_coefficient,
 )
 
-__all__ = ["Shard", "angular_terms", "sharded_target_angle"]
-
 Rows = slice | Tensor
 
 

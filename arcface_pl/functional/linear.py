@@ -14,8 +14,6 @@ from arcface_pl.functional.non_target import NonTarget, Problem, non_target_back
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype
 from arcface_pl.functional.terms import WHOLE_CELLS
 
-__all__ = ["linear_softmax_loss"]
-
 _LARGE = 2.0**64
 """Embeddings up to this size have finite float32 logits for any centers of a training, and so has the largest float32
 divided by it."""

@@ -13,8 +13,6 @@ from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype
 from arcface_pl.functional.terms import AngularTerms
 
-__all__ = ["margin_softmax_loss", "non_target_logsumexp"]
-
 Reduction = Literal["mean", "sum", "none"]
 
 

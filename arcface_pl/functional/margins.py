@@ -10,8 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["adaface_psi", "arcface_psi", "combined_psi", "cosface_psi", "sphereface_psi"]
-
 Extension = Literal["monotone", "none"]
 Number = float | Tensor
 

@@ -41,7 +41,7 @@ def unit_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def inverse_norms(norms: Tensor) -> Tensor:
-    """Return 1 / norm, or 0 for a norm below ``MIN_NORM``: the factor of every gradient through a normalisation."""
+    """Return 1 / norm, or 0 for a norm below ``MIN_NORM``: the factor of every gradient through a normalization."""
     return norms.masked_fill(norms < MIN_NORM, math.inf).reciprocal()
 
 

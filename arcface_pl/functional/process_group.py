@@ -8,8 +8,6 @@ from torch import distributed as dist
 
 from arcface_pl.errors import expected
 
-__all__ = ["Group"]
-
 
 def _restored(size: int, rank: int) -> "Group":
     group = Group()

@@ -12,8 +12,6 @@ from arcface_pl.functional.loss import smooth
 from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, unit_rows
 
-__all__ = ["HeadScores", "angular_scores", "linear_scores", "predict"]
-
 
 class HeadScores(NamedTuple):
     """What a head makes of a labelled batch, (B,) each."""

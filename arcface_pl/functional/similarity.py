@@ -7,8 +7,6 @@ from torch import Tensor
 
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, tangent, unit_rows
 
-__all__ = ["cosine_similarity_matrix", "target_cosine_sine"]
-
 
 class _Unit(torch.autograd.Function):
     """Rows of length one, differentiable any number of times; rows below ``MIN_NORM`` get no gradient."""

@@ -4,13 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from arcface_pl.functional import adaface_psi
 from arcface_pl.functional.checks import check_number
+from arcface_pl.functional.process_group import Group
 from arcface_pl.heads.margin import MarginHead, check_angle
-
-__all__ = ["AdaFaceHead"]
 
 
 class AdaFaceHead(MarginHead):
@@ -72,9 +70,7 @@ class AdaFaceHead(MarginHead):
     def _follow(self, norms: Tensor) -> None:
         """Move the running mean and deviation towards those of the batch over all devices."""
         moments = torch.stack([torch.ones_like(norms), norms, norms.square()]).sum(dim=1)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(moments)
-        count, total, squares = moments
+        count, total, squares = Group().sum(moments)
         mean = total / count
         # A single sample has no deviation and leaves the running one alone
         variance = (squares - total * mean).clamp_min(0) / (count - 1).clamp_min(1)

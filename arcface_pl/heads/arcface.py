@@ -8,8 +8,6 @@ from arcface_pl.functional import arcface_psi
 from arcface_pl.functional.checks import check_choice
 from arcface_pl.heads.margin import MarginHead, check_angle
 
-__all__ = ["ArcFaceHead"]
-
 
 class ArcFaceHead(MarginHead):
     r"""ArcFace.

@@ -18,8 +18,6 @@ from arcface_pl.functional.precision import compute_dtype
 from arcface_pl.functional.scoring import HeadScores, angular_scores, predict
 from arcface_pl.functional.terms import WHOLE_CELLS
 
-__all__ = ["AngularHead", "Head", "HeadScores"]
-
 
 class Head(nn.Module):
     """Class centers, and what turns embeddings into logits and a loss.

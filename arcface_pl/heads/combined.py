@@ -8,8 +8,6 @@ from arcface_pl.functional import combined_psi
 from arcface_pl.functional.checks import check_number
 from arcface_pl.heads.margin import MarginHead, check_angle
 
-__all__ = ["CombinedMarginHead"]
-
 
 class CombinedMarginHead(MarginHead):
     r"""SphereFace's, ArcFace's and CosFace's margins together.
@@ -41,14 +39,7 @@ class CombinedMarginHead(MarginHead):
     """
 
     def __init__(
-        self,
-        embedding_dim: int,
-        num_classes: int,
-        *,
-        m1: float = 1.0,
-        m2: float = 0.3,
-        m3: float = 0.2,
-        **kwargs: Any,
+        self, embedding_dim: int, num_classes: int, *, m1: float = 1.0, m2: float = 0.3, m3: float = 0.2, **kwargs: Any
     ) -> None:
         super().__init__(embedding_dim, num_classes, **kwargs)
         check_number("m1", m1, low=0, low_open=True, high=1e3)

@@ -8,8 +8,6 @@ from arcface_pl.functional import cosface_psi
 from arcface_pl.functional.checks import check_number
 from arcface_pl.heads.margin import MarginHead
 
-__all__ = ["CosFaceHead"]
-
 
 class CosFaceHead(MarginHead):
     r"""CosFace.
@@ -34,14 +32,7 @@ class CosFaceHead(MarginHead):
         tensor([[2.4000, 2.2000]])
     """
 
-    def __init__(
-        self,
-        embedding_dim: int,
-        num_classes: int,
-        *,
-        margin: float = 0.35,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, embedding_dim: int, num_classes: int, *, margin: float = 0.35, **kwargs: Any) -> None:
         super().__init__(embedding_dim, num_classes, **kwargs)
         check_number("margin", margin, low=0, high=2)
         self.margin = margin

@@ -4,14 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from arcface_pl.functional import arcface_psi
 from arcface_pl.functional.checks import check_number
 from arcface_pl.functional.non_target import Reweighting
+from arcface_pl.functional.process_group import Group
 from arcface_pl.heads.margin import MarginHead, check_angle
-
-__all__ = ["CurricularFaceHead"]
 
 
 class CurricularFaceHead(MarginHead):
@@ -39,13 +37,7 @@ class CurricularFaceHead(MarginHead):
     t: Tensor
 
     def __init__(
-        self,
-        embedding_dim: int,
-        num_classes: int,
-        *,
-        margin: float = 0.5,
-        momentum: float = 0.01,
-        **kwargs: Any,
+        self, embedding_dim: int, num_classes: int, *, margin: float = 0.5, momentum: float = 0.01, **kwargs: Any
     ) -> None:
         super().__init__(embedding_dim, num_classes, **kwargs)
         check_angle("margin", margin)
@@ -70,7 +62,5 @@ class CurricularFaceHead(MarginHead):
         """Move t towards the mean target cosine of the batch over all devices."""
         if not self.training:
             return
-        moments = torch.stack([torch.ones_like(cosine), cosine]).sum(dim=1)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(moments)
-        self.t.lerp_((moments[1] / moments[0]).to(self.t.dtype), self.momentum)
+        count, total = Group().sum(torch.stack([torch.ones_like(cosine), cosine]).sum(dim=1))
+        self.t.lerp_((total / count).to(self.t.dtype), self.momentum)

@@ -4,14 +4,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from arcface_pl.functional import arcface_psi, cosface_psi
 from arcface_pl.functional.checks import check_choice, check_number
+from arcface_pl.functional.process_group import Group
 from arcface_pl.heads.margin import MarginHead, check_angle
 from arcface_pl.seeding import derive_seed
-
-__all__ = ["ElasticFaceHead"]
 
 
 class ElasticFaceHead(MarginHead):
@@ -77,7 +75,6 @@ class ElasticFaceHead(MarginHead):
     @torch.compiler.disable
     def _draw(self, like: Tensor) -> Tensor:
         """Return a standard normal number per sample, the same on every kind of device."""
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        seed = derive_seed(self._seed, "elasticface", self._step, self._batch, rank)
+        seed = derive_seed(self._seed, "elasticface", self._step, self._batch, Group().rank)
         drawn = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
         return drawn.to(like, non_blocking=True)

@@ -6,8 +6,6 @@ from torch.optim import Optimizer
 
 from arcface_pl.errors import NonFiniteError, expected
 
-__all__ = ["InBackwardSGD"]
-
 
 class InBackwardSGD:
     r"""SGD on class centers a chunk at a time, so that the gradient of the whole weight is never kept.

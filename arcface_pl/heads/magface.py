@@ -11,8 +11,6 @@ from arcface_pl.functional.checks import check_number
 from arcface_pl.functional.precision import pair_dtype
 from arcface_pl.heads.margin import MarginHead, check_angle
 
-__all__ = ["MagFaceHead"]
-
 
 class MagFaceHead(MarginHead):
     r"""MagFace.

@@ -11,8 +11,6 @@ from arcface_pl.functional.checks import check_choice, check_number
 from arcface_pl.functional.precision import pair_dtype
 from arcface_pl.heads.base import AngularHead
 
-__all__ = ["MarginHead"]
-
 
 class MarginHead(AngularHead):
     r"""Angular head with a margin that may grow during training and differ between classes.

@@ -19,8 +19,6 @@ from arcface_pl.heads.base import AngularHead, Head
 from arcface_pl.heads.in_backward import InBackwardSGD
 from arcface_pl.seeding import derive_seed
 
-__all__ = ["ShardedHead", "shard_head"]
-
 
 def shard_head(head: Head, *, sample_rate: float = 1.0, group: dist.ProcessGroup | None = None) -> "ShardedHead":
     """Keep C / world_size of a head's classes in each process of a group.

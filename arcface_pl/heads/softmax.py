@@ -14,8 +14,6 @@ from arcface_pl.functional.precision import compute_dtype, full_precision
 from arcface_pl.functional.scoring import HeadScores, linear_scores, predict
 from arcface_pl.heads.base import AngularHead, Head
 
-__all__ = ["LinearHead", "NormalizedSoftmaxHead"]
-
 
 class NormalizedSoftmaxHead(AngularHead):
     r"""Softmax over scaled cosines, without a margin: ArcFace with m = 0.

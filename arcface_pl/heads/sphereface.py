@@ -8,8 +8,6 @@ from arcface_pl.functional import sphereface_psi
 from arcface_pl.functional.checks import check_number
 from arcface_pl.heads.margin import MarginHead
 
-__all__ = ["SphereFaceHead"]
-
 
 class SphereFaceHead(MarginHead):
     r"""SphereFace on embeddings of length one.
@@ -38,14 +36,7 @@ class SphereFaceHead(MarginHead):
         tensor([[2.4000, 1.1200]])
     """
 
-    def __init__(
-        self,
-        embedding_dim: int,
-        num_classes: int,
-        *,
-        margin: float = 1.35,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, embedding_dim: int, num_classes: int, *, margin: float = 1.35, **kwargs: Any) -> None:
         super().__init__(embedding_dim, num_classes, **kwargs)
         check_number("margin", margin, low=1, high=1e3)
         self.margin = margin

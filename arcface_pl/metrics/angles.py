@@ -3,16 +3,13 @@
 from typing import Any
 
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from arcface_pl.metrics.functional.angles import target_angles
-from arcface_pl.metrics.states import gather_rows
-
-__all__ = ["AngleStatistics"]
+from arcface_pl.metrics.states import ListMetric
 
 
-class AngleStatistics(Metric):
+class AngleStatistics(ListMetric):
     """Mean angles of embeddings to their target class and to the nearest other class, and their difference.
 
     ``compute`` returns ``target_mean``, ``nearest_other_mean`` and ``gap_mean`` in radians. The lists ``target`` and
@@ -30,18 +27,12 @@ class AngleStatistics(Metric):
         {'target_mean': 0.7854, 'nearest_other_mean': 2.3562, 'gap_mean': 1.5708}
     """
 
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = None
-
     target: list[Tensor]
     nearest_other: list[Tensor]
 
     def __init__(self, sub_centers: int = 1, **kwargs: Any) -> None:
-        super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
+        super().__init__("target", "nearest_other", **kwargs)
         self.sub_centers = sub_centers
-        self.add_state("target", default=[], dist_reduce_fx="cat")
-        self.add_state("nearest_other", default=[], dist_reduce_fx="cat")
 
     def update(self, embeddings: Tensor, labels: Tensor, centers: Tensor) -> None:
         """Add a batch.

@@ -12,8 +12,6 @@ from arcface_pl.metrics.functional.retrieval import cumulative_match_characteris
 from arcface_pl.metrics.functional.validation import check
 from arcface_pl.metrics.states import EmbeddingMetric
 
-__all__ = ["Retrieval"]
-
 
 class Retrieval(EmbeddingMetric):
     """Retrieval of every embedding among all others: recall@k, R-precision, MAP@R and k-NN accuracy.

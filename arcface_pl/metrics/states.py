@@ -12,8 +12,6 @@ from torchmetrics import Metric
 
 from arcface_pl.metrics.functional.validation import check, check_labels
 
-__all__ = ["EmbeddingMetric", "ListMetric", "gather_rows"]
-
 
 class ListMetric(Metric):
     """Base of metrics with list states; processes may hold different numbers of rows, or none."""

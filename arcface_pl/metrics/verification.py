@@ -15,8 +15,6 @@ from arcface_pl.metrics.functional.validation import check, check_fraction, chec
 from arcface_pl.metrics.functional.verification import verification_curve
 from arcface_pl.metrics.states import EmbeddingMetric, ListMetric
 
-__all__ = ["AllPairsVerification", "PairVerification"]
-
 
 class AllPairsVerification(EmbeddingMetric):
     """Verification of every embedding against every other: EER, TAR@FAR and AUC over all N (N - 1) / 2 pairs.

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import struct
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,17 +14,6 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
 from arcface_pl.errors import UserError, expected, listed
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "MAX_PIXELS",
-    "ImageError",
-    "from_pil",
-    "is_image",
-    "left_out",
-    "measure_white_level",
-    "read_image",
-]
 
 MAX_PIXELS = 64_000_000
 """Most pixels an image may have: phones take 50 million; more is probably a mistake or an attack."""
@@ -51,24 +39,6 @@ IMAGE_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in s
 
 # Pixel value of white, where an image has more than 8 bits per channel and nothing else is known.
 _WHITE_INTEGER, _WHITE_FLOAT = 65_535.0, 1.0
-
-# What Pillow's decoders raise for truncated, inconsistent or unrelated files.
-_RAISED_OVER_FILES = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    ArithmeticError,
-    EOFError,
-    struct.error,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-)
-
 
 _STDERR_LOCK = threading.Lock()
 
@@ -129,12 +99,13 @@ def read_image(
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{path}: {_why_not_an_image(path)}") from error
+        unknown = f"not an image, or of an unknown kind; expected {', '.join(FORMATS)}"
+        raise ImageError(f"{path}: {unknown if path.stat().st_size else 'the file is empty'}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(expected(str(path), "a far larger image", f"at most {max_pixels:,} pixels")) from error
     except PermissionError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
-    except _RAISED_OVER_FILES as error:
+    except Exception as error:  # Pillow's decoders raise nearly every kind over damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{path}: damaged or of an unknown kind ({reason})") from error
 
@@ -155,7 +126,7 @@ def from_pil(image: Image.Image, channels: int, *, white_level: float | None = N
     """
     try:
         return _to_tensor(_pixels(_upright(image), channels, white_level, image.format), channels)
-    except _RAISED_OVER_FILES as error:
+    except Exception as error:
         raise ImageError(f"image: cannot be decoded ({' '.join(str(error).split())})") from error
 
 
@@ -172,7 +143,7 @@ def measure_white_level(paths: Iterable[Path]) -> float | None:
     """
     brightest: dict[bool, list[float]] = {}
     for path in paths:
-        with contextlib.suppress(*_RAISED_OVER_FILES, ImageError), _opened(path, MAX_PIXELS, lazy=True) as image:
+        with contextlib.suppress(Exception), _opened(path, MAX_PIXELS, lazy=True) as image:
             if _is_deep(image) and not (image.mode != "F" and image.format == "PPM"):
                 values = np.asarray(image)
                 if np.isfinite(values).all():
@@ -234,19 +205,13 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
         raise ImageError(expected(str(path), f"{width} x {height} pixels", "at least one"))
 
 
-def _why_not_an_image(path: Path) -> str:
-    if not path.stat().st_size:
-        return "the file is empty"
-    return f"not an image, or of an unknown kind; expected {', '.join(FORMATS)}"
-
-
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except _RAISED_OVER_FILES:
-        # Damaged metadata; the image itself may be sound.
-        turn = _ORIENTATIONS.get(_orientation(image) or 1)
-        return image if turn is None else image.transpose(turn)
+    except Exception:  # damaged metadata; the image itself may be sound
+        with contextlib.suppress(Exception):
+            return image.transpose(_ORIENTATIONS[image.getexif()[ExifTags.Base.Orientation]])
+        return image
 
 
 _ORIENTATIONS = {
@@ -258,13 +223,6 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def _orientation(image: Image.Image) -> int | None:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except _RAISED_OVER_FILES:
-        return None
 
 
 def _is_deep(image: Image.Image) -> bool:

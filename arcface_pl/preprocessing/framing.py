@@ -6,8 +6,6 @@ import torchvision.transforms.v2.functional as tv
 from scipy import ndimage
 from torch import Tensor
 
-__all__ = ["as_framed", "fit_image", "frame_ink", "frame_object"]
-
 # Relative error of a character's size that is accepted.
 NEARLY = 0.08
 # Range of stroke widths in MNIST, in pixels of a character of 20 pixels.
@@ -115,7 +113,8 @@ def _with_pen_width(ink: np.ndarray, box: int) -> np.ndarray:
     mask = ink > 0.5
     pixels = max(ink.shape) / box
     # The mean distance to the edge across a stroke is a quarter of its width.
-    width = 4 * float(ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1][mask].mean()) - 1
+    deep = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    width = 4 * float(deep[mask].mean()) - 1
     finest, boldest = (each * pixels * box / 20 for each in (FINEST, BOLDEST))
     if width < finest:
         more = (finest - width) / 2
@@ -124,12 +123,12 @@ def _with_pen_width(ink: np.ndarray, box: int) -> np.ndarray:
         far = ndimage.distance_transform_edt(~np.pad(mask, margin))
         return np.maximum(ink, np.clip(more + 0.5 - far, 0, 1)).astype(np.float32)
     if width > boldest:
-        deep = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
         less = min((width - boldest) / 2, float(deep.max()) - 1)
-        return _cut((ink * np.clip(deep - less, 0, 1)).astype(np.float32))
+        return crop_ink((ink * np.clip(deep - less, 0, 1)).astype(np.float32))
     return ink
 
 
-def _cut(ink: np.ndarray) -> np.ndarray:
+def crop_ink(ink: np.ndarray) -> np.ndarray:
+    """Crop (H, W) to the bounding box of its ink."""
     rows, columns = (np.flatnonzero((ink > 0.05).any(axis=axis)) for axis in (1, 0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

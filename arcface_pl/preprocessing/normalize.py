@@ -7,8 +7,6 @@ from torch import Tensor
 
 from arcface_pl.errors import expected
 
-__all__ = ["normalize_images"]
-
 
 def normalize_images(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     r"""Turn pixel values into the network's input, :math:`(x / 255 - \mu_c) / \sigma_c` for each channel c.

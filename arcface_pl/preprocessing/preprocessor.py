@@ -14,8 +14,6 @@ from arcface_pl.preprocessing.drawing.ink import find_ink
 from arcface_pl.preprocessing.framing import as_framed, fit_image, frame_ink, frame_object
 from arcface_pl.preprocessing.normalize import normalize_images
 
-__all__ = ["STYLES", "Preprocessor", "Style", "style_of_dataset"]
-
 Style = Literal["ink", "object", "picture"]
 STYLES: tuple[Style, ...] = get_args(Style)
 

@@ -4,7 +4,7 @@
     python scripts/benchmarks/soak.py --minutes 5 --data.dataset digits --max_epochs 20
 
 Flags that it does not know go to `fit`. Each life of the run ends by SIGKILL, after a time that is drawn from a printed
-seed: while it starts, or while it trains, saves or validates. Weights, optimiser, schedule and final scores must be
+seed: while it starts, or while it trains, saves or validates. Weights, optimizer, schedule and final scores must be
 those of the undisturbed run. It exits with code 1 where they are not.
 """
 
@@ -150,7 +150,7 @@ def main() -> None:
             *(key for key in scores if key not in MEASURED and scores[key] != found_scores.get(key)),
         ]  # fmt: skip
     print(f"{kills} kills, {resumed} lives went on from a checkpoint, step {found['global_step']}")
-    print(f"differs: {', '.join(wrong)}" if wrong else "equal bit for bit: weights, optimiser, schedule and scores")
+    print(f"differs: {', '.join(wrong)}" if wrong else "equal bit for bit: weights, optimizer, schedule and scores")
     sys.exit(bool(wrong))
 
 

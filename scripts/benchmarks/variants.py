@@ -73,7 +73,7 @@ def original_trainer(task: Task) -> Watch:
 
 
 def same_network(task: Task, precision: str = "32-true") -> Any:
-    """Build this project's Trainer, module and data with the original network, optimiser and rate."""
+    """Build this project's Trainer, module and data with the original network, optimizer and rate."""
     settings = merge(read_config(BASE_CONFIG), read_config(CONFIGS / "source.yaml"))
     settings["data"]["init_args"] |= {"watch_test": False, "batch_size": task.batch_size}
     settings["model"]["head"]["init_args"]["extension"] = "monotone"
@@ -124,7 +124,7 @@ def under_trainer(make: Callable[[Task], Any]) -> Callable[[Task], Watch]:
 
 
 def bare_loop(task: Task) -> Watch:
-    """Train on this project's batches, module and optimiser without a Trainer."""
+    """Train on this project's batches, module and optimizer without a Trainer."""
     keep_freed_memory()
     stop_driver_search()
     cli = same_network(task)

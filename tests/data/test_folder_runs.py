@@ -167,7 +167,7 @@ def test_the_folder_recipe_trains_and_its_checkpoint_is_tested(
     folder = tmp_path / "lightning_logs" / "version_0"
     results = json.loads((folder / "results.json").read_text())
     assert results["dataset"] == "faces"
-    # The images have gone elsewhere, among others: they are normalised as in training all the same.
+    # The images have gone elsewhere, among others: they are normalized as in training all the same.
     main(["test", "--ckpt_path", "best", "--accelerator", "cpu", "--data.num_workers", "0"])
     assert json.loads((folder / "test.json").read_text())["test/accuracy"] == results["test/accuracy"]
     module = ArcFaceModule.load_from_checkpoint(folder / "checkpoints" / "best.ckpt")

@@ -62,7 +62,7 @@ def check(chosen: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
         assert not first["finished"]
         assert whole["finished"]
         assert rest["finished"]
-        # Stopped where it was to be: at an optimiser step, within an epoch or at its end.
+        # Stopped where it was to be: at an optimizer step, within an epoch or at its end.
         stopped_within = len(first["seen"]) % whole["batches"] != 0
         assert stopped_within == chosen["middle"], chosen["name"]
         assert first["step"] < whole["step"]

@@ -40,7 +40,7 @@ def assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def numbers(checkpoint: dict[str, Any]) -> list[Any]:
-    """Weights, and what the optimiser keeps for them; its groups' names are no numbers to be close."""
+    """Weights, and what the optimizer keeps for them; its groups' names are no numbers to be close."""
     (optimizer,) = checkpoint["optimizer_states"]
     rates = [group["lr"] for group in optimizer["param_groups"]]
     return [checkpoint["state_dict"], optimizer["state"], rates]

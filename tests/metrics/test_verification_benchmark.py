@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "verification.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "all_pairs_speed.py"
 
 
 @pytest.mark.slow

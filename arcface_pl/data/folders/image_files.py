@@ -20,8 +20,6 @@ from arcface_pl.data.loader import network_input
 from arcface_pl.errors import DataError, listed
 from arcface_pl.preprocessing import ImageError, Preprocessor
 
-__all__ = ["FileLoader", "ImageFiles", "Unreadable", "pixel_statistics", "report_unreadable"]
-
 _CHUNK = 64  # images that a worker reads at once where no batch is asked for
 _MOST_MEASURED = 4096
 

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from arcface_pl.errors import DataError
 
-__all__ = ["ListedPair", "PairList", "read_pairs"]
-
 _FORMATS = (
     "'name 1 2' for two images of one person and 'name 1 other 2' for images of two, under a first line with the "
     "number of folds and of pairs of each kind in a fold; or 'path path 1' and 'path path 0' without such a line"

@@ -15,8 +15,6 @@ from arcface_pl.errors import DataError, printable
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.seeding import derive_seed
 
-__all__ = ["find_parts", "read_parts"]
-
 _LOG = logging.getLogger(__name__)
 
 

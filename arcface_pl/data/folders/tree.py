@@ -11,8 +11,6 @@ from arcface_pl.data.labelled import LabelledFiles, list_files
 from arcface_pl.errors import DataError, expected, listed, printable
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, is_image, left_out
 
-__all__ = ["class_folders", "find_images", "split_folders"]
-
 _LOG = logging.getLogger(__name__)
 
 _PARTS = {

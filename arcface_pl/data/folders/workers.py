@@ -8,8 +8,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from arcface_pl.errors import DataError
 
-__all__ = ["Workers"]
-
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 

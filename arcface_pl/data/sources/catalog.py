@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-__all__ = ["CATALOG", "DatasetSpec", "FileSpec"]
-
 
 @dataclass(frozen=True)
 class FileSpec:

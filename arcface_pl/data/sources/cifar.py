@@ -14,8 +14,6 @@ from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.sources.catalog import FileSpec
 from arcface_pl.errors import DataError
 
-__all__ = ["read_batches"]
-
 _SHAPE = (3, 32, 32)
 
 

@@ -6,8 +6,6 @@ import torch.nn.functional as F
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.split import stratified_split
 
-__all__ = ["load_digits"]
-
 _TEST_FRACTION = 0.2
 
 

@@ -21,8 +21,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from arcface_pl.data.sources.catalog import FileSpec
 from arcface_pl.errors import DataError
 
-__all__ = ["TimeLimits", "download", "md5_of"]
-
 _LOG = logging.getLogger(__name__)
 _CHUNK = 1 << 16
 _MAX_BYTES = 1 << 28  # the largest known file has 163 MiB; an endless answer must not fill the disk

@@ -4,8 +4,7 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,8 +16,6 @@ from arcface_pl.data.sources.digits import load_digits
 from arcface_pl.data.sources.download import TimeLimits, download, md5_of
 from arcface_pl.data.sources.idx import read_images, read_labels
 from arcface_pl.errors import DataError
-
-__all__ = ["DATA_DIR_VARIABLE", "fetch_dataset", "find_folder", "how_to_get", "load_dataset"]
 
 DATA_DIR_VARIABLE = "ARCFACE_PL_DATA_DIR"
 
@@ -55,7 +52,7 @@ def fetch_dataset(spec: DatasetSpec, data_dir: str | Path, limits: TimeLimits | 
     """
     limits = limits or TimeLimits()
     root = Path(data_dir).expanduser()
-    with _one_process_at_a_time(root, spec, limits):
+    with _locked(root, spec, limits):
         if (found := find_folder(spec, data_dir)) is not None:
             return found
         folder = root / spec.folder
@@ -134,21 +131,16 @@ def _present(folder: Path, file: FileSpec) -> Path | None:
     return next((path for path in candidates if os.path.isfile(path)), None)
 
 
-@contextmanager
-def _one_process_at_a_time(root: Path, spec: DatasetSpec, limits: TimeLimits) -> Iterator[None]:
-    """Hold a lock in ``root``; the system releases it if the process is killed."""
+def _locked(root: Path, spec: DatasetSpec, limits: TimeLimits) -> AbstractContextManager[object]:
+    """Take a lock in ``root`` until the context ends; the system releases it if the process is killed."""
     lock = FileLock(root / f".{spec.name}.lock")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=limits.total)
+        return lock.acquire(timeout=limits.total)
     except Timeout:
         raise DataError(f"{lock.lock_file}: another process has been downloading for {limits.total:g} s") from None
     except OSError as error:
         raise DataError(f"{root}: cannot be written: {error.strerror or error}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _unpack(spec: DatasetSpec, archive: FileSpec, root: Path, limits: TimeLimits) -> None:

@@ -13,8 +13,6 @@ from arcface_pl.data.sources.catalog import FileSpec
 from arcface_pl.data.sources.download import md5_of
 from arcface_pl.errors import DataError
 
-__all__ = ["read_idx", "read_images", "read_labels"]
-
 _UNSIGNED_BYTE = 0x08
 
 

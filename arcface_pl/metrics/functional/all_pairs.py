@@ -15,8 +15,6 @@ from arcface_pl.metrics.functional.curve import VerificationCurve
 from arcface_pl.metrics.functional.pair_blocks import BLOCK_SIZE, GENUINE, IMPOSTOR, NO_PAIR, PairBlocks
 from arcface_pl.metrics.functional.validation import check
 
-__all__ = ["all_pairs_curve"]
-
 _LOW_BITS = 12  # 2**20 bins of 8 bytes per kind of pair are fast to add to, 2**22 are not
 _NUM_BINS = 1 << (32 - _LOW_BITS)
 _BIN_WIDTH = 1 << _LOW_BITS

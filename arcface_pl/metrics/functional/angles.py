@@ -8,8 +8,6 @@ from torch import Tensor
 from arcface_pl.metrics.functional.cosine import cosine_block, unit_rows
 from arcface_pl.metrics.functional.validation import check, check_embeddings, check_labels, check_same_width
 
-__all__ = ["TargetAngles", "center_angles", "target_angles"]
-
 _MAX_BLOCK = 1 << 22  # cosines held at a time: 16 MB
 
 

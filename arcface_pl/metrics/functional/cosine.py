@@ -6,8 +6,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["cosine_block", "unit_rows"]
-
 
 def unit_rows(embeddings: Tensor) -> Tensor:
     """Normalize rows of any length, (N, D) -> (N, D), in their dtype; a row of zeros stays zero.

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from arcface_pl.metrics.functional.validation import check, check_fraction
 
-__all__ = ["ROC", "Rates", "VerificationCurve"]
-
 
 class ROC(NamedTuple):
     """Receiver operating characteristic, from the strictest threshold to the most lenient.

@@ -8,8 +8,6 @@ from torch import Tensor
 from arcface_pl.metrics.functional.curve import VerificationCurve
 from arcface_pl.metrics.functional.validation import check, check_labels, check_scores
 
-__all__ = ["FoldAccuracy", "fold_accuracy", "have_both_kinds"]
-
 
 class FoldAccuracy(NamedTuple):
     """Accuracy of a verification by cross-validation.

@@ -1,15 +1,13 @@
 """Nearest neighbors of queries in a gallery, in chunks of queries, in an order that is defined for ties."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
 from arcface_pl.metrics.functional.cosine import cosine_block, unit_rows
 from arcface_pl.metrics.functional.validation import check, check_embeddings, check_labels, check_same_width
-
-__all__ = ["Neighbours", "Search"]
 
 _MAX_BLOCK = 1 << 22  # cosines held at a time: 16 MB
 _MIN_ROWS = 32  # with fewer queries the GEMM is bound by reading the gallery
@@ -31,6 +29,18 @@ class Neighbours(NamedTuple):
     query: Tensor
 
 
+class Gallery(TypedDict, total=False):
+    """Where queries are looked up; without a gallery, each among all others.
+
+    Attributes:
+        gallery_embeddings: Gallery, (G, D), any real dtype; None for the other queries.
+        gallery_labels: Classes of the gallery, (G,), any integer dtype; required with a gallery.
+    """
+
+    gallery_embeddings: Tensor | None
+    gallery_labels: Tensor | None
+
+
 class Search:
     """Queries and the gallery they are looked up in; without a gallery, the other queries.
 
@@ -45,7 +55,11 @@ class Search:
     """
 
     def __init__(
-        self, embeddings: Tensor, labels: Tensor, gallery_embeddings: Tensor | None, gallery_labels: Tensor | None
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        gallery_embeddings: Tensor | None = None,
+        gallery_labels: Tensor | None = None,
     ) -> None:
         embeddings = check_embeddings("embeddings", embeddings)
         self.queries = unit_rows(embeddings).float()

@@ -10,17 +10,6 @@ from torch import Tensor
 from arcface_pl.metrics.functional.cosine import cosine_block, unit_rows
 from arcface_pl.metrics.functional.validation import check, check_embeddings, check_labels
 
-__all__ = [
-    "BLOCK_SIZE",
-    "GENUINE",
-    "IMPOSTOR",
-    "NO_PAIR",
-    "PairBlock",
-    "PairBlocks",
-    "listed_pair_scores",
-    "pair_scores",
-]
-
 IMPOSTOR, GENUINE, NO_PAIR = 0, 1, 2
 BLOCK_SIZE = 896  # 3 MB of float32 scores, which stay in cache between the GEMM and the counting
 

@@ -1,13 +1,11 @@
 """R-precision and MAP@R: retrieval over as many neighbors as the query's class has members."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
-from arcface_pl.metrics.functional.neighbours import Search
-
-__all__ = ["PrecisionAtR", "mean_average_precision_at_r", "precision_at_r", "r_precision"]
+from arcface_pl.metrics.functional.neighbours import Gallery, Search
 
 
 class PrecisionAtR(NamedTuple):
@@ -18,13 +16,7 @@ class PrecisionAtR(NamedTuple):
 
 
 @torch.no_grad()
-def precision_at_r(
-    embeddings: Tensor,
-    labels: Tensor,
-    *,
-    gallery_embeddings: Tensor | None = None,
-    gallery_labels: Tensor | None = None,
-) -> PrecisionAtR:
+def precision_at_r(embeddings: Tensor, labels: Tensor, **gallery: Unpack[Gallery]) -> PrecisionAtR:
     """Compute R-precision and MAP@R over the R nearest neighbors, where R is the size of the query's class.
 
     R-precision = r / R, where r of the R nearest belong to the query's class. MAP@R also rewards early hits:
@@ -35,8 +27,7 @@ def precision_at_r(
     Args:
         embeddings: Queries, (Q, D), any real dtype; normalized here.
         labels: Classes of the queries, (Q,), any integer dtype.
-        gallery_embeddings: Gallery, (G, D); None for the other queries.
-        gallery_labels: Classes of the gallery, (G,).
+        **gallery: ``gallery_embeddings`` and ``gallery_labels``; see `Gallery`.
 
     Returns:
         ``(r_precision, mean_average_precision)``, means over the queries, fractions in [0, 1].
@@ -47,7 +38,7 @@ def precision_at_r(
     Reference:
         Musgrave, Belongie, Lim, "A Metric Learning Reality Check", 2020.
     """
-    search = Search(embeddings, labels, gallery_embeddings, gallery_labels)
+    search = Search(embeddings, labels, **gallery)
     queries = search.with_relevant()
     # Sorted by class size, so that no chunk ranks more than its queries need
     queries = queries[search.num_relevant[queries].argsort()]
@@ -60,20 +51,13 @@ def precision_at_r(
     return PrecisionAtR(precision / len(queries), average_precision / len(queries))
 
 
-def r_precision(
-    embeddings: Tensor,
-    labels: Tensor,
-    *,
-    gallery_embeddings: Tensor | None = None,
-    gallery_labels: Tensor | None = None,
-) -> float:
+def r_precision(embeddings: Tensor, labels: Tensor, **gallery: Unpack[Gallery]) -> float:
     """Compute the mean share of the R nearest neighbors in the query's class; see `precision_at_r`.
 
     Args:
         embeddings: Queries, (Q, D), any real dtype; normalized here.
         labels: Classes of the queries, (Q,), any integer dtype.
-        gallery_embeddings: Gallery, (G, D); None for the other queries.
-        gallery_labels: Classes of the gallery, (G,).
+        **gallery: ``gallery_embeddings`` and ``gallery_labels``; see `Gallery`.
 
     Returns:
         A fraction in [0, 1].
@@ -81,25 +65,16 @@ def r_precision(
     Raises:
         ValueError: As `precision_at_r`.
     """
-    return precision_at_r(
-        embeddings, labels, gallery_embeddings=gallery_embeddings, gallery_labels=gallery_labels
-    ).r_precision
+    return precision_at_r(embeddings, labels, **gallery).r_precision
 
 
-def mean_average_precision_at_r(
-    embeddings: Tensor,
-    labels: Tensor,
-    *,
-    gallery_embeddings: Tensor | None = None,
-    gallery_labels: Tensor | None = None,
-) -> float:
+def mean_average_precision_at_r(embeddings: Tensor, labels: Tensor, **gallery: Unpack[Gallery]) -> float:
     """Compute MAP@R, R-precision that also rewards early hits; see `precision_at_r` for the equation.
 
     Args:
         embeddings: Queries, (Q, D), any real dtype; normalized here.
         labels: Classes of the queries, (Q,), any integer dtype.
-        gallery_embeddings: Gallery, (G, D); None for the other queries.
-        gallery_labels: Classes of the gallery, (G,).
+        **gallery: ``gallery_embeddings`` and ``gallery_labels``; see `Gallery`.
 
     Returns:
         A fraction in [0, 1].
@@ -113,6 +88,4 @@ def mean_average_precision_at_r(
         >>> mean_average_precision_at_r(embeddings, torch.tensor([0, 0, 1, 1]))
         0.75
     """
-    return precision_at_r(
-        embeddings, labels, gallery_embeddings=gallery_embeddings, gallery_labels=gallery_labels
-    ).mean_average_precision
+    return precision_at_r(embeddings, labels, **gallery).mean_average_precision

@@ -11,23 +11,16 @@ All functions share these arguments and rules.
 * Queries are processed in chunks; there is never a Q x G matrix.
 """
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
-from arcface_pl.metrics.functional.neighbours import Search
-
-__all__ = ["cumulative_match_characteristic", "knn_accuracy", "precision_at_k", "recall_at_k"]
+from arcface_pl.metrics.functional.neighbours import Gallery, Search
 
 
 @torch.no_grad()
-def recall_at_k(
-    embeddings: Tensor,
-    labels: Tensor,
-    k: int = 1,
-    *,
-    gallery_embeddings: Tensor | None = None,
-    gallery_labels: Tensor | None = None,
-) -> float:
+def recall_at_k(embeddings: Tensor, labels: Tensor, k: int = 1, **gallery: Unpack[Gallery]) -> float:
     """Compute the share of queries with at least one item of their class among their k nearest neighbors.
 
     This is recall@k as in metric learning; information retrieval divides by the size of the class instead.
@@ -36,8 +29,7 @@ def recall_at_k(
         embeddings: Queries, (Q, D).
         labels: Classes of the queries, (Q,).
         k: Number of neighbors, from 1 to the gallery's size (without a gallery: Q - 1).
-        gallery_embeddings: Gallery, (G, D); None for the other queries.
-        gallery_labels: Classes of the gallery, (G,).
+        **gallery: ``gallery_embeddings`` and ``gallery_labels``; see `Gallery`.
 
     Returns:
         A fraction in [0, 1].
@@ -52,17 +44,12 @@ def recall_at_k(
         >>> recall_at_k(embeddings, torch.tensor([0, 0, 1, 1]), k=1)
         0.75
     """
-    return float(_match_rates(Search(embeddings, labels, gallery_embeddings, gallery_labels), "k", k)[-1])
+    return float(_match_rates(Search(embeddings, labels, **gallery), "k", k)[-1])
 
 
 @torch.no_grad()
 def cumulative_match_characteristic(
-    embeddings: Tensor,
-    labels: Tensor,
-    max_rank: int = 10,
-    *,
-    gallery_embeddings: Tensor | None = None,
-    gallery_labels: Tensor | None = None,
+    embeddings: Tensor, labels: Tensor, max_rank: int = 10, **gallery: Unpack[Gallery]
 ) -> Tensor:
     """Compute the CMC: for each rank k, the share of queries with an item of their class at rank <= k (recall@k).
 
@@ -70,8 +57,7 @@ def cumulative_match_characteristic(
         embeddings: Queries, (Q, D).
         labels: Classes of the queries, (Q,).
         max_rank: Last rank, from 1 to the gallery's size (without a gallery: Q - 1).
-        gallery_embeddings: Gallery, (G, D); None for the other queries.
-        gallery_labels: Classes of the gallery, (G,).
+        **gallery: ``gallery_embeddings`` and ``gallery_labels``; see `Gallery`.
 
     Returns:
         Fractions at ranks 1 to ``max_rank``, (max_rank,), float64, non-decreasing.
@@ -79,26 +65,18 @@ def cumulative_match_characteristic(
     Raises:
         ValueError: As `recall_at_k`.
     """
-    return _match_rates(Search(embeddings, labels, gallery_embeddings, gallery_labels), "max_rank", max_rank)
+    return _match_rates(Search(embeddings, labels, **gallery), "max_rank", max_rank)
 
 
 @torch.no_grad()
-def precision_at_k(
-    embeddings: Tensor,
-    labels: Tensor,
-    k: int = 1,
-    *,
-    gallery_embeddings: Tensor | None = None,
-    gallery_labels: Tensor | None = None,
-) -> float:
+def precision_at_k(embeddings: Tensor, labels: Tensor, k: int = 1, **gallery: Unpack[Gallery]) -> float:
     """Compute the mean share of the k nearest neighbors in the query's class; at k = 1, precision@1.
 
     Args:
         embeddings: Queries, (Q, D).
         labels: Classes of the queries, (Q,).
         k: Number of neighbors, from 1 to the gallery's size (without a gallery: Q - 1).
-        gallery_embeddings: Gallery, (G, D); None for the other queries.
-        gallery_labels: Classes of the gallery, (G,).
+        **gallery: ``gallery_embeddings`` and ``gallery_labels``; see `Gallery`.
 
     Returns:
         A fraction in [0, 1].
@@ -106,29 +84,21 @@ def precision_at_k(
     Raises:
         ValueError: As `recall_at_k`.
     """
-    search = Search(embeddings, labels, gallery_embeddings, gallery_labels)
+    search = Search(embeddings, labels, **gallery)
     search.check_k("k", k)
     queries = search.with_relevant()
     return sum(int(found.is_relevant.sum()) for found in search.neighbours(queries, k)) / (len(queries) * k)
 
 
 @torch.no_grad()
-def knn_accuracy(
-    embeddings: Tensor,
-    labels: Tensor,
-    k: int = 5,
-    *,
-    gallery_embeddings: Tensor | None = None,
-    gallery_labels: Tensor | None = None,
-) -> float:
+def knn_accuracy(embeddings: Tensor, labels: Tensor, k: int = 5, **gallery: Unpack[Gallery]) -> float:
     """Compute the share of queries whose class wins the vote of the k nearest neighbors; ties go to the lower label.
 
     Args:
         embeddings: Queries, (Q, D).
         labels: Classes of the queries, (Q,).
         k: Number of neighbors that vote, from 1 to the gallery's size (without a gallery: Q - 1).
-        gallery_embeddings: Gallery, (G, D); None for the other queries.
-        gallery_labels: Classes of the gallery, (G,).
+        **gallery: ``gallery_embeddings`` and ``gallery_labels``; see `Gallery`.
 
     Returns:
         A fraction in [0, 1].
@@ -136,7 +106,7 @@ def knn_accuracy(
     Raises:
         ValueError: If shapes do not fit, a value is NaN or infinite, or ``k`` exceeds the gallery.
     """
-    search = Search(embeddings, labels, gallery_embeddings, gallery_labels)
+    search = Search(embeddings, labels, **gallery)
     search.check_k("k", k)
     queries = torch.arange(len(search.labels), device=search.labels.device)
     num_right = 0

@@ -5,8 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check", "check_embeddings", "check_fraction", "check_labels", "check_same_width", "check_scores"]
-
 
 def check(holds: bool, name: str, got: Any, accepted: str) -> None:
     """Raise ValueError in the package's wording unless ``holds``; ``got`` is a value or describes one."""

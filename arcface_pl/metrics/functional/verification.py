@@ -8,8 +8,6 @@ from torch import Tensor
 from arcface_pl.metrics.functional.curve import ROC, Rates, VerificationCurve
 from arcface_pl.metrics.functional.validation import check, check_scores
 
-__all__ = ["auc", "equal_error_rate", "rates_at_threshold", "roc", "tar_at_far", "verification_curve"]
-
 
 def verification_curve(genuine: Tensor, impostor: Tensor) -> VerificationCurve:
     """Count the pairs that each distinct score accepts, once for all error rates that follow from it.

@@ -7,8 +7,7 @@ from scipy import ndimage
 
 from arcface_pl.preprocessing.drawing.paper import find_paper, shrink, smooth
 from arcface_pl.preprocessing.drawing.rules import without_rules
-
-__all__ = ["find_ink"]
+from arcface_pl.preprocessing.framing import crop_ink
 
 # Largest side, in pixels, at which an image is analyzed: enough for strokes, and fast for phone pictures.
 WORKING_SIZE = 480
@@ -149,8 +148,7 @@ def _render(found: _Found) -> np.ndarray:
     low = 2.5 * noise
     high = float(np.percentile(contrast[mask], 75))
     ink = np.clip((contrast - low) / max(high - low, 1), 0, 1) * reach
-    rows, columns = (np.flatnonzero((ink > 0.05).any(axis=axis)) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32)
+    return crop_ink(ink).astype(np.float32)
 
 
 def _without_specks(grey: np.ndarray) -> np.ndarray:

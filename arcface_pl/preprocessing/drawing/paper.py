@@ -3,8 +3,6 @@
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["find_paper", "shrink", "smooth"]
-
 # Deviation of the image's edge from a smooth surface, in grey levels, up to which it is paper, and how much must be.
 EDGE_TOLERANCE = 8.0
 EDGE_SHARE = 0.75

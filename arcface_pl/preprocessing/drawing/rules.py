@@ -3,8 +3,6 @@
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["without_rules"]
-
 # Steepest slope of a line, in either direction: a tilted page.
 STEEPEST = 0.1
 # Fraction of a line's pixels that must be marked, over its length and near each end.
