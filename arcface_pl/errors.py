@@ -15,6 +15,7 @@ __all__ = [
     "UserError",
     "expected",
     "listed",
+    "printable",
 ]
 
 _MOST_LISTED = 10
@@ -37,14 +38,24 @@ def expected(name: str, got: object, accepted: str, remedy: str = "") -> str:
 
 
 def listed(names: Sequence[object]) -> str:
-    """Join names with commas: the first ten, and how many more there are.
+    """Join names with commas, control characters escaped: the first ten, and how many more there are.
 
     Example:
         >>> listed(range(12))
         '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
     """
     more = len(names) - _MOST_LISTED
-    return ", ".join(map(str, names[:_MOST_LISTED])) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(map(printable, names[:_MOST_LISTED])) + (f" and {more:,} more" if more > 0 else "")
+
+
+def printable(text: object) -> str:
+    """Escape control characters, line breaks and undecodable bytes, as file and class names may have.
+
+    Example:
+        >>> printable(f"a{chr(7)}b") == "a" + repr(chr(7))[1:-1] + "b"
+        True
+    """
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))
 
 
 class UserError(ValueError):

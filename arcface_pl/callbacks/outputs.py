@@ -11,7 +11,16 @@ from torch import Tensor
 
 from arcface_pl.evaluation.thresholds import evenly_spread
 
-__all__ = ["ScoredBatch", "images_of", "num_batches_of", "num_classes_of", "scored_batch", "share_of_rows", "warn_once"]
+__all__ = [
+    "ScoredBatch",
+    "ScoredCallback",
+    "images_of",
+    "num_batches_of",
+    "num_classes_of",
+    "scored_batch",
+    "share_of_rows",
+    "warn_once",
+]
 
 _WARNED: WeakKeyDictionary[L.Callback, set[str]] = WeakKeyDictionary()
 
@@ -56,6 +65,35 @@ def scored_batch(callback: L.Callback, outputs: Any, *names: str) -> ScoredBatch
         "(arcface_pl.callbacks.outputs.ScoredBatch). Such batches are skipped",
     )
     return None
+
+
+class ScoredCallback(L.Callback):
+    """A callback that reads the outputs of the validation step, and of the test step if it aliases the hook."""
+
+    needs: tuple[str, ...]
+    """The keys of `ScoredBatch` that `on_scored_batch` reads."""
+
+    def wants(self, trainer: L.Trainer) -> bool:
+        """Return whether outputs are read now."""
+        return True
+
+    def on_scored_batch(self, trainer: L.Trainer, scored: ScoredBatch, batch: Any, batch_idx: int) -> None:
+        """Read a batch's outputs, which hold what the callback needs."""
+        raise NotImplementedError
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Pass on the outputs if they hold what is needed; otherwise warn once."""
+        scored = scored_batch(self, outputs, *self.needs) if self.wants(trainer) else None
+        if scored is not None:
+            self.on_scored_batch(trainer, scored, batch, batch_idx)
 
 
 def images_of(callback: L.Callback, batch: Any, num_images: int, like: Tensor | None = None) -> Tensor | None:

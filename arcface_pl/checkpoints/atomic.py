@@ -1,6 +1,7 @@
-"""Atomic file writes: after a crash the old file or the new one is there, never a part of either."""
+"""Atomic writes: after a crash the old file or the new one is there; a numbered folder has one owner."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,7 +10,19 @@ from typing import Any, BinaryIO
 
 import torch
 
-__all__ = ["check_writable", "link_or_copy", "replacing", "sweep", "write_checkpoint"]
+from arcface_pl.errors import FileError
+
+__all__ = [
+    "check_writable",
+    "claim_folder",
+    "link_or_copy",
+    "missing_folders",
+    "replacing",
+    "sweep",
+    "unused_path",
+    "write_checkpoint",
+    "writing",
+]
 
 PARTIAL = ".partial"
 KEPT = {"last.ckpt": "previous.ckpt"}
@@ -80,6 +93,43 @@ def check_writable(folder: Path) -> None:
     probe.unlink()
 
 
+def claim_folder(root: Path, suffix: str = "") -> Path:
+    """Create ``root/version_N``, numbered one past the highest there.
+
+    Creation is exclusive: of several processes and machines that call this at once, each gets another folder.
+
+    Args:
+        root: Parent of the folder, created if needed.
+        suffix: Follows the number.
+
+    Raises:
+        OSError: If it cannot be created.
+    """
+    while True:
+        root.mkdir(parents=True, exist_ok=True)
+        numbers = [int(found.group(1)) for each in root.iterdir() if (found := re.match(r"version_(\d+)", each.name))]
+        folder = root / f"version_{max(numbers, default=-1) + 1}{suffix}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another process was faster
+            continue
+        return folder
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Return ``folder`` and its parents, innermost first, as far as they do not exist."""
+    return [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+
+
+def unused_path(path: Path) -> Path:
+    """Return ``path``, or, where there is a file, the first of ``NAME-1``, ``NAME-2``, ... that is not."""
+    number, unused = 0, path
+    while os.path.lexists(unused):
+        number += 1
+        unused = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return unused
+
+
 def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     """Write a checkpoint atomically; the file is what ``torch.save`` writes. The old ``last.ckpt`` is kept.
 
@@ -99,6 +149,21 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
             if isinstance(error.__context__, OSError):  # a full disk, say: torch's ZIP writer then fails to close
                 raise error.__context__ from None
             raise
+
+
+@contextmanager
+def writing(path: str | Path, kind: type[FileError], remedy: str) -> Iterator[None]:
+    """Turn an `OSError` of the body into an error about ``path``.
+
+    Args:
+        path: The file or folder that the body writes.
+        kind: The error's class.
+        remedy: What to do about it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(path, f"cannot be written ({error.strerror})", remedy) from error
 
 
 def _partial(path: Path) -> Path:

@@ -24,11 +24,7 @@ _REGISTRIES: dict[str, Mapping[str, type[nn.Module]]] = {"backbone": BACKBONES, 
 
 
 def rebuild(
-    content: Mapping[str, Any],
-    path: str | Path,
-    *,
-    backbone: Backbone | None = None,
-    head: Head | None = None,
+    content: Mapping[str, Any], path: str | Path, *, backbone: Backbone | None = None, head: Head | None = None
 ) -> tuple[Backbone, Head]:
     """Rebuild the networks of a checkpoint, with its weights, on the CPU.
 

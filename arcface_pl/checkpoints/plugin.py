@@ -1,8 +1,6 @@
 """CheckpointIO plugin: how a Trainer writes and reads this package's checkpoints."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +8,13 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
-from arcface_pl.checkpoints.atomic import link_or_copy, write_checkpoint
-from arcface_pl.checkpoints.reading import CheckpointFile, is_finite, read_checkpoint
+from arcface_pl.checkpoints.atomic import link_or_copy, write_checkpoint, writing
+from arcface_pl.checkpoints.reading import CheckpointFile, is_finite, nested, read_checkpoint
 from arcface_pl.errors import CheckpointError
 
 __all__ = ["DurableCheckpointIO"]
+
+_REMEDY = "earlier checkpoints are unchanged: fix this and resume"
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -39,11 +39,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: If a weight is NaN or inf, or the file cannot be written.
         """
-        for section in ("state_dict", "optimizer_states"):
-            for name, tensor in _tensors(checkpoint.get(section, {}), section):
-                if not is_finite(tensor):
-                    raise CheckpointError(path, f"not written, since {name} is not finite", "use an earlier one")
-        with _writing(path):
+        for name, value in nested({key: checkpoint.get(key) for key in ("state_dict", "optimizer_states")}):
+            if isinstance(value, Tensor) and not is_finite(value):
+                raise CheckpointError(path, f"not written, since {name} is not finite", "use an earlier one")
+        with writing(path, CheckpointError, _REMEDY):
             write_checkpoint(checkpoint, path)
 
     def link_checkpoint(self, written: Path, path: Path) -> None:
@@ -52,7 +51,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: If the file cannot be written.
         """
-        with _writing(path):
+        with writing(path, CheckpointError, _REMEDY):
             link_or_copy(written, path)
 
     def load_checkpoint(
@@ -69,20 +68,3 @@ class DurableCheckpointIO(TorchCheckpointIO):
         if not isinstance(version, str) or not re.match(r"[0-9]+\.[0-9]+", version):
             raise CheckpointError(path, "it has no pytorch-lightning_version", "use a checkpoint that a Trainer wrote")
         return content
-
-
-@contextmanager
-def _writing(path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        remedy = "earlier checkpoints are unchanged: fix this and resume"
-        raise CheckpointError(path, f"cannot be written ({error.strerror})", remedy) from error
-
-
-def _tensors(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(node, Tensor):
-        yield name, node
-    elif isinstance(node, dict | list | tuple):
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _tensors(value, f"{name}.{key}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arcface_pl.errors import CheckpointError
 
-__all__ = ["FORMAT_VERSION", "CheckpointFile", "check_fit", "check_resumable", "is_finite", "read_checkpoint"]
+__all__ = ["FORMAT_VERSION", "CheckpointFile", "check_fit", "check_resumable", "is_finite", "nested", "read_checkpoint"]
 
 FORMAT_VERSION = 1
 """Stored in every checkpoint as ``format_version``; increased when older releases can no longer read new files."""
@@ -132,7 +132,7 @@ def _check_content(path: Path, content: Any) -> None:
             fault = f"it has no {key}" if key not in content else f"its {key} is not a dictionary"
             raise CheckpointError(path, fault, f"{_OURS}, not bare weights")
     _check_facts(path, content.get("data") or {})
-    for name, value in _walk(content):
+    for name, value in nested(content):
         if isinstance(value, dict) and (named := [key for key in _NAMES_CODE if key in value]):
             raise CheckpointError(path, f"{name or 'it'} names code to run ({named[0]})", "do not use it")
         if isinstance(value, Tensor) and (wrong := _fault_of(value, finite=name.split(".")[0] in _FINITE)):
@@ -159,8 +159,12 @@ def _check_facts(path: Path, facts: Any) -> None:
         raise CheckpointError(path, "its normalization is not a mean and a deviation per channel", _OURS)
 
 
-def _walk(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield everything in nested containers once, with the place where it was found; cycles are followed once."""
+def nested(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield everything in nested containers once and in order, with the place where it was found.
+
+    Args:
+        content: The outermost container; cycles are followed once.
+    """
     waiting: list[tuple[str, Any]] = [("", content)]
     seen = set()
     while waiting:
@@ -169,10 +173,9 @@ def _walk(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             continue
         seen.add(id(value))
         yield name, value
-        if isinstance(value, Mapping):
-            waiting.extend((f"{name}.{key}" if name else str(key), each) for key, each in value.items())
-        elif isinstance(value, list | tuple | set | frozenset):
-            waiting.extend((f"{name}.{place}", each) for place, each in enumerate(value))
+        inner: Any = value.items() if isinstance(value, Mapping) else ()
+        inner = enumerate(value) if isinstance(value, list | tuple | set | frozenset) else inner
+        waiting.extend((f"{name}.{key}" if name else str(key), each) for key, each in reversed([*inner]))
 
 
 def _fault_of(tensor: Tensor, *, finite: bool) -> str | None:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from arcface_pl.cli.help import HELP, SUBCOMMANDS
-from arcface_pl.cli.parser import printable
-from arcface_pl.errors import SettingsError, UserError
+from arcface_pl.errors import SettingsError, UserError, printable
 
 __all__ = ["main"]
 
@@ -61,7 +60,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except UserError as error:
         if "--traceback" in args:
             raise
-        print(f"arcface-pl {command}: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)  # noqa: T201
+        line = " ".join(f"arcface-pl {command}: error: {error}".split())
+        print(printable(line), file=sys.stderr)  # noqa: T201
         sys.exit(2)
 
 

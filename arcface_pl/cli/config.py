@@ -6,7 +6,7 @@ list of callbacks would replace the base's instead of adding to it.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from difflib import get_close_matches
 from importlib import import_module
@@ -135,6 +135,23 @@ def read_config(path: str | Path, command: str = "fit") -> dict[str, Any]:
 def is_class(node: Any) -> bool:
     """Return whether ``node`` is a class in a config: a mapping with a class_path."""
     return isinstance(node, dict) and "class_path" in node
+
+
+def walk(node: Any, mapping: type = dict, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full name, without init_args, and the value of everything in nested settings, containers first.
+
+    Args:
+        node: The settings.
+        mapping: Type of what maps names to settings: dict, or jsonargparse's Namespace. Others are values.
+        key: Full name of ``node``.
+    """
+    yield key, node
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from walk(item, mapping, key)
+    elif isinstance(node, mapping):
+        for name, value in (node if isinstance(node, dict) else vars(node)).items():
+            yield from walk(value, mapping, key if name == "init_args" else f"{key}.{name}" if key else str(name))
 
 
 def import_class(path: Any) -> type | None:

@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, number
-from arcface_pl.errors import SettingsError, expected
+from arcface_pl.errors import SettingsError, expected, printable
 
 __all__ = ["run"]
 
@@ -59,7 +59,7 @@ def run(args: list[str]) -> None:
             app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
         )
         port = listener.getsockname()[1]
-        print(f"http://{HOST}:{port}/ shows {given.model} (Ctrl-C ends it)", flush=True)  # noqa: T201
+        print(f"http://{HOST}:{port}/ shows {printable(given.model)} (Ctrl-C ends it)", flush=True)  # noqa: T201
         with suppress(KeyboardInterrupt):  # uvicorn shuts down, then raises the interrupt again
             uvicorn.Server(config).run(sockets=[listener])
 

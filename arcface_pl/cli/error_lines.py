@@ -20,22 +20,9 @@ from arcface_pl.heads import HEADS
 
 __all__ = ["ConstructorError", "file_errors", "library_errors", "plain_types", "settings_errors"]
 
-# What a user can mend: a full or read-only disk, a quota, a limit, a permission, a file where a folder belongs.
-_MENDABLE = {
-    "ENOSPC",
-    "EDQUOT",
-    "EFBIG",
-    "EROFS",
-    "EACCES",
-    "EPERM",
-    "ENOTDIR",
-    "EISDIR",
-    "EEXIST",
-    "ENOENT",
-    "EIO",
-    "ENAMETOOLONG",
-    "ELOOP",
-}
+# What a user can mend: a file that is missing or in the way, a permission, a full or read-only disk, a quota, a limit.
+_MENDABLE = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_MENDABLE_CODES = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ENAMETOOLONG", "ELOOP"}
 
 # Where what a setting makes impossible is found out as late as in the run itself.
 _LIBRARIES = ("lightning", "torch.optim")
@@ -132,7 +119,8 @@ def file_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if errno.errorcode.get(error.errno or 0) not in _MENDABLE:
+        code = errno.errorcode.get(error.errno or 0)
+        if code is None or not (isinstance(error, _MENDABLE) or code in _MENDABLE_CODES):
             raise
         raise UserError(f"{error.filename or 'a file of the run'}: {error.strerror}") from error
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from arcface_pl.cli.command_line import Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
-from arcface_pl.cli.parser import ToolParser
+from arcface_pl.cli.parser import ToolParser, cell
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.evaluation.protocols import PROTOCOLS
 
@@ -75,11 +75,11 @@ def run(args: list[str]) -> None:
     report.print_table(console, results["dataset"], options.split, found)
     path = options.json or _place(checkpoint.path) / _file_name(results)
     report.write(path, results)
-    console.print(f"numbers in {path}", soft_wrap=True)
+    console.print(f"numbers in {cell(path)}", soft_wrap=True)
     if options.figures:
         history = angle_history_of(checkpoint.content)
         paths = report.save_figures(model, data, options.split, found, options.figures, history)
-        console.print(f"{len(paths)} figures in {options.figures}", soft_wrap=True)
+        console.print(f"{len(paths)} figures in {cell(options.figures)}", soft_wrap=True)
 
 
 def _parser() -> ToolParser:

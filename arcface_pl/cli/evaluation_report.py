@@ -1,6 +1,5 @@
 """``evaluate``: what is measured on a data module, and its table, JSON and figures."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from arcface_pl.cli.parser import cell
+from arcface_pl.cli.report import write_json
 from arcface_pl.errors import SettingsError
-from arcface_pl.evaluation.measure import Evaluation, embed, evaluate
+from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
 from arcface_pl.metrics.functional import target_angles
 from arcface_pl.recognizer import TrainedModel
@@ -17,33 +18,26 @@ from arcface_pl.recognizer import TrainedModel
 __all__ = ["as_json", "evaluate_data", "print_table", "save_figures", "write"]
 
 MOST_MISTAKES = 24
-# Kind, name of the score, and how it reads.
-_ROWS = (
-    ("classification", "accuracy", "accuracy"),
-    ("classification", "target_mean", "mean angle to the target class"),
-    ("classification", "nearest_other_mean", "mean angle to the nearest other class"),
-    ("classification", "gap_mean", "their gap"),
-    ("verification", "eer", "equal error rate"),
-    ("verification", "tar_at_far_0.1", "TAR at FAR 10%"),
-    ("verification", "tar_at_far_0.01", "TAR at FAR 1%"),
-    ("verification", "tar_at_far_0.001", "TAR at FAR 0.1%"),
-    ("verification", "tar_at_far_0.0001", "TAR at FAR 0.01%"),
-    ("verification", "auc", "area under the ROC"),
-    ("pairs", "fold_accuracy", "accuracy, threshold from the other folds"),
-    ("pairs", "eer", "equal error rate"),
-    ("pairs", "tar_at_far_0.1", "TAR at FAR 10%"),
-    ("pairs", "tar_at_far_0.01", "TAR at FAR 1%"),
-    ("pairs", "tar_at_far_0.001", "TAR at FAR 0.1%"),
-    ("pairs", "auc", "area under the ROC"),
-    ("retrieval", "recall_at_1", "recall@1"),
-    ("retrieval", "recall_at_5", "recall@5"),
-    ("retrieval", "recall_at_10", "recall@10"),
-    ("retrieval", "r_precision", "R-precision"),
-    ("retrieval", "map_at_r", "MAP@R"),
-    ("retrieval", "knn_accuracy", "k-NN accuracy, k = 5"),
-    ("identification", "rank_1_of_1_enrolled", "rank 1, one image of each class enrolled"),
-    ("identification", "rank_1_of_5_enrolled", "rank 1, five enrolled"),
-)
+# How each score reads, in the order of the rows of each kind.
+_LABELS = {
+    "accuracy": "accuracy",
+    "target_mean": "mean angle to the target class",
+    "nearest_other_mean": "mean angle to the nearest other class",
+    "gap_mean": "their gap",
+    "fold_accuracy": "accuracy, threshold from the other folds",
+    "eer": "equal error rate",
+    **{f"tar_at_far_{far:g}": f"TAR at FAR {100 * far:g}%" for far in FAR},
+    "auc": "area under the ROC",
+    "recall_at_1": "recall@1",
+    "recall_at_5": "recall@5",
+    "recall_at_10": "recall@10",
+    "r_precision": "R-precision",
+    "map_at_r": "MAP@R",
+    "knn_accuracy": "k-NN accuracy, k = 5",
+    "rank_1_of_1_enrolled": "rank 1, one image of each class enrolled",
+    "rank_1_of_5_enrolled": "rank 1, five enrolled",
+}
+_NOT_SHOWN = {"pairs": ["tar_at_far_0.0001"]}  # only the JSON has it: published lists have too few pairs
 _KINDS = {
     "classification": "classification",
     "verification": "verification, all pairs",
@@ -65,7 +59,6 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
     Returns:
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
     """
-    found = {}
     batches = data.test_dataloader()
     if split == "val":
         batches = data.val_dataloader() if getattr(data, "num_val", 0) else None
@@ -79,15 +72,15 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
     network = model.to(device).backbone
     embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
     model.to("cpu")
-    for name, (_, class_names) in sets.items():
-        is_held_out = name == "held_out"
-        found[name] = evaluate(
+    return {
+        name: evaluate(
             embedded[name],
             list(class_names),
             head=model.head if name == "trained" else None,
-            pairs=None if is_held_out else pairs,
+            pairs=None if name == "held_out" else pairs,
         )
-    return found
+        for name, (_, class_names) in sets.items()
+    }
 
 
 def as_json(found: dict[str, Evaluation]) -> dict[str, Any]:
@@ -106,8 +99,7 @@ def write(path: Path, results: dict[str, Any]) -> None:
         SettingsError: If the file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(path, results)
     except OSError as error:
         raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
 
@@ -115,33 +107,33 @@ def write(path: Path, results: dict[str, Any]) -> None:
 def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:
     """Print one table, a column a set of images."""
     titles = {"trained": "trained classes", "unseen": "other classes", "held_out": "held-out classes"}
-    table = Table(title=f"{dataset}, {split}", title_justify="left")
+    table = Table(title=cell(f"{dataset}, {split}"), title_justify="left")
     table.add_column("")
     for name, each in found.items():
-        table.add_column(f"{titles[name]}: {_listed(each.class_names)}\n{each.num_images:,} images", justify="right")
-    kind = None
-    for row_kind, score, label in _ROWS:
-        values = [each.scores.get(row_kind, {}).get(score) for each in found.values()]
-        if all(value is None for value in values):
-            continue
-        if row_kind != kind:
-            kind = row_kind
+        table.add_column(
+            f"{titles[name]}: {cell(_listed(each.class_names))}\n{each.num_images:,} images", justify="right"
+        )
+    for kind, title in _KINDS.items():
+        scores = [each.scores.get(kind, {}) for each in found.values()]
+        shown = _LABELS.keys() - _NOT_SHOWN.get(kind, ())
+        rows = [score for score in _LABELS if score in shown and any(score in each for each in scores)]
+        if rows:
             table.add_section()
-            table.add_row(f"[bold]{_KINDS[kind]}", *(_pairs(each, kind) for each in found.values()))
-        shown = (_shown(score, value, each) for value, each in zip(values, found.values(), strict=True))
-        table.add_row(f"  {label}", *shown)
+            table.add_row(f"[bold]{title}", *map(_pairs, scores))
+        for score in rows:
+            cells = (_shown(score, each.scores.get(kind, {}).get(score), each) for each in found.values())
+            table.add_row(f"  {_LABELS[score]}", *cells)
     console.print(table)
     for name, each in found.items():
         for text in each.not_measured:
-            console.print(f"{titles[name]}: not measured: {text}", markup=False)
+            console.print(cell(f"{titles[name]}: not measured: {text}"))
 
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names) if sum(map(len, names)) < 24 else f"{len(names)}"
 
 
-def _pairs(each: Evaluation, kind: str) -> str:
-    scores = each.scores.get(kind, {})
+def _pairs(scores: dict[str, float]) -> str:
     total = scores.get("num_genuine", 0) + scores.get("num_impostor", 0)
     return f"{total:,} pairs" if total else ""
 

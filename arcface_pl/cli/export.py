@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser
-from arcface_pl.errors import SettingsError, expected
+from arcface_pl.errors import SettingsError, expected, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ def run(args: list[str]) -> None:
         row = {"file": str(path), "format": given.format, "bytes": path.stat().st_size, "images": source}
         print(json.dumps({**row, **parity._asdict()}))  # noqa: T201
         return
-    print(f"{path}: {path.stat().st_size:,} bytes")  # noqa: T201
+    print(f"{printable(path)}: {path.stat().st_size:,} bytes")  # noqa: T201
     print(  # noqa: T201
         f"run on {parity.num_images} images ({source}): cosines within {parity.cosine:.1e} of torch's, "
         f"embeddings within {parity.embedding:.1e}, {parity.same_class} of {parity.num_images} in the same class"

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.find_checkpoint import find_checkpoint
-from arcface_pl.cli.parser import printable
-from arcface_pl.errors import SettingsError, expected
+from arcface_pl.errors import SettingsError, expected, printable
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_out
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.pretrained import read_pretrained

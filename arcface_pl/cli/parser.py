@@ -2,12 +2,13 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from arcface_pl.errors import SettingsError
+from rich.markup import escape
 
-__all__ = ["MODEL_HELP", "ToolParser", "number", "printable"]
+from arcface_pl.errors import SettingsError, printable
+
+__all__ = ["MODEL_HELP", "ToolParser", "cell", "csv_value", "number"]
 
 MODEL_HELP = "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote"
 
@@ -69,6 +70,13 @@ def number(kind: type, low: float, high: float, accepted: str) -> Callable[[str]
     return read
 
 
-def printable(text: str | Path) -> str:
-    """Escape control characters, line breaks and undecodable bytes, as file and class names may have."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))
+def cell(text: object) -> str:
+    """Escape control characters and rich's markup: text of others for a rich table or panel."""
+    return escape(printable(text))
+
+
+def csv_value(value: Any) -> Any:
+    """Escape text that a spreadsheet would run as a formula, and control characters."""
+    if isinstance(value, str):
+        return f"'{printable(value)}" if value.startswith(("=", "+", "-", "@")) else printable(value)
+    return str(value).lower() if isinstance(value, bool) else value

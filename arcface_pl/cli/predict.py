@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcface_pl.cli.parser import MODEL_HELP, ToolParser, printable
+from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, csv_value
 
 if TYPE_CHECKING:
     from arcface_pl.recognizer import Recognizer
@@ -110,30 +110,22 @@ def _answer(found: Any) -> dict[str, Any]:
 def _print_csv(rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _csv_value(value) for name, value in row.items()} for row in rows)
-
-
-def _csv_value(value: Any) -> Any:
-    """Escape text that a spreadsheet would run as a formula, and control characters."""
-    if isinstance(value, str):
-        return f"'{printable(value)}" if value.startswith(("=", "+", "-", "@")) else printable(value)
-    return str(value).lower() if isinstance(value, bool) else value
+    writer.writerows({name: csv_value(value) for name, value in row.items()} for row in rows)
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("file", "class")
     table.add_column("cosine", justify="right")
     table.add_column("angle", justify="right")
     for row in rows:
-        file = escape(printable(row["file"]))
+        file = cell(row["file"])
         if "error" in row:
-            table.add_row(file, f"[red]{escape(printable(row['error']))}[/red]")
+            table.add_row(file, f"[red]{cell(row['error'])}[/red]")
         else:
             name = f"unknown (nearest: {row['label']})" if row["unknown"] else row["label"]
             numbers = (f"{row['cosine']:.4f}", f"{row['angle_degrees']:.1f}\N{DEGREE SIGN}")
-            table.add_row(file, escape(printable(name)), *numbers)
+            table.add_row(file, cell(name), *numbers)
     Console().print(table)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcface_pl.cli.parser import MODEL_HELP, ToolParser, number, printable
-from arcface_pl.errors import GalleryError, SettingsError, expected
+from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, number
+from arcface_pl.errors import GalleryError, SettingsError, expected, printable
 
 if TYPE_CHECKING:
     from arcface_pl.cli.inputs import FramedPictures
@@ -229,13 +229,12 @@ def editing_gallery(recognizer: "Recognizer", folder: str, *, timeout: float = -
 
 def _print(rows: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     if rows:
         table = Table(*(key.replace("_", " ") for key in rows[0]))
         for row in rows:
-            table.add_row(*(escape(printable(_cell(value))) for value in row.values()))
+            table.add_row(*(cell(_cell(value)) for value in row.values()))
         Console().print(table)
     for each in failed:
         message = printable(f"{each['file']}: {each['error']}")

@@ -16,11 +16,12 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import SaveConfigCallback
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from arcface_pl.callbacks.run.run_folder import run_folder, run_id
 from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.cli.parser import cell
 from arcface_pl.data import ImageDataModule
 from arcface_pl.errors import listed
 
@@ -31,6 +32,7 @@ __all__ = [
     "count_images",
     "dataset_of",
     "exact",
+    "first_line",
     "table",
     "versions",
     "write_json",
@@ -70,7 +72,9 @@ def count_images(trainer: Any, datamodule: Any) -> dict[str, int]:
     return {split: count for split, count in counts.items() if isinstance(count, int) and whole[split]}
 
 
-def announce(console: Console, trainer: L.Trainer, module: Any, datamodule: Any, checkpoint: Path | None) -> None:
+def announce(
+    console: Console, trainer: L.Trainer, module: Any, datamodule: Any, folder: Path | None, checkpoint: Path | None
+) -> None:
     """Print what will run: data, model, parameters, device, precision, folder."""
     rows = Table.grid(padding=(0, 2))
     if isinstance(datamodule, ImageDataModule):
@@ -80,11 +84,9 @@ def announce(console: Console, trainer: L.Trainer, module: Any, datamodule: Any,
     rows.add_row("parameters", _describe_parameters(module))
     rows.add_row("device", _describe_devices(trainer, getattr(module, "num_threads", None)))
     rows.add_row("precision", _describe_precision(trainer, module))
-    # trainer.log_dir would wait for the other processes, which start with fit
-    folder = getattr(trainer.logger, "log_dir", None)
-    rows.add_row("folder", os.path.relpath(folder or trainer.default_root_dir))
+    rows.add_row("folder", "nothing is saved" if folder is None else cell(os.path.relpath(folder)))
     if checkpoint is not None:
-        rows.add_row("resumes", str(checkpoint))
+        rows.add_row("resumes", cell(checkpoint))
     console.print(Panel(rows, title="arcface-pl fit", title_align="left", expand=False))
 
 
@@ -97,7 +99,7 @@ def _describe_data(datamodule: Any) -> str:
     batch_size = getattr(datamodule, "batch_size", UNKNOWN)
     images = f"{dataset_of(datamodule)}: {', '.join(counts) or f'number of images {UNKNOWN}'}"
     classes = f"{len(names):,} classes: {listed(names)}{without}" if names else ""
-    return f"{escape(images)} (batch size per process: {batch_size})\n{escape(classes)}".rstrip()
+    return f"{cell(images)} (batch size per process: {batch_size})\n{cell(classes)}".rstrip()
 
 
 def _describe_model(module: Any) -> str:
@@ -148,7 +150,7 @@ def table(console: Console, results: Mapping[str, Any], counts: Mapping[str, int
     theirs = {name: (f"val/{name}", f"test/{name}") for name in sorted(names)}
     measures = _MEASURES | {name: keys for name, keys in theirs.items() if not ours & set(keys)}
     splits = [split for split in ("val", "test") if any(key.startswith(f"{split}/") for key in results)]
-    rows = Table(title=results["dataset"], title_justify="left")
+    rows = Table(title=cell(results["dataset"]), title_justify="left")
     rows.add_column("")
     for split in splits:
         total = f" ({counts[split]:,})" if split in counts else ""
@@ -156,7 +158,7 @@ def table(console: Console, results: Mapping[str, Any], counts: Mapping[str, int
     for label, keys in measures.items():
         cells = [_format(keys[split == "test"], results, counts.get(split)) for split in splits]
         if any(cells):
-            rows.add_row(label, *cells)
+            rows.add_row(cell(label), *cells)
     console.print(rows)
 
 
@@ -174,11 +176,13 @@ def conclude(console: Console, results: Mapping[str, Any], folder: Path, counts:
     table(console, results, counts)
     if results["dataset"] == "digits":
         console.print("These are scikit-learn's digits, not MNIST.", style="bold red")
-    console.print(f"trained in {results['fit_seconds']:.1f} s; numbers in {folder / 'results.json'}", soft_wrap=True)
+    console.print(
+        f"trained in {results['fit_seconds']:.1f} s; numbers in {cell(folder / 'results.json')}", soft_wrap=True
+    )
     if results["checkpoint"]:
-        checkpoint = os.path.relpath(results["checkpoint"])
+        checkpoint = cell(os.path.relpath(results["checkpoint"]))
         console.print(f"\ncheckpoint   {checkpoint}", soft_wrap=True)
-        console.print(f"dashboards   tensorboard --logdir {os.path.relpath(folder.parent)}", soft_wrap=True)
+        console.print(f"dashboards   tensorboard --logdir {cell(os.path.relpath(folder.parent))}", soft_wrap=True)
         if "test/accuracy" in results:  # of an ArcFaceModule, or alike
             console.print(f"predictions  arcface-pl predict --ckpt_path {checkpoint}", soft_wrap=True)
 
@@ -190,16 +194,23 @@ def write_json(path: Path, results: Mapping[str, Any]) -> None:
         file.write((json.dumps(results, indent=2) + "\n").encode())
 
 
+def first_line(run_id: str) -> str:
+    """Return the first line of a run's config.yaml, which marks it as this run's."""
+    return f"# arcface_pl run {run_id}\n"
+
+
 class SaveConfig(SaveConfigCallback):
     """Writes config.yaml into the run folder once training starts: a checkpoint may still refuse the settings."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Do nothing yet."""
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file, atomically: a resumed run replaces that of the run it resumes."""
-        folder = trainer.log_dir  # a collective call: every process makes it
-        if trainer.is_global_zero and folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            with replacing(Path(folder) / self.config_filename) as file:
-                file.write(self.parser.dump(self.config, format="yaml", skip_none=False).encode())
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        folder = run_folder(trainer)
+        if trainer.is_global_zero:
+            text = first_line(run_id(trainer)) + self.parser.dump(self.config, format="yaml", skip_none=False)
+            with replacing(folder / self.config_filename) as file:
+                file.write(text.encode())

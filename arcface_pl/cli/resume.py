@@ -1,38 +1,84 @@
-"""The settings that a checkpoint's run goes on with, and those it is evaluated with."""
+"""The run that a checkpoint belongs to, and the settings it is resumed and evaluated with."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
 from arcface_pl import data as data_room
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.checkpoints.reading import CheckpointFile
+from arcface_pl.checkpoints.runs import Run, run_of
 from arcface_pl.cli.config import read_config
+from arcface_pl.cli.report import first_line
 from arcface_pl.cli.settings import class_path
 from arcface_pl.errors import CheckpointError
 from arcface_pl.heads import HEADS
+from arcface_pl.training import schedules
+from arcface_pl.training.hyperparameters import classes_of
 
-__all__ = ["settings_of_checkpoint", "settings_of_run"]
+__all__ = ["resumed_run", "settings_of_checkpoint", "settings_of_run"]
 
 
-def settings_of_run(checkpoint: Path) -> dict[str, Any]:
-    """Return the settings of a checkpoint's run, but not the leave that an earlier resume of it was given."""
-    config = checkpoint.parent.parent / "config.yaml"
-    settings = read_config(config) if config.is_file() else {}
+def resumed_run(found: CheckpointFile) -> Run | None:
+    """Return the run to continue; None for a copied checkpoint, or next to a config.yaml that the run did not write."""
+    run = run_of(found.path, found.content)
+    try:
+        if run is None or not (run.folder / "config.yaml").read_text(encoding="utf-8").startswith(
+            first_line(run.run_id)
+        ):
+            return None
+    except (OSError, UnicodeDecodeError):
+        return None
+    return run
+
+
+def settings_of_run(found: CheckpointFile) -> dict[str, Any]:
+    """Return the settings to resume with: of the run's config.yaml, or of a copied checkpoint itself.
+
+    The permission that an earlier resume was given does not count.
+    """
+    run = resumed_run(found)
+    settings = _training_settings(found) if run is None else read_config(run.folder / "config.yaml")
     (settings.get("data") or {}).get("init_args", {}).pop("allow_inexact_resume", None)
     return settings
 
 
-def settings_of_checkpoint(found: CheckpointFile) -> dict[str, Any]:
-    """Return settings for evaluation, from the names and plain values that the checkpoint holds; no config is read."""
+def _training_settings(found: CheckpointFile) -> dict[str, Any]:
+    """Return the settings that a checkpoint holds, as far as they are of this package and torch."""
+    saved = found.content["hyper_parameters"]
+    settings = settings_of_checkpoint(found, strict=False)
+    known = {
+        "optimizer": classes_of(torch.optim, Optimizer),
+        "lr_schedule": classes_of(torch.optim.lr_scheduler, LRScheduler) | classes_of(schedules, LRScheduler),
+    }
+    for role, registry in known.items():
+        if role in saved:
+            settings["model"][role] = saved[role] and _as_class(found.path, role, registry, saved[role])
+    if "head_lr" in saved:
+        settings["model"]["head_lr"] = saved["head_lr"]
+    return settings
+
+
+def settings_of_checkpoint(found: CheckpointFile, strict: bool = True) -> dict[str, Any]:
+    """Return settings for evaluation, from the names and plain values that the checkpoint holds; no config is read.
+
+    Args:
+        found: The checkpoint.
+        strict: Refuse classes that are not this package's, rather than leave them to flags and configs.
+    """
     path, checkpoint = found
     saved, trained_on = checkpoint["hyper_parameters"], checkpoint.get("data") or {}
     modules = {name: value for name, value in vars(data_room).items() if isinstance(value, type)}
     model = {
         role: _as_class(path, role, registry, saved.get(role))
         for role, registry in (("backbone", BACKBONES), ("head", HEADS))
+        if strict or _is_known(registry, saved.get(role))
     }
     settings: dict[str, Any] = {"model": {**model, "channels_last": saved.get("channels_last", True)}}
-    if trained_on:
+    if trained_on and (strict or _is_known(modules, trained_on)):
         settings["data"] = _as_class(path, "data", modules, trained_on)
         if "dataset" in settings["data"]["init_args"]:
             # What auto became in training: elsewhere it might become another set.
@@ -46,7 +92,11 @@ def settings_of_checkpoint(found: CheckpointFile) -> dict[str, Any]:
 
 
 def _as_class(path: Path, role: str, registry: dict[str, Any], spec: Any) -> dict[str, Any]:
-    if not isinstance(spec, dict) or spec.get("name") not in [*registry] or not isinstance(spec.get("kwargs"), dict):
+    if not _is_known(registry, spec):
         name = spec.get("name") if isinstance(spec, dict) else spec
         raise CheckpointError(path, f"its {role} {name!r} is no class of arcface_pl", f"name yours with --{role}")
     return {"class_path": class_path(registry[spec["name"]]), "init_args": dict(spec["kwargs"])}
+
+
+def _is_known(registry: dict[str, Any], spec: Any) -> bool:
+    return isinstance(spec, dict) and spec.get("name") in [*registry] and isinstance(spec.get("kwargs"), dict)

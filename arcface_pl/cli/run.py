@@ -17,16 +17,20 @@ import torch.distributed as dist
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 
-from arcface_pl.callbacks import RunCheckpoint, RunLogger
+from arcface_pl.callbacks import RunCheckpoint
+from arcface_pl.callbacks.run.run_folder import claim, continue_in, release, run_folder
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
+from arcface_pl.checkpoints.atomic import unused_path
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
+from arcface_pl.checkpoints.runs import Run, run_of
 from arcface_pl.cli import report
 from arcface_pl.cli.command_line import parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.error_lines import file_errors, library_errors
 from arcface_pl.cli.find_checkpoint import find_checkpoint
 from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_driver_search
-from arcface_pl.cli.resume import settings_of_checkpoint, settings_of_run
+from arcface_pl.cli.parser import cell, csv_value
+from arcface_pl.cli.resume import resumed_run, settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
 from arcface_pl.errors import SettingsError, expected
@@ -58,7 +62,7 @@ def run(command: str, args: Sequence[str]) -> None:
     if command != "fit" and found is None and not request.helps:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
     if found is not None:
-        layer = settings_of_run(found.path) if command == "fit" else settings_of_checkpoint(found)
+        layer = settings_of_run(found) if command == "fit" else settings_of_checkpoint(found)
         settings, flags = request.over(merge(base, layer))
     precision = _last(settings, flags, "precision")
     if precision == "auto":
@@ -69,15 +73,16 @@ def run(command: str, args: Sequence[str]) -> None:
     keep_freed_memory()
     stop_driver_search()
     cli = ArcFaceCLI(settings, flags, request.helps, command)
-    checkpoint = None
+    checkpoint, run = None, None
     if found is not None:
         checkpoint = found.path
+        run = resumed_run(found) if command == "fit" else run_of(*found)
         DurableCheckpointIO.install(cli.trainer.strategy, found)  # the Trainer need not read it again
         del found
     handlers = end_at_once()
     try:
         with file_errors(), library_errors(checkpoint):
-            _perform(command, cli, checkpoint, request.switches)
+            _perform(command, cli, checkpoint, run, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
             print(f"stopped by {stop.signum.name}; --ckpt_path last goes on from here", file=sys.stderr)  # noqa: T201
@@ -95,16 +100,16 @@ def _last(settings: dict[str, Any], flags: Sequence[tuple[str, str]], name: str)
     return typed[-1] if typed else settings["trainer"].get(name)
 
 
-def _perform(command: str, cli: ArcFaceCLI, checkpoint: Path | None, switches: dict[str, str]) -> None:
+def _perform(command: str, cli: ArcFaceCLI, checkpoint: Path | None, run: Run | None, switches: dict[str, str]) -> None:
     if "help_all" in switches:
         cli.print_help()
     elif "print_config" in switches:
         cli.print_config(switches["print_config"])
     elif command == "fit":
-        _fit(cli, checkpoint)
+        _fit(cli, checkpoint, run)
     else:
         assert checkpoint is not None
-        _evaluate(command, cli, checkpoint)
+        _evaluate(command, cli, checkpoint, run)
 
 
 def _hush() -> None:
@@ -115,23 +120,32 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     # Losses are logged by the run's steps, so that an epoch of fewer than log_every_n_steps loses nothing.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    # The run's folder is new, and what other loggers write there is not the CSVLogger's to delete.
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     # Evaluation has no use for what averages weights or keeps checkpoints while training.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
 
 
-def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
+def _fit(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> None:
+    try:
+        _train(cli, checkpoint, resumed)
+    except BaseException:
+        release(cli.trainer)
+        raise
+
+
+def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> None:
     trainer: Any = cli.trainer
     module, datamodule = cli.model, cli.datamodule
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
-    run_logger = next((each for each in trainer.loggers if isinstance(each, RunLogger)), None)
-    if run_logger is not None:
-        if checkpoint is not None and (checkpoint.parent.parent / "config.yaml").is_file():
-            run_logger.continue_in(checkpoint.parent.parent)
-        elif getattr(datamodule, "fell_back", False):
-            run_logger.suffix = f"-{datamodule.dataset_name}"
     console = Console(quiet=not trainer.is_global_zero)
-    report.announce(console, trainer, module, datamodule, checkpoint)
+    if resumed is not None:
+        continue_in(trainer, *resumed)
+    folder = None
+    if trainer.is_global_zero and not trainer.fast_dev_run:
+        folder = claim(trainer, f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else "")
+    report.announce(console, trainer, module, datamodule, folder, checkpoint)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())  # before processes share the classes
     begun = time.perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -154,19 +168,18 @@ def _fit(cli: ArcFaceCLI, checkpoint: Path | None) -> None:
         "fit_seconds": seconds,
         "versions": report.versions(),
     }
-    folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call: every process makes it
+    folder = run_folder(trainer)  # a collective call: every process makes it
     if trainer.is_global_zero:
         report.write_json(folder / "results.json", results)
         report.conclude(console, results, folder, report.count_images(trainer, datamodule))
 
 
-def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path) -> None:
+def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) -> None:
     trainer: Any = cli.trainer
     module, datamodule = cli.model, cli.datamodule
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
     console = Console(quiet=not trainer.is_global_zero)
-    folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     entry = {"datamodule": datamodule, "ckpt_path": checkpoint, "weights_only": True}
     if command == "predict":
         if trainer.world_size > 1:
@@ -174,9 +187,12 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path) -> None:
         batches = trainer.predict(module, **entry)
         if not batches:
             raise SettingsError("trainer.limit_predict_batches: got 0; expected at least one batch to predict")
-        path = folder / "predictions.csv"
+        path = _place(checkpoint, run, "predictions.csv")
         _write_predictions(path, batches, getattr(datamodule, "class_names", None))
-        console.print(f"{sum(len(batch['predictions']) for batch in batches):,} predictions written to {path}")
+        console.print(
+            f"{sum(len(batch['predictions']) for batch in batches):,} predictions written to {cell(path)}",
+            soft_wrap=True,
+        )
         return
     scores = (trainer.validate if command == "validate" else trainer.test)(module, verbose=False, **entry)
     if not scores:
@@ -185,13 +201,19 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path) -> None:
         raise SettingsError(f"{'data.val_fraction: got 0' if none else limit}; expected images to {command} on")
     if trainer.is_global_zero:
         results = {**report.exact(scores[0]), "dataset": report.dataset_of(datamodule), "checkpoint": str(checkpoint)}
-        report.write_json(folder / f"{command}.json", results)
+        path = _place(checkpoint, run, f"{command}.json")
+        report.write_json(path, results)
         report.table(console, results, report.count_images(trainer, datamodule))
+
+
+def _place(checkpoint: Path, run: Run | None, name: str) -> Path:
+    """Return where a result goes: the run's folder, or next to a copied checkpoint, where no file is replaced."""
+    return unused_path(checkpoint.with_name(name)) if run is None else run.folder / name
 
 
 def _write_predictions(path: Path, batches: list[Any], class_names: list[str] | None) -> None:
     joined = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
-    named = (lambda label: label) if class_names is None else class_names.__getitem__
+    named = (lambda label: label) if class_names is None else [*map(csv_value, class_names)].__getitem__
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["index", "label", "prediction", "cosine", "angle_degrees"])

@@ -3,7 +3,7 @@
 import enum
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from torch import nn
 
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.callbacks.run.defaults import check_trainer
-from arcface_pl.cli.config import CLASS_KEYS, import_class, is_class, parse_yaml, unknown
+from arcface_pl.cli.config import CLASS_KEYS, import_class, is_class, parse_yaml, unknown, walk
 from arcface_pl.cli.error_lines import ConstructorError, settings_errors
 from arcface_pl.cli.machine import choose_threads
 from arcface_pl.cli.report import SaveConfig
@@ -104,7 +104,7 @@ class ArcFaceCLI(LightningCLI):
         _adapt_trainer(self.config.trainer, logs=self.command == "fit")
         check_trainer_values(self.config.trainer)
         _check_accelerator(self.config.trainer.get("accelerator"))
-        if not self.config.trainer.logger:  # there is no run folder to save a config in
+        if self.command != "fit":
             self.save_config_callback = None
 
     def instantiate_classes(self) -> None:
@@ -188,7 +188,7 @@ class ArcFaceCLI(LightningCLI):
             _fill("model.head", model.head, "embedding_dim", width, "the backbone's embeddings")
             _fill("model.head", model.head, "num_classes", getattr(self.datamodule, "num_classes", None), "the data")
             for name in ("embedding_dim", "num_classes"):
-                if _takes(model.head, name) and model.head.get(f"init_args.{name}") is None:
+                if _parameter(model.head, name) is not None and model.head.get(f"init_args.{name}") is None:
                     origin = "backbone" if name == "embedding_dim" else "data module"
                     fault = f"not set, and the {origin} has no attribute {name}"
                     raise SettingsError(f"model.head.{name}: {fault}; give --model.head.{name}")
@@ -232,27 +232,22 @@ def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int])
     return datamodule
 
 
-def _check_class_nodes(key: str, node: Any) -> None:
+def _check_class_nodes(settings: dict[str, Any]) -> None:
     """Refuse what stands next to a class_path but is not init_args, and init_args that are not a mapping."""
-    if isinstance(node, list):
-        for item in node:
-            _check_class_nodes(key, item)
-    if not isinstance(node, dict):
-        return
-    if is_class(node):
+    for key, node in walk(settings):
+        if not is_class(node):
+            continue
         if foreign := [name for name in node if name not in CLASS_KEYS]:
             raise SettingsError(f"{key}.{foreign[0]}: unknown next to class_path; arguments belong under init_args")
         for part in ("init_args", "dict_kwargs"):
             if not isinstance(node.get(part) or {}, dict):
                 raise SettingsError(expected(f"{key}.{part}", node[part], "a mapping of settings"))
-    for name, value in node.items():
-        _check_class_nodes(key if name == "init_args" else f"{key}.{name}" if key else str(name), value)
 
 
 def _parse(parser: ArgumentParser, settings: dict[str, Any], flags: Flags) -> Namespace:
     """Parse settings and then flags, without defaults and without asking for what is required."""
     settings = deepcopy(settings)
-    _check_class_nodes("", settings)
+    _check_class_nodes(settings)
     for key, names in _SHORT_NAMES.items():
         parent, _, last = key.rpartition(".")
         node: Any = settings.get(parent)
@@ -295,18 +290,10 @@ def _make(config: Namespace, cls: type, *args: Any, **kwargs: Any) -> Any:
 
 def _place_of(config: Namespace, cls: type) -> str:
     """Return the full name under which ``config`` has ``cls``, without init_args."""
-
-    def search(key: str, node: Any) -> Iterable[str]:
-        if isinstance(node, list):
-            for item in node:
-                yield from search(key, item)
-        elif isinstance(node, Namespace):
-            if import_class(node.get("class_path")) is cls:
-                yield key
-            for name, value in vars(node).items():
-                yield from search(key if name == "init_args" else f"{key}.{name}" if key else name, value)
-
-    return next(iter(search("", config)), "model" if issubclass(cls, L.LightningModule) else cls.__name__)
+    for key, node in walk(config, Namespace):
+        if isinstance(node, Namespace) and import_class(node.get("class_path")) is cls:
+            return key
+    return "model" if issubclass(cls, L.LightningModule) else cls.__name__
 
 
 def _plain(node: Any) -> Any:
@@ -319,14 +306,15 @@ def _plain(node: Any) -> Any:
     return str(node.value) if isinstance(node, enum.Enum) else str(node) if isinstance(node, torch.device) else node
 
 
-def _takes(node: Namespace, name: str) -> bool:
+def _parameter(node: Namespace, name: str) -> inspect.Parameter | None:
+    """Return that parameter of the class at ``node``, if it has one."""
     cls = import_class(node.class_path)
-    return cls is not None and name in inspect.signature(cls).parameters
+    return None if cls is None else inspect.signature(cls).parameters.get(name)
 
 
 def _fill(key: str, node: Namespace, name: str, value: Any, origin: str) -> None:
     """Set an argument that follows from elsewhere; refuse another value."""
-    if value is None or not _takes(node, name):
+    if value is None or _parameter(node, name) is None:
         return
     given = node.get(f"init_args.{name}")
     if given is None:
@@ -352,18 +340,15 @@ def _fill_save_dirs(trainer: Namespace, required: bool) -> None:
     """Have loggers write below the Trainer's root: those that need a folder, or those that were given none."""
     loggers = trainer.get("logger")
     for node in loggers if isinstance(loggers, list) else [loggers]:
-        if not isinstance(node, Namespace) or not _takes(node, "save_dir"):
+        parameter = _parameter(node, "save_dir") if isinstance(node, Namespace) else None
+        if parameter is None:
             continue
-        cls = import_class(node.class_path)
-        assert cls is not None
-        default = inspect.signature(cls).parameters["save_dir"].default
-        if node.get("init_args.save_dir") is None and (default is inspect.Parameter.empty or not required):
+        if node.get("init_args.save_dir") is None and (parameter.default is parameter.empty or not required):
             node["init_args.save_dir"] = str(trainer.get("default_root_dir") or ".")
 
 
 def _is_a(node: Namespace, kind: type) -> bool:
-    cls = import_class(node.class_path)
-    return cls is not None and issubclass(cls, kind)
+    return issubclass(import_class(node.class_path) or object, kind)
 
 
 def _check_accelerator(accelerator: Any) -> None:

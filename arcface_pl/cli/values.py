@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import Namespace
 
-from arcface_pl.cli.config import import_class
+from arcface_pl.cli.config import import_class, walk
 from arcface_pl.cli.error_lines import plain_types
 from arcface_pl.errors import SettingsError, expected
 
@@ -44,29 +44,22 @@ _SHARES = (
 )
 
 
-def check_values(key: str, node: Any) -> None:
+def check_values(place: str, settings: Any) -> None:
     """Refuse null for an argument that must have a value, and numbers without end.
 
     Args:
-        key: Full name of the place.
-        node: Parsed settings.
+        place: Full name of the place.
+        settings: Parsed settings.
 
     Raises:
         SettingsError: Names the setting, its value and what is accepted.
     """
-    if isinstance(node, float) and not math.isfinite(node):
-        raise SettingsError(expected(key, node, "a finite number"))
-    if isinstance(node, list | tuple):
-        for item in node:
-            check_values(key, item)
-    if not isinstance(node, Namespace):
-        return
-    cls = import_class(node.get("class_path"))
-    if cls is not None:
-        _check_nulls(key, cls, node.get("init_args") or Namespace())
-    for name, value in vars(node).items():
-        if name != "class_path":
-            check_values(key if name == "init_args" else f"{key}.{name}" if key else name, value)
+    for key, node in walk(settings, Namespace, place):
+        if isinstance(node, float) and not math.isfinite(node):
+            raise SettingsError(expected(key, node, "a finite number"))
+        cls = import_class(node.get("class_path")) if isinstance(node, Namespace) else None
+        if cls is not None:
+            _check_nulls(key, cls, node.get("init_args") or Namespace())
 
 
 def _check_nulls(key: str, cls: type, arguments: Namespace) -> None:
@@ -113,10 +106,9 @@ def check_trainer_values(trainer: Mapping[str, Any] | Namespace) -> None:
         if (isinstance(value, int) and not low <= value <= LARGEST) or (value == 0 and name in _NOT_ZERO):
             raise SettingsError(expected(f"trainer.{name}", value, accepted))
     for name in _SHARES:
-        value = trainer.get(name)
+        value, low_open = trainer.get(name), name in _ABOVE_ZERO
         if not isinstance(value, int | float) or isinstance(value, bool):
             continue
-        low_open = name in _ABOVE_ZERO
         if not 0 <= value <= (1 if isinstance(value, float) else LARGEST) or (low_open and value == 0):
             accepted = f"a share up to 1.0 or a number of batches{', above 0' if low_open else ''}"
             raise SettingsError(expected(f"trainer.{name}", value, accepted))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.errors import ExportError, expected
+from arcface_pl.recognizer.answers import Thresholds
 from arcface_pl.recognizer.deployed import DeployedModel, Outputs
 from arcface_pl.recognizer.pretrained import from_config, to_config, to_tensors
 from arcface_pl.recognizer.trained import BATCH, TrainedModel
@@ -104,8 +105,7 @@ def _run_model(model: TrainedModel, images: Tensor) -> Outputs:
 
 def _metadata(model: TrainedModel) -> dict[str, str]:
     """Return everything but the weights as text; values that are not text become JSON."""
-    config, calibration = to_config(model), model.calibration
-    decision = None if calibration is None else calibration.classification
+    config, thresholds = to_config(model), Thresholds.of(model.calibration)
     values = {
         "input": "pixels: uint8 (batch, channels, height, width), values from 0 to 255, not normalized",
         "outputs": "embedding: (batch, D), unit length; cosine: (batch, classes), to the class centers; logits: "
@@ -113,8 +113,8 @@ def _metadata(model: TrainedModel) -> dict[str, str]:
         "class_names": config["class_names"],
         "mean": list(model.preprocessor.mean),
         "std": list(model.preprocessor.std),
-        "threshold_classification": None if decision is None else decision.threshold,
-        "threshold_verification": None if calibration is None else calibration.verification.threshold,
+        "threshold_classification": thresholds.classification,
+        "threshold_verification": thresholds.verification,
         "versions": config["versions"],
         "fingerprint": model.fingerprint,
         "arcface_pl": config,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.checkpoints.atomic import replacing, writing
 from arcface_pl.errors import GalleryError, UserError, expected, listed
 from arcface_pl.recognizer.manifest import Manifest
 from arcface_pl.recognizer.search import nearest
@@ -158,7 +158,7 @@ class Gallery:
             "embeddings": embeddings,
             "embeddings_sha256": digest,
         }
-        try:
+        with writing(folder, GalleryError, "give a writable folder"):
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / embeddings) as file:
                 file.write(content)
@@ -167,8 +167,6 @@ class Gallery:
             for old in folder.glob("embeddings-*.safetensors"):
                 if old.name != embeddings:
                     old.unlink(missing_ok=True)
-        except OSError as error:
-            raise GalleryError(folder, f"cannot be written ({error.strerror})", "give a writable folder") from error
 
     @classmethod
     def load(cls, folder: str | Path, model: str) -> "Gallery":

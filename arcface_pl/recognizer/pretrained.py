@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.checkpoints.atomic import replacing, writing
 from arcface_pl.checkpoints.network import rebuild
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError, PretrainedError
@@ -50,7 +50,7 @@ def write_pretrained(model: TrainedModel, folder: str | Path) -> None:
     weights = save(to_tensors(model))
     config = MANIFEST.dump({**to_config(model), "weights_sha256": hashlib.sha256(weights).hexdigest()})
     files = {WEIGHTS: weights, CARD: model_card(model).encode(), CONFIG: config}
-    try:
+    with writing(folder, PretrainedError, "give a writable folder"):
         if folder.exists() and (not folder.is_dir() or {each.name for each in folder.iterdir()} - set(files)):
             raise PretrainedError(folder, "it holds other files", "give a new folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -63,8 +63,6 @@ def write_pretrained(model: TrainedModel, folder: str | Path) -> None:
             if folder.exists():
                 folder.rename(Path(place) / "old")
             new.rename(folder)
-    except OSError as error:
-        raise PretrainedError(folder, f"cannot be written ({error.strerror})", "give a writable folder") from error
 
 
 def read_pretrained(folder: str | Path) -> TrainedModel:

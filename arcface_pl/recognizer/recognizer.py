@@ -146,12 +146,10 @@ class Recognizer:
         threshold = self.thresholds.classification if threshold is None else threshold
         answers = []
         for batch in self.model.batches(images):
-            embeddings = self.model.backbone(batch)
-            classes = self.model.head(embeddings).argmax(1, keepdim=True)
-            cosine = self.model.head.cosine(embeddings).gather(1, classes)
+            classes, cosine = self.model.head.predict(self.model.backbone(batch))
             answers += [
                 Classification(self.class_names[index], score, threshold is not None and score < threshold)
-                for index, score in zip(classes.flatten().tolist(), cosine.flatten().tolist(), strict=True)
+                for index, score in zip(classes.tolist(), cosine.tolist(), strict=True)
             ]
         return answers
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from arcface_pl.backbones import Backbone
 from arcface_pl.checkpoints.network import rebuild
 from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
+from arcface_pl.checkpoints.runs import run_of
 from arcface_pl.errors import CheckpointError, expected
 from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.heads import Head
@@ -143,9 +144,11 @@ class TrainedModel:
 def _measured(file: CheckpointFile) -> dict[str, float]:
     """Return what the run measured of this checkpoint."""
     measured = dict(file.content.get("validation") or {})
-    results = file.path.parent.parent / "results.json"
+    run = run_of(*file)
+    if run is None:
+        return measured
     try:
-        found = json.loads(results.read_text(encoding="utf-8")) if file.path.parent.name == "checkpoints" else {}
+        found = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return measured
     # The test set was scored with one checkpoint only

@@ -18,7 +18,7 @@ from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError
 from arcface_pl.training import schedules
 
-__all__ = ["load_module", "plain", "plain_hyperparameters", "trainer_of"]
+__all__ = ["classes_of", "load_module", "plain", "plain_hyperparameters", "trainer_of"]
 
 ModuleT = TypeVar("ModuleT")
 _NOT_PLAIN = object()
@@ -74,9 +74,9 @@ def plain_hyperparameters(module: Any) -> tuple[dict[str, Any], list[str]]:
     trainer = trainer_of(module)
     if trainer is not None and trainer.optimizers:
         settings = trainer.optimizers[0].defaults
-        found["optimizer"] = _spec(trainer.optimizers[0], settings, _classes(torch.optim, Optimizer))
+        found["optimizer"] = _spec(trainer.optimizers[0], settings, classes_of(torch.optim, Optimizer))
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        known = _classes(torch.optim.lr_scheduler, LRScheduler) | _classes(schedules, LRScheduler)
+        known = classes_of(torch.optim.lr_scheduler, LRScheduler) | classes_of(schedules, LRScheduler)
         found["lr_schedule"] = _spec(schedulers[0], vars(schedulers[0]), known) if schedulers else None
     return (
         {name: value for name, value in found.items() if value is not _NOT_PLAIN},
@@ -84,7 +84,8 @@ def plain_hyperparameters(module: Any) -> tuple[dict[str, Any], list[str]]:
     )
 
 
-def _classes(library: Any, base: type) -> dict[str, type]:
+def classes_of(library: Any, base: type) -> dict[str, type]:
+    """Return the subclasses of ``base`` in a module, by name."""
     return {name: each for name, each in vars(library).items() if isinstance(each, type) and issubclass(each, base)}
 
 
@@ -138,8 +139,8 @@ def _arguments(cls: type, content: Mapping[str, Any], kwargs: Mapping[str, Any])
     for role in ("backbone", "head"):
         if role not in kwargs and (role in accepted or takes_any):
             saved[role] = build_network(role, content)
-    saved["optimizer"] = _factory(saved.get("optimizer"), _classes(torch.optim, Optimizer))
-    known = _classes(torch.optim.lr_scheduler, LRScheduler) | _classes(schedules, LRScheduler)
+    saved["optimizer"] = _factory(saved.get("optimizer"), classes_of(torch.optim, Optimizer))
+    known = classes_of(torch.optim.lr_scheduler, LRScheduler) | classes_of(schedules, LRScheduler)
     saved["lr_schedule"] = _factory(saved.get("lr_schedule"), known)
     for name in _OF_THE_LOOP:
         if saved[name] is None:

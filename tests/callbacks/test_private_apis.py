@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from torch import nn
@@ -144,3 +144,18 @@ def test_set_rates_and_schedule_state() -> None:
 def test_every_reliance_has_its_test() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     assert not [name for name in private_apis.__all__ if f"private_apis.{name}" not in text]
+
+
+def test_join_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "lightning_logs" / "version_7"
+    folder.mkdir(parents=True)
+    loggers: list[Any] = [CSVLogger(tmp_path), TensorBoardLogger(tmp_path)]
+    for logger in loggers:
+        private_apis.join_folder(logger, folder)
+        assert logger.log_dir == str(folder)
+    for logger in (CSVLogger(tmp_path, name="other"), CSVLogger(tmp_path, version=3)):
+        private_apis.join_folder(logger, folder)
+        assert logger.log_dir != str(folder)
+    resumed = CSVLogger(tmp_path)
+    private_apis.join_folder(resumed, folder, resumed=True)
+    assert resumed.log_dir == str(folder.with_name("version_8"))

@@ -12,8 +12,7 @@ from PIL import Image
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
 from arcface_pl.checkpoints.atomic import write_checkpoint
 from arcface_pl.cli.inputs import find_pictures, name_folders, open_model
-from arcface_pl.cli.parser import printable
-from arcface_pl.errors import CheckpointError, SettingsError
+from arcface_pl.errors import CheckpointError, SettingsError, printable
 
 
 @pytest.fixture

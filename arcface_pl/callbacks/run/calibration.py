@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
 
-from arcface_pl.callbacks.outputs import num_batches_of, scored_batch, share_of_rows
+from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, num_batches_of, share_of_rows
 from arcface_pl.callbacks.tensorboard.writer import datamodule_of, split_name
 from arcface_pl.evaluation.thresholds import DEFAULT_FAR, Scored, calibrate, evenly_spread
 from arcface_pl.functional.checks import check_count, check_number
@@ -17,10 +17,9 @@ from arcface_pl.metrics.states import gather_rows
 __all__ = ["ThresholdCalibration"]
 
 SCORES = ("val/", "angle/")
-NEEDED = ("embeddings", "labels", "target_angle", "nearest_other_angle")
 
 
-class ThresholdCalibration(L.Callback):
+class ThresholdCalibration(ScoredCallback):
     """Chooses cosine thresholds at a false accept rate after each validation and stores them in checkpoints.
 
     One threshold for "same class?" (two images) and one for "known class?" (an image against the class centers),
@@ -37,6 +36,8 @@ class ThresholdCalibration(L.Callback):
         ValueError: If a value is out of range.
     """
 
+    needs = ("embeddings", "labels", "target_angle", "nearest_other_angle")
+
     def __init__(self, far: float = DEFAULT_FAR, num_images: int = 2000) -> None:
         check_number("far", far, low=0, high=1, low_open=True)
         check_count("num_images", num_images, low=2)
@@ -51,30 +52,23 @@ class ThresholdCalibration(L.Callback):
         """Forget the last validation."""
         self._known, self._unknown, self._found = [], [], {}
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def wants(self, trainer: L.Trainer) -> bool:
+        """Return whether this is a validation of a training run, and not on the test set."""
+        return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and split_name(trainer) != "test"
+
+    def on_scored_batch(self, trainer: L.Trainer, scored: ScoredBatch, batch: Any, batch_idx: int) -> None:
         """Keep this batch's share of the embeddings."""
-        scored = scored_batch(self, outputs, *NEEDED) if _is_wanted(trainer) else None
-        if scored is None:
-            return
         if not self._known:
             # Not at the epoch's end: by then a callback that averages weights has restored the trained ones
-            self._unknown = self._score_held_out(trainer, pl_module)
+            self._unknown = self._score_held_out(trainer, trainer.lightning_module)
         num_batches = trainer.world_size * num_batches_of(trainer)
         rows = share_of_rows(scored["labels"], self.num_images, num_batches, batch_idx)
-        embeddings, labels, *angles = (scored[name][rows] for name in NEEDED)  # type: ignore[literal-required]
+        embeddings, labels, *angles = (scored[name][rows] for name in self.needs)  # type: ignore[literal-required]
         self._known.append(Scored(embeddings.float(), labels, *(torch.cos(torch.deg2rad(each)) for each in angles)))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the thresholds, the same in every process."""
-        if not _is_wanted(trainer):
+        if not self.wants(trainer):
             return
         known = self._gather(self._known, pl_module.device)
         unknown = self._gather(self._unknown, pl_module.device) if _held_out(trainer) else None
@@ -109,11 +103,6 @@ class ThresholdCalibration(L.Callback):
             columns = [torch.cat(gather_rows(column)) for column in columns]
         rows = evenly_spread(len(columns[0]), self.num_images).to(device)
         return Scored(*(column[rows] for column in columns))
-
-
-def _is_wanted(trainer: L.Trainer) -> bool:
-    """Return whether this is a validation of a training run, and not on the test set."""
-    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and split_name(trainer) != "test"
 
 
 def _held_out(trainer: L.Trainer) -> list[str]:

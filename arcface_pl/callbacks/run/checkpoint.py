@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from arcface_pl.callbacks.run.private_apis import validates_after
 from arcface_pl.callbacks.run.processes import Agreement
+from arcface_pl.callbacks.run.run_folder import run_folder
 from arcface_pl.callbacks.run.signals import Stopped, StopRequest
 from arcface_pl.checkpoints.atomic import check_writable, sweep
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
@@ -89,8 +90,10 @@ class RunCheckpoint(Checkpoint):
         """
         if stage != "fit":
             return
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-        if trainer.is_global_zero and not _keeps_nothing(trainer):
+        if _keeps_nothing(trainer):
+            return
+        self._folder = run_folder(trainer) / "checkpoints"
+        if trainer.is_global_zero:
             prepare_folder(self._folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

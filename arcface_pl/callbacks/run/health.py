@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from arcface_pl.callbacks.outputs import num_classes_of, scored_batch, warn_once
+from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, num_classes_of, warn_once
 from arcface_pl.callbacks.run.private_apis import batches_done, log_interval
 from arcface_pl.callbacks.tensorboard.writer import class_names_of, datamodule_of, split_name, writer_of
+from arcface_pl.errors import printable
 from arcface_pl.heads import AngularHead, ShardedHead
 from arcface_pl.metrics.functional.cosine import unit_rows
 
@@ -22,6 +23,11 @@ LONG_IN_A_ROW = 10
 MAX_COMPARED = 256  # rows of a batch that are compared pairwise
 
 _SLOWER = "a lower learning rate (--model.optimizer.lr)"
+_WRONG_LABELS = f"Try {_SLOWER}, and check that the labels fit the images."
+_NO_EXTENSION = (
+    "The head's extension is none: beyond pi minus the margin its loss falls again, so that pi is a minimum. Use "
+    "--model.head.extension monotone."
+)
 _ADVICE = {
     "loss": "the loss is {loss:.1f}; an untrained network has {untrained:.1f}{cause}. Try " + _SLOWER + ", a margin "
     "warm-up (--model.head.margin_warmup_epochs 2), or a smaller margin or scale (--model.head.margin, "
@@ -46,7 +52,7 @@ _ADVICE = {
 }
 
 
-class HealthCheck(L.Callback):
+class HealthCheck(ScoredCallback):
     """Warns once per problem of training with angular margins and suggests a fix.
 
     * The loss stays at its untrained value, near ``scale`` times the margin's cost.
@@ -59,6 +65,8 @@ class HealthCheck(L.Callback):
     Reads one step every ``log_every_n_steps``, the only ones that wait for the device, and draws no random numbers.
     Messages go to the console and to TensorBoard's Text tab as ``health/...``.
     """
+
+    needs = ("labels",)
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -73,11 +81,10 @@ class HealthCheck(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start to record which classes appear."""
         num_classes = None if self._classes_checked else num_classes_of(self, pl_module)
-        # One entry more, for labels that the head has no class for
-        self._seen = (
-            None if num_classes is None else torch.zeros(num_classes + 1, dtype=torch.int32, device=pl_module.device)
-        )
-        self._num_batches = 0
+        self._seen, self._num_batches = None, 0
+        if num_classes is not None:
+            # One entry more, for labels that the head has no class for
+            self._seen = torch.zeros(num_classes + 1, dtype=torch.int32, device=pl_module.device)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -117,8 +124,7 @@ class HealthCheck(L.Callback):
     def _read_rates(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
         still = [str(group.get("name", number)) for number, group in enumerate(groups) if float(group["lr"]) == 0.0]
-        if self._row("rate", bool(still)) >= IN_A_ROW:
-            self._advise(trainer, pl_module, "learning_rate", groups=" and ".join(still))
+        self._judge(trainer, pl_module, "learning_rate", bool(still), groups=" and ".join(still))
 
     def _read_step(self, trainer: L.Trainer, pl_module: Any, embeddings: Tensor, labels: Tensor, loss: Tensor) -> None:
         head = getattr(pl_module, "head", None)
@@ -127,24 +133,15 @@ class HealthCheck(L.Callback):
         # Packed for a single host sync
         value, length, cosine, angle, untrained = torch.stack([each.double() for each in readings]).tolist()
         stuck = 0.9 * untrained <= value and trainer.current_epoch > 0
-        if self._row("stuck", stuck) >= LONG_IN_A_ROW:
-            scale = getattr(head, "scale_value", None)
-            cause = "" if scale is None else f" (all angles at 90 degrees, scale {scale:g})"
-            self._advise(trainer, pl_module, "loss", loss=value, untrained=untrained, cause=cause)
-        if self._row("angle", angle > 135) >= IN_A_ROW:
-            cause = (
-                "The head's extension is none: beyond pi minus the margin its loss falls again, so that pi is a "
-                "minimum. Use --model.head.extension monotone."
-                if getattr(head, "extension", None) == "none"
-                else f"Try {_SLOWER}, and check that the labels fit the images."
-            )
-            self._advise(trainer, pl_module, "angles", angle=angle, cause=cause)
-        if self._row("cosine", cosine > 0.99) >= IN_A_ROW:
-            self._advise(trainer, pl_module, "collapse", cosine=cosine)
-        if self._row("long", length > 1e4 or math.isnan(length)) >= IN_A_ROW:
-            self._advise(trainer, pl_module, "long", length=length)
-        if self._row("short", length < 1e-4) >= IN_A_ROW:
-            self._advise(trainer, pl_module, "short", length=length)
+        scale = getattr(head, "scale_value", None)
+        cause = "" if scale is None else f" (all angles at 90 degrees, scale {scale:g})"
+        numbers = {"loss": value, "untrained": untrained, "cause": cause}
+        self._judge(trainer, pl_module, "loss", stuck, LONG_IN_A_ROW, **numbers)
+        cause = _NO_EXTENSION if getattr(head, "extension", None) == "none" else _WRONG_LABELS
+        self._judge(trainer, pl_module, "angles", angle > 135, angle=angle, cause=cause)
+        self._judge(trainer, pl_module, "collapse", cosine > 0.99, cosine=cosine)
+        self._judge(trainer, pl_module, "long", length > 1e4 or math.isnan(length), length=length)
+        self._judge(trainer, pl_module, "short", length < 1e-4, length=length)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Name the classes without an image in a whole epoch, over all processes."""
@@ -163,18 +160,9 @@ class HealthCheck(L.Callback):
         """Start to count images."""
         self._num_validated = 0
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_scored_batch(self, trainer: L.Trainer, scored: ScoredBatch, batch: Any, batch_idx: int) -> None:
         """Count images."""
-        scored = scored_batch(self, outputs, "labels")
-        self._num_validated += 0 if scored is None else len(scored["labels"])
+        self._num_validated += len(scored["labels"])
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare the accuracy to guessing."""
@@ -204,9 +192,13 @@ class HealthCheck(L.Callback):
             self._hook.remove()
             self._hook = None
 
-    def _row(self, name: str, is_bad: bool) -> int:
+    def _judge(
+        self, trainer: L.Trainer, module: Any, name: str, is_bad: bool, in_a_row: int = IN_A_ROW, **values: Any
+    ) -> None:
+        """Advise if this reading and the ones before it were bad so many times in a row."""
         self._in_a_row[name] = self._in_a_row.get(name, 0) + 1 if is_bad else 0
-        return self._in_a_row[name]
+        if self._in_a_row[name] >= in_a_row:
+            self._advise(trainer, module, name, **values)
 
     def _advise(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str, **values: Any) -> None:
         subject = "norms" if name in ("long", "short") else name
@@ -216,7 +208,7 @@ class HealthCheck(L.Callback):
         if name in self._said:
             return
         self._said.add(name)
-        pl_module.print(f"health check, step {trainer.global_step}: {message}")
+        pl_module.print(f"health check, step {trainer.global_step}: {printable(message)}")
         writer = writer_of(trainer)
         if writer is not None:
             writer.add_text(f"health/{name}", message, trainer.global_step)

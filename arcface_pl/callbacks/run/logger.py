@@ -1,6 +1,5 @@
 """TensorBoard logger with one numbered folder per run: lightning_logs/version_N."""
 
-import re
 import warnings
 from collections import OrderedDict
 from contextlib import nullcontext
@@ -14,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from arcface_pl.callbacks.run.private_apis import move_logger
+from arcface_pl.checkpoints.atomic import claim_folder
 from arcface_pl.heads import ShardedHead
 
 __all__ = ["RunLogger"]
@@ -22,7 +22,7 @@ __all__ = ["RunLogger"]
 class RunLogger(TensorBoardLogger):
     """Writes TensorBoard event files into a new numbered folder for every run.
 
-    The number is chosen when ``version`` or ``log_dir`` is first read. With strategy ddp_notebook read one of them
+    The folder is created when ``version`` or ``log_dir`` is first read. With strategy ddp_notebook read one of them
     before ``fit``: forked processes cannot tell the main process what they chose.
 
     Args:
@@ -37,13 +37,18 @@ class RunLogger(TensorBoardLogger):
 
     @property
     def version(self) -> str:
-        """Folder of this run: one number past the highest there."""
+        """Folder of this run, created exclusively: one number past the highest there.
+
+        Only the main process creates it; the others learn it from `run_folder`.
+        """
         if self._version is None:
-            self._version = f"version_{_next_number(Path(self.root_dir))}{self.suffix}"
+            if rank_zero_only.rank:  # type: ignore[attr-defined]
+                return ""
+            self._version = claim_folder(Path(self.root_dir), self.suffix).name
         return str(self._version)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Choose the folder before spawned processes get a copy each, so that the main process knows it too."""
+        """Create the folder before spawned processes get a copy each, so that the main process knows it too."""
         _ = self.version
         return super().__getstate__()
 
@@ -70,9 +75,3 @@ class RunLogger(TensorBoardLogger):
 
 class Network(nn.Sequential):
     """Backbone and head, as the Graphs tab names them; the forward of ArcFaceModule ends at embeddings."""
-
-
-def _next_number(root: Path) -> int:
-    names = [path.name for path in root.iterdir()] if root.is_dir() else []
-    numbers = [int(found.group(1)) for name in names if (found := re.match(r"version_(\d+)", name))]
-    return max(numbers, default=-1) + 1

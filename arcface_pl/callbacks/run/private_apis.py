@@ -3,12 +3,16 @@
 tests/callbacks/test_private_apis.py has a test for each, which fails by name when a release changes it.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
+
+from arcface_pl.checkpoints.atomic import claim_folder
 
 __all__ = [
     "average_on",
@@ -17,6 +21,7 @@ __all__ = [
     "child_processes",
     "default_store",
     "has_loss_scaler",
+    "join_folder",
     "keep_out_of_ddp",
     "log_interval",
     "move_logger",
@@ -92,6 +97,24 @@ def averaged_steps(callback: Any) -> int:
 def move_logger(logger: Any, folder: Path) -> None:
     """Have a TensorBoardLogger write into ``folder``. Its parts are constructor arguments, and fixed afterwards."""
     logger._root_dir, logger._name, logger._version = str(folder.parent.parent), folder.parent.name, folder.name
+
+
+def join_folder(logger: Any, folder: Path, resumed: bool = False) -> None:
+    """Have a TensorBoardLogger or CSVLogger that would choose a number next to ``folder`` write into ``folder``.
+
+    Both choose the highest number plus one and create the folder later, so that two runs may choose the same. The
+    version is a constructor argument, and fixed afterwards.
+
+    Args:
+        logger: Any logger; others are left alone.
+        folder: The run's folder.
+        resumed: ``folder`` is an earlier run's. A CSVLogger, which would delete the rows there, gets a new folder.
+    """
+    if not isinstance(logger, TensorBoardLogger | CSVLogger) or logger._version is not None:
+        return
+    if os.path.abspath(logger.root_dir) == os.path.abspath(folder.parent):
+        apart = resumed and isinstance(logger, CSVLogger)
+        logger._version = claim_folder(folder.parent).name if apart else folder.name
 
 
 def set_rates(schedule: Any, rates: list[float]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from arcface_pl.callbacks.run.private_apis import child_processes, default_store
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once
-from arcface_pl.errors import UserError
+from arcface_pl.errors import UserError, printable
 
 __all__ = ["Agreement", "EndTogether"]
 
@@ -198,5 +198,5 @@ def _exit_code(exception: BaseException) -> int:
 def _describe(exception: BaseException) -> str:
     if isinstance(exception, Stopped):
         return f"ended by {exception.signum.name}"
-    text = " ".join(str(exception).split())
+    text = printable(" ".join(str(exception).split()))
     return text if isinstance(exception, UserError) else f"{type(exception).__name__}: {text}"

@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from arcface_pl.callbacks.outputs import scored_batch
+from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback
 from arcface_pl.callbacks.tensorboard.writer import add_figure, split_name, writer_of
 from arcface_pl.figures import AngleHistory, count_degrees, draw_angle_history
 from arcface_pl.functional.checks import check_count
@@ -19,7 +19,7 @@ __all__ = ["AngleHistograms", "angle_history_of"]
 NAMES = ("target", "nearest_other")
 
 
-class AngleHistograms(L.Callback):
+class AngleHistograms(ScoredCallback):
     """Draws two histograms of angles after each validation, with one bin per degree.
 
     ``angle/target_degrees`` is the angle between an embedding and the center of its target class,
@@ -33,6 +33,8 @@ class AngleHistograms(L.Callback):
     Raises:
         ValueError: If ``every_n_epochs`` is out of range.
     """
+
+    needs = tuple(f"{name}_angle" for name in NAMES)
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         check_count("every_n_epochs", every_n_epochs, low=1)
@@ -48,20 +50,14 @@ class AngleHistograms(L.Callback):
             return
         self._counts = {name: torch.zeros(180, dtype=torch.int64, device=pl_module.device) for name in NAMES}
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def wants(self, trainer: L.Trainer) -> bool:
+        """Return whether this epoch is to be drawn."""
+        return bool(self._counts)
+
+    def on_scored_batch(self, trainer: L.Trainer, scored: ScoredBatch, batch: Any, batch_idx: int) -> None:
         """Count a batch's angles."""
-        scored: Any = scored_batch(self, outputs, *(f"{name}_angle" for name in NAMES)) if self._counts else None
-        if scored is not None:
-            for name, counts in self._counts.items():
-                counts += count_degrees(scored[f"{name}_angle"])
+        for name, counts in self._counts.items():
+            counts += count_degrees(scored[f"{name}_angle"])  # type: ignore[literal-required]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Sum over processes and draw."""

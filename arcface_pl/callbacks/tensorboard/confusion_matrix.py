@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from arcface_pl.callbacks.outputs import num_classes_of, scored_batch
+from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, num_classes_of
 from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, split_name, writer_of
 from arcface_pl.figures import draw_confusion
 from arcface_pl.functional.checks import check_count
@@ -17,7 +17,7 @@ __all__ = ["ConfusionMatrix"]
 MAX_CLASSES = 2000
 
 
-class ConfusionMatrix(L.Callback):
+class ConfusionMatrix(ScoredCallback):
     """Draws a confusion matrix after each validation and after the test; beyond 50 classes the top confusions.
 
     Predictions are made without the label. Counts are summed over all processes. Draws only into a TensorBoard logger
@@ -29,6 +29,8 @@ class ConfusionMatrix(L.Callback):
     Raises:
         ValueError: If ``every_n_epochs`` is out of range.
     """
+
+    needs = ("labels", "predictions")
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         check_count("every_n_epochs", every_n_epochs, low=1)
@@ -43,27 +45,19 @@ class ConfusionMatrix(L.Callback):
         if num_classes is not None and num_classes <= MAX_CLASSES:
             self._counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=pl_module.device)
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def wants(self, trainer: L.Trainer) -> bool:
+        """Return whether this epoch is to be drawn."""
+        return self._counts is not None
+
+    def on_scored_batch(self, trainer: L.Trainer, scored: ScoredBatch, batch: Any, batch_idx: int) -> None:
         """Count a batch's (label, prediction) pairs."""
-        scored = None if self._counts is None else scored_batch(self, outputs, "labels", "predictions")
-        if scored is not None:
-            assert self._counts is not None
-            num_classes = len(self._counts)
-            labels, predictions = scored["labels"].long(), scored["predictions"].long()
-            inside = (labels.clamp(0, num_classes - 1) == labels) & (
-                predictions.clamp(0, num_classes - 1) == predictions
-            )
-            # What is no class of the head is counted in one cell more, and not drawn
-            pairs = torch.where(inside, labels * num_classes + predictions, num_classes**2)
-            self._counts += torch.bincount(pairs, minlength=num_classes**2 + 1)[:-1].view_as(self._counts)
+        assert self._counts is not None
+        num_classes = len(self._counts)
+        pairs = torch.stack((scored["labels"].long(), scored["predictions"].long()))
+        inside = ((pairs >= 0) & (pairs < num_classes)).all(0)
+        # What is no class of the head is counted in one cell more, and not drawn
+        cells = torch.where(inside, pairs[0] * num_classes + pairs[1], num_classes**2)
+        self._counts += torch.bincount(cells, minlength=num_classes**2 + 1)[:-1].view_as(self._counts)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Sum over processes and draw."""
@@ -77,5 +71,5 @@ class ConfusionMatrix(L.Callback):
         add_figure(trainer, f"{split}/confusion_matrix", figure, trainer.global_step)
 
     on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
+    on_test_batch_end = ScoredCallback.on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end

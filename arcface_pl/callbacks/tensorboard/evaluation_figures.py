@@ -6,7 +6,15 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from arcface_pl.callbacks.outputs import images_of, num_batches_of, num_classes_of, scored_batch, share_of_rows
+from arcface_pl.callbacks.outputs import (
+    ScoredBatch,
+    ScoredCallback,
+    images_of,
+    num_batches_of,
+    num_classes_of,
+    scored_batch,
+    share_of_rows,
+)
 from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, split_name, tensorboard_of
 from arcface_pl.figures import ClosedSet, Evaluated, Mistakes, draw_all
 from arcface_pl.functional.checks import check_count
@@ -18,7 +26,7 @@ MAX_MISTAKES = 24
 MAX_CENTERS = 1000  # the angles of more centers cannot be told apart in a picture
 
 
-class EvaluationFigures(L.Callback):
+class EvaluationFigures(ScoredCallback):
     """Draws figures of the last evaluation, at the end of training and after the test.
 
     ROC and score histogram over all pairs of some images, the worst mistakes with their images and angles, the angles
@@ -31,6 +39,8 @@ class EvaluationFigures(L.Callback):
     Raises:
         ValueError: If ``num_images`` is out of range.
     """
+
+    needs = ("embeddings", "labels")
 
     def __init__(self, num_images: int = 2000) -> None:
         check_count("num_images", num_images, low=2)
@@ -52,25 +62,16 @@ class EvaluationFigures(L.Callback):
         if hasattr(head, "centers") and (num_classes_of(self, pl_module) or 0) <= MAX_CENTERS:
             self._centers = head.centers().detach().clone()
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def wants(self, trainer: L.Trainer) -> bool:
+        """Return whether this process draws."""
+        return tensorboard_of(trainer) is not None and trainer.is_global_zero
+
+    def on_scored_batch(self, trainer: L.Trainer, scored: ScoredBatch, batch: Any, batch_idx: int) -> None:
         """Keep this batch's share of the embeddings and the worst mistakes so far, without a host sync."""
-        if tensorboard_of(trainer) is None or not trainer.is_global_zero:
-            return
-        found = scored_batch(self, outputs, "embeddings", "labels")
-        if found is None:
-            return
-        labels = found["labels"]
+        labels = scored["labels"]
         rows = share_of_rows(labels, self.num_images, num_batches_of(trainer), batch_idx)
-        self._parts.append((found["embeddings"][rows], labels[rows]))
-        found = scored_batch(self, outputs, "labels", "predictions", "target_angle", "predicted_angle")
+        self._parts.append((scored["embeddings"][rows], labels[rows]))
+        found = scored_batch(self, scored, "labels", "predictions", "target_angle", "predicted_angle")
         images = images_of(self, batch, len(labels), None if self._mistakes is None else self._mistakes.images)
         if found is None or images is None:
             return
@@ -89,7 +90,7 @@ class EvaluationFigures(L.Callback):
         self._draw(trainer, pl_module)
 
     on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
+    on_test_batch_end = ScoredCallback.on_validation_batch_end
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._parts:

@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from arcface_pl.callbacks.outputs import images_of, num_batches_of, scored_batch, share_of_rows
+from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, images_of, num_batches_of, share_of_rows
 from arcface_pl.callbacks.tensorboard.writer import class_names_of, split_name, tensorboard_of, writer_of
 from arcface_pl.figures import displayable
 from arcface_pl.functional.checks import check_count
@@ -15,7 +15,7 @@ from arcface_pl.metrics.functional.cosine import unit_rows
 __all__ = ["EmbeddingProjector"]
 
 
-class EmbeddingProjector(L.Callback):
+class EmbeddingProjector(ScoredCallback):
     """Shows embeddings of validation images in TensorBoard's projector, with class names and the images themselves.
 
     Uses the embeddings of the last validation, normalized, since the head only sees their direction. Of several
@@ -30,6 +30,8 @@ class EmbeddingProjector(L.Callback):
         ValueError: If a value is out of range.
     """
 
+    needs = ("labels", "predictions", "embeddings")
+
     def __init__(self, num_images: int = 1000, every_n_epochs: int = 0) -> None:
         check_count("num_images", num_images, low=1)
         check_count("every_n_epochs", every_n_epochs, low=0)
@@ -42,22 +44,15 @@ class EmbeddingProjector(L.Callback):
         """Forget the last validation."""
         self._parts, self._step = [], trainer.global_step
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def wants(self, trainer: L.Trainer) -> bool:
+        """Return whether this process draws."""
+        return tensorboard_of(trainer) is not None and trainer.is_global_zero
+
+    def on_scored_batch(self, trainer: L.Trainer, scored: ScoredBatch, batch: Any, batch_idx: int) -> None:
         """Keep this batch's share of the images."""
-        if tensorboard_of(trainer) is None or not trainer.is_global_zero:
-            return
-        scored = scored_batch(self, outputs, "labels", "predictions", "embeddings")
         like = self._parts[0][0] if self._parts else None
-        images = None if scored is None else images_of(self, batch, len(scored["labels"]), like)
-        if scored is None or images is None:
+        images = images_of(self, batch, len(scored["labels"]), like)
+        if images is None:
             return
         rows = share_of_rows(scored["labels"], self.num_images, num_batches_of(trainer), batch_idx)
         kept = (images, scored["labels"], scored["predictions"], scored["embeddings"])

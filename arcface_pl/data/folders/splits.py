@@ -11,7 +11,7 @@ from arcface_pl.data.folders.image_files import ImageFiles, Unreadable, report_u
 from arcface_pl.data.folders.tree import class_folders, find_images, split_folders
 from arcface_pl.data.parts import Part
 from arcface_pl.data.split import stratified_split
-from arcface_pl.errors import DataError
+from arcface_pl.errors import DataError, printable
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.seeding import derive_seed
 
@@ -94,5 +94,5 @@ def read_parts(found: list[ImageFiles], resident: bool, num_workers: int, skip_u
         message = report_unreadable(unreadable, sum(len(part.labels) for part in found))
         if not skip_unreadable:
             raise DataError(f"{message}. To leave them out, set skip_unreadable: true")
-        _LOG.warning("%s. They are left out.", message)
+        _LOG.warning("%s. They are left out.", printable(message))
     return parts

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from arcface_pl.data.labelled import LabelledFiles, list_files
-from arcface_pl.errors import DataError, expected, listed
+from arcface_pl.errors import DataError, expected, listed, printable
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, is_image, left_out
 
 _LOG = logging.getLogger(__name__)
@@ -91,21 +91,27 @@ def class_folders(root: Path, *, warn: bool = False) -> dict[str, list[Path]]:
         accepted = f"a folder per class, with files that end in {', '.join(IMAGE_SUFFIXES)}"
         raise DataError(expected(str(root), "no folder with images", accepted))
     if warn:
+        shown = printable(root)
         if empty:
-            _LOG.warning("%s: folders without images are not classes: %s", root, listed(empty))
+            _LOG.warning("%s: folders without images are not classes: %s", shown, listed(empty))
         hidden = [path.name for path in _folders(root, hidden=True) if path.name[0] == "." and _holds_images(path)]
         if hidden:
-            _LOG.warning("%s: hidden folders are not classes: %s", root, listed(hidden))
+            _LOG.warning("%s: hidden folders are not classes: %s", shown, listed(hidden))
         if loose := sum(is_image(path.name) and path.is_file() for path in root.iterdir()):
-            _LOG.warning("%s: left out %d images next to the class folders", root, loose)
-        _warn_of_similar(root, found)
+            _LOG.warning("%s: left out %d images next to the class folders", shown, loose)
+        _warn_of_similar(shown, found)
     return dict(sorted(found.items()))
 
 
-def _warn_of_similar(root: Path, found: dict[str, list[Path]]) -> None:
+def _warn_of_similar(root: str, found: dict[str, list[Path]]) -> None:
     for name, folders in found.items():
         if len(folders) > 1:
-            _LOG.warning("%s: %d folders named %s, in different Unicode forms, are one class", root, len(folders), name)
+            _LOG.warning(
+                "%s: %d folders named %s, in different Unicode forms, are one class",
+                root,
+                len(folders),
+                printable(name),
+            )
     alike: dict[str, list[str]] = {}
     for name in found:
         alike.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), []).append(name)
@@ -147,7 +153,7 @@ def find_images(root: Path, classes: dict[str, list[Path]], class_names: list[st
         for path, size in _images(folder, skipped)
     )
     if skipped:
-        _LOG.warning("%s: %s", next(iter(classes.values()))[0].parent, left_out(skipped))
+        _LOG.warning("%s: %s", printable(next(iter(classes.values()))[0].parent), left_out(skipped))
     return files
 
 

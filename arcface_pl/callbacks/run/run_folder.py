@@ -1,0 +1,156 @@
+"""The folder of a run: `run_folder` returns it, for everything that writes files into it."""
+
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from arcface_pl.callbacks.run.logger import RunLogger
+from arcface_pl.callbacks.run.private_apis import join_folder
+from arcface_pl.checkpoints.atomic import claim_folder, missing_folders
+from arcface_pl.checkpoints.reading import read_checkpoint
+from arcface_pl.checkpoints.runs import MARK, run_of
+from arcface_pl.errors import CheckpointError
+
+__all__ = ["RunFolder", "claim", "continue_in", "release", "run_folder", "run_id"]
+
+
+class RunFolder(L.Callback):
+    """Keeps the folder and the identity of a run, and stores the identity in checkpoints. `run_folder` adds it.
+
+    Attributes:
+        path: The folder; None before it is claimed.
+        run_id: Marks the files of this run; unique.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self.run_id = uuid.uuid4().hex
+        self._agreed = False
+        self._made: Sequence[Path] = ()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Store the run's identity."""
+        checkpoint["run"] = self.run_id
+
+    def claim(self, trainer: Any, suffix: str = "") -> None:
+        """Create the folder, unless there is one; in the main process only."""
+        if self.path is not None:
+            return
+        logger = next((each for each in trainer.loggers if isinstance(each, RunLogger)), None)
+        root = Path(trainer.default_root_dir) / "lightning_logs" if logger is None else Path(logger.root_dir)
+        made = missing_folders(root)
+        try:
+            if logger is None:
+                self.path = claim_folder(root, suffix)
+            else:
+                logger.suffix = logger.suffix or suffix
+                self.path = Path(logger.log_dir)
+                self.path.mkdir(parents=True, exist_ok=True)  # the logger may have been given another since
+            (self.path / MARK).write_text(self.run_id, encoding="utf-8")
+        except OSError as error:
+            fault = f"not writable ({error.strerror})"
+            raise CheckpointError(root, fault, "use another --default_root_dir") from error
+        self._made = (self.path, *made)
+
+    def agree(self, trainer: Any) -> Path:
+        """Have every process use the main process's folder; a collective call the first time."""
+        if not self._agreed:
+            if trainer.is_global_zero and not (self.path is None and not trainer.loggers and self._take_root(trainer)):
+                self.claim(trainer)
+            self.path, self.run_id = trainer.strategy.broadcast((self.path, self.run_id))
+            self._agreed = True
+            for logger in trainer.loggers:
+                join_folder(logger, self.path)
+        assert self.path is not None
+        return self.path
+
+    def _take_root(self, trainer: Any) -> bool:
+        """Take default_root_dir itself, for a Trainer without logger; return whether it is free or this run's."""
+        root = Path(trainer.default_root_dir)
+        if trainer.ckpt_path and (Path(trainer.ckpt_path).parent.parent / MARK).is_file():
+            run = run_of(Path(trainer.ckpt_path), read_checkpoint(trainer.ckpt_path))
+            if run is not None:
+                self.path, self.run_id = run
+                return True
+        try:
+            (root / "checkpoints").mkdir(parents=True)
+            (root / MARK).write_text(self.run_id, encoding="utf-8")
+        except OSError:
+            return False
+        self.path = root
+        return True
+
+    def release(self) -> None:
+        """Remove the folders that were made for a run that ended before its first step, as far as they are empty."""
+        if self.path is None or self.path not in self._made:
+            return
+        if (self.path / "config.yaml").exists() or any(self.path.glob("*/*.ckpt")):
+            return
+        for left in (self.path / MARK, *self.path.glob("events.out.tfevents.*")):
+            left.unlink(missing_ok=True)
+        for folder in (self.path / "checkpoints", *self._made):
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _keeper(trainer: Any) -> RunFolder:
+    found = next((each for each in trainer.callbacks if isinstance(each, RunFolder)), None)
+    if found is None:
+        found = RunFolder()
+        trainer.callbacks.append(found)
+    return found
+
+
+def run_folder(trainer: L.Trainer) -> Path:
+    """Return the folder of a Trainer's run; the first call creates it.
+
+    It is ``version_N`` below the RunLogger's folder, or below ``default_root_dir/lightning_logs`` without one, with a
+    number that no run had before. A Trainer without any logger, outside the command line, takes ``default_root_dir``
+    itself if no run has. Every process must make the first call at the same place.
+
+    Raises:
+        CheckpointError: If it cannot be created.
+    """
+    return _keeper(trainer).agree(trainer)
+
+
+def claim(trainer: L.Trainer, suffix: str = "") -> Path:
+    """Create the run's folder in the main process, before others are started, and have file loggers write into it.
+
+    Raises:
+        CheckpointError: If it cannot be created.
+    """
+    keeper = _keeper(trainer)
+    keeper.claim(trainer, suffix)
+    assert keeper.path is not None
+    for logger in trainer.loggers:
+        join_folder(logger, keeper.path)
+    return keeper.path
+
+
+def run_id(trainer: L.Trainer) -> str:
+    """Return the identity of a Trainer's run, which its checkpoints and other files hold."""
+    return _keeper(trainer).run_id
+
+
+def continue_in(trainer: L.Trainer, folder: Path, run_id: str) -> None:
+    """Continue in the folder of an earlier run.
+
+    Loggers that cannot append, such as CSVLogger, get a new folder.
+    """
+    keeper = _keeper(trainer)
+    keeper.path, keeper.run_id, keeper._agreed = folder, run_id, True
+    for logger in trainer.loggers:
+        if isinstance(logger, RunLogger):
+            logger.continue_in(folder)
+        elif trainer.is_global_zero:
+            join_folder(logger, folder, resumed=True)
+
+
+def release(trainer: L.Trainer) -> None:
+    """Remove what `claim` made, as far as it is empty: the run did not begin."""
+    _keeper(trainer).release()
