@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["MARK", "Run", "run_of"]
+__all__ = ["MARK", "Run", "owner_of", "run_of"]
 
 MARK = ".arcface_pl"
 """File in a run's folder that holds the run's identity."""
@@ -32,7 +32,12 @@ def run_of(path: Path, content: Mapping[str, Any]) -> Run | None:
     folder, run_id = path.parent.parent, content.get("run")
     if path.parent.name != "checkpoints" or not isinstance(run_id, str):
         return None
+    return Run(folder, run_id) if owner_of(folder) == run_id else None
+
+
+def owner_of(folder: Path) -> str | None:
+    """Return the identity of the run that has a folder; None if none has."""
     try:
-        return Run(folder, run_id) if (folder / MARK).read_text(encoding="utf-8") == run_id else None
+        return (folder / MARK).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None

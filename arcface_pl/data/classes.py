@@ -59,8 +59,8 @@ def split_classes(
     Example:
         >>> split_classes(["cat", "cow", "dog", "hen"], None, ["cow", 3])
         ClassSplit(trained=[0, 2], held_out=[1, 3])
-        >>> split_classes(["001", "002", "1e3"], [1, 1000.0], None, numbered=False)
-        ClassSplit(trained=[0, 2], held_out=[1])
+        >>> split_classes(["001", "002", "1e3"], [1, 1000.0], [], numbered=False)
+        ClassSplit(trained=[0, 2], held_out=[])
     """
     trained = _labels("classes", names, classes, numbered)
     held_out = _labels("held_out_classes", names, held_out_classes, numbered)

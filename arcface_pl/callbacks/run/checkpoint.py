@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from arcface_pl.callbacks.run.private_apis import validates_after
 from arcface_pl.callbacks.run.processes import Agreement
-from arcface_pl.callbacks.run.run_folder import run_folder
+from arcface_pl.callbacks.run.run_folder import join, run_folder
 from arcface_pl.callbacks.run.signals import Stopped, StopRequest
 from arcface_pl.checkpoints.atomic import check_writable, sweep
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
@@ -54,6 +54,7 @@ class RunCheckpoint(Checkpoint):
         self.best_score: float | None = None
         self.best_metrics: dict[str, float] = {}
         self._folder: Path | None = None
+        self._resumed: dict[str, Any] = {}
         self._request = StopRequest()
         self._agreement: Agreement | None = None
         self._steps = 0
@@ -81,20 +82,25 @@ class RunCheckpoint(Checkpoint):
         if path and path != self.best_model_path:
             self._folder = Path(path).parent
             self.load_state_dict(read_checkpoint(self._folder / "last.ckpt")["callbacks"][self.state_key])
+            self._restore()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Prepare to find out which run is resumed."""
+        if stage == "fit" and not _keeps_nothing(trainer):
+            join(trainer)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the folder, the same in every process, and remove what a killed run left half-written.
 
         Raises:
             CheckpointError: If the folder is not writable.
         """
-        if stage != "fit":
-            return
         if _keeps_nothing(trainer):
             return
         self._folder = run_folder(trainer) / "checkpoints"
         if trainer.is_global_zero:
             prepare_folder(self._folder)
+        self._restore()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen for signals."""
@@ -179,9 +185,14 @@ class RunCheckpoint(Checkpoint):
         return {"best_score": self.best_score, "best_metrics": self.best_metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it, unless its best checkpoint stayed behind in another folder."""
-        if self._folder is not None and (self._folder / "best.ckpt").is_file():
-            self.best_score, self.best_metrics = state_dict["best_score"], state_dict["best_metrics"]
+        """Remember it until the folder is known."""
+        self._resumed = state_dict
+
+    def _restore(self) -> None:
+        """Restore the best score, unless its checkpoint stayed behind in another folder."""
+        if self._resumed and self._folder is not None and (self._folder / "best.ckpt").is_file():
+            self.best_score, self.best_metrics = self._resumed["best_score"], self._resumed["best_metrics"]
+        self._resumed = {}
 
 
 def prepare_folder(folder: Path) -> None:

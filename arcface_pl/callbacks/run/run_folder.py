@@ -11,11 +11,10 @@ import lightning as L
 from arcface_pl.callbacks.run.logger import RunLogger
 from arcface_pl.callbacks.run.private_apis import join_folder
 from arcface_pl.checkpoints.atomic import claim_folder, missing_folders
-from arcface_pl.checkpoints.reading import read_checkpoint
-from arcface_pl.checkpoints.runs import MARK, run_of
+from arcface_pl.checkpoints.runs import MARK, owner_of
 from arcface_pl.errors import CheckpointError
 
-__all__ = ["RunFolder", "claim", "continue_in", "release", "run_folder", "run_id"]
+__all__ = ["RunFolder", "claim", "continue_in", "join", "release", "run_folder", "run_id"]
 
 
 class RunFolder(L.Callback):
@@ -35,6 +34,12 @@ class RunFolder(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the run's identity."""
         checkpoint["run"] = self.run_id
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Continue in default_root_dir if the run that is resumed has it."""
+        root = Path(trainer.default_root_dir)
+        if self.path is None and not trainer.loggers and owner_of(root) == checkpoint.get("run", ""):
+            self.path, self.run_id = root, checkpoint["run"]
 
     def claim(self, trainer: Any, suffix: str = "") -> None:
         """Create the folder, unless there is one; in the main process only."""
@@ -69,13 +74,8 @@ class RunFolder(L.Callback):
         return self.path
 
     def _take_root(self, trainer: Any) -> bool:
-        """Take default_root_dir itself, for a Trainer without logger; return whether it is free or this run's."""
+        """Take default_root_dir itself, for a Trainer without logger; return whether no run has it yet."""
         root = Path(trainer.default_root_dir)
-        if trainer.ckpt_path and (Path(trainer.ckpt_path).parent.parent / MARK).is_file():
-            run = run_of(Path(trainer.ckpt_path), read_checkpoint(trainer.ckpt_path))
-            if run is not None:
-                self.path, self.run_id = run
-                return True
         try:
             (root / "checkpoints").mkdir(parents=True)
             (root / MARK).write_text(self.run_id, encoding="utf-8")
@@ -103,6 +103,11 @@ def _keeper(trainer: Any) -> RunFolder:
         found = RunFolder()
         trainer.callbacks.append(found)
     return found
+
+
+def join(trainer: L.Trainer) -> None:
+    """Add the keeper of the run's folder to a Trainer, so that it sees the checkpoint that is resumed."""
+    _keeper(trainer)
 
 
 def run_folder(trainer: L.Trainer) -> Path:
