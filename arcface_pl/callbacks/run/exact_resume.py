@@ -107,10 +107,11 @@ class ExactResume(L.Callback):
     def settings(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Return the settings of network, optimizer and schedule by full name, as plain values."""
         found: dict[str, Any] = {}
+        specs = getattr(pl_module, "specs", {})  # as constructed: sharding changes the head's class
         for role in ("backbone", "head"):
             network = getattr(pl_module, role, None)
             if isinstance(network, nn.Module):
-                found |= _flat(f"model.{role}", spec_of(network))
+                found |= _flat(f"model.{role}", specs.get(role) or spec_of(network))
         for optimizer in trainer.optimizers[:1]:
             found |= _flat("model.optimizer", _settings_of(optimizer, optimizer.defaults))
             found["model.head_lr"] = getattr(pl_module, "head_lr", None)
