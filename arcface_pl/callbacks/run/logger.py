@@ -66,7 +66,7 @@ class RunLogger(TensorBoardLogger):
         alone = model.head.shapes_only() if isinstance(model.head, ShardedHead) else nullcontext()
         with warnings.catch_warnings(), alone:
             # TensorBoard's graph has no other source than the tracer, which torch has deprecated.
-            warnings.filterwarnings("ignore", r"`torch\.jit\.trace(_method)?` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", r"`torch\.jit\.trace(_method)?` is deprecated")  # of one kind or another, by torch release
             # Backbone and head check shapes in Python. The trace is only drawn, never run on other shapes.
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             self.experiment.add_graph(network, images.to(next(model.parameters())))
