@@ -65,8 +65,8 @@ class RunLogger(TensorBoardLogger):
         network = Network(OrderedDict(backbone=model.backbone, head=model.head))  # type: ignore[arg-type]
         alone = model.head.shapes_only() if isinstance(model.head, ShardedHead) else nullcontext()
         with warnings.catch_warnings(), alone:
-            # TensorBoard's graph has no other source than the tracer, which torch has deprecated.
-            warnings.filterwarnings("ignore", r"`torch\.jit\.trace(_method)?` is deprecated")  # of one kind or another, by torch release
+            # TensorBoard's graph has no other source than the tracer, which torch deprecates by one warning or another.
+            warnings.filterwarnings("ignore", r"`torch\.jit\.trace(_method)?` is deprecated")
             # Backbone and head check shapes in Python. The trace is only drawn, never run on other shapes.
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             self.experiment.add_graph(network, images.to(next(model.parameters())))
