@@ -43,7 +43,8 @@ def check_result(option: str, path: Path, mark: bytes = MARK) -> None:
     accepted = "a new path, or a file that this command wrote"
     try:
         if os.path.lexists(path) and not is_ours(path, mark):
-            raise SettingsError(expected(option, str(path), accepted, "What is there is not replaced"))
+            there = "It cannot be written: it is a folder" if path.is_dir() else "What is there is not replaced"
+            raise SettingsError(expected(option, str(path), accepted, there))
         parent = next(each for each in path.absolute().parents if os.path.lexists(each))
     except OSError as error:
         raise SettingsError(expected(option, str(path), accepted, str(error.strerror))) from error
