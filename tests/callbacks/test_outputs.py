@@ -158,19 +158,19 @@ class DictBatches(ArcFaceModule):
     """Batches are dicts; the steps know."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return super().training_step((batch["image"], batch["label"]), batch_idx)
+        return super().training_step((batch["photo"], batch["kind"]), batch_idx)
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
-        return super().validation_step((batch["image"], batch["label"]), batch_idx)
+        return super().validation_step((batch["photo"], batch["kind"]), batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int) -> Any:
-        return super().test_step((batch["image"], batch["label"]), batch_idx)
+        return super().test_step((batch["photo"], batch["kind"]), batch_idx)
 
 
 class Dicts(TensorDataset):
     def __getitem__(self, index: int) -> Any:
         image, label = super().__getitem__(index)
-        return {"image": image, "label": label}
+        return {"photo": image, "kind": label}
 
 
 def test_batches_of_another_shape_are_drawn_without_their_images(tmp_path: Path) -> None:
