@@ -60,7 +60,7 @@ class RunProgressBar(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(f"Epoch {_epoch(trainer)}")
 
-    def on_train_batch_end(  # type: ignore[override]  # Lightning names the outputs' type differently in each hook
+    def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Update the bar if it is due."""
@@ -162,7 +162,7 @@ class EpochLines(L.Callback):
         # Whoever reads the output may have ended, which is no reason to end a run; nor is a full disk
         with suppress(OSError, ValueError):
             bar = trainer.progress_bar_callback
-            if bar is not None and bar.is_enabled:
+            if bar is not None and getattr(bar, "is_enabled", True):
                 bar.print(line)
             else:
                 print(line, flush=True)  # noqa: T201
@@ -182,7 +182,8 @@ def loss_of(trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any) -> T
 
 def _columns(cells: dict[str, str]) -> dict[str, str]:
     """Return the column titles by name, padded to the width of their values; those that fit into 79 characters."""
-    columns, room = {}, WIDTH - len("  seconds")
+    columns: dict[str, str] = {}
+    room = WIDTH - len("  seconds")
     for name, value in cells.items():
         title = "with margin" if name.endswith(" with margin") else name
         title = title.rjust(len(value) if name == "epoch" else max(len(value), 7))

@@ -65,7 +65,7 @@ class TrainingAccuracy(L.Callback):
         assert self._batches is not None
         for batch in self._batches:
             if not isinstance(batch, list | tuple) or len(batch) != 2:
-                self._skip(f"batch: got {type(batch).__name__}; expected (images, labels)")
+                self._unmeasured(f"batch: got {type(batch).__name__}; expected (images, labels)")
                 break
             images, labels = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
             with trainer.precision_plugin.forward_context():
@@ -78,15 +78,18 @@ class TrainingAccuracy(L.Callback):
     def _choose(self, trainer: L.Trainer, module: Any) -> Iterable[Any] | None:
         """Return a loader of the images, or None where they or their scores cannot be had."""
         if not isinstance(getattr(module, "head", None), Head):
-            return self._skip(f"head: got {type(getattr(module, 'head', None)).__name__}; expected a Head")
+            self._unmeasured(f"head: got {type(getattr(module, 'head', None)).__name__}; expected a Head")
+            return None
         data = datamodule_of(trainer)
         if trainer.overfit_batches:  # type: ignore[attr-defined]  # set where mypy does not look
-            return self._skip("overfit_batches: got some batches; expected 0, for images that are chosen here")
+            self._unmeasured("overfit_batches: got some batches; expected 0, for images that are chosen here")
+            return None
         if hasattr(data, "train_sample_dataloader"):
             return data.train_sample_dataloader(self.num_images)
         loader = trainer.train_dataloader
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-            return self._skip(f"train_dataloader: got {type(loader).__name__}; expected a DataLoader over a Dataset")
+            self._unmeasured(f"train_dataloader: got {type(loader).__name__}; expected a DataLoader over a Dataset")
+            return None
         warn_once(self, "training images come from the data set of train_dataloader, with any augmentation it has")
         count = len(loader.dataset)  # type: ignore[arg-type]  # a map-style data set
         rows = evenly_spread(count, count if self.num_images is None else self.num_images)
@@ -95,7 +98,7 @@ class TrainingAccuracy(L.Callback):
         # Without workers: those of the training loader may live on, and have random states of their own
         return DataLoader(images, loader.batch_size or 1, collate_fn=loader.collate_fn)
 
-    def _skip(self, reason: str) -> None:
+    def _unmeasured(self, reason: str) -> None:
         warn_once(self, f"{reason}. Training accuracy is not measured")
 
 
