@@ -367,4 +367,9 @@ class ImageDataModule(LightningDataModule, ABC):
         # Lightning sets this attribute without declaring it.
         overfit = getattr(self.trainer, "overfit_batches", 0)
         epoch = 0 if overfit else self.trainer.current_epoch
-        return epoch, self.trainer.fit_loop.batch_idx + 1
+        return epoch, batches_done(self.trainer)
+
+
+def batches_done(trainer: Any) -> int:
+    """Return the batches of this epoch that were trained on. `Trainer` has no property that counts them."""
+    return trainer.fit_loop.batch_idx + 1
