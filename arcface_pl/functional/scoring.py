@@ -91,7 +91,7 @@ def angular_scores(
     labels: Tensor,
     psi: Tensor,
     *,
-    scale: float,
+    scale: float | Tensor,
     sub_centers: int = 1,
     label_smoothing: float = 0.0,
     reweighting: Reweighting | None = None,
