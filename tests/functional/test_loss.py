@@ -131,7 +131,7 @@ def test_reductions_agree() -> None:
     for reduction in ("mean", "sum"):
         got = margin_softmax_loss(embeddings, weight, labels, arc(0.5), scale=30.0, reduction=reduction)
         torch.testing.assert_close(got, getattr(each, reduction)())
-    with pytest.raises(ValueError, match=r"reduction: got 'avg'; expected one of 'mean', 'sum', 'none'"):
+    with pytest.raises(ValueError, match=r"^reduction: got 'avg'; expected one of 'mean', 'sum', 'none'"):
         margin_softmax_loss(embeddings, weight, labels, arc(0.5), scale=30.0, reduction="avg")
 
 
@@ -197,10 +197,12 @@ def test_a_scale_that_requires_a_gradient_is_refused_with_a_reweighting(chunk_si
         options = {"reweighting": reweighting, "chunk_size": chunk_size}
         return margin_softmax_loss(embeddings, weight, labels, arc(0.5), scale=scale, **options)
 
-    with pytest.raises(ValueError, match=r"scale.requires_grad: got True; expected False together with a re-weighting"):
+    with pytest.raises(
+        ValueError, match=r"^scale.requires_grad: got True; expected False together with a re-weighting"
+    ):
         loss(scale)
     torch.testing.assert_close(loss(scale.detach()), loss(8.0))
     with pytest.raises(
-        ValueError, match=r"scale: got 'torch.float32 of shape \(2,\)'; expected a floating-point scalar"
+        ValueError, match=r"^scale: got 'torch.float32 of shape \(2,\)'; expected a floating-point scalar"
     ):
         loss(torch.ones(2))
