@@ -16,7 +16,7 @@ from arcface_pl.metrics.states import gather_rows
 
 __all__ = ["ThresholdCalibration"]
 
-SCORES = ("val/", "angle/")
+SCORES = "val/"
 
 
 class ThresholdCalibration(ScoredCallback):
