@@ -12,6 +12,7 @@ from arcface_pl.callbacks.run import resumed_settings as settings
 from arcface_pl.callbacks.run.arithmetic import Arithmetic
 from arcface_pl.callbacks.run.compile import CompileTraining
 from arcface_pl.callbacks.run.module_changes import ModuleChanges
+from arcface_pl.callbacks.run.private_apis import finish_epoch
 from arcface_pl.callbacks.run.resumed_settings import differences, verdict
 from arcface_pl.errors import CheckpointError
 from arcface_pl.seeding import run_seed
@@ -122,6 +123,7 @@ class ExactResume(L.Callback):
         """Restore what was changed in the module; warn if the schedule that was restored has ended at 0."""
         if self._saved is None:
             return
+        finish_epoch(trainer)
         self._changes.restore(pl_module, self._saved.get("module", {}))
         self._saved = None
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
