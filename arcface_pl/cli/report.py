@@ -161,7 +161,8 @@ def table(console: Console, results: Mapping[str, Any], counts: Mapping[str, int
         cells = [_format(keys[split == "test"], results, counts.get(split)) for split in splits]
         if any(cells):
             rows.add_row(cell(label), *cells)
-    console.print(rows)
+    if measures and splits:
+        console.print(rows)
 
 
 def _format(key: str, results: Mapping[str, Any], total: int | None) -> str:
@@ -176,6 +177,8 @@ def _format(key: str, results: Mapping[str, Any], total: int | None) -> str:
 def conclude(console: Console, results: Mapping[str, Any], folder: Path, counts: Mapping[str, int]) -> None:
     """Print the closing table and the next commands."""
     table(console, results, counts)
+    for notice in results.get("notices", ()):
+        console.print(f"NOTE: {cell(notice)}", style="bold yellow")
     if results["dataset"] == "digits":
         console.print("These are scikit-learn's digits, not MNIST.", style="bold red")
     console.print(

@@ -35,6 +35,7 @@ from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import check_loaders, fact
 from arcface_pl.errors import SettingsError, expected
+from arcface_pl.preprocessing import Preprocessor
 
 __all__ = ["run"]
 
@@ -80,12 +81,17 @@ def run(command: str, args: Sequence[str]) -> None:
     keep_freed_memory()
     stop_driver_search()
     cli = ArcFaceCLI(settings, flags, request.helps, command)
-    checkpoint, run = None, None
+    checkpoint, run, preprocessing = None, None, None
     if found is not None:
         checkpoint = found.path
         run = resumed_run(found) if command == "fit" else run_of(*found)
         DurableCheckpointIO.install(cli.trainer.strategy, found)  # the Trainer need not read it again
+        facts = found.content.get("data") or {}
+        if command != "fit" and facts.get("preprocessing"):
+            preprocessing = Preprocessor.from_data_facts(facts, in_channels=0, image_size=0)  # the sizes are in it
         del found
+    if preprocessing is not None and hasattr(cli.datamodule, "use_preprocessing"):
+        cli.datamodule.use_preprocessing(preprocessing)  # the network's, whatever other images would suggest
     handlers = end_at_once()
     try:
         with file_errors(), library_errors(checkpoint):
@@ -174,6 +180,7 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> Non
         "seed": cli.config.seed_everything,
         "checkpoint": None if best is None else str(best),
         "fit_seconds": seconds,
+        "notices": list(fact(datamodule, "notices", ())),
         "versions": report.versions(),
     }
     folder = run_folder(trainer)  # a collective call: every process makes it

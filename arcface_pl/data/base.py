@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from arcface_pl.data.epochs import Batches
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
 from arcface_pl.data.parts import Part, Parts, shortages, split_parts
-from arcface_pl.data.transform import ImageTransform
+from arcface_pl.data.transform import ImageTransform, Transform
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.preprocessing import Preprocessor
@@ -86,8 +86,8 @@ class ImageDataModule(LightningDataModule, ABC):
         watch_test: bool = False,
         normalize: bool = True,
         augmentation: ImageChange | None = None,
-        transform: Callable[[Any], Any] | list[Callable[[Any], Any]] | None = None,
-        eval_transform: Callable[[Any], Any] | list[Callable[[Any], Any]] | None = None,
+        transform: list[Transform] | Transform | None = None,
+        eval_transform: list[Transform] | Transform | None = None,
         seed: int | None = None,
         allow_inexact_resume: bool = False,
         classes: list[GivenClass] | None = None,
@@ -114,6 +114,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.held_out_classes = held_out_classes
         self._parts: Parts | None = None
         self._fingerprint = ""
+        self._said: set[str] = set()
         self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         # Subclasses' arguments as well, and with every default
         self.save_hyperparameters(ignore=["augmentation", "transform", "eval_transform"], logger=True)
@@ -256,8 +257,10 @@ class ImageDataModule(LightningDataModule, ABC):
             DataError: If a label is out of range, no training image is left, or processes have different data.
         """
         check_alike(self._load_once)
-        if stage == "fit" and not self.num_train:
-            raise DataError(expected("data", f"{self.dataset_name} without training images", "some, to train on"))
+        if stage == "fit":
+            if not self.num_train:
+                raise DataError(expected("data", f"{self.dataset_name} without training images", "some, to train on"))
+            self._say(*self.notices)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         self._parts = self._loaded.to(device)
         if self.trainer and not self.num_val:
@@ -362,13 +365,14 @@ class ImageDataModule(LightningDataModule, ABC):
             self._try_transforms(parts.train)
             self._parts = parts
             self._fingerprint = f"{self.dataset_name} {self._parts.fingerprint}"
-            self.notices = shortages(parts, watch_test=self.watch_test)
-            self._say(*self.notices)
+            self.notices = shortages(parts, watch_test=self.watch_test) if self.can_train else []
         return self._fingerprint
 
     def _say(self, *notices: str) -> None:
-        for notice in notices if self.trainer is None or self.trainer.is_global_zero else ():
-            _LOG.warning("%s", notice)
+        for notice in notices:
+            if notice not in self._said and (self.trainer is None or self.trainer.is_global_zero):
+                _LOG.warning("%s", notice)
+            self._said.add(notice)
 
     def _try_transforms(self, part: Part) -> None:
         """Apply a user's transforms to one image, so that what does not work shows before training."""

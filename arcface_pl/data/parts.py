@@ -60,18 +60,20 @@ def shortages(parts: Parts, *, watch_test: bool) -> list[str]:
         parts: The images.
         watch_test: Whether validation uses the test images: there is then no threshold whatever their number.
     """
+
+    def share(wanted: float, *chosen: Part) -> float:
+        """Return the share of the parts that gives a class two images, and all together that many."""
+        labels = torch.cat([part.labels for part in chosen])
+        return min(0.5, math.ceil(100 * max(2 / int(torch.bincount(labels).max()), wanted / len(labels))) / 100)
+
     found = []
     lacks = "verification and retrieval cannot be measured on them"
     unseen = torch.bincount(parts.held_out_val.labels)
     if not watch_test and (len(unseen) < 2 or int(unseen.max()) < 2):
-        most, (pairs, unlike) = _most(parts.val), _pairs(parts.val)
-        # Two images of a class, and 1,000 pairs in all
-        share = max(
-            2 / (_most(parts.train) + most),
-            math.sqrt(2.2 * FEWEST_PAIRS) / (len(parts.train.labels) + len(parts.val.labels)),
-        )
-        remedy = f"Set data.val_fraction {min(0.5, math.ceil(100 * share) / 100):g}, or data.held_out_classes 0.2"
-        if not most:
+        pairs, unlike = _pairs(parts.val)
+        enough = share(math.sqrt(2.2 * FEWEST_PAIRS), parts.train, parts.val)
+        remedy = f"Set data.val_fraction {enough:g}, or data.held_out_classes 0.2"
+        if not len(parts.val.labels):
             found.append(f"no validation image: there is no best checkpoint and no threshold. {remedy}")
         elif not pairs or not unlike:
             few = "no two validation images are of one class" if not pairs else "all validation images are of one class"
@@ -80,13 +82,10 @@ def shortages(parts: Parts, *, watch_test: bool) -> list[str]:
             few = f"only {unlike:,} pairs of validation images of different classes"
             found.append(f"{few}: a false accept rate below 1 in {unlike:,} is a guess. {remedy}")
     if len(parts.test.labels) and not _pairs(parts.test)[0]:
-        remedy = "Set data.test_fraction higher, or add test images"
+        enough = share(0, parts.train, parts.val, parts.test)
+        remedy = f"Set data.test_fraction {enough:g}, or add test images"
         found.append(f"no two test images are of one class: {lacks}. {remedy}")
     return found
-
-
-def _most(part: Part) -> int:
-    return int(torch.bincount(part.labels).max()) if len(part.labels) else 0
 
 
 def _pairs(part: Part) -> tuple[int, int]:

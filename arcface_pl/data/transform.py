@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch import Tensor
 from arcface_pl.errors import DataError, expected
 from arcface_pl.seeding import seed_draws
 
-Transform = Callable[[Any], Any] | Sequence[Callable[[Any], Any]]
+Transform = Callable[[Any], Any]
+
 _TOLERANCE = 0.01  # of resampling, beyond a scale from 0 to 1
 
 
@@ -32,7 +33,7 @@ class ImageTransform:
         ValueError: If it cannot be called.
     """
 
-    def __init__(self, name: str, transform: Transform) -> None:
+    def __init__(self, name: str, transform: Transform | list[Transform]) -> None:
         self.name = name
         self.steps: list[Any] = list(transform) if isinstance(transform, list | tuple) else [transform]
         if wrong := [step for step in self.steps if not callable(step)]:
@@ -43,7 +44,10 @@ class ImageTransform:
     def __str__(self) -> str:
         """Name the transforms and their settings, the same in every process."""
         names = [getattr(step, "__qualname__", None) or repr(step) for step in self.steps]
-        return re.sub(r" at 0x[0-9a-fA-F]+", "", f"[{', '.join(names)}]")
+        text = re.sub(r" at 0x[0-9a-fA-F]+", "", f"[{', '.join(names)}]")
+        return (
+            text.replace("[", "(").replace("]", ")").replace(",)", ")")
+        )  # configs have lists where classes have tuples
 
     def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
         """Draw a seed per image, (count,) int64."""

@@ -30,7 +30,7 @@ from arcface_pl.training.scores import Scores
 __all__ = ["ArcFaceModule"]
 
 # Facts about the training data that a model needs to be used without that data.
-DATA_FACTS = ("dataset_name", "class_names", "held_out_class_names", "normalization", "preprocessing")
+DATA_FACTS = ("dataset_name", "class_names", "held_out_class_names", "normalization", "preprocessing", "notices")
 
 
 class ArcFaceModule(L.LightningModule):
