@@ -9,7 +9,7 @@ import arcface_pl
 from arcface_pl.heads import HEADS
 
 PACKAGE = Path(arcface_pl.__file__).parent
-LOOSE = {"__init__", "errors", "seeding"}
+LOOSE = {"__init__", "__main__", "errors", "seeding"}
 # A room may import from its own tier and the tiers before it.
 TIERS = (
     {"errors", "seeding", "functional", "metrics"},
