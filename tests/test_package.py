@@ -19,6 +19,7 @@ TIERS = (
     {"recognizer", "callbacks"},
     {"training", "demo"},
     {"cli"},
+    {"__main__"},
 )
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
 # These are used without a Trainer
