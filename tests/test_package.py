@@ -65,7 +65,7 @@ def test_the_package_has_no_loose_modules() -> None:
 
 
 def test_public_names_are_listed_by_rooms_alone() -> None:
-    """A module's names without an underscore are for other rooms; ``__all__`` in ``__init__`` says what is for users."""
+    """A module offers what has no underscore; ``__all__`` in ``__init__`` says what is for users."""
     listing = [name for name, path in modules().items() if "\n__all__ =" in path.read_text()]
     assert not [name for name in listing if modules()[name].name != "__init__.py"]
 
