@@ -17,18 +17,6 @@ import yaml
 
 from arcface_pl.errors import SettingsError, expected
 
-__all__ = [
-    "BASE_CONFIG",
-    "SECTIONS",
-    "import_class",
-    "is_class",
-    "merge",
-    "named_configs",
-    "parse_yaml",
-    "read_config",
-    "read_yaml",
-]
-
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE_CONFIG = CONFIGS / "base.yaml"
 SECTIONS = ("seed_everything", "trainer", "model", "data")
