@@ -7,8 +7,6 @@ from typing import Any
 from arcface_pl.cli.config import BASE_CONFIG, is_class, named_configs, read_config
 from arcface_pl.errors import SettingsError, expected
 
-__all__ = ["completion"]
-
 SHELLS = ("bash", "zsh")
 CHECKPOINTS = ("best", "last", "last-good")
 

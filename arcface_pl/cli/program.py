@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-__all__ = ["as_typed", "program"]
-
 
 def program(command: str = "") -> str:
     """Return how ``command`` is typed: as the user did for this process, which may run one of ``scripts/``."""
