@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from arcface_pl.recognizer.embedding_files import EmbeddingTable
 
-__all__ = ["run"]
-
 MOST_PROJECTED = 5000
 _SUFFIXES = (".npz", ".safetensors", ".parquet")  # as in embedding_files, which imports torch
 

@@ -10,8 +10,6 @@ from typing import Any
 from arcface_pl.checkpoints.results import MARK, writing_result
 from arcface_pl.cli.parser import csv_value
 
-__all__ = ["write_csv_result", "write_json_result"]
-
 
 def write_json_result(path: Path, results: Mapping[str, Any], **where: Any) -> Path:
     """Write plain values as indented JSON.

@@ -4,8 +4,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["paths_of"]
-
 
 def paths_of(loader: Any) -> list[str] | None:
     """Return the path of each image of a loader that yields them in order; None if they are not files.

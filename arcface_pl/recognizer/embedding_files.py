@@ -9,8 +9,6 @@ import numpy as np
 
 from arcface_pl.checkpoints.results import MARK
 
-__all__ = ["SUFFIXES", "EmbeddingTable", "to_file"]
-
 
 @dataclass(frozen=True)
 class EmbeddingTable:

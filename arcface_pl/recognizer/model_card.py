@@ -3,14 +3,12 @@
 from arcface_pl.evaluation.thresholds import Calibration, OperatingPoint
 from arcface_pl.recognizer.trained import TrainedModel
 
-__all__ = ["model_card"]
-
 # Logged key and label; accuracies are fractions, angles degrees
 _MEASURES = (
     ("accuracy", "accuracy"),
     ("loss", "loss"),
-    ("angle/target_mean", "mean angle to the target class"),
-    ("angle/nearest_other_mean", "mean angle to the nearest other class"),
+    ("val/angle/target_mean", "mean angle to the target class"),
+    ("val/angle/nearest_other_mean", "mean angle to the nearest other class"),
 )
 
 

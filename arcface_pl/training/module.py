@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.callbacks.run.compile import CompileMode
 from arcface_pl.callbacks.run.defaults import run_callbacks
+from arcface_pl.callbacks.run.exact_resume import check_networks
 from arcface_pl.callbacks.run.private_apis import log_interval
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
 from arcface_pl.checkpoints.specs import spec_of
@@ -25,8 +26,6 @@ from arcface_pl.training.hyperparameters import load_module, plain, plain_hyperp
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
 from arcface_pl.training.schedules import configure_schedule
 from arcface_pl.training.scores import Scores
-
-__all__ = ["ArcFaceModule"]
 
 # Facts about the training data that a model needs to be used without that data.
 DATA_FACTS = ("dataset_name", "class_names", "held_out_class_names", "normalization", "preprocessing")
@@ -211,6 +210,7 @@ class ArcFaceModule(L.LightningModule):
         self.data_facts = checkpoint.get("data", {})
         if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
             check_resumable(path, checkpoint)
+            check_networks(self, checkpoint)
         if self.strict_loading:
             check_fit(path, checkpoint["state_dict"], self.state_dict())
 
