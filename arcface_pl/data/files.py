@@ -111,7 +111,6 @@ class ImageFilesDataModule(ImageDataModule):
         self.num_workers = num_workers
         self._image_size, self._in_channels = image_size, in_channels
         self._measured: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-        self._files: list[ImageFiles] = []
         if self.classes is not None or self.held_out_classes is not None:
             _ = self.class_split  # raises before any work
 
@@ -167,9 +166,8 @@ class ImageFilesDataModule(ImageDataModule):
             self.resident == "auto" and sum(part.num_bytes for part in found) <= RESIDENT_LIMIT
         )
         parts: list[Part] = list(found)
-        self._files = found
         if resident or self.check_files:
-            parts, self._files = read_parts(found, resident, self._processes, self.skip_unreadable)
+            parts = read_parts(found, resident, self._processes, self.skip_unreadable)
         self._check_not_empty(parts)
         if self.normalize and (self.mean is None or self.std is None) and self.can_train:
             seed = derive_seed(self._run_seed, "statistics")

@@ -137,8 +137,8 @@ class TableDataModule(ImageFilesDataModule):
         Known after :meth:`setup`.
         """
         query = torch.tensor([row.role == "query" for row in self.rows])
-        sets = {"test": self._files[2].files, "held_out": self._files[4].files}
-        found = {name: query[files.rows] for name, files in sets.items()}
+        sets: dict[str, Any] = {"test": self._loaded.test, "held_out": self._loaded.held_out_test}
+        found = {name: query[getattr(part, "source", part).files.rows] for name, part in sets.items()}
         return {name: each for name, each in found.items() if each.any()}
 
     def list_files(self) -> dict[str, LabelledFiles]:

@@ -6,6 +6,7 @@ import torch
 
 from arcface_pl.data.classes import ClassSplit, take_classes
 from arcface_pl.data.folders.image_files import ImageFiles, Unreadable, report_unreadable
+from arcface_pl.data.labelled import ReadImages
 from arcface_pl.data.parts import Part
 from arcface_pl.data.split import stratified_split
 from arcface_pl.errors import DataError, printable
@@ -55,9 +56,7 @@ def divide(
     return [train, seen if watch_test else val, seen, *(take(part, classes.held_out) for part in (full, test))]
 
 
-def read_parts(
-    found: list[ImageFiles], resident: bool, num_workers: int, skip_unreadable: bool
-) -> tuple[list[Part], list[ImageFiles]]:
+def read_parts(found: list[ImageFiles], resident: bool, num_workers: int, skip_unreadable: bool) -> list[Part]:
     """Read all parts into memory, or only check that their files can be read.
 
     Args:
@@ -67,26 +66,23 @@ def read_parts(
         skip_unreadable: Leave out unreadable files with a warning.
 
     Returns:
-        The parts, and the files of each; without unreadable files.
+        The parts, without unreadable files.
 
     Raises:
         DataError: If a file cannot be read and ``skip_unreadable`` is off.
     """
     parts: list[Part] = []
-    files: list[ImageFiles] = []
     unreadable: list[Unreadable] = []
     for part in found:
         images, bad = part.load(num_workers) if resident else (None, part.unreadable(num_workers))
         kept = torch.ones(len(part.labels), dtype=torch.bool)
         kept[torch.tensor([each.place for each in bad], dtype=torch.int64)] = False
-        whole: Part = part if images is None else images
-        places = kept.nonzero().flatten()
-        parts.append(whole.select(places) if bad else whole)
-        files.append(part.select(places) if bad else part)
+        whole: Part = part if images is None else ReadImages.of(images, part)
+        parts.append(whole.select(kept.nonzero().flatten()) if bad else whole)
         unreadable += bad
     if unreadable:
         message = report_unreadable(unreadable, sum(len(part.labels) for part in found))
         if not skip_unreadable:
             raise DataError(f"{message}. To leave them out, set skip_unreadable: true")
         _LOG.warning("%s. They are left out.", printable(message))
-    return parts, files
+    return parts
