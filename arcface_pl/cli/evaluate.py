@@ -58,10 +58,10 @@ def run(args: list[str]) -> None:
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
     from arcface_pl.cli import evaluation_report as report
     from arcface_pl.cli.find_checkpoint import find_checkpoint
-    from arcface_pl.recognizer import TrainedModel
+    from arcface_pl.cli.inputs import open_model
 
     checkpoint = find_checkpoint(options.checkpoint)
-    model = TrainedModel.from_checkpoint(checkpoint)
+    model = open_model(checkpoint, options.networks)
     data = _data_of(checkpoint, model, request, options)
     found = report.evaluate_data(model, data, options.split, _device(options.accelerator))
     results = {

@@ -46,7 +46,7 @@ def run(args: list[str]) -> None:
     from arcface_pl.cli.inputs import open_model
     from arcface_pl.recognizer.exporters import export
 
-    model = open_model(given.model)
+    model = open_model(given.model, given.networks)
     path = Path(given.output or f"model{_SUFFIXES[given.format]}")
     images, source = _images(model, given.images)
     parity = export(model, path, given.format, images)
@@ -92,6 +92,6 @@ def _images(model: "TrainedModel", names: list[str] | None) -> "tuple[Tensor, st
         spec = CATALOG["digits"]
     images = load_dataset(spec, folder)[0].images
     images = images[evenly_spread(len(images), NUM_IMAGES)]
-    if images.shape[1:] != (model.backbone.in_channels, *(model.backbone.image_size,) * 2):
+    if images.shape[1:] != (model.preprocessor.in_channels, *(model.preprocessor.image_size,) * 2):
         images = torch.stack([model.preprocessor.frame(image) for image in images])
     return images, spec.title
