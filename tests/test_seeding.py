@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from arcface_pl.seeding import derive_seed, seed_draws
@@ -17,3 +18,12 @@ def test_seed_draws_repeats_the_draws() -> None:
     torch.rand(9)
     seed_draws(torch.device("cpu"), 7)
     assert torch.equal(torch.rand(4), first)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_seed_draws_seeds_the_device_that_is_named() -> None:
+    device = torch.device("cuda", torch.cuda.device_count() - 1)
+    seed_draws(device, 7)
+    expected = torch.rand(4, device=device, generator=torch.Generator(device).manual_seed(7))
+    assert torch.equal(torch.rand(4, device=device), expected)

@@ -1,6 +1,7 @@
 """``arcface-pl evaluate``: classification, verification and retrieval of a checkpoint, in one table and one JSON."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +57,13 @@ def run(args: list[str]) -> None:
     request = parse_command_line("fit", data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
+    from arcface_pl.checkpoints.results import MARK
+    from arcface_pl.checkpoints.runs import run_of
     from arcface_pl.cli import evaluation_report as report
     from arcface_pl.cli.find_checkpoint import find_checkpoint
     from arcface_pl.cli.inputs import open_model
 
+    report.check_places(options.json, options.figures)
     checkpoint = find_checkpoint(options.checkpoint)
     model = open_model(checkpoint, options.networks)
     data = _data_of(checkpoint, model, request, options)
@@ -69,12 +73,14 @@ def run(args: list[str]) -> None:
         "dataset": data.dataset_name if hasattr(data, "dataset_name") else type(data).__name__,
         "split": options.split,
         "protocol": options.protocol,
+        "producer": MARK.decode(),
         **report.as_json(found),
     }
     console = Console()
     report.print_table(console, results["dataset"], options.split, found)
-    path = options.json or _place(checkpoint.path) / _file_name(results)
-    report.write(path, results)
+    run = run_of(*checkpoint)
+    place = checkpoint.path.parent if run is None else run.folder
+    path = report.write(options.json or place / _file_name(results), results, options.json is not None, run is not None)
     console.print(f"numbers in {cell(path)}", soft_wrap=True)
     if options.figures:
         history = angle_history_of(checkpoint.content)
@@ -117,15 +123,17 @@ def _data_of(checkpoint: "CheckpointFile", model: "TrainedModel", request: Reque
     """Build and load the data to evaluate on."""
     from arcface_pl.cli.resume import settings_of_checkpoint
     from arcface_pl.cli.settings import build_data
+    from arcface_pl.data import ImageDataModule, PairsDataModule
+    from arcface_pl.data.protocol import check_loaders, check_names, fact
 
-    settings = settings_of_checkpoint(checkpoint)
-    if "data" not in settings:
+    settings = settings_of_checkpoint(checkpoint, other_data=request.names_data)
+    if "data" not in settings and not request.names_data:
         raise SettingsError(
             f"{checkpoint.path}: it does not say what data it was trained on; give --data and its settings"
         )
-    arguments = settings["data"]["init_args"]
+    arguments = settings.get("data", {}).get("init_args", {})
     if arguments.get("seed") is None:
-        arguments["seed"] = settings["seed_everything"]  # the validation images are those of the run
+        arguments["seed"] = settings.get("seed_everything")  # the validation images are those of the run
     named = {name for name, _ in request.flags}
     if options.protocol is not None:
         if named & {"data", "data.dataset", "data.classes", "data.held_out_classes"}:
@@ -143,7 +151,12 @@ def _data_of(checkpoint: "CheckpointFile", model: "TrainedModel", request: Reque
     elif hasattr(data, "normalize_as"):
         data.normalize_as(preprocessor.mean, preprocessor.std)
     data.prepare_data()
-    data.setup("test")
+    if isinstance(data, ImageDataModule | PairsDataModule):
+        data.setup("test")
+    elif not check_loaders(data, "validate" if options.split == "val" else "test"):
+        accepted = f"a data module with a {options.split}_dataloader"
+        raise SettingsError(expected("--data", type(data).__name__, accepted))
+    check_names(data, fact(data, "num_classes", model.head.num_classes))
     return data
 
 
@@ -164,9 +177,6 @@ def _device(accelerator: str) -> Any:
     return torch.device("cuda" if chosen == "gpu" else chosen)
 
 
-def _place(checkpoint: Path) -> Path:
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-
-
 def _file_name(results: dict[str, Any]) -> str:
-    return f"evaluate-{results['protocol'] or results['dataset']}{'-val' * (results['split'] == 'val')}.json"
+    measured = re.sub(r"[^\w.-]", "_", str(results["protocol"] or results["dataset"]))
+    return f"evaluate-{measured}{'-val' * (results['split'] == 'val')}.json"

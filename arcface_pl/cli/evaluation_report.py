@@ -1,5 +1,6 @@
 """``evaluate``: what is measured on a data module, and its table, JSON and figures."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from arcface_pl.checkpoints.results import check_result, writing_result
 from arcface_pl.cli.parser import cell
-from arcface_pl.cli.report import write_json
+from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import SettingsError
 from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
+from arcface_pl.figures.style import SOFTWARE
 from arcface_pl.metrics.functional import target_angles
 from arcface_pl.recognizer import TrainedModel
 
@@ -38,6 +41,7 @@ _LABELS = {
     "rank_1_of_5_enrolled": "rank 1, five enrolled",
 }
 _NOT_SHOWN = {"pairs": ["tar_at_far_0.0001"]}  # only the JSON has it: published lists have too few pairs
+_TITLES = {"trained": "trained classes", "unseen": "other classes", "held_out": "held-out classes"}
 _KINDS = {
     "classification": "classification",
     "verification": "verification, all pairs",
@@ -59,15 +63,15 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
     Returns:
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
     """
-    batches = data.test_dataloader()
+    batches = data.test_dataloader() if split == "test" else None
     if split == "val":
-        batches = data.val_dataloader() if getattr(data, "num_val", 0) else None
+        batches = data.val_dataloader() if fact(data, "num_val") else None
     if not batches:
         raise SettingsError(f"--split val: {type(data).__name__} has no validation images with these settings")
     pairs = getattr(data, "pairs", None) if split == "test" else None
     is_trained = list(data.class_names) == model.class_names
     sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)}
-    if getattr(data, "held_out_class_names", []):
+    if fact(data, "held_out_class_names"):
         sets["held_out"] = (data.held_out_dataloader(split), data.held_out_class_names)
     network = model.to(device).backbone
     embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
@@ -92,26 +96,49 @@ def as_json(found: dict[str, Evaluation]) -> dict[str, Any]:
     }
 
 
-def write(path: Path, results: dict[str, Any]) -> None:
+def check_places(json_file: Path | None, figures: Path | None) -> None:
+    """Refuse ``--json`` and ``--figures`` where a file of the user's would be replaced.
+
+    Raises:
+        SettingsError: Names the file.
+    """
+    if json_file is not None:
+        check_result("--json", json_file)
+    for path in sorted(each for name in _TITLES for each in (figures or Path()).glob(f"{name}/*.png")):
+        if figures is not None:
+            check_result("--figures", path, SOFTWARE)
+
+
+def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Path:
     """Write the results as JSON.
+
+    Args:
+        path: Where to.
+        results: Plain values.
+        chosen: Whether the user chose ``path``.
+        in_run: Whether ``path`` is in the folder of the checkpoint's run, where an older result is replaced.
+
+    Returns:
+        The file, which has another name than ``path`` if that was taken.
 
     Raises:
         SettingsError: If the file cannot be written.
     """
     try:
-        write_json(path, results)
+        with writing_result(path, option="--json" if chosen else None, replace=in_run) as (file, path):
+            file.write((json.dumps(results, indent=2) + "\n").encode())
     except OSError as error:
         raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
+    return path
 
 
 def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:
     """Print one table, a column a set of images."""
-    titles = {"trained": "trained classes", "unseen": "other classes", "held_out": "held-out classes"}
     table = Table(title=cell(f"{dataset}, {split}"), title_justify="left")
     table.add_column("")
     for name, each in found.items():
         table.add_column(
-            f"{titles[name]}: {cell(_listed(each.class_names))}\n{each.num_images:,} images", justify="right"
+            f"{_TITLES[name]}: {cell(_listed(each.class_names))}\n{each.num_images:,} images", justify="right"
         )
     for kind, title in _KINDS.items():
         scores = [each.scores.get(kind, {}) for each in found.values()]
@@ -126,7 +153,7 @@ def print_table(console: Console, dataset: str, split: str, found: dict[str, Eva
     console.print(table)
     for name, each in found.items():
         for text in each.not_measured:
-            console.print(cell(f"{titles[name]}: not measured: {text}"))
+            console.print(cell(f"{_TITLES[name]}: not measured: {text}"))
 
 
 def _listed(names: list[str]) -> str:
@@ -176,7 +203,7 @@ def _closed_set(head: Any, each: Evaluation, batches: Any) -> ClosedSet:
     predictions = head(embeddings).argmax(1)
     angles = torch.rad2deg(head.cosine(embeddings).double().clamp(-1, 1).acos())
     wrong = (predictions != labels).nonzero().flatten()
-    images = torch.cat([images.cpu() for images, _ in batches])[wrong]
+    images = torch.cat([images_and_labels(batch)[0].cpu() for batch in batches])[wrong]
     shown = (angles[wrong, classes[wrong]] for classes in (labels, predictions))
     own = target_angles(embeddings, labels, head.weight, sub_centers=head.sub_centers)
     counts = torch.bincount(labels * head.num_classes + predictions, minlength=head.num_classes**2)

@@ -4,12 +4,12 @@ import argparse
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, number
-from arcface_pl.errors import GalleryError, SettingsError, expected, printable
+from arcface_pl.errors import GalleryError, SettingsError, UserError, expected, printable
 
 if TYPE_CHECKING:
     from arcface_pl.cli.inputs import FramedPictures
@@ -101,7 +101,7 @@ def _enroll(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
         pictures = _read(recognizer, paths)
         errors |= pictures.errors
         if pictures.paths:
-            embedded.append((name, recognizer.embed(pictures.pixels)))
+            embedded.append((name, recognizer.embed(pictures.pixels, framed=True)))
     rows = []
     if embedded:
         with editing_gallery(recognizer, given.gallery):
@@ -130,18 +130,23 @@ def _identify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
     recognizer.load_gallery(given.gallery)
     warn_without_threshold(given.threshold, recognizer.thresholds.verification)
-    pictures = _read(recognizer, find_pictures(given.inputs))
-    answers = recognizer.identify(pictures.pixels, threshold=given.threshold)
-    return [
-        {
+    files = find_pictures(given.inputs)
+    rows, errors = [], {}
+    for path, answer in zip(files, recognizer.identify(files, threshold=given.threshold), strict=True):
+        if isinstance(answer, UserError):
+            errors[path] = str(answer).removeprefix(f"{path}: ")
+            continue
+        row: dict[str, Any] = {
             "file": str(path),
             "name": answer.name,
             "unknown": answer.name is None,
-            "nearest": answer.matches[0].name if answer.matches else None,
-            "cosine": round(answer.matches[0].score, 6) if answer.matches else None,
+            "nearest": None,
+            "cosine": None,
         }
-        for path, answer in zip(pictures.paths, answers, strict=True)
-    ], pictures.errors
+        if answer.matches:
+            row |= {"nearest": answer.matches[0].name, "cosine": round(answer.matches[0].score, 6)}
+        rows.append(row)
+    return rows, errors
 
 
 def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
@@ -152,7 +157,7 @@ def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     if pictures.errors:
         return [], pictures.errors
     first, second = (pictures.pixels[list(pictures.paths).index(Path(each))][None] for each in given.inputs)
-    cosine, angle, same = recognizer.verify(first, second, threshold=given.threshold)
+    cosine, angle, same = recognizer.verify(first, second, threshold=given.threshold, framed=True)
     return [{"cosine": round(cosine, 6), "angle_degrees": round(angle, 3), "same": same}], {}
 
 
@@ -166,7 +171,8 @@ def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     name_of = {path: name for name, paths in named for path in paths}
     labels = [name_of[path] for path in pictures.paths]
     try:
-        found = recognizer.calibrate(pictures.pixels, labels, far=given.far, source=str(given.inputs[0]))
+        source = str(given.inputs[0])
+        found = recognizer.calibrate(pictures.pixels, labels, far=given.far, source=source, framed=True)
     except ValueError as error:
         raise SettingsError(f"{given.inputs[0]}: {error}") from error
     if isinstance(given.model, CheckpointFile):
@@ -207,24 +213,38 @@ def editing_gallery(recognizer: "Recognizer", folder: str, *, timeout: float = -
         timeout: Seconds to wait for another process that holds the lock; below 0: no limit.
 
     Raises:
-        GalleryError: If it cannot be read or written, or the lock is not released in time.
+        GalleryError: If it cannot be read or written, or the lock is not released in time. What this call made,
+            folder or lock file, is then removed.
     """
     from filelock import FileLock, Timeout
 
+    from arcface_pl.checkpoints.atomic import missing_folders
     from arcface_pl.recognizer.gallery import INDEX
 
+    made, lock_file = missing_folders(Path(folder).absolute()), Path(folder) / ".lock"
+    is_new = not lock_file.exists()
+    if (Path(folder) / INDEX).exists():
+        recognizer.load_gallery(folder)  # an error before a lock file is made
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(Path(folder) / ".lock").acquire(timeout=timeout)
+        lock = FileLock(lock_file).acquire(timeout=timeout)
     except Timeout as error:
         raise GalleryError(folder, "another process is changing it", "try again when it has finished") from error
     except OSError as error:
         raise GalleryError(folder, f"cannot be written ({error.strerror})", "give a writable folder") from error
     with lock:
-        if (Path(folder) / INDEX).exists():
-            recognizer.load_gallery(folder)
-        yield
-        recognizer.save_gallery(folder)
+        try:
+            if (Path(folder) / INDEX).exists():
+                recognizer.load_gallery(folder)
+            yield
+            recognizer.save_gallery(folder)
+        except BaseException:
+            if is_new:
+                lock_file.unlink(missing_ok=True)
+            with suppress(OSError):  # others hold files by now
+                for each in made:
+                    each.rmdir()
+            raise
 
 
 def _print(rows: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:

@@ -24,6 +24,8 @@ from arcface_pl.cli.error_lines import ConstructorError, settings_errors
 from arcface_pl.cli.machine import choose_threads
 from arcface_pl.cli.report import SaveConfig
 from arcface_pl.cli.values import check_seed, check_trainer_values, check_values
+from arcface_pl.data import ImageDataModule
+from arcface_pl.data.protocol import complete, fact
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.training.hyperparameters import plain
 from arcface_pl.training.module import ArcFaceModule
@@ -33,10 +35,14 @@ __all__ = ["ArcFaceCLI", "build_data", "build_network", "class_path"]
 Flags = Sequence[tuple[str, str]]
 
 # A Trainer flag that turns something off removes the callbacks that Lightning would otherwise reject.
-_NEEDS = {
+_NEEDS: dict[str, Any] = {
     "enable_progress_bar": lightning_callbacks.ProgressBar,
     "enable_checkpointing": lightning_callbacks.Checkpoint,
-    "logger": lightning_callbacks.LearningRateMonitor,
+    "logger": (
+        lightning_callbacks.LearningRateMonitor,
+        lightning_callbacks.DeviceStatsMonitor,
+        lightning_callbacks.ThroughputMonitor,
+    ),
 }
 
 # Flags and lists in flags follow the same YAML as config files
@@ -115,6 +121,8 @@ class ArcFaceCLI(LightningCLI):
         config = self.config
         self.datamodule = _build("data", L.LightningDataModule, config.get("data"))
         key = "model.init_args" if "class_path" in config.model else "model"
+        if self.command == "fit" and not isinstance(self.datamodule, ImageDataModule):
+            complete(self.datamodule, config.get(f"{key}.head.init_args.num_classes"))
         backbone = self._fill_sizes(config.get(key, Namespace()))
         with settings_errors():
             self.config = _plain(self.parser.parse_object(config))
@@ -136,7 +144,7 @@ class ArcFaceCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
         if isinstance(self.model, ArcFaceModule):
             with settings_errors("model"):
-                check_trainer(self.model, self.trainer)
+                check_trainer(self.model, self.trainer, self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer."""
@@ -188,7 +196,7 @@ class ArcFaceCLI(LightningCLI):
         backbone = None
         if "class_path" in (model.get("backbone") or ()):
             for name in ("in_channels", "image_size"):
-                _fill("model.backbone", model.backbone, name, getattr(self.datamodule, name, None), "the data's images")
+                _fill("model.backbone", model.backbone, name, fact(self.datamodule, name), "the data's images")
             backbone = _build("model.backbone", nn.Module, model.backbone)
         sizes = [getattr(self.datamodule, name, None) for name in ("in_channels", "image_size")]
         if "class_path" in (model.get("head") or ()):
@@ -197,7 +205,7 @@ class ArcFaceCLI(LightningCLI):
                 with settings_errors("model"):
                     width = embedding_width(backbone, *sizes)
             _fill("model.head", model.head, "embedding_dim", width, "the backbone's embeddings")
-            _fill("model.head", model.head, "num_classes", getattr(self.datamodule, "num_classes", None), "the data")
+            _fill("model.head", model.head, "num_classes", fact(self.datamodule, "num_classes"), "the data")
             for name in ("embedding_dim", "num_classes"):
                 if _parameter(model.head, name) is not None and model.head.get(f"init_args.{name}") is None:
                     origin = "backbone" if name == "embedding_dim" else "data module"
@@ -236,7 +244,7 @@ def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int])
         _fill("data", config.data, name, value, "the checkpoint's network")
     datamodule = _build("data", L.LightningDataModule, config.data)
     for name, value in sizes.items():
-        found = getattr(datamodule, name, value)
+        found = fact(datamodule, name, value)
         if found != value:
             fault = f"got images with {name} {found}; expected {value}, which the checkpoint's network takes"
             raise SettingsError(f"data: {fault}")
@@ -362,6 +370,9 @@ def _adapt_trainer(trainer: Namespace, logs: bool) -> None:
         if trainer.get(flag) is False:
             nodes = trainer.get("callbacks") or []
             trainer["callbacks"] = [each for each in nodes if not _is_a(each, kind)]
+    nodes = trainer.get("callbacks") or []
+    bars = [each for each in nodes if _is_a(each, lightning_callbacks.ProgressBar)]
+    trainer["callbacks"] = [each for each in nodes if each not in bars[:-1]]  # one that is added replaces the base's
     _fill_save_dirs(trainer, required=True)
 
 
@@ -376,7 +387,7 @@ def _fill_save_dirs(trainer: Namespace, required: bool) -> None:
             node["init_args.save_dir"] = str(trainer.get("default_root_dir") or ".")
 
 
-def _is_a(node: Namespace, kind: type) -> bool:
+def _is_a(node: Namespace, kind: Any) -> bool:
     return issubclass(import_class(node.class_path) or object, kind)
 
 

@@ -239,6 +239,19 @@ class ImageDataModule(LightningDataModule, ABC):
             position=self._position if self.trainer else None,
         )
 
+    def train_sample_dataloader(self, num_images: int | None = None) -> Batches:
+        """Training images in order and without augmentation, for measuring on them.
+
+        Args:
+            num_images: How many, evenly spread over the training images; None for all.
+        """
+        part: Any = self._loaded.train
+        if num_images is not None:
+            count = len(part.labels)
+            wanted = min(count, max(num_images, self.trainer.world_size if self.trainer else 1))
+            part = part.select(torch.linspace(0, count - 1, wanted).round().long())
+        return self._loader(part, self.eval_batch_size)
+
     def val_dataloader(self) -> Batches | list[Batches]:
         """Validation batches, in order; an empty list if there are none."""
         return self._loader(self._loaded.val, self.eval_batch_size) if self.num_val else []
@@ -354,4 +367,9 @@ class ImageDataModule(LightningDataModule, ABC):
         # Lightning sets this attribute without declaring it.
         overfit = getattr(self.trainer, "overfit_batches", 0)
         epoch = 0 if overfit else self.trainer.current_epoch
-        return epoch, self.trainer.fit_loop.batch_idx + 1
+        return epoch, batches_done(self.trainer)
+
+
+def batches_done(trainer: Any) -> int:
+    """Return the batches of this epoch that were trained on. `Trainer` has no property that counts them."""
+    return trainer.fit_loop.batch_idx + 1

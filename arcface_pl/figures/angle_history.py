@@ -75,7 +75,9 @@ def draw_angle_history(history: AngleHistory) -> "Figure":
             left.fill_between(epochs, low, high, facecolor=style["color"], edgecolor=style["color"], alpha=0.2,
                               hatch=hatch, linewidth=0)  # fmt: skip
         else:
-            left.errorbar(epochs, middle, [middle - low, high - middle], color=style["color"], capsize=4)
+            # Lists: of an array of one, matplotlib 3.10 asks numpy for what it deprecated
+            spread = [(middle - low).tolist(), (high - middle).tolist()]
+            left.errorbar(epochs, middle, spread, color=style["color"], capsize=4)
     left.set(xlabel="epoch", ylabel="angle (degrees)", xticks=[epochs[index] for index in thin(len(epochs), 10)])
     left.set_title("During training: median and middle 90%", fontsize=10)
     left.grid(alpha=0.3)

@@ -199,9 +199,9 @@ class _ChunkedTerms(torch.autograd.Function):
         if grad_weight is not None:
             grad_weight.index_add_(0, rows, to_target.to(grad_weight.dtype))
             if drawn is not None:
-                grad_weight = torch.sparse_coo_tensor(
-                    drawn[None], grad_weight, ctx.shape, is_coalesced=True, check_invariants=False
-                )
+                # The argument check_invariants=False means the same, but torch 2.11 warns in spite of it.
+                with torch.sparse.check_sparse_tensor_invariants(False):
+                    grad_weight = torch.sparse_coo_tensor(drawn[None], grad_weight, ctx.shape, is_coalesced=True)
         return grad_embeddings, grad_weight, None, None, None, None, None, None, None
 
 

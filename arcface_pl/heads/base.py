@@ -58,12 +58,12 @@ class Head(nn.Module):
         cls.__signature__ = _signature(cls)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Head":
-        before = dict(self._buffers)
+        # torch has no documented hook between a module's `to` and those of its children
+        before = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            after = self._buffers[name]
-            if buffer is not None and after is not None and after.dtype in (torch.bfloat16, torch.float16):
-                self._buffers[name] = buffer.to(after.device)
+        for name, after in list(self.named_buffers(recurse=False)):
+            if after.dtype in (torch.bfloat16, torch.float16):
+                setattr(self, name, before[name].to(after.device))
         return self
 
     def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -1,10 +1,13 @@
 """Enrolled names and their embeddings: added, searched exactly, and stored on disk."""
 
 import hashlib
-from collections.abc import Mapping
+import re
+import threading
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from arcface_pl.checkpoints.atomic import replacing, writing
+from arcface_pl.checkpoints.results import is_ours
 from arcface_pl.errors import GalleryError, UserError, expected, listed
 from arcface_pl.recognizer.manifest import Manifest
 from arcface_pl.recognizer.search import nearest
@@ -27,6 +31,20 @@ MANIFEST = Manifest(
     remedy="enroll the images again, or restore a copy of the folder",
     origin="enroll a name first, or give a folder that enroll made",
 )
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _locked(method: Method) -> Method:
+    """Let one thread at a time into the methods of a gallery."""
+
+    @wraps(method)
+    def guarded(self: "Gallery", *values: Any, **named: Any) -> Any:
+        with self._lock:
+            return method(self, *values, **named)
+
+    return guarded  # type: ignore[return-value]
 
 
 class Match(NamedTuple):
@@ -47,6 +65,8 @@ class Gallery:
     The score of an image and a name is the cosine to the normalized mean of the name's embeddings. With five images per
     name this identified held-out digits better than the nearest of the five did.
 
+    Several threads may use one gallery.
+
     Args:
         embedding_dim: D, the width of the embeddings.
     """
@@ -60,6 +80,7 @@ class Gallery:
         self._owners = _Rows(torch.empty(0, dtype=torch.int64))  # position of each row's name
         self._directions = _Rows(torch.empty(0, embedding_dim))
         self._new: list[tuple[int, Tensor]] = []  # position and rows of what was added since the last search
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._names)
@@ -91,12 +112,14 @@ class Gallery:
         if not torch.isfinite(embeddings).all():
             raise ValueError(expected(f"embeddings of {name!r}", "NaN or inf", "finite numbers"))
         rows = embeddings.detach().float().cpu()
-        position = self._positions.setdefault(name, len(self._names))
-        if position == len(self._names):
-            self._names.append(name)
-        self._counts[name] = self._counts.get(name, 0) + len(rows)
-        self._new.append((position, rows))
+        with self._lock:
+            position = self._positions.setdefault(name, len(self._names))
+            if position == len(self._names):
+                self._names.append(name)
+            self._counts[name] = self._counts.get(name, 0) + len(rows)
+            self._new.append((position, rows))
 
+    @_locked
     def remove(self, name: str) -> None:
         """Forget a name and all its images.
 
@@ -117,6 +140,7 @@ class Gallery:
             self._directions.all[names],
         )
 
+    @_locked
     def search(self, embeddings: Tensor, num_matches: int = 1) -> list[list[Match]]:
         """Find the names with the nearest mean directions, exactly.
 
@@ -136,6 +160,7 @@ class Gallery:
             for row in zip(scores.tolist(), positions.tolist(), strict=True)
         ]
 
+    @_locked
     def save(self, folder: str | Path, model: str) -> None:
         """Write the gallery atomically: after a crash the old one or the new one is there.
 
@@ -144,7 +169,7 @@ class Gallery:
             model: Fingerprint of the model that made the embeddings.
 
         Raises:
-            GalleryError: If it cannot be written.
+            GalleryError: If it cannot be written, or another program's ``gallery.json`` is there.
         """
         self._take_in()
         folder = Path(folder)
@@ -160,12 +185,14 @@ class Gallery:
         }
         with writing(folder, GalleryError, "give a writable folder"):
             folder.mkdir(parents=True, exist_ok=True)
+            if (folder / INDEX).exists() and not is_ours(folder / INDEX, f'"format": "{MANIFEST.kind}"'.encode()):
+                raise GalleryError(folder / INDEX, f"it is not an {MANIFEST.kind}", "give another folder")
             with replacing(folder / embeddings) as file:
                 file.write(content)
             with replacing(folder / INDEX) as file:
                 file.write(MANIFEST.dump(index))
             for old in folder.glob("embeddings-*.safetensors"):
-                if old.name != embeddings:
+                if old.name != embeddings and re.fullmatch(r"embeddings-[0-9a-f]{16}\.safetensors", old.name):
                     old.unlink(missing_ok=True)
 
     @classmethod

@@ -1,6 +1,7 @@
 """What the package uses of others beyond their documentation; each test fails by name when a release changes it."""
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from arcface_pl.callbacks.run import private_apis
+from arcface_pl.heads import ArcFaceHead
 
 Make = Callable[..., Any]
 
@@ -96,27 +98,41 @@ def test_validates_after_and_batches_done(make_trainer: Make, tiny_module: Make,
     assert done == [1, 2, 3, 4] * 2
 
 
-def test_average_on_and_averaged_steps(make_trainer: Make, tiny_module: Make, tiny_loader: Make) -> None:
-    steps: list[int] = []
-
-    class Average(WeightAveraging):
-        def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-            private_apis.average_on(self, torch.device("meta"))
-            super().setup(trainer, pl_module, stage)
-
-        def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-            super().on_train_batch_end(*args, **kwargs)
-            steps.append(private_apis.averaged_steps(self))
-
-    average = Average()
-    module = tiny_module()
-    module.trainer = make_trainer(max_epochs=1)
-    average.setup(module.trainer, module, "fit")
+def test_count_averages_on_host(make_trainer: Make, tiny_module: Make) -> None:
+    average, module = WeightAveraging(device="meta"), tiny_module()
+    average.setup(make_trainer(), module, "fit")
+    private_apis.count_averages_on_host(average)
+    count = average._average_model.n_averaged
+    assert (count.device.type, int(count)) == ("cpu", 0)
     assert {weight.device.type for weight in average._average_model.parameters()} == {"meta"}
-    counting = Average()
-    counting.setup = lambda trainer, pl_module, stage: WeightAveraging.setup(counting, trainer, pl_module, stage)  # type: ignore[method-assign]
-    make_trainer(max_epochs=1, callbacks=[counting]).fit(tiny_module(), tiny_loader())
-    assert steps == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
+def test_chosen_version_and_set_version(tmp_path: Path, kind: Any) -> None:
+    logger = kind(tmp_path)
+    assert private_apis.chosen_version(logger) is None
+    private_apis.set_version(logger, "named")
+    assert logger.version == private_apis.chosen_version(logger) == Path(logger.log_dir).name == "named"
+    assert private_apis.chosen_version(kind(tmp_path, version=3)) == 3
+    unnamed = kind(tmp_path)
+    assert unnamed.version == private_apis.chosen_version(unnamed) == 0
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_a_change_of_dtype_reaches_the_apply_of_every_module(narrow: torch.dtype) -> None:
+    """`Head._apply` keeps what a head measures in float32, however its module is converted."""
+
+    class Measuring(ArcFaceHead):
+        def __init__(self) -> None:
+            super().__init__(4, 3)
+            self.register_buffer("measured", torch.full((1,), 1 / 3))
+            self.register_buffer("missing", None)
+
+    for convert in (nn.Module.half, nn.Module.bfloat16, lambda module: module.to(narrow)):
+        head = convert(nn.Sequential(Measuring()))[0]
+        assert head.weight.dtype in (torch.bfloat16, torch.float16)
+        assert torch.equal(head.measured, torch.full((1,), 1 / 3))
+    assert nn.Sequential(Measuring()).double()[0].measured.dtype == torch.float64
 
 
 def test_move_logger(tmp_path: Path) -> None:
@@ -144,6 +160,32 @@ def test_set_rates_and_schedule_state() -> None:
 def test_every_reliance_has_its_test() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     assert not [name for name in private_apis.__all__ if f"private_apis.{name}" not in text]
+
+
+def test_no_other_file_uses_what_others_keep_private() -> None:
+    package = Path(private_apis.__file__).parents[2]
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in package.rglob("*.py")}
+    ours = {name for tree in trees.values() for node in ast.walk(tree) for name in _defined(node)}
+    for path, tree in trees.items():
+        used = {name for node in ast.walk(tree) for name in _used(node) if name.startswith("_") and name[:2] != "__"}
+        if path.name != "private_apis.py":
+            # A namedtuple's methods are documented, as is os._exit; see `private_apis` on `_apply`
+            assert not used - ours - {"_replace", "_asdict", "_fields", "_exit", "_apply"}, path
+
+
+def _defined(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        yield node.name
+    elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+        yield node.id if isinstance(node, ast.Name) else node.attr
+
+
+def _used(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Attribute):
+        yield node.attr
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+        yield from (part for alias in node.names for part in alias.name.split("."))
+        yield from (getattr(node, "module", None) or "").split(".")
 
 
 def test_join_folder(tmp_path: Path) -> None:

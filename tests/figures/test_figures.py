@@ -98,7 +98,7 @@ def test_all_figures_become_files_without_a_warning(tmp_path: Path, evaluated: E
     for path in paths:
         with Image.open(path) as picture:
             assert max(picture.size) < 2000
-            assert len(set(picture.convert("L").get_flattened_data())) > 10  # something is drawn
+            assert len(picture.convert("L").getcolors()) > 10  # something is drawn
 
 
 def test_what_is_unknown_is_not_drawn(tmp_path: Path) -> None:
@@ -294,7 +294,8 @@ def test_labels_fit() -> None:
 
 def test_pixels_and_files_are_of_the_size_asked_for(tmp_path: Path) -> None:
     figure = draw_center_angles(torch.eye(3), list("abc"))
-    assert to_pixels(figure, dpi=50).shape == (220, 230, 3)  # 4.4 by 4.6 inches
-    save(figure, tmp_path / "new" / "centers.png", dpi=50)
+    # 4.4 by 4.6 inches, and a resolution at which both are whole pixels in float64: matplotlib 3.10 cuts, 3.11 rounds
+    assert to_pixels(figure, dpi=60).shape == (264, 276, 3)
+    save(figure, tmp_path / "new" / "centers.png", dpi=60)
     with Image.open(tmp_path / "new" / "centers.png") as picture:
-        assert picture.size == to_pixels(figure, dpi=50).shape[1::-1]
+        assert picture.size == to_pixels(figure, dpi=60).shape[1::-1]

@@ -132,8 +132,10 @@ def test_equals_pytorch_metric_learning(own_gallery, num_classes):
 def test_knn_accuracy_is_that_of_scikit_learn(k):
     embeddings, labels = clusters(200, 10, seed=8)
     gallery, gallery_labels = clusters(150, 10, seed=9)
-    classifier = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(gallery, gallery_labels)
-    expected = classifier.score(embeddings, labels)
+    classifier = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(
+        gallery.numpy(), gallery_labels.numpy()
+    )
+    expected = classifier.score(embeddings.numpy(), labels.numpy())
     got = knn_accuracy(embeddings, labels, k, gallery_embeddings=gallery, gallery_labels=gallery_labels)
     assert got == pytest.approx(expected, abs=1e-12)
 

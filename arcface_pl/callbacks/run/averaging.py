@@ -3,12 +3,12 @@
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from arcface_pl.callbacks.run.private_apis import average_on, averaged_steps
+from arcface_pl.callbacks.run.private_apis import count_averages_on_host
 
 __all__ = ["ExponentialMovingAverage"]
 
@@ -33,25 +33,28 @@ class ExponentialMovingAverage(WeightAveraging):
             raise ValueError(f"decay: got {decay!r}, but it takes a number in [0, 1)")
         super().__init__(multi_avg_fn=self._move)
         self.decay = decay
+        self.step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Begin the average on the training device."""
-        # Lightning asks the module, which is still on the CPU at this point
-        average_on(self, trainer.strategy.root_device)
-        super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:
-            # torch asks in every step whether this count is 0: on a GPU the host would wait for the answer
-            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+        if stage == "fit":
+            # Only now is the device known: the module is still on the CPU
+            super().__init__(trainer.strategy.root_device, multi_avg_fn=self._move)
+            super().setup(trainer, pl_module, stage)
+            count_averages_on_host(self)
 
-    @torch.no_grad()
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Update after every optimizer step, whose number the decay depends on."""
+        self.step = step_idx or 0
+        return step_idx is not None
+
     def _move(self, averages: Any, current: Any, num_averaged: Tensor) -> None:
-        if not averages[0].is_floating_point():
+        if averages[0].is_floating_point():
+            decay = min(self.decay, (1 + self.step) / (10 + self.step))
+            get_ema_multi_avg_fn(decay)(averages, current, num_averaged)
+        else:
             for average, now in zip(averages, current, strict=True):
                 average.copy_(now)  # a count of batches
-            return
-        step = averaged_steps(self)
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(averages, current, 1.0 - decay)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take both sets of weights back where training goes on; evaluation keeps the average."""
@@ -61,4 +64,4 @@ class ExponentialMovingAverage(WeightAveraging):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let go of the average, which the module itself has by now."""
         if stage == "fit":
-            self._average_model = None
+            super().__init__(multi_avg_fn=self._move)

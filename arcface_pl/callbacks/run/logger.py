@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from arcface_pl.callbacks.run.private_apis import move_logger
+from arcface_pl.callbacks.run.private_apis import chosen_version, move_logger, set_version
 from arcface_pl.checkpoints.atomic import claim_folder
 from arcface_pl.heads import ShardedHead
 
@@ -32,8 +32,9 @@ class RunLogger(TensorBoardLogger):
     """
 
     def __init__(self, save_dir: str | None = None, name: str = "lightning_logs", log_graph: bool = True) -> None:
-        super().__init__(save_dir or ".", name=name, version=None, log_graph=log_graph, default_hp_metric=False)
+        super().__init__(save_dir or ".", name=name, default_hp_metric=False)
         self.suffix = ""
+        self.draws_graph = log_graph
 
     @property
     def version(self) -> str:
@@ -41,11 +42,11 @@ class RunLogger(TensorBoardLogger):
 
         Only the main process creates it; the others learn it from `run_folder`.
         """
-        if self._version is None:
+        if chosen_version(self) is None:
             if rank_zero_only.rank:  # type: ignore[attr-defined]
                 return ""
-            self._version = claim_folder(Path(self.root_dir), self.suffix).name
-        return str(self._version)
+            set_version(self, claim_folder(Path(self.root_dir), self.suffix).name)
+        return str(chosen_version(self))
 
     def __getstate__(self) -> dict[str, Any]:
         """Create the folder before spawned processes get a copy each, so that the main process knows it too."""
@@ -60,7 +61,7 @@ class RunLogger(TensorBoardLogger):
     def log_graph(self, model: L.LightningModule, input_array: Tensor | None = None) -> None:  # type: ignore[override]
         """Draw the path from images to logits, once: the Trainer asks again before the test."""
         images = model.example_input_array if input_array is None else input_array
-        if not self._log_graph or not isinstance(images, Tensor):
+        if not self.draws_graph or not isinstance(images, Tensor):
             return
         network = Network(OrderedDict(backbone=model.backbone, head=model.head))  # type: ignore[arg-type]
         alone = model.head.shapes_only() if isinstance(model.head, ShardedHead) else nullcontext()
@@ -70,7 +71,7 @@ class RunLogger(TensorBoardLogger):
             # Backbone and head check shapes in Python. The trace is only drawn, never run on other shapes.
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             self.experiment.add_graph(network, images.to(next(model.parameters())))
-        self._log_graph = False
+        self.draws_graph = False
 
 
 class Network(nn.Sequential):

@@ -1,6 +1,8 @@
 """What this package uses of Lightning and torch beyond their documented interface, each with its reason.
 
-tests/callbacks/test_private_apis.py has a test for each, which fails by name when a release changes it.
+tests/callbacks/test_private_apis.py has a test for each, which fails by name when a release changes it. The order of
+imports between rooms keeps two elsewhere: `batches_done` in ``data.base``, and `Head` overriding ``nn.Module._apply``
+in ``heads.base``, which alone sees every change of dtype.
 """
 
 import os
@@ -13,12 +15,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
 from arcface_pl.checkpoints.atomic import claim_folder
+from arcface_pl.data.base import batches_done
 
 __all__ = [
-    "average_on",
-    "averaged_steps",
     "batches_done",
     "child_processes",
+    "chosen_version",
+    "count_averages_on_host",
     "default_store",
     "has_loss_scaler",
     "join_folder",
@@ -27,6 +30,7 @@ __all__ = [
     "move_logger",
     "schedule_state",
     "set_rates",
+    "set_version",
     "skip_fused_step",
     "validates_after",
 ]
@@ -69,11 +73,6 @@ def validates_after(trainer: Any, batch_idx: int) -> bool:
     return any((number + 1) % every == 0 for number in (batch_idx, trainer.fit_loop.total_batch_idx))
 
 
-def batches_done(trainer: Any) -> int:
-    """Return the batches of this epoch that were trained on. `Trainer` has no property that counts them."""
-    return trainer.fit_loop.batch_idx + 1
-
-
 def default_store() -> Any:
     """Return the key-value store of the default process group. torch has no public way to it."""
     return dist.distributed_c10d._get_default_store()
@@ -84,37 +83,45 @@ def child_processes(trainer: Any) -> list[Any]:
     return getattr(trainer.strategy.launcher, "procs", [])
 
 
-def average_on(callback: Any, device: torch.device) -> None:
-    """Set the device of a WeightAveraging's average. Its constructor takes one, but a Trainer chooses it later."""
-    callback._device = device
+def count_averages_on_host(callback: Any) -> None:
+    """Begin the count of a WeightAveraging's updates on the CPU.
+
+    torch asks in every step whether it is 0: on a GPU, the host would wait for the answer.
+    """
+    callback._average_model.n_averaged = torch.tensor(0)
 
 
-def averaged_steps(callback: Any) -> int:
-    """Return the optimizer steps before a WeightAveraging's present update. Its averaging function is not told."""
-    return callback._latest_update_step
+def chosen_version(logger: Any) -> str | int | None:
+    """Return the version of a TensorBoardLogger or CSVLogger, None before it has one. Its property would choose one."""
+    return logger._version
+
+
+def set_version(logger: Any, version: str) -> None:
+    """Set the version of a TensorBoardLogger or CSVLogger. It is a constructor argument, and fixed afterwards."""
+    logger._version = version
 
 
 def move_logger(logger: Any, folder: Path) -> None:
     """Have a TensorBoardLogger write into ``folder``. Its parts are constructor arguments, and fixed afterwards."""
-    logger._root_dir, logger._name, logger._version = str(folder.parent.parent), folder.parent.name, folder.name
+    logger._root_dir, logger._name = str(folder.parent.parent), folder.parent.name
+    set_version(logger, folder.name)
 
 
 def join_folder(logger: Any, folder: Path, resumed: bool = False) -> None:
     """Have a TensorBoardLogger or CSVLogger that would choose a number next to ``folder`` write into ``folder``.
 
-    Both choose the highest number plus one and create the folder later, so that two runs may choose the same. The
-    version is a constructor argument, and fixed afterwards.
+    Both choose the highest number plus one and create the folder later, so that two runs may choose the same.
 
     Args:
         logger: Any logger; others are left alone.
         folder: The run's folder.
         resumed: ``folder`` is an earlier run's. A CSVLogger, which would delete the rows there, gets a new folder.
     """
-    if not isinstance(logger, TensorBoardLogger | CSVLogger) or logger._version is not None:
+    if not isinstance(logger, TensorBoardLogger | CSVLogger) or chosen_version(logger) is not None:
         return
     if os.path.abspath(logger.root_dir) == os.path.abspath(folder.parent):
         apart = resumed and isinstance(logger, CSVLogger)
-        logger._version = claim_folder(folder.parent).name if apart else folder.name
+        set_version(logger, claim_folder(folder.parent).name if apart else folder.name)
 
 
 def set_rates(schedule: Any, rates: list[float]) -> None:
