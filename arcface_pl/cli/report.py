@@ -20,6 +20,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from arcface_pl.callbacks.run.run_folder import run_folder, run_id
+from arcface_pl.callbacks.tensorboard.writer import writer_of
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.cli.parser import cell
 from arcface_pl.data import ImageDataModule
@@ -45,8 +46,8 @@ _MEASURES = {
     "accuracy": ("val/accuracy", "test/accuracy"),
     "accuracy with the margin left on": ("val/margin_accuracy", "test/margin_accuracy"),
     "loss": ("val/loss", "test/loss"),
-    "mean angle to the target class": ("angle/target_mean", "test/angle/target_mean"),
-    "mean angle to the nearest other class": ("angle/nearest_other_mean", "test/angle/nearest_other_mean"),
+    "mean angle to the target class": ("val/angle/target_mean", "test/angle/target_mean"),
+    "mean angle to the nearest other class": ("val/angle/nearest_other_mean", "test/angle/nearest_other_mean"),
 }
 
 
@@ -215,3 +216,6 @@ class SaveConfig(SaveConfigCallback):
             text = first_line(run_id(trainer)) + self.parser.dump(self.config, format="yaml", skip_none=False)
             with replacing(folder / self.config_filename) as file:
                 file.write(text.encode())
+            writer = writer_of(trainer)
+            if writer is not None:
+                writer.add_text("config.yaml", f"```yaml\n{text}```")

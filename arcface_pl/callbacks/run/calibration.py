@@ -17,7 +17,7 @@ from arcface_pl.metrics.states import gather_rows
 
 __all__ = ["ThresholdCalibration"]
 
-SCORES = ("val/", "angle/")
+SCORES = "val/"
 
 
 class ThresholdCalibration(ScoredCallback):

@@ -167,7 +167,7 @@ class RunCheckpoint(Checkpoint):
         if score is None or (self.best_score is not None and not self._as_good(score, self.best_score)):
             return False
         self.best_score = score
-        self.best_metrics = {name: value for name, value in metrics.items() if name.startswith(("val/", "angle/"))}
+        self.best_metrics = {name: value for name, value in metrics.items() if name.startswith("val/")}
         trainer.save_checkpoint(self._folder / "best.ckpt")
         return True
 
