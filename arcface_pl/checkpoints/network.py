@@ -73,7 +73,7 @@ def size_lazy_layers(backbone: nn.Module, content: Mapping[str, Any]) -> None:
         ValueError: If the network does not take such images.
     """
     facts = content.get("data") or {}
-    sizes = [facts.get(name) for name in ("in_channels", "image_size")]
+    sizes: list[Any] = [facts.get(name) for name in ("in_channels", "image_size")]
     if any(map(nn.parameter.is_lazy, backbone.parameters())) and all(isinstance(size, int) for size in sizes):
         embedding_width(backbone, *sizes)
 

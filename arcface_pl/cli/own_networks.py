@@ -40,8 +40,8 @@ def build_networks(
     flagged = {".".join(name.split(".")[:2]) for name, _ in request.flags}
     roles = [role for role in REGISTRIES if f"model.{role}" in flagged or not is_known(role, specs.get(role))]
     nodes = {role: class_node(role, specs.get(role)) for role in roles}
-    settings, flags = request.over({"trainer": {}, "model": nodes})
-    flags = name_networks(origin, specs, settings, flags, configured)
+    settings, given = request.over({"trainer": {}, "model": nodes})
+    flags = name_networks(origin, specs, settings, given, configured)
     return {role: build_network(role, settings["model"][role], flags) for role in roles}
 
 
@@ -58,7 +58,7 @@ def name_networks(
     settings: dict[str, Any],
     flags: Flags,
     configured: Mapping[str, Any],
-) -> Flags:
+) -> list[tuple[str, str]]:
     """Give each foreign network the class that flags, or else the run's config, name.
 
     Args:
@@ -77,12 +77,12 @@ def name_networks(
     model = settings["model"].get("init_args") or {} if is_class(settings["model"]) else settings["model"]
     left = list(flags)
     for role in REGISTRIES:
-        node, spec = model.get(role), specs.get(role)
+        node, spec = model.get(role) or {}, specs.get(role)
         foreign = class_node(role, spec)["class_path"]
         if is_known(role, spec) or not is_class(node) or node["class_path"] != foreign:
             continue
         named = [parse_yaml(text) for name, text in left if name == f"model.{role}"]
-        ours = configured.get(role)
+        ours: Any = configured.get(role)
         if named:
             left = [flag for flag in left if flag[0] != f"model.{role}"]
             chosen = named[-1] if is_class(named[-1]) else {"class_path": named[-1]}

@@ -198,7 +198,7 @@ class ArcFaceCLI(LightningCLI):
             for name in ("in_channels", "image_size"):
                 _fill("model.backbone", model.backbone, name, fact(self.datamodule, name), "the data's images")
             backbone = _build("model.backbone", nn.Module, model.backbone)
-        sizes = [getattr(self.datamodule, name, None) for name in ("in_channels", "image_size")]
+        sizes: list[Any] = [fact(self.datamodule, name) for name in ("in_channels", "image_size")]
         if "class_path" in (model.get("head") or ()):
             width = getattr(backbone, "embedding_dim", None)
             if width is None and backbone is not None and all(isinstance(size, int) for size in sizes):

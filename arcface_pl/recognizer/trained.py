@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -71,7 +71,9 @@ class TrainedModel:
         try:
             backbone, head = rebuild(content, file.path, backbone=backbone, head=head)
             # A user's own network need not have sizes, nor a checkpoint of an earlier release the data's
-            sizes = {name: getattr(backbone, name, facts.get(name)) for name in ("in_channels", "image_size")}
+            sizes: dict[str, Any] = {
+                name: getattr(backbone, name, facts.get(name)) for name in ("in_channels", "image_size")
+            }
             return cls(
                 backbone,
                 head,

@@ -18,6 +18,7 @@ from arcface_pl.callbacks.run.private_apis import log_interval
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.data.protocol import check_names, fact, images_and_labels, labelled
+from arcface_pl.data.protocol import images_and_labels
 from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
@@ -188,8 +189,8 @@ class ArcFaceModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the head how far training is, in fractional epochs: margins that change depend on it."""
-        if self.data_facts.get("image_size") is None:  # a data module, or loaders, that do not tell
-            channels, height, width = batch[0].shape[1:]
+        if self.data_facts.get("in_channels") is None:  # a data module, or loaders, that do not tell
+            _, channels, height, width = images_and_labels(batch)[0].shape
             self.data_facts |= {"in_channels": channels, "image_size": height if height == width else None}
         epoch = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
         self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed(), batch=batch_idx)
