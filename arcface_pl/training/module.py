@@ -14,6 +14,7 @@ from arcface_pl.backbones.adapter import adapt
 from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.callbacks.run.compile import CompileMode
 from arcface_pl.callbacks.run.defaults import run_callbacks
+from arcface_pl.callbacks.run.exact_resume import check_networks
 from arcface_pl.callbacks.run.private_apis import log_interval
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
 from arcface_pl.checkpoints.specs import spec_of
@@ -226,6 +227,7 @@ class ArcFaceModule(L.LightningModule):
         self.data_facts = checkpoint.get("data", {})
         if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
             check_resumable(path, checkpoint)
+            check_networks(self, checkpoint)
         if self.strict_loading:
             check_fit(path, checkpoint["state_dict"], self.state_dict())
 
