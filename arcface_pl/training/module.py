@@ -19,7 +19,6 @@ from arcface_pl.callbacks.run.private_apis import log_interval
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.data.protocol import check_names, fact, images_and_labels, labelled
-from arcface_pl.data.protocol import images_and_labels
 from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
