@@ -48,7 +48,7 @@ def test_a_subclass_of_the_module(capsys: pytest.CaptureFixture) -> None:
     assert again["model"] == config["model"]
 
 
-@pytest.mark.filterwarnings("ignore:.*(are skipped|is skipped|are written)")
+@pytest.mark.filterwarnings("ignore:.*(are skipped|is skipped|are written|is not measured)")
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 def test_a_plain_module_and_a_plain_data_module(capsys: pytest.CaptureFixture) -> None:
