@@ -60,17 +60,15 @@ def test_a_plain_module_and_a_plain_data_module(capsys: pytest.CaptureFixture) -
     assert results["dataset"] == "Data"
     assert results["num_parameters"] == 784 * 4 + 4 + 4 * 10 + 10
     printed = capsys.readouterr().out
-    assert "number of images not known" in printed
+    assert "Data: 32 train" in printed
     assert "cross_entropy" in printed
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-def test_a_plain_data_module_says_its_number_of_classes(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as ended:
-        fit("--data", "guests.Data")
-    assert ended.value.code == 2
-    assert "model.head.num_classes: not set" in capsys.readouterr().err
-    results, _ = fit("--data", "guests.Data", "--model.head.num_classes", "10")
+@pytest.mark.filterwarnings("ignore:.*training images come from the data set of train_dataloader")
+def test_a_plain_data_module_has_its_classes_counted() -> None:
+    results, config = fit("--data", "guests.Data")
+    assert config["model"]["head"]["init_args"]["num_classes"] == 10
     assert results["dataset"] == "Data"
     assert 0 <= results["test/accuracy"] <= 1
 
