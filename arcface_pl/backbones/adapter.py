@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from arcface_pl.backbones.base import Backbone
 from arcface_pl.errors import expected
 
-__all__ = ["adapt", "embedding_width"]
-
 # Entries that hold one embedding per image: Hugging Face's, CLIP's, and DINOv2's forward_features
 _EMBEDDING_KEYS = ("pooler_output", "image_embeds", "embeddings", "embedding", "x_norm_clstoken")
 

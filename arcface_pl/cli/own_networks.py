@@ -14,8 +14,6 @@ from arcface_pl.cli.resume import class_node, resumed_run
 from arcface_pl.cli.settings import build_network
 from arcface_pl.errors import SettingsError, printable
 
-__all__ = ["build_networks", "configured_networks", "name_networks"]
-
 Flags = Sequence[tuple[str, str]]
 
 

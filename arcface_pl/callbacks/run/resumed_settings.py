@@ -12,8 +12,6 @@ from torch import nn
 
 from arcface_pl.checkpoints.specs import PLAIN, spec_of
 
-__all__ = ["RESUMED_SETTINGS", "callback_arguments", "differences", "network_settings", "training_settings", "verdict"]
-
 RESUMED_SETTINGS = {
     "model": "applied",  # what a subclass takes beyond the settings below
     "model.backbone": "refused",
