@@ -168,7 +168,7 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> Non
         tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
     results = {
         **report.exact(policy.best_metrics if policy is not None else {}),
-        **report.exact(tested[0] if tested else {}),
+        **(report.exact(tested[0]) | report.counted(trainer) if tested else {}),
         "dataset": report.dataset_of(datamodule),
         "num_parameters": num_parameters,
         "seed": cli.config.seed_everything,
@@ -179,7 +179,7 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> Non
     folder = run_folder(trainer)  # a collective call: every process makes it
     if trainer.is_global_zero:
         report.write_json(folder / "results.json", results)
-        report.conclude(console, results, folder, report.count_images(trainer, datamodule))
+        report.conclude(console, results, folder)
 
 
 def _check_data(trainer: Any, datamodule: Any, *stages: str) -> bool:
@@ -224,10 +224,11 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) 
         none = fact(datamodule, "num_val") == 0 and command == "validate"
         raise SettingsError(f"{'data.val_fraction: got 0' if none else limit}; expected images to {command} on")
     if trainer.is_global_zero:
-        results = {**report.exact(scores[0]), "dataset": report.dataset_of(datamodule), "checkpoint": str(checkpoint)}
+        measured = report.exact(scores[0]) | report.counted(trainer)
+        results = {**measured, "dataset": report.dataset_of(datamodule), "checkpoint": str(checkpoint)}
         path = _place(checkpoint, run, f"{command}.json")
         report.write_json(path, results)
-        report.table(console, results, report.count_images(trainer, datamodule))
+        report.table(console, results)
 
 
 def _place(checkpoint: Path, run: Run | None, name: str) -> Path:
