@@ -18,6 +18,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 
 from arcface_pl.callbacks import RunCheckpoint
+from arcface_pl.callbacks.run.exact_resume import ExactResume
+from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.callbacks.run.run_folder import claim, continue_in, release, run_folder
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
 from arcface_pl.checkpoints.atomic import unused_path
@@ -80,16 +82,17 @@ def run(command: str, args: Sequence[str]) -> None:
     keep_freed_memory()
     stop_driver_search()
     cli = ArcFaceCLI(settings, flags, request.helps, command)
-    checkpoint, run = None, None
+    checkpoint, run, trained_on = None, None, {}
     if found is not None:
         checkpoint = found.path
         run = resumed_run(found) if command == "fit" else run_of(*found)
+        trained_on = {name: found.content.get(name) for name in ("data", type(cli.datamodule).__qualname__)}
         DurableCheckpointIO.install(cli.trainer.strategy, found)  # the Trainer need not read it again
         del found
     handlers = end_at_once()
     try:
         with file_errors(), library_errors(checkpoint):
-            _perform(command, cli, checkpoint, run, request.switches)
+            _perform(command, cli, checkpoint, run, trained_on, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
             print(f"stopped by {stop.signum.name}; --ckpt_path last goes on from here", file=sys.stderr)  # noqa: T201
@@ -107,13 +110,20 @@ def _last(settings: dict[str, Any], flags: Sequence[tuple[str, str]], name: str)
     return typed[-1] if typed else settings["trainer"].get(name)
 
 
-def _perform(command: str, cli: ArcFaceCLI, checkpoint: Path | None, run: Run | None, switches: dict[str, str]) -> None:
+def _perform(
+    command: str,
+    cli: ArcFaceCLI,
+    checkpoint: Path | None,
+    run: Run | None,
+    trained_on: dict[str, Any],
+    switches: dict[str, str],
+) -> None:
     if "help_all" in switches:
         cli.print_help()
     elif "print_config" in switches:
         cli.print_config(switches["print_config"])
     elif command == "fit":
-        _fit(cli, checkpoint, run)
+        _fit(cli, checkpoint, run, trained_on)
     else:
         assert checkpoint is not None
         _evaluate(command, cli, checkpoint, run)
@@ -133,21 +143,24 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
 
 
-def _fit(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> None:
+def _fit(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, trained_on: dict[str, Any]) -> None:
     try:
-        _train(cli, checkpoint, resumed)
+        _train(cli, checkpoint, resumed, trained_on)
     except BaseException:
         release(cli.trainer)
         raise
 
 
-def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> None:
+def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, trained_on: dict[str, Any]) -> None:
     trainer: Any = cli.trainer
     module, datamodule = cli.model, cli.datamodule
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
+        datamodule.setup("fit")
+    if not any(isinstance(each, ExactResume) for each in trainer.callbacks):
+        trainer.callbacks.append(ExactResume())  # as an ArcFaceModule would; other modules' settings are compared too
     console = Console(quiet=not trainer.is_global_zero)
-    if resumed is not None:
+    if resumed is not None and not has_other_data(datamodule, trained_on):  # else its scores and files are of the old
         continue_in(trainer, *resumed)
     folder = None
     if trainer.is_global_zero and not trainer.fast_dev_run:

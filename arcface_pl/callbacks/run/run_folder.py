@@ -10,6 +10,7 @@ import lightning as L
 
 from arcface_pl.callbacks.run.logger import RunLogger
 from arcface_pl.callbacks.run.private_apis import join_folder
+from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.checkpoints.atomic import claim_folder, missing_folders
 from arcface_pl.checkpoints.runs import MARK, owner_of
 from arcface_pl.errors import CheckpointError
@@ -36,8 +37,10 @@ class RunFolder(L.Callback):
         checkpoint["run"] = self.run_id
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Continue in default_root_dir if the run that is resumed has it."""
+        """Continue in default_root_dir if the run that is resumed has it, and the data are the same."""
         root = Path(trainer.default_root_dir)
+        if has_other_data(getattr(trainer, "datamodule", None), checkpoint):
+            return
         if self.path is None and not trainer.loggers and owner_of(root) == checkpoint.get("run", ""):
             self.path, self.run_id = root, checkpoint["run"]
 
