@@ -64,6 +64,12 @@ def test_the_package_has_no_loose_modules() -> None:
     assert rooms == set(TIER) - LOOSE
 
 
+def test_public_names_are_listed_by_rooms_alone() -> None:
+    """A module offers what has no underscore; ``__all__`` in ``__init__`` says what is for users."""
+    listing = [name for name, path in modules().items() if "\n__all__ =" in path.read_text()]
+    assert not [name for name in listing if modules()[name].name != "__init__.py"]
+
+
 def test_rooms_import_downwards_only() -> None:
     known = modules()
     wrong = []

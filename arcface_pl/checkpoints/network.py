@@ -15,8 +15,6 @@ from arcface_pl.checkpoints.specs import build
 from arcface_pl.errors import CheckpointError, expected
 from arcface_pl.heads import HEADS, Head
 
-__all__ = ["build_network", "rebuild"]
-
 LARGEST_IMAGE = 8192
 """Pixels: the image size of a network that convolves is not bounded by its weights."""
 

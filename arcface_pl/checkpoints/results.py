@@ -10,8 +10,6 @@ from typing import BinaryIO
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.errors import SettingsError, expected
 
-__all__ = ["MARK", "check_result", "is_ours", "writing_result"]
-
 MARK = b"written by arcface_pl"
 """Stands in every result file whose format has room for it."""
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["MARK", "Run", "owner_of", "run_of"]
-
 MARK = ".arcface_pl"
 """File in a run's folder that holds the run's identity."""
 

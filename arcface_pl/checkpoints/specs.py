@@ -6,8 +6,6 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-__all__ = ["build", "spec_of"]
-
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 PLAIN = (bool, int, float, str, type(None))
 

@@ -17,8 +17,6 @@ import yaml
 
 from arcface_pl.errors import SettingsError, expected
 
-__all__ = ["BASE_CONFIG", "SECTIONS", "import_class", "is_class", "merge", "parse_yaml", "read_config", "read_yaml"]
-
 BASE_CONFIG = Path(__file__).parent.parent / "configs" / "base.yaml"
 SECTIONS = ("seed_everything", "trainer", "model", "data")
 SUBCOMMANDS = ("fit", "validate", "test", "predict")

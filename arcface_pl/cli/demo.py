@@ -9,8 +9,6 @@ from functools import partial
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, number
 from arcface_pl.errors import SettingsError, expected, printable
 
-__all__ = ["run"]
-
 HOST = "127.0.0.1"
 WAIT = 10  # seconds to wait for another process that holds the gallery's lock: the page hangs meanwhile
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from arcface_pl.checkpoints.reading import CheckpointFile
     from arcface_pl.recognizer import TrainedModel
 
-__all__ = ["run"]
-
 DESCRIPTION = """\
 Score a checkpoint: classification of the classes it was trained on; verification (every pair of two images), retrieval
 (each image looked up among the others) and identification (each named by the nearest of a few enrolled ones) of those

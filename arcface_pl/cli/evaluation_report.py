@@ -18,8 +18,6 @@ from arcface_pl.figures.style import SOFTWARE
 from arcface_pl.metrics.functional import target_angles
 from arcface_pl.recognizer import TrainedModel
 
-__all__ = ["as_json", "evaluate_data", "print_table", "save_figures", "write"]
-
 MOST_MISTAKES = 24
 # How each score reads, in the order of the rows of each kind.
 _LABELS = {

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from arcface_pl.recognizer import TrainedModel
 
-__all__ = ["run"]
-
 _SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors", "torch": ".pt2"}
 
 _DESCRIPTION = """\

@@ -10,8 +10,6 @@ from pathlib import Path
 from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
 from arcface_pl.errors import CheckpointError, SettingsError, expected
 
-__all__ = ["find_checkpoint"]
-
 NAMES = ("last", "last-good", "best")
 ACCEPTED = f"a checkpoint's path, {', '.join(NAMES)}"
 

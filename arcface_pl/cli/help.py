@@ -1,7 +1,5 @@
 """The short help: common settings and examples. ``--help_all`` prints every setting."""
 
-__all__ = ["HELP", "SUBCOMMANDS"]
-
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 _COMMON = """\

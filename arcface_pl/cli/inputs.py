@@ -19,8 +19,6 @@ from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.pretrained import read_pretrained
 
-__all__ = ["FramedPictures", "find_pictures", "name_folders", "open_model", "read_pictures", "warn_without_threshold"]
-
 _LOG = logging.getLogger(__name__)
 
 

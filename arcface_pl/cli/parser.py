@@ -8,8 +8,6 @@ from rich.markup import escape
 
 from arcface_pl.errors import SettingsError, printable
 
-__all__ = ["MODEL_HELP", "ToolParser", "cell", "csv_value", "number"]
-
 MODEL_HELP = "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote"
 
 

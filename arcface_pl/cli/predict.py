@@ -15,8 +15,6 @@ from arcface_pl.errors import UserError
 if TYPE_CHECKING:
     from arcface_pl.recognizer import Recognizer
 
-__all__ = ["run"]
-
 BATCH = 256
 LEAST_FOR_BAR = 20  # pictures from which a progress bar is shown
 FIELDS = ("file", "label", "cosine", "angle_degrees", "unknown", "error")

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from arcface_pl.cli.inputs import FramedPictures
     from arcface_pl.recognizer import Recognizer
 
-__all__ = ["editing_gallery", "run"]
-
 _DESCRIPTION = """\
 Recognize classes that the model was not trained on, from a few pictures of each.
 

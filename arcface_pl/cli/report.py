@@ -27,19 +27,6 @@ from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import fact
 from arcface_pl.errors import listed
 
-__all__ = [
-    "SaveConfig",
-    "announce",
-    "conclude",
-    "counted",
-    "dataset_of",
-    "exact",
-    "first_line",
-    "table",
-    "versions",
-    "write_json",
-]
-
 UNKNOWN = "not known"
 _COUNTS = ("/num_images", "/num_correct")
 # Key as logged on the validation and on the test split, and its label.

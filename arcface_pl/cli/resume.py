@@ -19,8 +19,6 @@ from arcface_pl.heads import HEADS
 from arcface_pl.training import schedules
 from arcface_pl.training.hyperparameters import classes_of
 
-__all__ = ["resumed_run", "settings_of_checkpoint", "settings_of_run"]
-
 
 def resumed_run(found: CheckpointFile) -> Run | None:
     """Return the run to continue; None for a copied checkpoint, or next to a config.yaml that the run did not write."""

@@ -38,8 +38,6 @@ from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import check_loaders, fact
 from arcface_pl.errors import SettingsError, expected
 
-__all__ = ["run"]
-
 NO_DATA = "a data module: the checkpoint was trained on loaders of which it knows nothing"
 TRAINER_ARGUMENTS = tuple(inspect.signature(L.Trainer).parameters)
 

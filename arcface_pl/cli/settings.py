@@ -27,8 +27,6 @@ from arcface_pl.data.protocol import complete, fact
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.training.module import ArcFaceModule
 
-__all__ = ["ArcFaceCLI", "build_data", "class_path"]
-
 Flags = Sequence[tuple[str, str]]
 
 # A Trainer flag that turns something off removes the callbacks that Lightning would otherwise reject.

@@ -3,8 +3,6 @@
 from arcface_pl.evaluation.thresholds import Calibration, OperatingPoint
 from arcface_pl.recognizer.trained import TrainedModel
 
-__all__ = ["model_card"]
-
 # Logged key and label; accuracies are fractions, angles degrees
 _MEASURES = (
     ("accuracy", "accuracy"),

@@ -22,8 +22,6 @@ from arcface_pl.recognizer.manifest import Manifest
 from arcface_pl.recognizer.model_card import model_card
 from arcface_pl.recognizer.trained import TrainedModel
 
-__all__ = ["from_config", "read_pretrained", "to_config", "to_tensors", "write_pretrained"]
-
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 MANIFEST = Manifest(
     "arcface_pl model",

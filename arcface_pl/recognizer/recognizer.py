@@ -26,8 +26,6 @@ from arcface_pl.recognizer.gallery import Gallery
 from arcface_pl.recognizer.pretrained import read_pretrained, write_pretrained
 from arcface_pl.recognizer.trained import TrainedModel
 
-__all__ = ["Recognizer"]
-
 
 class Recognizer:
     """Inference with a trained model, without a Trainer.

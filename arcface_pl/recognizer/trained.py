@@ -24,8 +24,6 @@ from arcface_pl.preprocessing import ImageError, Preprocessor, normalize_images
 from arcface_pl.recognizer.answers import Pictures
 from arcface_pl.recognizer.pictures import each_picture, frame, is_one
 
-__all__ = ["BATCH", "TrainedModel"]
-
 BATCH = 256
 """Pictures per forward pass."""
 

@@ -18,8 +18,6 @@ from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError
 from arcface_pl.training import schedules
 
-__all__ = ["classes_of", "load_module", "plain", "plain_hyperparameters", "trainer_of"]
-
 ModuleT = TypeVar("ModuleT")
 _NOT_PLAIN = object()
 _OF_THE_LOOP = ("optimizer", "lr_schedule")

@@ -27,8 +27,6 @@ from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimi
 from arcface_pl.training.schedules import configure_schedule
 from arcface_pl.training.scores import Scores
 
-__all__ = ["ArcFaceModule"]
-
 # Facts about the training data that a model needs to be used without that data.
 DATA_FACTS = ("dataset_name", "class_names", "held_out_class_names", "normalization", "preprocessing")
 

@@ -10,8 +10,6 @@ from torchmetrics.classification import MulticlassAccuracy
 from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.heads import Head
 
-__all__ = ["Scores"]
-
 # Sums over a test set must not depend on how many processes shared it; Apple's GPUs have no float64.
 SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
 

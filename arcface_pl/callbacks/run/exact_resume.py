@@ -17,8 +17,6 @@ from arcface_pl.callbacks.run.resumed_settings import differences, verdict
 from arcface_pl.errors import CheckpointError
 from arcface_pl.seeding import run_seed
 
-__all__ = ["ExactResume", "check_networks"]
-
 _LOG = logging.getLogger(__name__)
 _ROUNDING = "sums are rounded differently, so that weights differ in their last bits"
 _LOST = {

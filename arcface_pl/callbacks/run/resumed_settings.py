@@ -12,20 +12,6 @@ from torch import nn
 
 from arcface_pl.checkpoints.specs import PLAIN, spec_of
 
-__all__ = [
-    "RESUMED_SETTINGS",
-    "argument_attributes",
-    "callback_arguments",
-    "callbacks_by_name",
-    "differences",
-    "forget_scores",
-    "has_other_data",
-    "network_settings",
-    "swa_took_over",
-    "training_settings",
-    "verdict",
-]
-
 RESUMED_SETTINGS = {
     "model": "applied",  # what a subclass takes beyond the settings below
     "model.backbone": "refused",

@@ -15,8 +15,6 @@ from arcface_pl.checkpoints.atomic import claim_folder, missing_folders
 from arcface_pl.checkpoints.runs import MARK, owner_of
 from arcface_pl.errors import CheckpointError
 
-__all__ = ["RunFolder", "claim", "continue_in", "join", "release", "run_folder", "run_id"]
-
 
 class RunFolder(L.Callback):
     """Keeps the folder and the identity of a run, and stores the identity in checkpoints. `run_folder` adds it.
