@@ -22,6 +22,7 @@ from rich.table import Table
 from arcface_pl.callbacks.run.run_folder import run_folder, run_id
 from arcface_pl.callbacks.tensorboard.writer import writer_of
 from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.cli.find_checkpoint import age
 from arcface_pl.cli.parser import cell
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import fact
@@ -75,7 +76,7 @@ def announce(
     rows.add_row("precision", _describe_precision(trainer, module))
     rows.add_row("folder", "nothing is saved" if folder is None else cell(os.path.relpath(folder)))
     if checkpoint is not None:
-        rows.add_row("resumes", cell(checkpoint))
+        rows.add_row("resumes", f"{cell(checkpoint)} ({age(checkpoint)} old)")
     console.print(Panel(rows, title="arcface-pl fit", title_align="left", expand=False))
 
 

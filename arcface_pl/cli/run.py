@@ -60,7 +60,7 @@ def run(command: str, args: Sequence[str]) -> None:
     found = None
     if request.ckpt_path is not None and not request.helps:
         root = _last(settings, flags, "default_root_dir")
-        found = find_checkpoint(request.ckpt_path, root, option="--ckpt_path")
+        found = find_checkpoint(request.ckpt_path, root, option="--ckpt_path", announces=command != "fit")
     if command != "fit" and found is None and not request.helps:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
     if found is not None:
@@ -159,7 +159,7 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, traine
         trainer.callbacks.append(ExactResume())  # as an ArcFaceModule would; other modules' settings are compared too
     console = Console(quiet=not trainer.is_global_zero)
     if resumed is not None and not has_other_data(datamodule, trained_on):  # else its scores and files are of the old
-        continue_in(trainer, *resumed)
+        continue_in(trainer, resumed.folder, resumed.run_id)
     folder = None
     if trainer.is_global_zero and not trainer.fast_dev_run:
         folder = claim(trainer, f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else "")
