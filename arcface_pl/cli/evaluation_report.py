@@ -1,6 +1,5 @@
 """``evaluate``: what is measured on a data module, and its table, JSON and figures."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from arcface_pl.checkpoints.results import check_result, writing_result
+from arcface_pl.checkpoints.results import check_result
 from arcface_pl.cli.parser import cell
+from arcface_pl.cli.result_files import write_json_result
 from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import SettingsError
 from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
@@ -123,11 +123,9 @@ def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Pa
         SettingsError: If the file cannot be written.
     """
     try:
-        with writing_result(path, option="--json" if chosen else None, replace=in_run) as (file, path):
-            file.write((json.dumps(results, indent=2) + "\n").encode())
+        return write_json_result(path, results, option="--json" if chosen else None, replace=in_run)
     except OSError as error:
         raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
-    return path
 
 
 def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from rich.markup import escape
 
+from arcface_pl.cli.program import as_typed, program
 from arcface_pl.errors import SettingsError, printable
 
 MODEL_HELP = "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote"
@@ -25,9 +26,9 @@ class ToolParser(argparse.ArgumentParser):
 
     def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
         super().__init__(
-            prog=f"arcface-pl {command}",
+            prog=program(command),
             description=description,
-            epilog=epilog,
+            epilog=as_typed(epilog or "", command),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

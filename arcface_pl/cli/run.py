@@ -1,6 +1,5 @@
 """The four commands: settings, data, what will run, the run, what came out."""
 
-import csv
 import inspect
 import logging
 import os
@@ -22,7 +21,6 @@ from arcface_pl.callbacks.run.exact_resume import ExactResume
 from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.callbacks.run.run_folder import claim, continue_in, release, run_folder
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
-from arcface_pl.checkpoints.atomic import unused_path
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.checkpoints.runs import Run, run_of
 from arcface_pl.cli import report
@@ -31,10 +29,12 @@ from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.error_lines import file_errors, library_errors
 from arcface_pl.cli.find_checkpoint import find_checkpoint
 from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_driver_search
-from arcface_pl.cli.parser import cell, csv_value
+from arcface_pl.cli.parser import cell
+from arcface_pl.cli.result_files import write_csv_result, write_json_result
 from arcface_pl.cli.resume import resumed_run, settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
+from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import check_loaders, fact
 from arcface_pl.errors import SettingsError, expected
 
@@ -207,6 +207,7 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) 
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
     console = Console(quiet=not trainer.is_global_zero)
+    place, replace = (checkpoint.parent, False) if run is None else (run.folder, True)
     entry = {"datamodule": datamodule, "ckpt_path": checkpoint, "weights_only": True}
     has_loaders = _check_data(trainer, datamodule, command)
     if not has_loaders and (command != "predict" or not _check_data(trainer, datamodule, "test")):
@@ -222,8 +223,8 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) 
         batches = trainer.predict(module, **entry)
         if not batches:
             raise SettingsError("trainer.limit_predict_batches: got 0; expected at least one batch to predict")
-        path = _place(checkpoint, run, "predictions.csv")
-        _write_predictions(path, batches, fact(datamodule, "class_names"))
+        paths = paths_of(trainer.predict_dataloaders)
+        path = _write_predictions(place / "predictions.csv", batches, fact(datamodule, "class_names"), paths, replace)
         console.print(
             f"{sum(len(batch['predictions']) for batch in batches):,} predictions written to {cell(path)}",
             soft_wrap=True,
@@ -237,23 +238,20 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) 
     if trainer.is_global_zero:
         measured = report.exact(scores[0]) | report.counted(trainer)
         results = {**measured, "dataset": report.dataset_of(datamodule), "checkpoint": str(checkpoint)}
-        path = _place(checkpoint, run, f"{command}.json")
-        report.write_json(path, results)
+        write_json_result(place / f"{command}.json", results, replace=replace)
         report.table(console, results)
 
 
-def _place(checkpoint: Path, run: Run | None, name: str) -> Path:
-    """Return where a result goes: the run's folder, or next to a copied checkpoint, where no file is replaced."""
-    return unused_path(checkpoint.with_name(name)) if run is None else run.folder / name
-
-
-def _write_predictions(path: Path, batches: list[Any], class_names: list[str] | None) -> None:
+def _write_predictions(
+    path: Path, batches: list[Any], class_names: list[str] | None, paths: list[str] | None, replace: bool
+) -> Path:
     joined = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
-    named = (lambda label: label) if class_names is None else [*map(csv_value, class_names)].__getitem__
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["index", "label", "prediction", "cosine", "angle_degrees"])
-        rows = zip(joined["labels"], joined["predictions"], joined["cosine"], strict=True)
-        for index, (label, prediction, cosine) in enumerate(rows):
-            angle = torch.rad2deg(torch.tensor(cosine, dtype=torch.float64).clamp(-1, 1).acos()).item()
-            writer.writerow([index, named(label), named(prediction), f"{cosine:.6f}", f"{angle:.3f}"])
+    named = (lambda label: label) if class_names is None else class_names.__getitem__
+    header = ["index", "label", "prediction", "cosine", "angle_degrees", *(["file"] if paths else [])]
+    rows = []
+    for index, (prediction, cosine) in enumerate(zip(joined["predictions"], joined["cosine"], strict=True)):
+        angle = torch.rad2deg(torch.tensor(cosine, dtype=torch.float64).clamp(-1, 1).acos()).item()
+        label = named(joined["labels"][index]) if "labels" in joined else None
+        row = [index, label, named(prediction), f"{cosine:.6f}", f"{angle:.3f}"]
+        rows.append([*row, paths[index]] if paths else row)
+    return write_csv_result(path, header, rows, replace=replace)

@@ -20,6 +20,7 @@ from arcface_pl.callbacks.run.defaults import check_trainer
 from arcface_pl.cli.config import CLASS_KEYS, import_class, is_class, parse_yaml, unknown, walk
 from arcface_pl.cli.error_lines import ConstructorError, settings_errors
 from arcface_pl.cli.machine import choose_threads
+from arcface_pl.cli.program import program
 from arcface_pl.cli.report import SaveConfig
 from arcface_pl.cli.values import check_seed, check_trainer_values, check_values
 from arcface_pl.data import ImageDataModule
@@ -82,7 +83,7 @@ class ArcFaceCLI(LightningCLI):
             subclass_mode_model=any_model,
             subclass_mode_data=True,
             seed_everything_default=0,
-            parser_kwargs={"prog": f"arcface-pl {command}", **_PARSER},
+            parser_kwargs={"prog": program(command), **_PARSER},
             save_config_callback=SaveConfig,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # checkpoints would name classes to import
