@@ -446,7 +446,7 @@ class TestUnreadable:
         message = str(raised.value)
         assert message.startswith("3 of 43 images cannot be read")
         assert all(name in message for name in ("broken.png", "empty.jpg", "text.png"))
-        assert message.endswith("To leave them out, set skip_unreadable: true")
+        assert message.endswith("To leave them out, set data.skip_unreadable true")
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_unchecked_the_first_one_that_is_met_is_named(self, root: Path, workers: int) -> None:
