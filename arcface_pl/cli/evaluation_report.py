@@ -1,6 +1,5 @@
 """``evaluate``: what is measured on a data module, and its table, JSON and figures."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from arcface_pl.checkpoints.results import check_result, writing_result
+from arcface_pl.checkpoints.results import check_result
 from arcface_pl.cli.parser import cell
+from arcface_pl.cli.result_files import write_json_result
 from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import SettingsError
 from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
@@ -69,8 +69,9 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
     pairs = getattr(data, "pairs", None) if split == "test" else None
     is_trained = list(data.class_names) == model.class_names
     sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)}
-    if fact(data, "held_out_class_names"):
-        sets["held_out"] = (data.held_out_dataloader(split), data.held_out_class_names)
+    if fact(data, "held_out_class_names") and (unseen := data.held_out_dataloader(split)):
+        sets["held_out"] = (unseen, data.held_out_class_names)
+    roles = fact(data, "is_query", {}) if split == "test" else {}
     network = model.to(device).backbone
     embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
     model.to("cpu")
@@ -80,6 +81,7 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
             list(class_names),
             head=model.head if name == "trained" else None,
             pairs=None if name == "held_out" else pairs,
+            is_query=roles.get("held_out" if name == "held_out" else "test"),
         )
         for name, (_, class_names) in sets.items()
     }
@@ -123,11 +125,9 @@ def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Pa
         SettingsError: If the file cannot be written.
     """
     try:
-        with writing_result(path, option="--json" if chosen else None, replace=in_run) as (file, path):
-            file.write((json.dumps(results, indent=2) + "\n").encode())
+        return write_json_result(path, results, option="--json" if chosen else None, replace=in_run)
     except OSError as error:
         raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
-    return path
 
 
 def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:
