@@ -5,6 +5,7 @@ import base64
 import binascii
 import json
 import math
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from arcface_pl.demo.openapi import document
 from arcface_pl.errors import UserError, expected
 from arcface_pl.preprocessing import ImageError
 from arcface_pl.recognizer import Recognizer
+from arcface_pl.recognizer.pictures import frame
 
 
 class Limits(NamedTuple):
@@ -40,20 +42,30 @@ class Limits(NamedTuple):
     max_waiting: int = 1024
 
 
+class _Waiting(NamedTuple):
+    key: Hashable
+    picture: Any
+    future: "asyncio.Future[Any]"
+
+
 class Batcher:
     """Collects the pictures of all requests that arrive while a batch is computed; they are the next batch.
 
     Nobody waits for a batch to fill: a lone request is computed at once.
 
     Args:
-        work: Computes the answers of pictures, in a thread of its own: called with a key and pictures of that key only.
+        prepare: Reads a picture, in one of several threads; an `ImageError` that it returns is the answer.
+        work: Computes the answers of what was read, in a thread of its own: of pictures with the same key only.
         limits: ``max_batch`` and ``max_waiting`` of them.
     """
 
-    def __init__(self, work: Callable[[Any, list[bytes]], list[Any]], limits: Limits) -> None:
-        self._work, self._limits = work, limits
-        self._thread = ThreadPoolExecutor(1)
-        self._waiting: deque[tuple[Hashable, bytes, asyncio.Future[Any]]] = deque()
+    def __init__(
+        self, prepare: Callable[[bytes], Any], work: Callable[[Any, list[Any]], list[Any]], limits: Limits
+    ) -> None:
+        self._prepare, self._work, self._limits = prepare, work, limits
+        self._readers, self._thread = ThreadPoolExecutor(min(8, os.cpu_count() or 1)), ThreadPoolExecutor(1)
+        self._num_asked = 0
+        self._waiting: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
 
     async def answers(self, key: Hashable, pictures: list[bytes]) -> list[Any]:
@@ -62,14 +74,24 @@ class Batcher:
         Raises:
             HTTPException: 503 if too many are waiting.
         """
-        if len(self._waiting) + len(pictures) > self._limits.max_waiting:
-            raise HTTPException(503, f"busy: {len(self._waiting):,} pictures are waiting; try again later")
+        if self._num_asked + len(pictures) > self._limits.max_waiting:
+            raise HTTPException(503, f"busy: {self._num_asked:,} pictures are waiting; try again later")
+        self._num_asked += len(pictures)
+        try:
+            return list(await asyncio.gather(*(self._answer(key, picture) for picture in pictures)))
+        finally:
+            self._num_asked -= len(pictures)
+
+    async def _answer(self, key: Hashable, picture: bytes) -> Any:
         loop = asyncio.get_running_loop()
-        futures = [loop.create_future() for _ in pictures]
-        self._waiting.extend((key, picture, future) for picture, future in zip(pictures, futures, strict=True))
+        ready = await loop.run_in_executor(self._readers, self._prepare, picture)
+        if isinstance(ready, ImageError):
+            return ready
+        future = loop.create_future()
+        self._waiting.append(_Waiting(key, ready, future))
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._compute())
-        return list(await asyncio.gather(*futures))
+        return await future
 
     async def _compute(self) -> None:
         while self._waiting:
@@ -77,29 +99,29 @@ class Batcher:
             if not batch:  # everybody has left
                 continue
             try:
-                pictures = [picture for _, picture, _ in batch]
+                pictures = [each.picture for each in batch]
                 loop = asyncio.get_running_loop()
-                found = await loop.run_in_executor(self._thread, self._work, batch[0][0], pictures)
+                found = await loop.run_in_executor(self._thread, self._work, batch[0].key, pictures)
             except Exception as error:
                 found = [error] * len(batch)
             for (_, _, future), answer in zip(batch, found, strict=True):
                 if future.done():  # the client has left
                     continue
-                if isinstance(answer, Exception) and not isinstance(answer, ImageError):
+                if isinstance(answer, Exception):
                     future.set_exception(answer)
                 else:
                     future.set_result(answer)
 
-    def _next(self) -> list[tuple[Hashable, bytes, asyncio.Future[Any]]]:
+    def _next(self) -> "list[_Waiting]":
         """Take the first pictures that waiting requests ask alike of."""
-        key = self._waiting[0][0]
-        batch: list[tuple[Hashable, bytes, asyncio.Future[Any]]] = []
-        others: list[tuple[Hashable, bytes, asyncio.Future[Any]]] = []
+        key = self._waiting[0].key
+        batch: list[_Waiting] = []
+        others: list[_Waiting] = []
         while self._waiting and len(batch) < self._limits.max_batch:
             each = self._waiting.popleft()
-            if each[2].done():
+            if each.future.done():
                 continue
-            (batch if each[0] == key else others).append(each)
+            (batch if each.key == key else others).append(each)
         self._waiting.extendleft(reversed(others))
         return batch
 
@@ -121,15 +143,15 @@ def create_service(
     """
     limits = limits or Limits()
 
-    def work(key: tuple[str, float | None], pictures: list[bytes]) -> list[Any]:
-        kind, limit = key
+    def work(key: tuple[str, float | None], pictures: list[torch.Tensor]) -> list[Any]:
+        (kind, limit), pixels = key, torch.stack(pictures)
         if kind == "predict":
-            return recognizer.classify(pictures, threshold=limit)
+            return recognizer.classify(pixels, threshold=limit, framed=True)
         if kind == "identify":
-            return recognizer.identify(pictures, threshold=limit)
-        return recognizer.embed_each(pictures)
+            return recognizer.identify(pixels, threshold=limit, framed=True)
+        return list(recognizer.embed(pixels, framed=True))
 
-    batcher = Batcher(work, limits)
+    batcher = Batcher(lambda picture: frame(picture, recognizer.model.preprocessor), work, limits)
 
     def endpoint(kind: str) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:

@@ -170,7 +170,7 @@ def test_a_failure_is_told_to_all_who_wait_and_the_next_is_served() -> None:
         return [len(each) for each in pictures]
 
     async def ask() -> list[Any]:
-        batcher = Batcher(work, Limits())
+        batcher = Batcher(bytes, work, Limits())
         asked = [
             batcher.answers("bad", [b"1"]),
             batcher.answers("good", [b"22", b"333"]),
