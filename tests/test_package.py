@@ -9,7 +9,7 @@ import arcface_pl
 from arcface_pl.heads import HEADS
 
 PACKAGE = Path(arcface_pl.__file__).parent
-LOOSE = {"__init__", "errors", "seeding"}
+LOOSE = {"__init__", "__main__", "errors", "seeding"}
 # A room may import from its own tier and the tiers before it.
 TIERS = (
     {"errors", "seeding", "functional", "metrics"},
@@ -19,6 +19,7 @@ TIERS = (
     {"recognizer", "callbacks"},
     {"training", "demo"},
     {"cli"},
+    {"__main__"},
 )
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
 # These are used without a Trainer
