@@ -47,13 +47,8 @@ def run(args: list[str]) -> None:
     from arcface_pl.cli.recognize import editing_gallery
     from arcface_pl.recognizer import Recognizer
 
-<<<<<<< HEAD
     with listen(HOST, given.port) as listener:
-        recognizer = Recognizer(open_model(given.model))
-=======
-    with _listen(given.port) as listener:
         recognizer = Recognizer(open_model(given.model, given.networks))
->>>>>>> main
         editing = partial(editing_gallery, recognizer, given.gallery, timeout=WAIT) if given.gallery else nullcontext
         # Read the gallery, and find out that it cannot be written before anything is drawn
         with editing():

@@ -47,7 +47,7 @@ def run(args: list[str]) -> None:
     from arcface_pl.recognizer import Recognizer
 
     with listen(given.host, given.port) as listener:
-        recognizer = Recognizer(open_model(given.model), device=device_of(given.accelerator))
+        recognizer = Recognizer(open_model(given.model, given.networks), device=device_of(given.accelerator))
         if given.gallery:
             recognizer.load_gallery(given.gallery)
         warn_without_threshold(given.threshold, recognizer.thresholds.classification)
