@@ -150,7 +150,8 @@ def table(console: Console, results: Mapping[str, Any]) -> None:
         cells = [_format(keys[split == "test"], results) for split in splits]
         if any(cells):
             rows.add_row(cell(label), *cells)
-    console.print(rows)
+    if measures and splits:
+        console.print(rows)
 
 
 def _format(key: str, results: Mapping[str, Any]) -> str:
@@ -171,6 +172,8 @@ def conclude(
 ) -> None:
     """Print the closing table, and what to look at and do next."""
     table(console, results)
+    for notice in results.get("notices", ()):
+        console.print(f"NOTE: {cell(notice)}", style="bold yellow")
     if results["dataset"] == "digits":
         console.print("These are scikit-learn's digits, not MNIST.", style="bold red")
     console.print(
