@@ -1,7 +1,6 @@
 """metrics.csv and curves.png of every run; figures and settings in every logger that can show them."""
 
 import csv
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -135,14 +134,42 @@ def test_flat() -> None:
     }  # fmt: skip
 
 
+class ServerError(Exception):
+    pass
+
+
+class TakesConfig(Stub):
+    """With an argument of WandbLogger's, which the command line must not take for its own."""
+
+    def __init__(self, config: dict[str, Any] | None = None, fails: bool = False) -> None:
+        super().__init__()
+        if fails:
+            raise ServerError("no server\nthere")
+
+
+def test_a_logger_may_have_an_argument_called_config() -> None:
+    main([*FIT, "--fast_dev_run", "true", "--logger", f"{__name__}.TakesConfig", "--trainer.logger.config.a", "1"])
+    assert Stub.made
+
+
+def test_a_logger_that_cannot_be_made_is_named_with_the_reason(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*FIT, "--logger", f"{__name__}.TakesConfig", "--trainer.logger.fails", "true"])
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert "trainer.logger: got 'TakesConfig'; expected a logger that can be made here. no server there" in said
+    assert not Path("lightning_logs").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_wandb_offline(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     for _ in range(2):
         main([*FIT, "--logger", "WandbLogger", "--trainer.logger.offline", "true"])
+        wandb.finish()
     printed = capsys.readouterr().out
     assert "dashboards   wandb sync" in printed
     assert "tensorboard --logdir" not in printed
@@ -154,9 +181,10 @@ def test_wandb_offline(capsys: pytest.CaptureFixture, monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_mlflow(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+def test_mlflow(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
-    uri = f"sqlite:///{tmp_path / 'runs.db'}" if "sqlalchemy" in sys.modules else (tmp_path / "mlruns").as_uri()
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "mlruns").as_uri()
     main([*FIT, "--logger", "MLFlowLogger", "--trainer.logger.tracking_uri", uri])
     assert f"mlflow ui --backend-store-uri {uri}" in capsys.readouterr().out.replace("\n", "")
     client = mlflow.MlflowClient(uri)
