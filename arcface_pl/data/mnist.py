@@ -65,7 +65,7 @@ class MNISTDataModule(ImageDataModule):
         if elastic:
             strengths = ElasticAugmentation(rotation=rotation, shift=shift, zoom=zoom, elastic=elastic)
         if augment and strengths != Augmentation(0, 0, 0):
-            kwargs.setdefault("augmentation", strengths)
+            kwargs["augmentation"] = kwargs.get("augmentation") or strengths  # a saved config says null
         super().__init__(**kwargs)
         check_choice("dataset", dataset, ("auto", *CATALOG))
         if not data_dir or "\0" in str(data_dir):
