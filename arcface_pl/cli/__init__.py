@@ -38,6 +38,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 shows escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # my_package.MyNet; last, so that it hides nothing that is installed
     command = args.pop(0) if args else "--help"
     while command in ("-c", "--config") and len(args) > 1:  # LightningCLI takes configs before the subcommand too
         command, args = args[1], [command, args[0], *args[2:]]

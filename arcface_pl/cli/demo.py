@@ -46,7 +46,7 @@ def run(args: list[str]) -> None:
     from arcface_pl.recognizer import Recognizer
 
     with _listen(given.port) as listener:
-        recognizer = Recognizer(open_model(given.model))
+        recognizer = Recognizer(open_model(given.model, given.networks))
         editing = partial(editing_gallery, recognizer, given.gallery, timeout=WAIT) if given.gallery else nullcontext
         # Read the gallery, and find out that it cannot be written before anything is drawn
         with editing():

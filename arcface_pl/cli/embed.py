@@ -119,11 +119,11 @@ def _embed(given: "argparse.Namespace", request: Request) -> "tuple[EmbeddingTab
 
     device = device_of(given.accelerator)
     if given.images:
-        return _embed_pictures(open_model(given.model), find_pictures(given.images), device)
+        return _embed_pictures(open_model(given.model, given.networks), find_pictures(given.images), device)
     if os.path.isdir(given.model):
         raise SettingsError(expected("IMAGE", "none", "pictures: a folder of save_pretrained names no data"))
     checkpoint = find_checkpoint(given.model)
-    model = open_model(checkpoint)
+    model = open_model(checkpoint, given.networks)
     return _embed_data(model, data_of(checkpoint, model, request, given.split), given.split, device), []
 
 

@@ -57,11 +57,11 @@ def run(args: list[str]) -> None:
     from arcface_pl.checkpoints.runs import run_of
     from arcface_pl.cli import evaluation_report as report
     from arcface_pl.cli.find_checkpoint import find_checkpoint
-    from arcface_pl.recognizer import TrainedModel
+    from arcface_pl.cli.inputs import open_model
 
     report.check_places(options.json, options.figures)
     checkpoint = find_checkpoint(options.checkpoint)
-    model = TrainedModel.from_checkpoint(checkpoint)
+    model = open_model(checkpoint, options.networks)
     data = data_of(checkpoint, model, request, options.split, options.protocol)
     found = report.evaluate_data(model, data, options.split, device_of(options.accelerator))
     results = {

@@ -69,7 +69,7 @@ def run(args: Sequence[str]) -> int:
     from arcface_pl.recognizer import Recognizer
 
     files = find_pictures(given.images)
-    recognizer = Recognizer(open_model(given.model))
+    recognizer = Recognizer(open_model(given.model, given.networks))
     warn_without_threshold(given.threshold, recognizer.thresholds.classification)
     rows = list(_answers(recognizer, files, given.threshold))
     if given.json:

@@ -54,7 +54,7 @@ def run(args: list[str]) -> int:
 
     if not os.path.isdir(given.model):
         given.model = find_checkpoint(given.model)
-    recognizer = Recognizer(open_model(given.model))
+    recognizer = Recognizer(open_model(given.model, given.networks))
     rows, errors = _ACTIONS[given.action](recognizer, given)
     failed = [{"file": str(path), "error": error} for path, error in errors.items()]
     if given.json:

@@ -27,6 +27,7 @@ from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.error_lines import file_errors, library_errors
 from arcface_pl.cli.find_checkpoint import find_checkpoint
 from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_driver_search
+from arcface_pl.cli.own_networks import configured_networks, name_networks
 from arcface_pl.cli.parser import cell
 from arcface_pl.cli.result_files import write_csv_result, write_json_result
 from arcface_pl.cli.resume import resumed_run, settings_of_checkpoint, settings_of_run
@@ -69,6 +70,8 @@ def run(command: str, args: Sequence[str]) -> None:
             if "data" not in layer and not request.names_data:
                 raise SettingsError(expected("--data", None, NO_DATA))
         settings, flags = request.over(merge(base, layer))
+        specs = found.content["hyper_parameters"]
+        flags = name_networks(found.path, specs, settings, flags, configured_networks(found))
     precision = _last(settings, flags, "precision")
     if precision == "auto":
         precision = choose_precision(_last(settings, flags, "accelerator"))
