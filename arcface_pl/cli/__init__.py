@@ -3,10 +3,13 @@
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from typing import TextIO
 
 from arcface_pl.cli.help import HELP, SUBCOMMANDS
+from arcface_pl.cli.launchers import check_launcher
 from arcface_pl.errors import SettingsError, UserError, printable
 
 __all__ = ["main"]
@@ -45,33 +48,63 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     words = [word for word in args if word != "--traceback"]
     try:
-        if own_pictures:
-            sys.exit(_run_tool("arcface_pl.cli.predict", words))
-        if command in TOOLS:
-            sys.exit(_run_tool(TOOLS[command], words))
-        if command not in SUBCOMMANDS:
-            raise SettingsError(f"{command!r}: no such command; accepts {', '.join((*SUBCOMMANDS, *TOOLS))}")
-        # torch and lightning take seconds to import, which --help need not wait for.
-        from arcface_pl.cli.run import run
+        with _output():
+            check_launcher()
+            if own_pictures:
+                sys.exit(_run_tool("arcface_pl.cli.predict", words))
+            if command in TOOLS:
+                sys.exit(_run_tool(TOOLS[command], words))
+            if command not in SUBCOMMANDS:
+                raise SettingsError(f"{command!r}: no such command; accepts {', '.join((*SUBCOMMANDS, *TOOLS))}")
+            # torch and lightning take seconds to import, which --help need not wait for.
+            from arcface_pl.cli.run import run
 
-        run(command, words)
+            run(command, words)
     except KeyboardInterrupt:
         sys.exit(130)
     except UserError as error:
         if "--traceback" in args:
             raise
         line = " ".join(f"arcface-pl {command}: error: {error}".split())
-        print(printable(line), file=sys.stderr)  # noqa: T201
+        with suppress(OSError):
+            print(printable(line), file=sys.stderr)  # noqa: T201
         sys.exit(2)
 
 
 def _run_tool(module: str, words: list[str]) -> int | None:
-    try:
-        code: int | None = import_module(module).run(words)
-        if sys.stdout:  # a process may be started without one
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read the output has seen enough, as head does; Python would complain once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    code: int | None = import_module(module).run(words)
     return code
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Write out what the body prints.
+
+    Raises:
+        SettingsError: If standard output takes nothing, such as on a full disk.
+        SystemExit: With code 141, as for SIGPIPE, if its reader has left, as head does.
+    """
+    try:
+        try:
+            yield
+        finally:
+            for stream in filter(None, (sys.stdout, sys.stderr)):  # a process may be started without them
+                stream.flush()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or _is_stuck(sys.stdout) or _is_stuck(sys.stderr):
+            # Python would complain once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if isinstance(error, BrokenPipeError):
+                sys.exit(141)
+            raise SettingsError(f"standard output: cannot be written ({error.strerror})") from None
+        raise
+
+
+def _is_stuck(stream: TextIO | None) -> bool:
+    """Whether what was printed cannot be written."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        return True
+    return False

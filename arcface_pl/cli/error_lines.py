@@ -130,11 +130,13 @@ def _explain(message: str) -> str:
     keys = re.findall(r'(?:Parser key|Key) "([^"]+)"', message)
     name = ".".join(part for key in keys for part in key.split(".") if part != "init_args")
     classes = re.findall(r"class_path'?[ =:]+'([\w.]+)'", message)
+    if (function := re.search("dot import path string: (.*)", message)) and "typing.Callable" in message:
+        return f"{name}: got {function[1]}; expected the full path of a function, such as builtins.len"
     if option := re.search(r"Option '([^']+)' is not accepted", message):
         return _unknown_option(name, option[1], next(filter(import_class, reversed(classes)), ""))
     if flag := re.search(r"unrecognized arguments: --([^\s=]+)", message):
         return f"{flag[1]}: unknown; --help_all lists every setting"
-    if required := re.search(r"arguments are required: ([^,]*)", message):
+    if required := re.search(r"arguments are required: ([\w.]+)", message):
         full = ".".join(filter(None, (name, required[1])))
         return f"{full}: not set; give --{full}"
     values = re.findall(

@@ -1,0 +1,45 @@
+"""Environment variables of launchers, which libraries take for numbers while they are imported."""
+
+import os
+import re
+
+from arcface_pl.errors import SettingsError, expected
+
+__all__ = ["check_launcher"]
+
+_NUMBERS = (
+    "RANK",
+    "LOCAL_RANK",
+    "GROUP_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_PORT",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_NODEID",
+    "SLURM_NTASKS",
+    "JSM_NAMESPACE_RANK",
+    "JSM_NAMESPACE_LOCAL_RANK",
+    "JSM_NAMESPACE_SIZE",
+    "PL_GLOBAL_SEED",
+)
+_LARGEST_PORT = 65_535
+
+
+def check_launcher() -> None:
+    """Refuse variables of launchers that are no numbers.
+
+    Raises:
+        SettingsError: Names the variable.
+    """
+    remedy = "Unset it, unless a launcher sets it for this process"
+    for name in _NUMBERS:
+        value = os.environ.get(name, "0")
+        if not re.fullmatch(r"\s*[0-9]+\s*", value, re.ASCII):
+            raise SettingsError(expected(f"${name}", value, "a whole number", remedy))
+        if name == "MASTER_PORT" and int(value) > _LARGEST_PORT:
+            raise SettingsError(expected(f"${name}", value, f"a port up to {_LARGEST_PORT}", remedy))
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    if not re.fullmatch(r"\s*[1-9][0-9]*(\s*,\s*[1-9][0-9]*)*\s*", threads, re.ASCII):
+        raise SettingsError(expected("$OMP_NUM_THREADS", threads, "a whole number of at least 1", "Or unset it"))
