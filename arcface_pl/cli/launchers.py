@@ -5,8 +5,6 @@ import re
 
 from arcface_pl.errors import SettingsError, expected
 
-__all__ = ["check_launcher"]
-
 _NUMBERS = (
     "RANK",
     "LOCAL_RANK",

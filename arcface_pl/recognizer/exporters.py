@@ -23,8 +23,6 @@ from arcface_pl.recognizer.deployed import DeployedModel, Outputs
 from arcface_pl.recognizer.pretrained import from_config, to_config, to_tensors
 from arcface_pl.recognizer.trained import BATCH, TrainedModel
 
-__all__ = ["FORMATS", "TOLERANCE", "Parity", "compare", "export", "make"]
-
 TOLERANCE = 1e-5
 """Largest accepted difference between a cosine of the file and of the model."""
 OPSET = 18
@@ -111,7 +109,7 @@ def compare(expected: Outputs, got: Outputs) -> Parity:
 @torch.inference_mode()
 def _run_model(model: TrainedModel, images: Tensor) -> Outputs:
     """Compute the outputs with the model's own parts, not with `DeployedModel`."""
-    embeddings = torch.cat([model.backbone(batch) for batch in model.batches(images)])
+    embeddings = torch.cat([model.backbone(batch) for batch, _ in model.batches(images, framed=True)])
     return Outputs(F.normalize(embeddings, dim=1), model.head.cosine(embeddings), model.head(embeddings))
 
 

@@ -180,7 +180,7 @@ def test_batches_of_another_shape_are_drawn_without_their_images(tmp_path: Path)
     assert set(said) == {"EmbeddingProjector", "EvaluationFigures", "HealthCheck"}
     assert all(list(found.values()) == [1] for found in said.values())
     assert "got dict; expected (images, labels)" in next(iter(said["HealthCheck"]))
-    assert {"val/roc", "val/confusion_matrix", "angle/target_degrees"} <= tags(tmp_path)
+    assert {"val/roc", "val/confusion_matrix", "val/angle/target_degrees"} <= tags(tmp_path)
     assert "val/mistakes" not in tags(tmp_path)
     assert "calibration" in torch.load(tmp_path / "model.ckpt", weights_only=True)
 

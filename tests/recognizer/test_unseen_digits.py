@@ -22,7 +22,7 @@ FOLDER = os.environ.get("ARCFACE_PL_DATA_DIR", "")
 def test_five_images_each_are_enough_to_tell_two_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     # The recipe, half its width, three epochs and the mean of a name's embeddings were chosen on the held-out digits'
     # training images: 96.9% there
-    accurate = Path(__file__).parents[2] / "scripts" / "configs" / "accurate.yaml"
+    accurate = Path(__file__).parents[2] / "arcface_pl" / "configs" / "accurate.yaml"
     main(
         f"fit --config {accurate} --max_epochs 3 --model.backbone.width 80 --data.val_fraction 0.1 "
         f"--data.dataset mnist --data.data_dir {FOLDER} --data.held_out_classes [8,9] --default_root_dir {tmp_path} "
@@ -33,7 +33,7 @@ def test_five_images_each_are_enough_to_tell_two_apart(tmp_path: Path, capsys: p
     data.setup()
     unseen = data._loaded.held_out_test
     recognizer = Recognizer.from_checkpoint(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt")
-    embeddings = recognizer.embed(unseen.images)
+    embeddings = recognizer.embed(unseen.images, framed=True)
     generator = torch.Generator().manual_seed(0)
     shares = []
     for _ in range(NUM_DRAWS):
@@ -43,11 +43,11 @@ def test_five_images_each_are_enough_to_tell_two_apart(tmp_path: Path, capsys: p
             drawn[name] = rows[torch.randperm(len(rows), generator=generator)[:5]]
             if name in recognizer.names:
                 recognizer.remove(name)
-            recognizer.enroll(name, unseen.images[drawn[name]])
+            recognizer.enroll(name, unseen.images[drawn[name]], framed=True)
         others = torch.ones(len(embeddings), dtype=torch.bool)
         others[torch.cat(list(drawn.values()))] = False
         # -1: between the two, not whether it is either
-        answers = recognizer.identify(unseen.images[others], threshold=-1.0)
+        answers = recognizer.identify(unseen.images[others], threshold=-1.0, framed=True)
         labels = unseen.labels[others].tolist()
         right = [answer.name == str(8 + label) for answer, label in zip(answers, labels, strict=True)]
         shares.append(sum(right) / len(right))

@@ -10,8 +10,6 @@ from typing import Any
 
 from arcface_pl.errors import expected
 
-__all__ = ["STOP_SIGNALS", "StopRequest", "Stopped", "check_signals", "end_at_once", "restore"]
-
 STOP_SIGNALS = ("TERM", "INT", "HUP", "XCPU", "USR1", "USR2")
 """A closed terminal sends HUP; a cluster XCPU, USR1 or USR2 before its time limit. Windows has TERM and INT only."""
 
