@@ -1,8 +1,10 @@
 """The command line: `main` is what the scripts, the console command and the tests call."""
 
 import io
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -10,7 +12,7 @@ from typing import TextIO
 
 from arcface_pl import __version__
 from arcface_pl.cli.help import HELP, SUBCOMMANDS
-from arcface_pl.cli.launchers import check_launcher
+from arcface_pl.cli.launchers import check_address_space, check_launcher
 from arcface_pl.cli.program import as_typed, program
 from arcface_pl.errors import SettingsError, UserError, printable
 
@@ -44,21 +46,15 @@ def main(args: Sequence[str] | None = None) -> None:
     with suppress(FileNotFoundError):  # the current folder may have been deleted
         if (here := os.getcwd()) not in sys.path:
             sys.path.append(here)  # my_package.MyNet; last, so that it hides nothing that is installed
+    if any(option.startswith("error") for option in sys.warnoptions):  # is for this package, not for what it uses
+        warnings.filterwarnings("default", module=r"(?!arcface_pl)")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which complains where there is no home folder
     command = args.pop(0) if args else "--help"
     while command in ("-c", "--config") and len(args) > 1:  # LightningCLI takes configs before the subcommand too
         command, args = args[1], [command, args[0], *args[2:]]
-    # `predict` followed by flags is the test set's; by a checkpoint, that of the pictures named after it
-    own_pictures = command == "predict" and bool(args) and not args[0].startswith("-")
-    if command not in TOOLS and not own_pictures and (command in ("-h", "--help") or {"-h", "--help"} & set(args)):
-        topic = command if command in SUBCOMMANDS else ""
-        print(as_typed(HELP[topic or "arcface-pl"], topic), end="")  # noqa: T201
-        return
-    if command in ("-V", "--version"):
-        print(f"arcface-pl {__version__}")  # noqa: T201
-        return
     try:
         with _output():
-            _perform(command, args, own_pictures)
+            _perform(command, args)
     except KeyboardInterrupt:
         sys.exit(130)
     except UserError as error:
@@ -70,9 +66,19 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _perform(command: str, args: list[str], own_pictures: bool) -> None:
+def _perform(command: str, args: list[str]) -> None:
+    # `predict` followed by flags is the test set's; by a checkpoint, that of the pictures named after it
+    own_pictures = command == "predict" and bool(args) and not args[0].startswith("-")
+    if command not in TOOLS and not own_pictures and (command in ("-h", "--help") or {"-h", "--help"} & set(args)):
+        topic = command if command in SUBCOMMANDS else ""
+        print(as_typed(HELP[topic or "arcface-pl"], topic), end="")  # noqa: T201
+        return
+    if command in ("-V", "--version"):
+        print(f"arcface-pl {__version__}")  # noqa: T201
+        return
     words = [word for word in args if word != "--traceback"]
     check_launcher()
+    check_address_space()
     if own_pictures:
         sys.exit(_run_tool("arcface_pl.cli.predict", words))
     if command in TOOLS:
@@ -115,13 +121,13 @@ def _output() -> Iterator[None]:
         finally:
             for stream in filter(None, (sys.stdout, sys.stderr)):  # a process may be started without them
                 stream.flush()
-    except OSError as error:
+    except (OSError, UserError) as error:
         if isinstance(error, BrokenPipeError) or _is_stuck(sys.stdout) or _is_stuck(sys.stderr):
             # Python would complain once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             if isinstance(error, BrokenPipeError):
                 sys.exit(141)
-            raise SettingsError(f"standard output: cannot be written ({error.strerror})") from None
+            raise SettingsError(f"standard output: cannot be written ({getattr(error, 'strerror', error)})") from None
         raise
 
 

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from arcface_pl.backbones import BACKBONES
+from arcface_pl.cli.aliases import meant_by
 from arcface_pl.cli.config import import_class
 from arcface_pl.errors import CheckpointError, SettingsError, UserError
 from arcface_pl.heads import HEADS
@@ -160,6 +161,8 @@ def _unknown_option(name: str, option: str, path: str) -> str:
     names = parser.add_class_arguments(cls, "at", fail_untyped=False) if cls is not None else []
     known = [each.removeprefix("at.") for each in names]
     near = get_close_matches(option, known, n=1)
+    last = meant_by(option).rpartition(".")[2]
+    near = [last] if last in known else near
     hint = f"; did you mean {name}.{near[0]}?" if near else ""
     accepted = f" ({cls.__name__} accepts {', '.join(known)})" if cls is not None and known else ""
     return f"{name}.{option}: unknown{hint}{accepted}"

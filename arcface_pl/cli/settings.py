@@ -22,6 +22,7 @@ from arcface_pl.backbones import BACKBONES
 from arcface_pl.backbones.adapter import embedding_width
 from arcface_pl.callbacks.run.defaults import check_trainer
 from arcface_pl.checkpoints.network import is_known
+from arcface_pl.cli.aliases import meant_by
 from arcface_pl.cli.config import CLASS_KEYS, COMPLETE, dump_yaml, import_class, is_class, parse_yaml, unknown, walk
 from arcface_pl.cli.error_lines import ConstructorError, settings_errors
 from arcface_pl.cli.machine import choose_threads
@@ -122,7 +123,8 @@ class ArcFaceCLI(LightningCLI):
             typed = [".".join(name.split(".")[:2]).rstrip("+") for name, _ in self.flags]
             for name in [*(f"{section}.{name}" for name in args[section]), *typed]:
                 if name.startswith(f"{section}.") and name not in known:
-                    raise SettingsError(unknown(name, known))
+                    meant = meant_by(name.partition(".")[2])
+                    raise SettingsError(f"{name}: unknown; did you mean --{meant}?" if meant else unknown(name, known))
         self.config = _parse(parser, args, self.flags)
         check_seed(self.config.get("seed_everything"))
         _adapt_trainer(self.config.trainer, logs=self.command == "fit")
