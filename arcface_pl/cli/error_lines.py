@@ -159,7 +159,7 @@ def _unknown_option(name: str, option: str, path: str) -> str:
     cls = import_class(path)
     parser = ArgumentParser(exit_on_error=False)
     names = parser.add_class_arguments(cls, "at", fail_untyped=False) if cls is not None else []
-    known = [each.removeprefix("at.") for each in names]
+    known = [each.removeprefix("at.") for each in names if each not in ("at.params", "at.optimizer", "at.last_epoch")]
     near = get_close_matches(option, known, n=1)
     last = meant_by(option).rpartition(".")[2]
     near = [last] if last in known else near
@@ -183,5 +183,6 @@ def plain_types(text: str) -> str:
         The text without what only a programmer reads.
     """
     text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>", r"\1", text)
+    text = re.sub(r"(?:collections\.abc|typing)\.(?:Iterable|Sequence|List)\b", "list", text)
     choices = re.sub(r"(?:typing\.)?Literal\[([^\]]*)\]", lambda match: match.group(1).replace("'", ""), text)
     return choices.replace("NoneType", "null").replace("typing.", "")

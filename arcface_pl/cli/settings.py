@@ -393,7 +393,8 @@ def _fill(key: str, node: Namespace, name: str, value: Any, origin: str) -> None
     if given is None:
         node[f"init_args.{name}"] = value
     elif given != value:
-        raise SettingsError(expected(f"{key}.{name}", given, f"{value}, that of {origin}"))
+        remedy = "Leave it out; the config.yaml of a run has it too"
+        raise SettingsError(expected(f"{key}.{name}", given, f"{value}, that of {origin}", remedy))
 
 
 def _adapt_trainer(trainer: Namespace, logs: bool) -> None:
