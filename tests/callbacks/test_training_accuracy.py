@@ -126,7 +126,11 @@ def test_files_are_measured_as_well(tmp_path: Path, make_trainer: Any, tiny_modu
     for resident in (True, False):
         data = ImageFolderDataModule(
             str(tmp_path / "images"),
-            **{"image_size": 28, "in_channels": 1, "batch_size": 8, "num_workers": 0, "resident": resident},
+            image_size=28,
+            in_channels=1,
+            batch_size=8,
+            num_workers=0,
+            resident=resident,
             val_fraction=0.2,
             test_fraction=0.2,
         )
