@@ -11,9 +11,10 @@ from arcface_pl.callbacks.run.health import HealthCheck
 from arcface_pl.callbacks.run.logger import RunLogger
 from arcface_pl.callbacks.run.nonfinite import NonFiniteGuard
 from arcface_pl.callbacks.run.processes import EndTogether
-from arcface_pl.callbacks.run.progress import RunProgressBar
+from arcface_pl.callbacks.run.progress import EpochLines, RunProgressBar
 from arcface_pl.callbacks.run.sharding import HeadSharding
 from arcface_pl.callbacks.run.step_seeds import StepSeeds
+from arcface_pl.callbacks.run.training_accuracy import TrainingAccuracy
 from arcface_pl.callbacks.tensorboard.angle_histograms import AngleHistograms
 from arcface_pl.callbacks.tensorboard.confusion_matrix import ConfusionMatrix
 from arcface_pl.callbacks.tensorboard.evaluation_figures import EvaluationFigures
@@ -28,6 +29,7 @@ __all__ = [
     "DurableCheckpoints",
     "EmbeddingProjector",
     "EndTogether",
+    "EpochLines",
     "EvaluationFigures",
     "ExactResume",
     "ExponentialMovingAverage",
@@ -40,4 +42,5 @@ __all__ = [
     "RunProgressBar",
     "StepSeeds",
     "ThresholdCalibration",
+    "TrainingAccuracy",
 ]

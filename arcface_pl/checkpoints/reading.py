@@ -29,6 +29,7 @@ _RESUMED = {
 }
 # Lightning and jsonargparse instantiate the class that stands under one of these keys
 _NAMES_CODE = ("_instantiator", "_class_path", "class_path")
+_WHITE = 255  # of pixels that are not scaled to 0 to 1
 _END_RECORD = 22  # bytes of a ZIP archive's last record, without its comment
 # torch.load reads nothing for an entry with this bit and returns uninitialized memory, which no checksum reveals
 _DOS_FOLDER = 0x10
@@ -155,7 +156,7 @@ def _check_facts(path: Path, facts: Any) -> None:
         mean, std = ([float(value) for value in part] for part in normalization)
     except (TypeError, ValueError):
         mean, std = [], []
-    if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+    if not mean or len(mean) != len(std) or not all(abs(value) <= _WHITE for value in mean + std) or min(std) <= 0:
         raise CheckpointError(path, "its normalization is not a mean and a deviation per channel", _OURS)
 
 

@@ -1,6 +1,7 @@
 """``arcface-pl evaluate``: classification, verification and retrieval of a checkpoint, in one table and one JSON."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +57,13 @@ def run(args: list[str]) -> None:
     request = parse_command_line("fit", data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
+    from arcface_pl.checkpoints.results import MARK
+    from arcface_pl.checkpoints.runs import run_of
     from arcface_pl.cli import evaluation_report as report
     from arcface_pl.cli.find_checkpoint import find_checkpoint
     from arcface_pl.recognizer import TrainedModel
 
+    report.check_places(options.json, options.figures)
     checkpoint = find_checkpoint(options.checkpoint)
     model = TrainedModel.from_checkpoint(checkpoint)
     data = _data_of(checkpoint, model, request, options)
@@ -69,12 +73,14 @@ def run(args: list[str]) -> None:
         "dataset": data.dataset_name if hasattr(data, "dataset_name") else type(data).__name__,
         "split": options.split,
         "protocol": options.protocol,
+        "producer": MARK.decode(),
         **report.as_json(found),
     }
     console = Console()
     report.print_table(console, results["dataset"], options.split, found)
-    path = options.json or _place(checkpoint.path) / _file_name(results)
-    report.write(path, results)
+    run = run_of(*checkpoint)
+    place = checkpoint.path.parent if run is None else run.folder
+    path = report.write(options.json or place / _file_name(results), results, options.json is not None, run is not None)
     console.print(f"numbers in {cell(path)}", soft_wrap=True)
     if options.figures:
         history = angle_history_of(checkpoint.content)
@@ -164,9 +170,6 @@ def _device(accelerator: str) -> Any:
     return torch.device("cuda" if chosen == "gpu" else chosen)
 
 
-def _place(checkpoint: Path) -> Path:
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-
-
 def _file_name(results: dict[str, Any]) -> str:
-    return f"evaluate-{results['protocol'] or results['dataset']}{'-val' * (results['split'] == 'val')}.json"
+    measured = re.sub(r"[^\w.-]", "_", str(results["protocol"] or results["dataset"]))
+    return f"evaluate-{measured}{'-val' * (results['split'] == 'val')}.json"

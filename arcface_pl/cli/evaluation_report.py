@@ -1,5 +1,6 @@
 """``evaluate``: what is measured on a data module, and its table, JSON and figures."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from arcface_pl.checkpoints.results import check_result, writing_result
 from arcface_pl.cli.parser import cell
-from arcface_pl.cli.report import write_json
 from arcface_pl.errors import SettingsError
 from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
+from arcface_pl.figures.style import SOFTWARE
 from arcface_pl.metrics.functional import target_angles
 from arcface_pl.recognizer import TrainedModel
 
@@ -38,6 +40,7 @@ _LABELS = {
     "rank_1_of_5_enrolled": "rank 1, five enrolled",
 }
 _NOT_SHOWN = {"pairs": ["tar_at_far_0.0001"]}  # only the JSON has it: published lists have too few pairs
+_TITLES = {"trained": "trained classes", "unseen": "other classes", "held_out": "held-out classes"}
 _KINDS = {
     "classification": "classification",
     "verification": "verification, all pairs",
@@ -92,26 +95,49 @@ def as_json(found: dict[str, Evaluation]) -> dict[str, Any]:
     }
 
 
-def write(path: Path, results: dict[str, Any]) -> None:
+def check_places(json_file: Path | None, figures: Path | None) -> None:
+    """Refuse ``--json`` and ``--figures`` where a file of the user's would be replaced.
+
+    Raises:
+        SettingsError: Names the file.
+    """
+    if json_file is not None:
+        check_result("--json", json_file)
+    for path in sorted(each for name in _TITLES for each in (figures or Path()).glob(f"{name}/*.png")):
+        if figures is not None:
+            check_result("--figures", path, SOFTWARE)
+
+
+def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Path:
     """Write the results as JSON.
+
+    Args:
+        path: Where to.
+        results: Plain values.
+        chosen: Whether the user chose ``path``.
+        in_run: Whether ``path`` is in the folder of the checkpoint's run, where an older result is replaced.
+
+    Returns:
+        The file, which has another name than ``path`` if that was taken.
 
     Raises:
         SettingsError: If the file cannot be written.
     """
     try:
-        write_json(path, results)
+        with writing_result(path, option="--json" if chosen else None, replace=in_run) as (file, path):
+            file.write((json.dumps(results, indent=2) + "\n").encode())
     except OSError as error:
         raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
+    return path
 
 
 def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:
     """Print one table, a column a set of images."""
-    titles = {"trained": "trained classes", "unseen": "other classes", "held_out": "held-out classes"}
     table = Table(title=cell(f"{dataset}, {split}"), title_justify="left")
     table.add_column("")
     for name, each in found.items():
         table.add_column(
-            f"{titles[name]}: {cell(_listed(each.class_names))}\n{each.num_images:,} images", justify="right"
+            f"{_TITLES[name]}: {cell(_listed(each.class_names))}\n{each.num_images:,} images", justify="right"
         )
     for kind, title in _KINDS.items():
         scores = [each.scores.get(kind, {}) for each in found.values()]
@@ -126,7 +152,7 @@ def print_table(console: Console, dataset: str, split: str, found: dict[str, Eva
     console.print(table)
     for name, each in found.items():
         for text in each.not_measured:
-            console.print(cell(f"{titles[name]}: not measured: {text}"))
+            console.print(cell(f"{_TITLES[name]}: not measured: {text}"))
 
 
 def _listed(names: list[str]) -> str:

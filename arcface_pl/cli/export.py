@@ -43,13 +43,22 @@ def run(args: list[str]) -> None:
         UserError: If the model cannot be used or exported.
     """
     given = _parse(args)
+    from arcface_pl.checkpoints.results import check_result, writing_result
     from arcface_pl.cli.inputs import open_model
-    from arcface_pl.recognizer.exporters import export
+    from arcface_pl.recognizer.exporters import make
 
-    model = open_model(given.model)
+    option = "--output" if given.output else None
     path = Path(given.output or f"model{_SUFFIXES[given.format]}")
+    if option:
+        check_result(option, path)
+    model = open_model(given.model)
     images, source = _images(model, given.images)
-    parity = export(model, path, given.format, images)
+    content, parity = make(model, given.format, images)
+    try:
+        with writing_result(path, option=option) as (file, path):
+            file.write(content)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
     if given.json:
         row = {"file": str(path), "format": given.format, "bytes": path.stat().st_size, "images": source}
         print(json.dumps({**row, **parity._asdict()}))  # noqa: T201
@@ -65,7 +74,11 @@ def _parse(args: list[str]) -> argparse.Namespace:
     parser = ToolParser("export", _DESCRIPTION, _EPILOG)
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--format", choices=tuple(_SUFFIXES), default="onnx", help="default: onnx")
-    parser.add_argument("--output", metavar="FILE", help="default: model.onnx, model.pt2 or model.safetensors")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="default: model.onnx, model.pt2 or model.safetensors; numbered if there is one",
+    )
     parser.add_argument("--images", nargs="+", metavar="IMAGE", help="pictures or folders to compare on")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser.parse_args(args)

@@ -30,10 +30,14 @@ __all__ = ["ArcFaceCLI", "build_data", "class_path"]
 Flags = Sequence[tuple[str, str]]
 
 # A Trainer flag that turns something off removes the callbacks that Lightning would otherwise reject.
-_NEEDS = {
+_NEEDS: dict[str, Any] = {
     "enable_progress_bar": lightning_callbacks.ProgressBar,
     "enable_checkpointing": lightning_callbacks.Checkpoint,
-    "logger": lightning_callbacks.LearningRateMonitor,
+    "logger": (
+        lightning_callbacks.LearningRateMonitor,
+        lightning_callbacks.DeviceStatsMonitor,
+        lightning_callbacks.ThroughputMonitor,
+    ),
 }
 
 # Flags and lists in flags follow the same YAML as config files
@@ -129,7 +133,7 @@ class ArcFaceCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
         if isinstance(self.model, ArcFaceModule):
             with settings_errors("model"):
-                check_trainer(self.model, self.trainer)
+                check_trainer(self.model, self.trainer, self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer."""
@@ -333,6 +337,9 @@ def _adapt_trainer(trainer: Namespace, logs: bool) -> None:
         if trainer.get(flag) is False:
             nodes = trainer.get("callbacks") or []
             trainer["callbacks"] = [each for each in nodes if not _is_a(each, kind)]
+    nodes = trainer.get("callbacks") or []
+    bars = [each for each in nodes if _is_a(each, lightning_callbacks.ProgressBar)]
+    trainer["callbacks"] = [each for each in nodes if each not in bars[:-1]]  # one that is added replaces the base's
     _fill_save_dirs(trainer, required=True)
 
 
@@ -347,7 +354,7 @@ def _fill_save_dirs(trainer: Namespace, required: bool) -> None:
             node["init_args.save_dir"] = str(trainer.get("default_root_dir") or ".")
 
 
-def _is_a(node: Namespace, kind: type) -> bool:
+def _is_a(node: Namespace, kind: Any) -> bool:
     return issubclass(import_class(node.class_path) or object, kind)
 
 

@@ -239,6 +239,19 @@ class ImageDataModule(LightningDataModule, ABC):
             position=self._position if self.trainer else None,
         )
 
+    def train_sample_dataloader(self, num_images: int | None = None) -> Batches:
+        """Training images in order and without augmentation, for measuring on them.
+
+        Args:
+            num_images: How many, evenly spread over the training images; None for all.
+        """
+        part: Any = self._loaded.train
+        if num_images is not None:
+            count = len(part.labels)
+            wanted = min(count, max(num_images, self.trainer.world_size if self.trainer else 1))
+            part = part.select(torch.linspace(0, count - 1, wanted).round().long())
+        return self._loader(part, self.eval_batch_size)
+
     def val_dataloader(self) -> Batches | list[Batches]:
         """Validation batches, in order; an empty list if there are none."""
         return self._loader(self._loaded.val, self.eval_batch_size) if self.num_val else []

@@ -36,6 +36,22 @@ class OperatingPoint:
     num_genuine: int
     num_impostor: int
 
+    def check(self, most: int) -> None:
+        """Check numbers that were read from a file.
+
+        Args:
+            most: Largest possible number of scores of a kind.
+
+        Raises:
+            ValueError: If the threshold is no cosine, a rate is not in [0, 1], or a number of scores is impossible.
+        """
+        # A threshold that rejects every score is a little above the largest
+        rates, counts = (self.far, self.tar, self.eer), (self.num_genuine, self.num_impostor)
+        if not (abs(self.threshold) < 1.001 and all(0 <= rate <= 1 for rate in rates)):
+            raise ValueError("a number is missing or out of range")
+        if not all(1 <= count <= most for count in counts):
+            raise ValueError(f"scores: got {counts}; expected at most {most} of each kind")
+
     @classmethod
     def of_curve(cls, curve: VerificationCurve, far: float) -> Self:
         """Choose the lowest threshold whose FAR is at most ``far``."""
@@ -81,7 +97,7 @@ class Calibration:
         """Restore from the result of `to_dict`.
 
         Raises:
-            ValueError: If a value is missing, of the wrong type, or not finite.
+            ValueError: If a value is missing, of the wrong type, or impossible.
         """
         try:
             points = {
@@ -89,10 +105,12 @@ class Calibration:
                 for name in ("verification", "classification")
             }
             far, verification = float(values["far"]), points["verification"]
-            numbers = [far, *(value for point in points.values() if point for value in asdict(point).values())]
-            if verification is None or not all(math.isfinite(float(number)) for number in numbers):
-                raise ValueError("a number is missing or not finite")
             source, num_images = str(values["source"]), int(values["num_images"])
+            if verification is None or not 0 <= far <= 1:
+                raise ValueError("a number is missing or out of range")
+            verification.check(num_images * (num_images - 1) // 2)
+            if points["classification"] is not None:
+                points["classification"].check(num_images)
             return cls(far, source, num_images, verification, points["classification"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(expected("calibration", values, f"the dict of Calibration.to_dict ({error})")) from error

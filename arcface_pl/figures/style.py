@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SOFTWARE = b"Software\0arcface_pl"
+"""In every PNG that `save` wrote."""
 # Okabe and Ito's colors, each with its line style and marker, so that they differ in gray print too
 SERIES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
@@ -58,7 +60,7 @@ def save(figure: "Figure", path: Path, dpi: int = 150) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         _quiet()
-        figure.savefig(path, dpi=dpi)
+        figure.savefig(path, dpi=dpi, metadata={"Software": "arcface_pl"})
 
 
 def _quiet() -> None:

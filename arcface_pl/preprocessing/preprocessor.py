@@ -74,6 +74,8 @@ class Preprocessor:
         if not len(self.mean) == len(self.std) == self.in_channels or not min(self.std) > 0:
             given = (self.mean, self.std)
             raise ValueError(expected("mean, std", given, f"{self.in_channels} values each, std above 0"))
+        if not all(-255 <= number <= 255 for number in (*self.mean, *self.std)):
+            raise ValueError(expected("mean, std", (self.mean, self.std), "numbers on a scale of 0 to 1"))
         check_choice("style", self.style, STYLES)
         if not 0 < self.ink_share <= 1:
             raise ValueError(expected("ink_share", self.ink_share, "a fraction in (0, 1]"))

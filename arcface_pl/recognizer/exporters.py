@@ -16,14 +16,14 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.checkpoints.results import MARK, writing_result
 from arcface_pl.errors import ExportError, expected
 from arcface_pl.recognizer.answers import Thresholds
 from arcface_pl.recognizer.deployed import DeployedModel, Outputs
 from arcface_pl.recognizer.pretrained import from_config, to_config, to_tensors
 from arcface_pl.recognizer.trained import BATCH, TrainedModel
 
-__all__ = ["FORMATS", "TOLERANCE", "Parity", "compare", "export"]
+__all__ = ["FORMATS", "TOLERANCE", "Parity", "compare", "export", "make"]
 
 TOLERANCE = 1e-5
 """Largest accepted difference between a cosine of the file and of the model."""
@@ -62,28 +62,40 @@ def export(model: TrainedModel, path: str | Path, file_format: str, images: Tens
         The comparison.
 
     Raises:
-        ExportError: If a library is missing, the model cannot be exported to this format, a cosine differs by more than
-            `TOLERANCE`, or the file cannot be written. The file at ``path`` is then unchanged.
+        ExportError: As `make`, or if the file cannot be written. The file at ``path`` is then unchanged.
+        SettingsError: If there is a file at ``path`` that no export wrote.
     """
-    make, run = _FORMATS[file_format]
+    content, parity = make(model, file_format, images)
     try:
-        content = make(model, _metadata(model))
+        with writing_result(Path(path), option="path") as (file, _):
+            file.write(content)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written ({error.strerror})") from error
+    return parity
+
+
+def make(model: TrainedModel, file_format: str, images: Tensor) -> tuple[bytes, Parity]:
+    """Return the content of the file, run on ``images``, and the comparison; for the arguments see `export`.
+
+    Raises:
+        ExportError: If a library is missing, the model cannot be exported to this format, or a cosine differs by more
+            than `TOLERANCE`.
+    """
+    convert, run = _FORMATS[file_format]
+    try:
+        content = convert(model, _metadata(model))
         with tempfile.TemporaryDirectory() as folder:
             trial = Path(folder) / "model"
             trial.write_bytes(content)
             parity = compare(_run_model(model, images), run(trial, images))
         if not parity.cosine <= TOLERANCE:
-            raise ExportError(
-                f"{path}: not written: cosines differ by up to {parity.cosine:.1e} from the model's; expected at most "
-                f"{TOLERANCE:.0e}"
-            )
-        with replacing(Path(path)) as file:
-            file.write(content)
+            fault = f"not written: cosines differ by up to {parity.cosine:.1e} from the model's"
+            raise ExportError(f"{file_format}: {fault}; expected at most {TOLERANCE:.0e}")
     except ImportError as error:
         raise ExportError(f"{file_format}: {error.name} is not installed; pip install 'arcface_pl[export]'") from error
     except OSError as error:
-        raise ExportError(f"{path}: cannot be written ({error.strerror})") from error
-    return parity
+        raise ExportError(f"{tempfile.gettempdir()}: cannot be written ({error.strerror})") from error
+    return content, parity
 
 
 def compare(expected: Outputs, got: Outputs) -> Parity:
@@ -115,6 +127,7 @@ def _metadata(model: TrainedModel) -> dict[str, str]:
         "std": list(model.preprocessor.std),
         "threshold_classification": thresholds.classification,
         "threshold_verification": thresholds.verification,
+        "producer": MARK.decode(),
         "versions": config["versions"],
         "fingerprint": model.fingerprint,
         "arcface_pl": config,

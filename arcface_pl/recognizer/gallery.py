@@ -1,6 +1,7 @@
 """Enrolled names and their embeddings: added, searched exactly, and stored on disk."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from arcface_pl.checkpoints.atomic import replacing, writing
+from arcface_pl.checkpoints.results import is_ours
 from arcface_pl.errors import GalleryError, UserError, expected, listed
 from arcface_pl.recognizer.manifest import Manifest
 from arcface_pl.recognizer.search import nearest
@@ -144,7 +146,7 @@ class Gallery:
             model: Fingerprint of the model that made the embeddings.
 
         Raises:
-            GalleryError: If it cannot be written.
+            GalleryError: If it cannot be written, or another program's ``gallery.json`` is there.
         """
         self._take_in()
         folder = Path(folder)
@@ -160,12 +162,14 @@ class Gallery:
         }
         with writing(folder, GalleryError, "give a writable folder"):
             folder.mkdir(parents=True, exist_ok=True)
+            if (folder / INDEX).exists() and not is_ours(folder / INDEX, f'"format": "{MANIFEST.kind}"'.encode()):
+                raise GalleryError(folder / INDEX, f"it is not an {MANIFEST.kind}", "give another folder")
             with replacing(folder / embeddings) as file:
                 file.write(content)
             with replacing(folder / INDEX) as file:
                 file.write(MANIFEST.dump(index))
             for old in folder.glob("embeddings-*.safetensors"):
-                if old.name != embeddings:
+                if old.name != embeddings and re.fullmatch(r"embeddings-[0-9a-f]{16}\.safetensors", old.name):
                     old.unlink(missing_ok=True)
 
     @classmethod

@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from arcface_pl.checkpoints.atomic import replacing, writing
 from arcface_pl.checkpoints.network import rebuild
+from arcface_pl.checkpoints.results import is_ours
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError, PretrainedError
 from arcface_pl.evaluation.thresholds import Calibration
@@ -37,7 +38,7 @@ MANIFEST = Manifest(
 def write_pretrained(model: TrainedModel, folder: str | Path) -> None:
     """Write ``config.json``, ``model.safetensors`` and the model card ``README.md``.
 
-    They are written to a temporary folder, which then replaces ``folder``.
+    They are written to a temporary folder, which then replaces ``folder``. A model card that was edited is kept.
 
     Args:
         model: The model.
@@ -48,11 +49,12 @@ def write_pretrained(model: TrainedModel, folder: str | Path) -> None:
     """
     folder = Path(os.path.abspath(folder))  # not resolve(): a link stays a link
     weights = save(to_tensors(model))
-    config = MANIFEST.dump({**to_config(model), "weights_sha256": hashlib.sha256(weights).hexdigest()})
-    files = {WEIGHTS: weights, CARD: model_card(model).encode(), CONFIG: config}
+    card = model_card(model).encode()
+    digests = {"weights_sha256": _sha256(weights), "card_sha256": _sha256(card)}
     with writing(folder, PretrainedError, "give a writable folder"):
-        if folder.exists() and (not folder.is_dir() or {each.name for each in folder.iterdir()} - set(files)):
-            raise PretrainedError(folder, "it holds other files", "give a new folder")
+        files = {WEIGHTS: weights, CARD: card, CONFIG: MANIFEST.dump({**to_config(model), **digests})}
+        _check_replaceable(folder, set(files))
+        files[CARD] = _edited_card(folder) or card
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
             new = Path(place) / "new"
@@ -63,6 +65,29 @@ def write_pretrained(model: TrainedModel, folder: str | Path) -> None:
             if folder.exists():
                 folder.rename(Path(place) / "old")
             new.rename(folder)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_replaceable(folder: Path, names: set[str]) -> None:
+    """Refuse a folder with anything but a model of ours: other packages use the same three names."""
+    if not os.path.lexists(folder):
+        return
+    found = {each.name for each in folder.iterdir()} if folder.is_dir() else {folder.name}
+    mark = f'"format": "{MANIFEST.kind}"'.encode()
+    if found and (found - names or not is_ours(folder / CONFIG, mark)):
+        raise PretrainedError(folder, "it holds other files", "give a new folder")
+
+
+def _edited_card(folder: Path) -> bytes | None:
+    """Return the model card of an earlier model if it is not the one that was written with it."""
+    try:
+        card, config = (folder / CARD).read_bytes(), MANIFEST.read(folder / CONFIG)
+    except (OSError, PretrainedError):
+        return None
+    return card if config.get("card_sha256", _sha256(card)) != _sha256(card) else None
 
 
 def read_pretrained(folder: str | Path) -> TrainedModel:

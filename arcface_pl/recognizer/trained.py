@@ -86,6 +86,9 @@ class TrainedModel:
     def __post_init__(self) -> None:
         if len(self.class_names) != self.head.num_classes:
             raise ValueError(expected("class_names", len(self.class_names), f"{self.head.num_classes} names"))
+        for name in ("image_size", "in_channels"):
+            if (got := getattr(self.preprocessor, name)) != (size := getattr(self.backbone, name)):
+                raise ValueError(expected(f"preprocessing.{name}", got, f"{size}, as in the backbone"))
         for part in (self.backbone, self.head):
             # The layout of training: another one is slower, and differs in the last bit
             part.eval().requires_grad_(False).to(memory_format=torch.channels_last)

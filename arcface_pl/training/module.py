@@ -156,7 +156,7 @@ class ArcFaceModule(L.LightningModule):
         optimizer = build_optimizer(self.backbone, self.head, self.optimizer, self.head_lr)
         if self.lr_schedule is None:
             return optimizer
-        config = configure_schedule(self.lr_schedule(optimizer), self.trainer.estimated_stepping_batches)
+        config = configure_schedule(self.lr_schedule(optimizer), self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def configure_callbacks(self) -> list[L.Callback]:

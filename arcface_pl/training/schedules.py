@@ -5,8 +5,10 @@ A config need not repeat the number of steps: the Trainer knows it, and `ArcFace
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, Timer
 from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
@@ -30,11 +32,17 @@ class Schedule(LambdaLR):
 
     def __init__(self, optimizer: Optimizer, total_steps: int | None = None) -> None:
         self.total_steps = 1 if total_steps is None else max(1, int(total_steps))
+        self._share_done: Callable[[], float] | None = None
         super().__init__(optimizer, self._factor_at)
 
-    def run_for(self, total_steps: int) -> None:
-        """Set the length of the run, and the rates of its first step."""
-        self.total_steps = max(1, int(total_steps))
+    def run_for(self, total_steps: int, share_done: Callable[[], float] | None = None) -> None:
+        """Set the length of the run, and the rates of its first step.
+
+        Args:
+            total_steps: Optimizer steps in the whole run.
+            share_done: Share of the run that is done, where that does not follow from the number of steps.
+        """
+        self.total_steps, self._share_done = max(1, int(total_steps)), share_done
         set_rates(self, [float(base) * self._factor_at(self.last_epoch) for base in self.base_lrs])
 
     def state_dict(self) -> dict[str, Any]:
@@ -42,6 +50,8 @@ class Schedule(LambdaLR):
         return schedule_state(super().state_dict())
 
     def _factor_at(self, step: int) -> float:
+        if self._share_done is not None:
+            return self.factor(min(1.0, self._share_done()))
         if self.total_steps == 1 and step == 0:
             return 1.0
         return self.factor(min(1.0, step / self.total_steps))
@@ -102,12 +112,12 @@ class OneCycle(Schedule):
         return (1.0 - progress) / (1.0 - self.warmup_fraction)
 
 
-def configure_schedule(schedule: Any, total_steps: float) -> LRSchedulerConfigType:
+def configure_schedule(schedule: Any, trainer: Any) -> LRSchedulerConfigType:
     """Return Lightning's configuration of a schedule: `Schedule` steps every batch, torch's every epoch.
 
     Args:
         schedule: A `Schedule`, whose length is set here, or a scheduler of torch.optim.lr_scheduler.
-        total_steps: Optimizer steps in the whole run; infinite where the Trainer has no limit.
+        trainer: Knows the number of steps. In a run that only ``max_time`` ends, a `Schedule` follows the time.
 
     Raises:
         SettingsError: If a schedule over the whole run meets a run without end.
@@ -117,10 +127,42 @@ def configure_schedule(schedule: Any, total_steps: float) -> LRSchedulerConfigTy
         return {"scheduler": schedule, "monitor": monitor, "interval": "epoch", "name": "learning_rate"}
     if not isinstance(schedule, Schedule):
         return {"scheduler": schedule, "interval": "epoch", "name": "learning_rate"}
-    if math.isinf(total_steps) and not isinstance(schedule, Constant):
-        name = type(schedule).__name__
+    total_steps, timer = _steps_of(trainer), _timer_of(trainer)
+    if not math.isinf(total_steps):
+        schedule.run_for(int(total_steps))
+    elif timer is not None:
+        # Clocks differ, and processes must not train at different rates
+        schedule.run_for(1, lambda: trainer.strategy.broadcast(_share_of_time(timer)))
+    elif not isinstance(schedule, Constant):
         raise SettingsError(
-            expected("lr_schedule", name, "Constant or null in a run without end", "Or set max_epochs or max_steps")
+            expected(
+                "model.lr_schedule",
+                type(schedule).__name__,
+                "Constant or null in a run of unknown length",
+                "Or set max_epochs, max_steps or max_time",
+            )
         )
-    schedule.run_for(1 if math.isinf(total_steps) else int(total_steps))
     return {"scheduler": schedule, "interval": "step", "name": "learning_rate"}
+
+
+def _steps_of(trainer: Any) -> float:
+    """Return the optimizer steps of the run; Lightning's number is the one without accumulation that changes."""
+    total_steps: float = trainer.estimated_stepping_batches
+    schedulers = [each for each in trainer.callbacks if isinstance(each, GradientAccumulationScheduler)]
+    if total_steps < 0:  # neither the length of an epoch nor max_steps is known
+        return math.inf
+    if not schedulers or math.isinf(total_steps):
+        return total_steps
+    batches = [schedulers[0].get_accumulate_grad_batches(epoch) for epoch in range(trainer.max_epochs)]
+    steps = sum(math.ceil(trainer.num_training_batches / each) for each in batches)
+    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+
+
+def _timer_of(trainer: Any) -> Timer | None:
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer) and each.time_remaining() is not None]
+    return timers[0] if timers else None
+
+
+def _share_of_time(timer: Timer) -> float:
+    elapsed, remaining = timer.time_elapsed(), timer.time_remaining() or 0.0
+    return min(1.0, elapsed / max(elapsed + remaining, 1e-9))

@@ -1,17 +1,19 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import lr_scheduler
 
 from arcface_pl import ArcFaceModule
 from arcface_pl.errors import SettingsError
-from arcface_pl.training.schedules import Constant, Cosine, OneCycle, Schedule
+from arcface_pl.training.schedules import Constant, Cosine, OneCycle, Schedule, configure_schedule
 
 Make = Callable[..., Any]
 
@@ -146,7 +148,27 @@ def test_every_optimizer_of_torch_takes_both_groups(tiny_module: Make) -> None:
 
 
 @pytest.mark.parametrize("schedule", [OneCycle, Cosine])
-def test_a_run_without_end_is_refused(make_trainer: Make, tiny_module: Make, tiny_loader: Make, schedule: Any) -> None:
+def test_a_run_without_end_is_refused_and_one_that_time_ends_is_not(
+    make_trainer: Make, tiny_module: Make, tiny_loader: Make, schedule: Any
+) -> None:
     with pytest.raises(SettingsError, match=f"lr_schedule: got '{schedule.__name__}'; expected Constant or null"):
-        make_trainer(max_epochs=-1, max_time="00:00:00:01").fit(tiny_module(lr_schedule=schedule), tiny_loader())
-    make_trainer(max_epochs=-1, max_time="00:00:00:01").fit(tiny_module(lr_schedule=Constant), tiny_loader())
+        make_trainer(max_epochs=-1).fit(tiny_module(lr_schedule=schedule), tiny_loader())
+    for each in (schedule, Constant):
+        make_trainer(max_epochs=-1, max_time="00:00:00:01").fit(tiny_module(lr_schedule=each), tiny_loader())
+
+
+@pytest.mark.parametrize("schedule", [OneCycle, Cosine])
+def test_a_schedule_by_time_has_the_rates_of_one_by_steps(tiny_module: Make, schedule: Any) -> None:
+    timer = Timer({"seconds": 100})
+    trainer = SimpleNamespace(
+        estimated_stepping_batches=math.inf, callbacks=[timer], strategy=SimpleNamespace(broadcast=lambda share: share)
+    )
+    by_time, by_steps = (schedule(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)) for _ in range(2))
+    by_steps.run_for(100)
+    configure_schedule(by_time, trainer)
+    for second in range(1, 110):
+        timer.load_state_dict({"time_elapsed": {"train": second}})
+        for each in (by_time, by_steps):
+            each.optimizer.step()
+            each.step()
+        assert by_time.get_last_lr() == pytest.approx(by_steps.get_last_lr(), abs=1e-12)

@@ -15,10 +15,12 @@ from arcface_pl.callbacks.run.signals import Stopped, StopRequest
 from arcface_pl.checkpoints.atomic import check_writable, sweep
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.checkpoints.reading import read_checkpoint
-from arcface_pl.errors import CheckpointError, expected
+from arcface_pl.errors import CheckpointError, SettingsError, expected, listed
 from arcface_pl.functional.checks import check_choice
 
 __all__ = ["RunCheckpoint"]
+
+_DEFAULT_MONITOR = "val/accuracy"  # other modules need not log it; a run without it has no best checkpoint
 
 
 class RunCheckpoint(Checkpoint):
@@ -40,7 +42,7 @@ class RunCheckpoint(Checkpoint):
 
     def __init__(
         self,
-        monitor: str = "val/accuracy",
+        monitor: str = _DEFAULT_MONITOR,
         mode: Literal["min", "max"] = "max",
         every_n_minutes: float | None = 10.0,
     ) -> None:
@@ -160,6 +162,8 @@ class RunCheckpoint(Checkpoint):
         assert self._folder is not None
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         score = metrics.get(self.monitor)
+        if score is None and self.monitor != _DEFAULT_MONITOR:
+            raise SettingsError(expected("trainer.callbacks.monitor", self.monitor, f"one of {listed([*metrics])}"))
         if score is None or (self.best_score is not None and not self._as_good(score, self.best_score)):
             return False
         self.best_score = score

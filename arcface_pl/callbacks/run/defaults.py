@@ -10,6 +10,7 @@ from arcface_pl.callbacks.run.checkpoint_io import DurableCheckpoints
 from arcface_pl.callbacks.run.compile import CompileTraining, check_compiler
 from arcface_pl.callbacks.run.exact_resume import ExactResume
 from arcface_pl.callbacks.run.nonfinite import NonFiniteGuard
+from arcface_pl.callbacks.run.refused import check_batch_norm, check_callbacks
 from arcface_pl.callbacks.run.sharding import HeadSharding, check_sharding, needs_sharding
 from arcface_pl.callbacks.run.step_seeds import StepSeeds
 
@@ -40,12 +41,14 @@ def run_callbacks(module: Any, present: Sequence[L.Callback]) -> list[L.Callback
     return [each for each in callbacks if not any(isinstance(other, type(each)) for other in present)]
 
 
-def check_trainer(module: Any, trainer: L.Trainer) -> None:
-    """Refuse, before any work, a Trainer whose settings or device do not go with an `ArcFaceModule`'s settings.
+def check_trainer(module: Any, trainer: L.Trainer, datamodule: Any = None) -> None:
+    """Refuse, before any work, a Trainer or data that do not go with an `ArcFaceModule`'s settings.
 
     Raises:
         UserError: Names the setting, its value and what is expected.
     """
+    check_callbacks(module, trainer)
+    check_batch_norm(module, getattr(datamodule, "batch_size", None))
     if needs_sharding(module):
         check_sharding(module, trainer)
     if module.compile_mode is not None:

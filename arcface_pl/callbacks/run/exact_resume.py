@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
@@ -83,6 +84,11 @@ class ExactResume(L.Callback):
         self.allow_inexact = allow_inexact
         self._frozen: list[str] | None = None
         self._settings: dict[str, Any] | None = None
+        self._accumulation: Any = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Note what callbacks change in the run."""
+        self._accumulation = _accumulation(trainer)
 
     def facts(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Return what the run's numbers depend on besides its data and configuration, as plain values by name."""
@@ -93,7 +99,7 @@ class ExactResume(L.Callback):
         return {
             "data_module": type(getattr(trainer, "datamodule", None)).__name__,
             "world_size": trainer.world_size,
-            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "accumulate_grad_batches": self._accumulation or _accumulation(trainer),
             "seed_everything": run_seed(),
             "device": _device_name(device),
             "num_threads": torch.get_num_threads() if device.type == "cpu" else None,
@@ -115,6 +121,9 @@ class ExactResume(L.Callback):
         for optimizer in trainer.optimizers[:1]:
             found |= _flat("model.optimizer", _settings_of(optimizer, optimizer.defaults))
             found["model.head_lr"] = getattr(pl_module, "head_lr", None)
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(each, StochasticWeightAveraging) for each in callbacks):
+            return found  # it replaces the schedule in the run
         if trainer.optimizers:
             found["model.lr_schedule"] = None
         for config in trainer.lr_scheduler_configs[:1]:
@@ -178,6 +187,13 @@ class ExactResume(L.Callback):
             for name, weight in pl_module.named_parameters():
                 weight.requires_grad_(name not in self._frozen)
             self._frozen = None
+
+
+def _accumulation(trainer: Any) -> Any:
+    """Return the batches per step, or the schedule of them."""
+    schedulers = [each for each in trainer.callbacks if isinstance(each, GradientAccumulationScheduler)]
+    scheduling = schedulers[0].scheduling if schedulers else {0: trainer.accumulate_grad_batches}
+    return scheduling[0] if [*scheduling] == [0] else [[*pair] for pair in sorted(scheduling.items())]
 
 
 def _section(name: str) -> str:

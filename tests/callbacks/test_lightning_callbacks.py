@@ -1,0 +1,163 @@
+"""Every callback of Lightning through the command line: it trains to the closing table, or is refused with a reason."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import callbacks as of_lightning
+
+import arcface_pl
+from arcface_pl.checkpoints.reading import read_checkpoint
+from arcface_pl.cli import main
+from arcface_pl.training.schedules import Schedule
+
+TINY = [
+    "--data.dataset",
+    "digits",
+    "--accelerator",
+    "cpu",
+    "--model.backbone",
+    "FastCNN",
+    "--trainer.logger",
+    "CSVLogger",
+]
+TINY += ["--limit_train_batches", "2", "--limit_val_batches", "1", "--limit_test_batches", "1", "--max_epochs", "2"]
+
+WORKS: dict[str, dict[str, str]] = {
+    "Callback": {},
+    "Checkpoint": {},
+    "DeviceStatsMonitor": {},
+    "EMAWeightAveraging": {},
+    "EarlyStopping": {"monitor": "val/loss"},
+    "GradientAccumulationScheduler": {"scheduling": "{0: 1, 1: 2}"},
+    "LambdaCallback": {},
+    "LearningRateMonitor": {"log_momentum": "true"},
+    "ModelCheckpoint": {"save_last": "true", "monitor": "val/accuracy"},
+    "ModelSummary": {"max_depth": "2"},
+    "OnExceptionCheckpoint": {"dirpath": "broken"},
+    "ProgressBar": {},
+    "RichModelSummary": {},
+    "RichProgressBar": {},
+    "StochasticWeightAveraging": {"swa_lrs": "0.01"},
+    "TQDMProgressBar": {},
+    "ThroughputMonitor": {"batch_size_fn": "operator.length_hint"},
+    "Timer": {"duration": "00:00:10:00"},
+    "WeightAveraging": {},
+}
+"""Callbacks and the arguments they are tried with."""
+
+REFUSED = {
+    "BackboneFinetuning": "holds the class centers",
+    "BaseFinetuning": "it is abstract",
+    "BasePredictionWriter": "it is abstract",
+    "BatchSizeFinder": "Set data.batch_size",
+    "LearningRateFinder": "Set model.optimizer.lr",
+    "ModelPruning": "torch.nn.utils.prune",
+    "SpikeDetection": "cannot load its state",
+}
+"""Callbacks and a part of the reason."""
+NEEDED = {"ModelPruning": ["--trainer.callbacks.pruning_fn=l1_unstructured"]}
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def added(name: str, arguments: dict[str, str]) -> list[str]:
+    path = f"lightning.pytorch.callbacks.{name}"
+    return [f"--trainer.callbacks+={path}", *(f"--trainer.callbacks.{key}={text}" for key, text in arguments.items())]
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *TINY, *words])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert not list(Path().iterdir())
+    return error
+
+
+def test_the_table_is_complete() -> None:
+    assert {*WORKS, *REFUSED} == {*of_lightning.__all__}
+    text = (Path(arcface_pl.__file__).parent / "callbacks" / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    for name in of_lightning.__all__:
+        assert any(f"`{name}`" in row for row in rows), name
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_before_any_work(name: str, capsys: pytest.CaptureFixture) -> None:
+    error = refused([*added(name, {}), *NEEDED.get(name, [])], capsys)
+    assert error.startswith(f"arcface-pl fit: error: trainer.callbacks: got '{name}'; expected another callback: ")
+    assert REFUSED[name] in error
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", WORKS)
+def test_trains_to_the_closing_table_and_resumes(name: str, capsys: pytest.CaptureFixture) -> None:
+    bar = name.endswith("ProgressBar")
+    main(["fit", *TINY, "--enable_progress_bar", str(bar).lower(), *added(name, WORKS[name])])
+    shown = capsys.readouterr()
+    assert "accuracy with the margin left on" in shown.out
+    assert "Traceback" not in shown.err
+    main(["fit", "--ckpt_path", "last", "--max_epochs", "3", "--enable_progress_bar", "false"])
+    assert "accuracy with the margin left on" in capsys.readouterr().out
+
+
+def test_without_batch_norm_stochastic_weight_averaging_is_refused(capsys: pytest.CaptureFixture) -> None:
+    error = refused(
+        [
+            "--model.backbone",
+            "torchvision.models.AlexNet",
+            "--model.head.embedding_dim",
+            "9",
+            *added("StochasticWeightAveraging", {"swa_lrs": "0.01"}),
+        ],
+        capsys,
+    )
+    assert "after the last checkpoint" in error
+
+
+@pytest.mark.parametrize(
+    ("monitor", "meant"), [("val_loss", "val/loss"), ("val_acc", "val/accuracy"), ("accuracy", "val/accuracy")]
+)
+@pytest.mark.parametrize("name", ["EarlyStopping", "ModelCheckpoint", "RunCheckpoint"])
+def test_a_misspelled_monitor(name: str, monitor: str, meant: str, capsys: pytest.CaptureFixture) -> None:
+    error = refused([f"--trainer.callbacks+={name}", f"--trainer.callbacks.monitor={monitor}"], capsys)
+    assert f"trainer.callbacks.monitor of {name}: got '{monitor}'" in error
+    assert f"Did you mean {meant}?" in error
+
+
+def test_a_batch_of_one_image_and_batch_norm(capsys: pytest.CaptureFixture) -> None:
+    assert "data.batch_size: got 1; expected at least 2" in refused(["--data.batch_size", "1"], capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_run_that_only_time_ends_follows_its_schedule(capsys: pytest.CaptureFixture) -> None:
+    main(["fit", *TINY, "--enable_progress_bar", "false", "--max_epochs=-1", "--max_time", "00:00:00:04"])
+    assert "accuracy with the margin left on" in capsys.readouterr().out
+    (optimizer,) = read_checkpoint("lightning_logs/version_0/checkpoints/last.ckpt")["optimizer_states"]
+    assert all(group["lr"] < 0.003 / 4 for group in optimizer["param_groups"])  # OneCycle has come down again
+
+
+def test_a_run_without_end_needs_a_schedule_without_length(capsys: pytest.CaptureFixture) -> None:
+    error = refused(["--max_epochs=-1"], capsys)
+    assert "model.lr_schedule: got 'OneCycle'; expected Constant or null in a run of unknown length" in error
+
+
+@pytest.mark.parametrize(("limit", "steps"), [([], 4 + 2 * 2 + 1), (["--max_steps", "7"], 7)])
+def test_a_schedule_knows_the_steps_of_an_accumulation_that_changes(
+    limit: list[str], steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = []
+    monkeypatch.setattr(Schedule, "run_for", lambda schedule, total_steps: lengths.append(total_steps) or sys.exit(0))
+    words = ["--limit_train_batches", "4", "--max_epochs", "4", *limit]
+    with pytest.raises(SystemExit):
+        main(["fit", *TINY, *words, *added("GradientAccumulationScheduler", {"scheduling": "{0: 1, 1: 2, 3: 4}"})])
+    assert lengths == [steps]
