@@ -19,6 +19,7 @@ from arcface_pl.callbacks.tensorboard.angle_histograms import AngleHistograms
 from arcface_pl.callbacks.tensorboard.confusion_matrix import ConfusionMatrix
 from arcface_pl.callbacks.tensorboard.evaluation_figures import EvaluationFigures
 from arcface_pl.callbacks.tensorboard.hparams import HyperParameters
+from arcface_pl.callbacks.tensorboard.overview import Overview
 from arcface_pl.callbacks.tensorboard.projector import EmbeddingProjector
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "HealthCheck",
     "HyperParameters",
     "NonFiniteGuard",
+    "Overview",
     "RunCheckpoint",
     "RunLogger",
     "RunProgressBar",

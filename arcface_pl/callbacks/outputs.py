@@ -9,6 +9,8 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from arcface_pl.data.protocol import images_and_labels
+from arcface_pl.errors import DataError
 from arcface_pl.evaluation.thresholds import evenly_spread
 
 __all__ = [
@@ -105,7 +107,10 @@ def images_of(callback: L.Callback, batch: Any, num_images: int, like: Tensor | 
         num_images: B.
         like: Images of an earlier batch, whose C, H and W these must have.
     """
-    images = batch[0] if isinstance(batch, list | tuple) and batch else None
+    try:
+        images = images_and_labels(batch)[0]
+    except DataError:
+        images = None
     shape = images.shape if isinstance(images, Tensor) else ()
     if (
         len(shape) == 4

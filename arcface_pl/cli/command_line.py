@@ -50,6 +50,12 @@ class Request:
     switches: dict[str, str] = field(default_factory=dict)
     helps: list[str] = field(default_factory=list)
 
+    @property
+    def names_data(self) -> bool:
+        """Whether a flag or a config file chooses the data module's class."""
+        sections = [read_config(path, self.command).get("data") for path in self.configs]
+        return any(name == "data" for name, _ in self.flags) or any("class_path" in (each or ()) for each in sections)
+
     def over(self, base: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         """Merge the config files over ``base``.
 

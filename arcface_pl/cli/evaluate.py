@@ -123,15 +123,17 @@ def _data_of(checkpoint: "CheckpointFile", model: "TrainedModel", request: Reque
     """Build and load the data to evaluate on."""
     from arcface_pl.cli.resume import settings_of_checkpoint
     from arcface_pl.cli.settings import build_data
+    from arcface_pl.data import ImageDataModule, PairsDataModule
+    from arcface_pl.data.protocol import check_loaders, check_names, fact
 
-    settings = settings_of_checkpoint(checkpoint)
-    if "data" not in settings:
+    settings = settings_of_checkpoint(checkpoint, other_data=request.names_data)
+    if "data" not in settings and not request.names_data:
         raise SettingsError(
             f"{checkpoint.path}: it does not say what data it was trained on; give --data and its settings"
         )
-    arguments = settings["data"]["init_args"]
+    arguments = settings.get("data", {}).get("init_args", {})
     if arguments.get("seed") is None:
-        arguments["seed"] = settings["seed_everything"]  # the validation images are those of the run
+        arguments["seed"] = settings.get("seed_everything")  # the validation images are those of the run
     named = {name for name, _ in request.flags}
     if options.protocol is not None:
         if named & {"data", "data.dataset", "data.classes", "data.held_out_classes"}:
@@ -149,7 +151,12 @@ def _data_of(checkpoint: "CheckpointFile", model: "TrainedModel", request: Reque
     elif hasattr(data, "normalize_as"):
         data.normalize_as(preprocessor.mean, preprocessor.std)
     data.prepare_data()
-    data.setup("test")
+    if isinstance(data, ImageDataModule | PairsDataModule):
+        data.setup("test")
+    elif not check_loaders(data, "validate" if options.split == "val" else "test"):
+        accepted = f"a data module with a {options.split}_dataloader"
+        raise SettingsError(expected("--data", type(data).__name__, accepted))
+    check_names(data, fact(data, "num_classes", model.head.num_classes))
     return data
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from arcface_pl.checkpoints.results import check_result, writing_result
 from arcface_pl.cli.parser import cell
+from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import SettingsError
 from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
@@ -62,15 +63,15 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
     Returns:
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
     """
-    batches = data.test_dataloader()
+    batches = data.test_dataloader() if split == "test" else None
     if split == "val":
-        batches = data.val_dataloader() if getattr(data, "num_val", 0) else None
+        batches = data.val_dataloader() if fact(data, "num_val") else None
     if not batches:
         raise SettingsError(f"--split val: {type(data).__name__} has no validation images with these settings")
     pairs = getattr(data, "pairs", None) if split == "test" else None
     is_trained = list(data.class_names) == model.class_names
     sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)}
-    if getattr(data, "held_out_class_names", []):
+    if fact(data, "held_out_class_names"):
         sets["held_out"] = (data.held_out_dataloader(split), data.held_out_class_names)
     network = model.to(device).backbone
     embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
@@ -202,7 +203,7 @@ def _closed_set(head: Any, each: Evaluation, batches: Any) -> ClosedSet:
     predictions = head(embeddings).argmax(1)
     angles = torch.rad2deg(head.cosine(embeddings).double().clamp(-1, 1).acos())
     wrong = (predictions != labels).nonzero().flatten()
-    images = torch.cat([images.cpu() for images, _ in batches])[wrong]
+    images = torch.cat([images_and_labels(batch)[0].cpu() for batch in batches])[wrong]
     shown = (angles[wrong, classes[wrong]] for classes in (labels, predictions))
     own = target_angles(embeddings, labels, head.weight, sub_centers=head.sub_centers)
     counts = torch.bincount(labels * head.num_classes + predictions, minlength=head.num_classes**2)

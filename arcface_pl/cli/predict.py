@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, csv_value
+from arcface_pl.errors import UserError
 
 if TYPE_CHECKING:
     from arcface_pl.recognizer import Recognizer
@@ -87,22 +88,19 @@ def _answers(recognizer: "Recognizer", files: list[Path], threshold: float | Non
     from rich.console import Console
     from rich.progress import track
 
-    from arcface_pl.cli.inputs import read_pictures
-
     console = Console(stderr=True)
     step = min(BATCH, LEAST_FOR_BAR) if console.is_terminal else BATCH
     starts = range(0, len(files), step)
     hidden = not console.is_terminal or len(files) < LEAST_FOR_BAR
     for start in track(starts, "reading", console=console, transient=True, disable=hidden):
         batch = files[start : start + step]
-        pictures = read_pictures(recognizer.model, batch)
-        answers = recognizer.classify(pictures.pixels, threshold=threshold)
-        found = dict(zip(pictures.paths, answers, strict=True))
-        for file in batch:
-            yield {"file": str(file)} | (_answer(found[file]) if file in found else {"error": pictures.errors[file]})
+        for file, found in zip(batch, recognizer.classify(batch, threshold=threshold), strict=True):
+            yield {"file": str(file)} | _answer(file, found)
 
 
-def _answer(found: Any) -> dict[str, Any]:
+def _answer(file: Path, found: Any) -> dict[str, Any]:
+    if isinstance(found, UserError):
+        return {"error": str(found).removeprefix(f"{file}: ")}
     angle = math.degrees(math.acos(max(-1.0, min(1.0, found.cosine))))
     return {"label": found.name, "cosine": found.cosine, "angle_degrees": angle, "unknown": found.unknown}
 

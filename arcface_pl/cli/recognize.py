@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, number
-from arcface_pl.errors import GalleryError, SettingsError, expected, printable
+from arcface_pl.errors import GalleryError, SettingsError, UserError, expected, printable
 
 if TYPE_CHECKING:
     from arcface_pl.cli.inputs import FramedPictures
@@ -101,7 +101,7 @@ def _enroll(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
         pictures = _read(recognizer, paths)
         errors |= pictures.errors
         if pictures.paths:
-            embedded.append((name, recognizer.embed(pictures.pixels)))
+            embedded.append((name, recognizer.embed(pictures.pixels, framed=True)))
     rows = []
     if embedded:
         with editing_gallery(recognizer, given.gallery):
@@ -130,18 +130,23 @@ def _identify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
     recognizer.load_gallery(given.gallery)
     warn_without_threshold(given.threshold, recognizer.thresholds.verification)
-    pictures = _read(recognizer, find_pictures(given.inputs))
-    answers = recognizer.identify(pictures.pixels, threshold=given.threshold)
-    return [
-        {
+    files = find_pictures(given.inputs)
+    rows, errors = [], {}
+    for path, answer in zip(files, recognizer.identify(files, threshold=given.threshold), strict=True):
+        if isinstance(answer, UserError):
+            errors[path] = str(answer).removeprefix(f"{path}: ")
+            continue
+        row: dict[str, Any] = {
             "file": str(path),
             "name": answer.name,
             "unknown": answer.name is None,
-            "nearest": answer.matches[0].name if answer.matches else None,
-            "cosine": round(answer.matches[0].score, 6) if answer.matches else None,
+            "nearest": None,
+            "cosine": None,
         }
-        for path, answer in zip(pictures.paths, answers, strict=True)
-    ], pictures.errors
+        if answer.matches:
+            row |= {"nearest": answer.matches[0].name, "cosine": round(answer.matches[0].score, 6)}
+        rows.append(row)
+    return rows, errors
 
 
 def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
@@ -152,7 +157,7 @@ def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     if pictures.errors:
         return [], pictures.errors
     first, second = (pictures.pixels[list(pictures.paths).index(Path(each))][None] for each in given.inputs)
-    cosine, angle, same = recognizer.verify(first, second, threshold=given.threshold)
+    cosine, angle, same = recognizer.verify(first, second, threshold=given.threshold, framed=True)
     return [{"cosine": round(cosine, 6), "angle_degrees": round(angle, 3), "same": same}], {}
 
 
@@ -166,7 +171,8 @@ def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     name_of = {path: name for name, paths in named for path in paths}
     labels = [name_of[path] for path in pictures.paths]
     try:
-        found = recognizer.calibrate(pictures.pixels, labels, far=given.far, source=str(given.inputs[0]))
+        source = str(given.inputs[0])
+        found = recognizer.calibrate(pictures.pixels, labels, far=given.far, source=source, framed=True)
     except ValueError as error:
         raise SettingsError(f"{given.inputs[0]}: {error}") from error
     if isinstance(given.model, CheckpointFile):

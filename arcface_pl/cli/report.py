@@ -20,9 +20,11 @@ from rich.panel import Panel
 from rich.table import Table
 
 from arcface_pl.callbacks.run.run_folder import run_folder, run_id
+from arcface_pl.callbacks.tensorboard.writer import writer_of
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.cli.parser import cell
 from arcface_pl.data import ImageDataModule
+from arcface_pl.data.protocol import fact
 from arcface_pl.errors import listed
 
 __all__ = [
@@ -44,8 +46,8 @@ _MEASURES = {
     "accuracy": ("val/accuracy", "test/accuracy"),
     "accuracy with the margin left on": ("val/margin_accuracy", "test/margin_accuracy"),
     "loss": ("val/loss", "test/loss"),
-    "mean angle to the target class": ("angle/target_mean", "test/angle/target_mean"),
-    "mean angle to the nearest other class": ("angle/nearest_other_mean", "test/angle/nearest_other_mean"),
+    "mean angle to the target class": ("val/angle/target_mean", "test/angle/target_mean"),
+    "mean angle to the nearest other class": ("val/angle/nearest_other_mean", "test/angle/nearest_other_mean"),
 }
 
 
@@ -62,12 +64,12 @@ def exact(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def dataset_of(datamodule: Any) -> str:
     """Return the name of the data set, or that of the data module's class."""
-    return getattr(datamodule, "dataset_name", None) or type(datamodule).__name__
+    return fact(datamodule, "dataset_name") or type(datamodule).__name__
 
 
 def count_images(trainer: Any, datamodule: Any) -> dict[str, int]:
     """Return how many images of the splits val and test are scored, where that is known: no limit on batches is set."""
-    counts = {split: getattr(datamodule, f"num_{split}", None) for split in ("val", "test")}
+    counts = {split: fact(datamodule, f"num_{split}") for split in ("val", "test")}
     whole = {split: getattr(trainer, f"limit_{split}_batches", None) == 1.0 for split in counts}
     return {split: count for split, count in counts.items() if isinstance(count, int) and whole[split]}
 
@@ -92,11 +94,11 @@ def announce(
 
 def _describe_data(datamodule: Any) -> str:
     watches_test = getattr(datamodule, "val_prefix", "val") == "test"
-    sizes = {part: getattr(datamodule, f"num_{part}", None) for part in ("train", "val", "test")}
+    sizes = {part: fact(datamodule, f"num_{part}") for part in ("train", "val", "test")}
     counts = [f"{size:,} {part}" for part, size in sizes.items() if size and not (part == "val" and watches_test)]
-    names, held_out = getattr(datamodule, "class_names", None), getattr(datamodule, "held_out_class_names", [])
+    names, held_out = fact(datamodule, "class_names"), fact(datamodule, "held_out_class_names", [])
     without = f"; {len(held_out):,} held out: {listed(held_out)}" if held_out else ""
-    batch_size = getattr(datamodule, "batch_size", UNKNOWN)
+    batch_size = fact(datamodule, "batch_size", UNKNOWN)
     images = f"{dataset_of(datamodule)}: {', '.join(counts) or f'number of images {UNKNOWN}'}"
     classes = f"{len(names):,} classes: {listed(names)}{without}" if names else ""
     return f"{cell(images)} (batch size per process: {batch_size})\n{cell(classes)}".rstrip()
@@ -214,3 +216,6 @@ class SaveConfig(SaveConfigCallback):
             text = first_line(run_id(trainer)) + self.parser.dump(self.config, format="yaml", skip_none=False)
             with replacing(folder / self.config_filename) as file:
                 file.write(text.encode())
+            writer = writer_of(trainer)
+            if writer is not None:
+                writer.add_text("config.yaml", f"```yaml\n{text}```")

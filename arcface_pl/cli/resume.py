@@ -62,12 +62,13 @@ def _training_settings(found: CheckpointFile) -> dict[str, Any]:
     return settings
 
 
-def settings_of_checkpoint(found: CheckpointFile, strict: bool = True) -> dict[str, Any]:
+def settings_of_checkpoint(found: CheckpointFile, strict: bool = True, *, other_data: bool = False) -> dict[str, Any]:
     """Return settings for evaluation, from the names and plain values that the checkpoint holds; no config is read.
 
     Args:
         found: The checkpoint.
         strict: Refuse classes that are not this package's, rather than leave them to flags and configs.
+        other_data: Leave out a data module that is not this package's: flags or configs choose one.
     """
     path, checkpoint = found
     saved, trained_on = checkpoint["hyper_parameters"], checkpoint.get("data") or {}
@@ -78,7 +79,7 @@ def settings_of_checkpoint(found: CheckpointFile, strict: bool = True) -> dict[s
         if strict or _is_known(registry, saved.get(role))
     }
     settings: dict[str, Any] = {"model": {**model, "channels_last": saved.get("channels_last", True)}}
-    if trained_on and (strict or _is_known(modules, trained_on)):
+    if trained_on and ((strict and not other_data) or _is_known(modules, trained_on)):
         settings["data"] = _as_class(path, "data", modules, trained_on)
         if "dataset" in settings["data"]["init_args"]:
             # What auto became in training: elsewhere it might become another set.

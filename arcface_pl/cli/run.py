@@ -33,10 +33,12 @@ from arcface_pl.cli.parser import cell, csv_value
 from arcface_pl.cli.resume import resumed_run, settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
+from arcface_pl.data.protocol import check_loaders, fact
 from arcface_pl.errors import SettingsError, expected
 
 __all__ = ["run"]
 
+NO_DATA = "a data module: the checkpoint was trained on loaders of which it knows nothing"
 TRAINER_ARGUMENTS = tuple(inspect.signature(L.Trainer).parameters)
 
 
@@ -62,7 +64,12 @@ def run(command: str, args: Sequence[str]) -> None:
     if command != "fit" and found is None and not request.helps:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
     if found is not None:
-        layer = settings_of_run(found) if command == "fit" else settings_of_checkpoint(found)
+        if command == "fit":
+            layer = settings_of_run(found)
+        else:
+            layer = settings_of_checkpoint(found, other_data=request.names_data)
+            if "data" not in layer and not request.names_data:
+                raise SettingsError(expected("--data", None, NO_DATA))
         settings, flags = request.over(merge(base, layer))
     precision = _last(settings, flags, "precision")
     if precision == "auto":
@@ -145,6 +152,7 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> Non
     folder = None
     if trainer.is_global_zero and not trainer.fast_dev_run:
         folder = claim(trainer, f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else "")
+    tests = is_overridden("test_step", module) and _check_data(trainer, datamodule, "fit", "test")
     report.announce(console, trainer, module, datamodule, folder, checkpoint)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())  # before processes share the classes
     begun = time.perf_counter()
@@ -156,7 +164,7 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> Non
     # A run that was stopped before the end of its first epoch has none
     best = Path(policy.best_model_path) if policy is not None and policy.best_model_path else None
     tested = []
-    if is_overridden("test_step", module):
+    if tests:
         tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
     results = {
         **report.exact(policy.best_metrics if policy is not None else {}),
@@ -174,6 +182,14 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> Non
         report.conclude(console, results, folder, report.count_images(trainer, datamodule))
 
 
+def _check_data(trainer: Any, datamodule: Any, *stages: str) -> bool:
+    """Check the first batches of a user's data module; return whether it has loaders for the last stage."""
+    if isinstance(datamodule, ImageDataModule):
+        return True
+    datamodule.trainer = trainer  # as during the run
+    return [check_loaders(datamodule, stage) for stage in stages][-1]
+
+
 def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) -> None:
     trainer: Any = cli.trainer
     module, datamodule = cli.model, cli.datamodule
@@ -181,14 +197,22 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) 
         datamodule.prepare_data()
     console = Console(quiet=not trainer.is_global_zero)
     entry = {"datamodule": datamodule, "ckpt_path": checkpoint, "weights_only": True}
+    has_loaders = _check_data(trainer, datamodule, command)
+    if not has_loaders and (command != "predict" or not _check_data(trainer, datamodule, "test")):
+        what = "val" if command == "validate" else command
+        raise SettingsError(expected("data", type(datamodule).__name__, f"a data module with a {what}_dataloader"))
     if command == "predict":
         if trainer.world_size > 1:
             raise SettingsError(expected("trainer.devices", trainer.world_size, "1 for predict"))
+        if not isinstance(datamodule, ImageDataModule):
+            # Made out of Lightning's sight, which cannot copy loaders that were given a positional batch size
+            loader = datamodule.predict_dataloader() if has_loaders else datamodule.test_dataloader()
+            datamodule.predict_dataloader = lambda: loader
         batches = trainer.predict(module, **entry)
         if not batches:
             raise SettingsError("trainer.limit_predict_batches: got 0; expected at least one batch to predict")
         path = _place(checkpoint, run, "predictions.csv")
-        _write_predictions(path, batches, getattr(datamodule, "class_names", None))
+        _write_predictions(path, batches, fact(datamodule, "class_names"))
         console.print(
             f"{sum(len(batch['predictions']) for batch in batches):,} predictions written to {cell(path)}",
             soft_wrap=True,
@@ -197,7 +221,7 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) 
     scores = (trainer.validate if command == "validate" else trainer.test)(module, verbose=False, **entry)
     if not scores:
         limit = f"trainer.limit_{'val' if command == 'validate' else 'test'}_batches: got 0"
-        none = getattr(datamodule, "num_val", None) == 0 and command == "validate"
+        none = fact(datamodule, "num_val") == 0 and command == "validate"
         raise SettingsError(f"{'data.val_fraction: got 0' if none else limit}; expected images to {command} on")
     if trainer.is_global_zero:
         results = {**report.exact(scores[0]), "dataset": report.dataset_of(datamodule), "checkpoint": str(checkpoint)}

@@ -22,6 +22,8 @@ from arcface_pl.cli.error_lines import ConstructorError, settings_errors
 from arcface_pl.cli.machine import choose_threads
 from arcface_pl.cli.report import SaveConfig
 from arcface_pl.cli.values import check_seed, check_trainer_values, check_values
+from arcface_pl.data import ImageDataModule
+from arcface_pl.data.protocol import complete, fact
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.training.module import ArcFaceModule
 
@@ -116,6 +118,8 @@ class ArcFaceCLI(LightningCLI):
         config = self.config
         self.datamodule = _build("data", L.LightningDataModule, config.get("data"))
         key = "model.init_args" if "class_path" in config.model else "model"
+        if self.command == "fit" and not isinstance(self.datamodule, ImageDataModule):
+            complete(self.datamodule, config.get(f"{key}.head.init_args.num_classes"))
         backbone = self._fill_sizes(config.get(key, Namespace()))
         with settings_errors():
             self.config = _plain(self.parser.parse_object(config))
@@ -185,12 +189,12 @@ class ArcFaceCLI(LightningCLI):
         backbone = None
         if "class_path" in (model.get("backbone") or ()):
             for name in ("in_channels", "image_size"):
-                _fill("model.backbone", model.backbone, name, getattr(self.datamodule, name, None), "the data's images")
+                _fill("model.backbone", model.backbone, name, fact(self.datamodule, name), "the data's images")
             backbone = _build("model.backbone", nn.Module, model.backbone)
         if "class_path" in (model.get("head") or ()):
             width = getattr(backbone, "embedding_dim", None)
             _fill("model.head", model.head, "embedding_dim", width, "the backbone's embeddings")
-            _fill("model.head", model.head, "num_classes", getattr(self.datamodule, "num_classes", None), "the data")
+            _fill("model.head", model.head, "num_classes", fact(self.datamodule, "num_classes"), "the data")
             for name in ("embedding_dim", "num_classes"):
                 if _parameter(model.head, name) is not None and model.head.get(f"init_args.{name}") is None:
                     origin = "backbone" if name == "embedding_dim" else "data module"
@@ -229,7 +233,7 @@ def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int])
         _fill("data", config.data, name, value, "the checkpoint's network")
     datamodule = _build("data", L.LightningDataModule, config.data)
     for name, value in sizes.items():
-        found = getattr(datamodule, name, value)
+        found = fact(datamodule, name, value)
         if found != value:
             fault = f"got images with {name} {found}; expected {value}, which the checkpoint's network takes"
             raise SettingsError(f"data: {fault}")

@@ -3,10 +3,8 @@
 import base64
 import io
 import math
-import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -15,6 +13,7 @@ from torch import Tensor
 from arcface_pl.errors import UserError, expected
 from arcface_pl.preprocessing import ImageError
 from arcface_pl.recognizer import Recognizer, Thresholds
+from arcface_pl.recognizer.pictures import frame
 
 __all__ = ["MAX_BYTES", "SHOWN", "Demo"]
 
@@ -79,9 +78,11 @@ class Demo:
             UserError: If it is not a picture, or is blank.
         """
         pixels = self._pixels(content)
-        (found,) = self.recognizer.classify(pixels, threshold=self.threshold)
-        (cosines,) = self.recognizer.class_scores(pixels)
-        (identified,) = self.recognizer.identify(pixels, threshold=self.threshold, num_matches=SHOWN)
+        (found,) = self.recognizer.classify(pixels, threshold=self.threshold, framed=True)
+        (cosines,) = self.recognizer.class_scores(pixels, framed=True)
+        (identified,) = self.recognizer.identify(pixels, threshold=self.threshold, num_matches=SHOWN, framed=True)
+        assert not isinstance(found, ImageError)  # the picture was read before
+        assert not isinstance(identified, ImageError)
 
         answers = [_row(found.name, found.cosine, kind="class", unknown=found.unknown)]
         if identified.matches:
@@ -109,7 +110,7 @@ class Demo:
             raise UserError(expected("name", name, f"1 to {MAX_NAME} printable characters"))
         pixels = self._pixels(content)
         with self.editing():
-            self.recognizer.enroll(name, pixels)
+            self.recognizer.enroll(name, pixels, framed=True)
         return self._names()
 
     def remove(self, name: str) -> dict[str, Any]:
@@ -129,14 +130,10 @@ class Demo:
     def _pixels(self, content: bytes) -> Tensor:
         if not content:
             raise UserError("picture: got an empty request; expected a picture file")
-        to_input = self.recognizer.model.preprocessor
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "picture"
-            path.write_bytes(content)
-            try:
-                return to_input.read(path)[None]
-            except ImageError as error:
-                raise ImageError(str(error).removeprefix(f"{path}: ")) from error
+        found = frame(content, self.recognizer.model.preprocessor)
+        if isinstance(found, ImageError):
+            raise ImageError(str(found).removeprefix("picture: ")) from found
+        return found[None]
 
 
 def _row(label: str, cosine: float, **more: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from arcface_pl.data.protocol import labelled
 from arcface_pl.heads import Head
 from arcface_pl.metrics.functional import (
     VerificationCurve,
@@ -72,23 +73,23 @@ class Evaluation:
 @torch.no_grad()
 def embed(
     network: Callable[[Tensor], Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     device: torch.device | str = "cpu",
 ) -> Embedded:
     """Embed all images of a loader.
 
     Args:
         network: Maps images (B, C, H, W) to embeddings (B, D), in evaluation mode, on ``device``.
-        batches: Images and labels.
+        batches: Images and labels, in any form of `arcface_pl.data.protocol.images_and_labels`.
         device: Device of the network.
 
     Returns:
         Embeddings and labels in the order of the batches.
     """
     embeddings, labels = [], []
-    for images, numbers in batches:
+    for images, numbers in map(labelled, batches):
         embeddings.append(network(images.to(device)).float().cpu())
-        labels.append(numbers.cpu())
+        labels.append(numbers.long().cpu())
     return Embedded(torch.cat(embeddings), torch.cat(labels))
 
 

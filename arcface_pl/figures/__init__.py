@@ -10,7 +10,7 @@ from arcface_pl.figures.angle_history import (
 from arcface_pl.figures.confusion import draw_confusion
 from arcface_pl.figures.embeddings import draw_circle, draw_sphere
 from arcface_pl.figures.evaluation_set import ClosedSet, Evaluated, draw_all, save_all
-from arcface_pl.figures.images import displayable
+from arcface_pl.figures.images import displayable, tinted
 from arcface_pl.figures.mistakes import Mistakes, draw_mistakes
 from arcface_pl.figures.verification_curves import draw_roc, draw_scores
 
@@ -32,4 +32,5 @@ __all__ = [
     "draw_scores",
     "draw_sphere",
     "save_all",
+    "tinted",
 ]

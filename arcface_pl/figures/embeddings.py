@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from arcface_pl.figures.style import CLASS_COLORS, new_figure, shorten, thin
+from arcface_pl.figures.style import class_color, new_figure, shorten, thin
 from arcface_pl.metrics.functional.cosine import unit_rows
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def draw_circle_on(axes: "Axes", embeddings: Tensor, labels: Tensor, centers: Te
             continue
         place = math.atan2(places[label, 1], places[label, 0])
         if centers is not None:
-            axes.plot([place, place], [0, 1], color=_color(label), linewidth=2)
+            axes.plot([place, place], [0, 1], color=class_color(label), linewidth=2)
         # Names that would overlap go to a second row; a third one is not drawn
         row = sum(abs(math.remainder(place - other, 2 * math.pi)) < 0.12 for other in taken)
         taken.append(place)
@@ -95,7 +95,7 @@ def draw_sphere_on(
         if depth < 0 or not stars[label].any():
             continue
         if centers is not None:
-            axes.plot(across, up, marker="*", markersize=15, color=_color(label), markeredgecolor="black")
+            axes.plot(across, up, marker="*", markersize=15, color=class_color(label), markeredgecolor="black")
         if label in named:
             side, shift = ("left", 0.06) if across < 0.5 else ("right", -0.06)  # toward the middle, where there is room
             _name(axes, (across + shift, up + 0.04), name, len(names), ha=side)
@@ -109,14 +109,10 @@ def _name(axes: "Axes", place: tuple[float, float], name: str, num_classes: int,
     axes.text(*place, shorten(name, 10), fontsize=size, fontweight="bold", parse_math=False, **alignment)
 
 
-def _color(label: int) -> str:
-    return CLASS_COLORS[label % len(CLASS_COLORS)]
-
-
 def _draw_dots(axes: "Axes", x: Tensor, y: Tensor, labels: Tensor, count: int) -> None:
     # Class by class, so that later classes cover earlier ones; `count` images in all
     order = labels.cpu().argsort(stable=True)
-    colors = [_color(label) for label in labels[order].tolist()]
+    colors = [class_color(label) for label in labels[order].tolist()]
     # In square points: visible if they are few, separate if they are thousands
     size = min(20.0, max(2.0, 8000 / max(count, 1)))
     axes.scatter(x[order], y[order], s=size, alpha=0.4, linewidths=0, color=colors, rasterized=True)

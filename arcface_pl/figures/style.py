@@ -29,6 +29,11 @@ CLASS_COLORS = (
 )  # fmt: skip
 
 
+def class_color(label: int) -> str:
+    """Return the color of a class; colors repeat after ten."""
+    return CLASS_COLORS[label % len(CLASS_COLORS)]
+
+
 def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
     """Make a figure, sized in inches, without touching matplotlib's global state.
 

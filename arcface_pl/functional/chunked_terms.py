@@ -2,11 +2,13 @@
 
 from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from arcface_pl.errors import expected
 from arcface_pl.functional.derivatives import first_order_only
 from arcface_pl.functional.non_target import NonTarget, Problem, Reweighting, non_target_backward, non_target_forward
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, tangent, unit_rows
@@ -87,12 +89,23 @@ def angular_terms(
         embeddings: (B, D) floating point; processes may differ in B.
         weight: (C * K, D) floating point, a class's centers adjacent; with a shard those of this process.
         labels: (B,) int64 in [0, C) of all classes, already checked.
-        non_target: Scale, sub-centers and chunk size; without a chunk size a small problem is computed in float64.
+        non_target: Scale, sub-centers and chunk size; without a chunk size a small problem is computed in float64. A
+            scale that requires a gradient gets the exact one, except with a re-weighting.
         reweighting: CurricularFace's; no gradient flows into it.
         with_sum: Whether ``non_target_sum`` is needed.
         shard: Which classes are here; None for all.
+
+    Raises:
+        ValueError: A re-weighting together with a scale that requires a gradient.
     """
-    args = embeddings, weight, labels, *(reweighting or (None, None)), non_target, with_sum
+    scale = non_target.scale if isinstance(non_target.scale, Tensor) else None
+    if scale is not None:
+        if reweighting is not None and scale.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                expected("scale.requires_grad", True, "False together with a re-weighting (CurricularFace)")
+            )
+        non_target = replace(non_target, scale=scale.detach())
+    args = embeddings, weight, labels, *(reweighting or (None, None)), scale, non_target, with_sum
     is_small = non_target.chunk_size is None and embeddings.shape[0] * weight.shape[0] <= WHOLE_CELLS
     with full_precision(embeddings.device):
         if shard is None and is_small:
@@ -131,6 +144,7 @@ class _ChunkedTerms(torch.autograd.Function):
         labels: Tensor,
         threshold: Tensor | None,
         t: Tensor | None,
+        scale: Tensor | None,
         non_target: NonTarget,
         with_sum: bool,
         shard: Shard,
@@ -169,7 +183,7 @@ class _ChunkedTerms(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         unit, norms, _, here, centers, lengths, drawn, columns, rows, target, target_norms, *tensors = ctx.saved_tensors
         cosine, sine, lse, *reweighting = tensors
-        shard, group = ctx.shard, ctx.shard.group
+        shard, group, scale = ctx.shard, ctx.shard.group, ctx.non_target.scale
         # Divided by the number of processes here, so that the weight's gradient comes out as the mean
         packed = torch.stack([grad for grad in grads if grad is not None], dim=1) / group.size
         grad_cosine, grad_sine, grad_lse, *sums = group.gather(packed, ctx.sizes).unbind(dim=1)
@@ -188,12 +202,16 @@ class _ChunkedTerms(torch.autograd.Function):
                 lse,
                 grad_lse.contiguous(),
                 grad_sum,
-                ctx.needs_input_grad[:2],
+                (ctx.needs_input_grad[0] or ctx.needs_input_grad[5], ctx.needs_input_grad[1]),
                 update=update,
                 kept=kept,
             )
-        grad_embeddings = None
-        if from_others is not None:
+        grad_embeddings = grad_scale = None
+        if from_others is not None and ctx.needs_input_grad[5]:
+            # Without re-weighting the logits are linear in scale and unit vector alike
+            by_sample = (from_others * unit).sum(dim=1) * group.size
+            grad_scale = group.scatter_sum(by_sample, ctx.sizes).sum().to(scale.dtype) / scale
+        if from_others is not None and ctx.needs_input_grad[0]:
             total = tangent(from_others + coefficient * target, unit, norms) * group.size
             grad_embeddings = group.scatter_sum(total.to(ctx.dtypes[1]), ctx.sizes).to(ctx.dtypes[0])
         if grad_weight is not None:
@@ -202,7 +220,7 @@ class _ChunkedTerms(torch.autograd.Function):
                 # The argument check_invariants=False means the same, but torch 2.11 warns in spite of it.
                 with torch.sparse.check_sparse_tensor_invariants(False):
                     grad_weight = torch.sparse_coo_tensor(drawn[None], grad_weight, ctx.shape, is_coalesced=True)
-        return grad_embeddings, grad_weight, None, None, None, None, None, None, None
+        return grad_embeddings, grad_weight, None, None, None, grad_scale, None, None, None, None
 
 
 def _summed(

@@ -24,6 +24,18 @@ def reduce(losses: Tensor, reduction: Reduction) -> Tensor:
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
+def check_scale(scale: float | Tensor) -> None:
+    """Check that ``scale`` is a positive number, or a scalar tensor, whose value is not read.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(scale, Tensor):
+        check_number("scale", scale, low=0, low_open=True)
+    elif scale.ndim or not scale.is_floating_point():
+        raise ValueError(expected("scale", f"{scale.dtype} of shape {tuple(scale.shape)}", "a floating-point scalar"))
+
+
 def smooth(
     losses: Tensor, target: Tensor, logit_sum: Tensor | None, label_smoothing: float, num_classes: int
 ) -> Tensor:
@@ -37,7 +49,7 @@ def loss_of_terms(
     terms: AngularTerms,
     psi: Callable[[Tensor, Tensor], Tensor],
     *,
-    scale: float,
+    scale: float | Tensor,
     label_smoothing: float,
     num_classes: int,
 ) -> Tensor:
@@ -48,7 +60,7 @@ def loss_of_terms(
 
 
 def non_target_logsumexp(
-    embeddings: Tensor, weight: Tensor, labels: Tensor, *, scale: float, chunk_size: int | None = None
+    embeddings: Tensor, weight: Tensor, labels: Tensor, *, scale: float | Tensor, chunk_size: int | None = None
 ) -> Tensor:
     r"""Compute the log-sum-exp of the scaled cosines to the non-target classes.
 
@@ -61,7 +73,7 @@ def non_target_logsumexp(
         embeddings: (B, D) floating point, of any length.
         weight: (C, D) floating point, class centers of any length.
         labels: (B,) integers in [0, C).
-        scale: s, positive.
+        scale: s, positive; a number, or a scalar tensor, which may require a gradient.
         chunk_size: Classes per chunk; None chooses from the shape and the device.
 
     Returns:
@@ -77,7 +89,7 @@ def non_target_logsumexp(
         tensor([0.0181])
     """
     check_embeddings(embeddings, weight)
-    check_number("scale", scale, low=0, low_open=True)
+    check_scale(scale)
     labels = check_batch(embeddings, labels, weight.shape[0], values=True)
     terms = angular_terms(embeddings, weight, labels, NonTarget(scale, chunk_size=chunk_size), with_sum=False)
     return terms.non_target.to(compute_dtype(embeddings, weight))
@@ -89,7 +101,7 @@ def margin_softmax_loss(
     labels: Tensor,
     psi: Callable[[Tensor, Tensor], Tensor],
     *,
-    scale: float,
+    scale: float | Tensor,
     sub_centers: int = 1,
     label_smoothing: float = 0.0,
     reweighting: Reweighting | None = None,
@@ -102,15 +114,15 @@ def margin_softmax_loss(
     $$L_i = \log\left(1 + e^{S_i - s \psi(\theta_{y_i})}\right), \quad S_i = \log \sum_{j \ne y_i} e^{s \cos \theta_j}$$
 
     The angle to the target, psi and the softplus are computed in float64 (float32 on MPS, which has none). First
-    derivatives only; a tensor that requires a gradient may enter through ``psi``, such as a learnable margin, and is
-    refused as ``scale``, ``label_smoothing`` or ``reweighting``.
+    derivatives only; a tensor that requires a gradient may be the ``scale``, without ``reweighting``, or enter through
+    ``psi``, such as a learnable margin; it is refused as ``label_smoothing`` or ``reweighting``.
 
     Args:
         embeddings: (B, D) floating point, of any length.
         weight: (C * K, D) floating point, class centers of any length, a class's K centers adjacent.
         labels: (B,) integers in [0, C).
         psi: Takes cos(theta) and sin(theta) to the target, (B,) each, and returns what replaces the cosine, (B,).
-        scale: s, positive.
+        scale: s, positive; a number, or a scalar tensor, which may require a gradient.
         sub_centers: K; a class's cosine is the largest over its centers.
         label_smoothing: Fraction of the target that is spread evenly over all C classes, in [0, 1).
         reweighting: CurricularFace's threshold and t, for hard non-target classes.
@@ -133,7 +145,7 @@ def margin_softmax_loss(
         tensor(0.0294)
     """
     check_embeddings(embeddings, weight)
-    check_number("scale", scale, low=0, low_open=True)
+    check_scale(scale)
     check_number("label_smoothing", label_smoothing, low=0, high=1)
     if reweighting is not None and any(value.requires_grad for value in reweighting):
         raise ValueError(expected("reweighting.requires_grad", True, "detached tensors: no gradient flows into it"))

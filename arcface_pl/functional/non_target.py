@@ -39,8 +39,8 @@ class Reweighting(NamedTuple):
 class NonTarget:
     """How the non-target classes enter a sample's loss."""
 
-    scale: float = 1.0
-    """Factor of the cosines."""
+    scale: float | Tensor = 1.0
+    """Factor of the cosines; a scalar tensor is not read, so that no device has to be waited for."""
     sub_centers: int = 1
     """Centers per class, of which the nearest counts."""
     chunk_size: int | None = None
@@ -74,8 +74,10 @@ class Problem(NamedTuple):
 
     def needs_shift(self) -> bool:
         """Return whether logits may be too large for exp."""
-        largest = self.non_target.scale * (1 if self.reweighting is None else 2)
-        return not self.non_target.normalize or largest > UNSHIFTED_LOGIT
+        scale = self.non_target.scale
+        if isinstance(scale, Tensor) or not self.non_target.normalize:
+            return True
+        return scale * (1 if self.reweighting is None else 2) > UNSHIFTED_LOGIT
 
     def logits_buffer(self) -> Tensor | None:
         """Return the memory of the weight's gradient where the forward pass can keep its logits in it, or None.

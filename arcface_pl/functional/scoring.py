@@ -55,7 +55,7 @@ class _Best:
 class _Chunks:
     """Cosines of a batch to the classes, a chunk at a time, each in the buffer of the last."""
 
-    def __init__(self, embeddings: Tensor, weight: Tensor, sub_centers: int = 1, chunk_size: int | None = None) -> None:
+    def __init__(self, embeddings: Tensor, weight: Tensor, sub_centers: int, chunk_size: int | None) -> None:
         self.dtype, wide = compute_dtype(embeddings, weight), pair_dtype(embeddings.device)
         self.unit = unit_rows(embeddings, wide)[0].to(self.dtype)
         self.weight, self.sub_centers = weight, sub_centers
@@ -91,7 +91,7 @@ def angular_scores(
     labels: Tensor,
     psi: Tensor,
     *,
-    scale: float,
+    scale: float | Tensor,
     sub_centers: int = 1,
     label_smoothing: float = 0.0,
     reweighting: Reweighting | None = None,

@@ -54,6 +54,7 @@ class WholeTerms(torch.autograd.Function):
         labels: Tensor,
         threshold: Tensor | None,
         t: Tensor | None,
+        scale: Tensor | None,
         non_target: NonTarget,
         with_sum: bool,
     ) -> tuple[Tensor | None, ...]:
@@ -87,6 +88,9 @@ class WholeTerms(torch.autograd.Function):
         slopes = (logits - lse.clamp_min(floor)[:, None]).exp_().mul_((ctx.scale * grad_lse)[:, None])
         if grad_sum is not None:
             slopes += (ctx.scale * grad_sum)[:, None]
+        grad_scale = None
+        if ctx.needs_input_grad[5]:
+            grad_scale = (slopes * logits.scatter(1, column, 0)).sum() / ctx.scale**2
         if slope is not None:
             slopes *= slope
         slopes.scatter_(1, column, target_coefficient(cosine, sine, grad_cosine, grad_sine)[:, None])
@@ -99,7 +103,7 @@ class WholeTerms(torch.autograd.Function):
                 grad_embeddings = _tangent(slopes @ centers, unit, norms).to(ctx.dtypes[0])
             if ctx.needs_input_grad[1]:
                 grad_weight = _tangent(slopes.T @ unit, centers, center_norms).to(ctx.dtypes[1])
-        return grad_embeddings, grad_weight, None, None, None, None, None
+        return grad_embeddings, grad_weight, None, None, None, grad_scale, None, None
 
 
 def target_centers(unit: Tensor, weight: Tensor, labels: Tensor, sub_centers: int) -> tuple[Tensor, Tensor, Tensor]:

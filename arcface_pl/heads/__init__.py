@@ -1,8 +1,9 @@
 """Heads: class centers, and what turns embeddings into logits and a loss."""
 
 from arcface_pl.heads.adaface import AdaFaceHead
+from arcface_pl.heads.angular import AngularHead
 from arcface_pl.heads.arcface import ArcFaceHead
-from arcface_pl.heads.base import AngularHead, Head, HeadScores
+from arcface_pl.heads.base import Head, HeadScores
 from arcface_pl.heads.combined import CombinedMarginHead
 from arcface_pl.heads.cosface import CosFaceHead
 from arcface_pl.heads.curricularface import CurricularFaceHead

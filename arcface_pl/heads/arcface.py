@@ -6,6 +6,7 @@ from torch import Tensor
 
 from arcface_pl.functional import arcface_psi
 from arcface_pl.functional.checks import check_choice
+from arcface_pl.heads.angular import Scale
 from arcface_pl.heads.margin import MarginHead, check_angle
 
 
@@ -21,7 +22,8 @@ class ArcFaceHead(MarginHead):
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
         margin: m, in radians, in [0, pi).
-        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
+        scale: s, positive; or, with at least 3 classes, one that is ``sqrt(2) * log(C - 1)`` throughout ("adacos") or
+            at first ("adacos_dynamic" follows the batches, "learnable" is trained as ``exp(log_scale)``).
         extension: "monotone", or "none" for the unguarded cos(theta + m), which rewards embeddings opposite to their
             class.
         **kwargs: Further options of `MarginHead`.
@@ -45,7 +47,7 @@ class ArcFaceHead(MarginHead):
         num_classes: int,
         *,
         margin: float = 0.5,
-        scale: float | Literal["adacos"] = 30.0,
+        scale: Scale = 30.0,
         extension: Literal["monotone", "none"] = "monotone",
         **kwargs: Any,
     ) -> None:

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from arcface_pl.errors import expected
 from arcface_pl.functional import similarity
 from arcface_pl.functional.checks import check_batch, check_choice, check_count, check_embeddings, check_number
-from arcface_pl.functional.chunked_terms import Shard, angular_terms
-from arcface_pl.functional.loss import Reduction, loss_of_terms, reduce
-from arcface_pl.functional.non_target import NonTarget, Reweighting
-from arcface_pl.functional.precision import compute_dtype
-from arcface_pl.functional.scoring import HeadScores, angular_scores, predict
+from arcface_pl.functional.loss import Reduction
+from arcface_pl.functional.scoring import HeadScores
 from arcface_pl.functional.terms import WHOLE_CELLS
+
+ClassWeights = Literal["equal", "balanced"] | list[float]
 
 
 class Head(nn.Module):
@@ -30,6 +29,8 @@ class Head(nn.Module):
         num_classes: C, at least 1.
         sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
         label_smoothing: Fraction of the target that is spread evenly over all classes, in [0, 1).
+        class_weights: Factor of each sample's loss by its class: "equal" for none, "balanced" for one that is inverse
+            to the number of training images of the class, 1 on average over them, or a list of C numbers, at least 0.
     """
 
     __signature__: ClassVar[inspect.Signature]
@@ -38,7 +39,13 @@ class Head(nn.Module):
     """Whether calls read the labels' values. A training loop whose data was checked once sets it to False."""
 
     def __init__(
-        self, embedding_dim: int, num_classes: int, *, sub_centers: int = 1, label_smoothing: float = 0.0
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        *,
+        sub_centers: int = 1,
+        label_smoothing: float = 0.0,
+        class_weights: ClassWeights = "equal",
     ) -> None:
         super().__init__()
         check_count("embedding_dim", embedding_dim, low=1)
@@ -52,6 +59,9 @@ class Head(nn.Module):
         self.check_labels = True
         self.weight = nn.Parameter(torch.empty(num_classes * sub_centers, embedding_dim))
         nn.init.xavier_uniform_(self.weight)
+        self.class_weights = class_weights
+        self.loss_weights: Tensor | None
+        self.register_buffer("loss_weights", _loss_weights(class_weights, num_classes))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -187,11 +197,41 @@ class Head(nn.Module):
         """
 
     def set_class_counts(self, counts: Tensor) -> None:
-        """Set the number of training images per class, for heads whose margins depend on it.
+        r"""Set the number of training images per class, for loss weights and margins that depend on it.
+
+        The weight of class j for ``class_weights="balanced"``, with N images in all and C' classes that have any, is
+        $$w_j = N / (C' n_j)$$
+        A class without images counts as one with as few as the rarest has.
 
         Args:
             counts: (C,) images of each class.
+
+        Raises:
+            ValueError: A wrong shape, or a negative count, where counts are needed.
         """
+        if self.class_weights != "balanced" or self.loss_weights is None:
+            return
+        counts = self.checked_counts(counts)
+        present = counts[counts > 0]
+        if len(present):
+            self.loss_weights.copy_(present.double().mean() / counts.clamp_min(present.min()))
+
+    def checked_counts(self, counts: Tensor) -> Tensor:
+        """Return the numbers of images per class as a tensor, (C,).
+
+        Raises:
+            ValueError: A wrong shape, or a negative count.
+        """
+        counts = torch.as_tensor(counts)
+        if counts.shape != (self.num_classes,):
+            raise ValueError(expected("counts.shape", tuple(counts.shape), f"({self.num_classes},)"))
+        if bool((counts < 0).any()):
+            raise ValueError(expected("counts", counts.min().item(), "numbers of images of at least 0"))
+        return counts
+
+    def weigh(self, losses: Tensor, labels: Tensor) -> Tensor:
+        """Return the losses (B,) times the weights of their classes; (B,) labels are int64."""
+        return losses if self.loss_weights is None else losses * self.loss_weights[labels].to(losses.dtype)
 
     def extra_repr(self) -> str:
         """Name the sizes in ``print(head)``."""
@@ -212,164 +252,15 @@ def _signature(cls: type) -> inspect.Signature:
     return inspect.Signature(sorted(found.values(), key=lambda parameter: parameter.kind))
 
 
-class AngularHead(Head):
-    r"""Head whose logits are scaled cosines, and whose loss puts ``psi`` in the place of the target cosine.
-
-    A subclass implements ``psi``; logits, loss, scores and sharding follow from it.
-
-    Args:
-        embedding_dim: D, the width of the embeddings, at least 1.
-        num_classes: C, at least 1.
-        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
-        **kwargs: Options of `Head`.
-
-    Reference:
-        Zhang et al., AdaCos: Adaptively Scaling Cosine Logits for Effectively Learning Deep Face Representations (CVPR
-        2019), the fixed variant. Deng et al., Sub-center ArcFace: Boosting Face Recognition by Large-Scale Noisy Web
-        Faces (ECCV 2020).
-    """
-
-    def __init__(
-        self, embedding_dim: int, num_classes: int, *, scale: float | Literal["adacos"] = 30.0, **kwargs: Any
-    ) -> None:
-        super().__init__(embedding_dim, num_classes, **kwargs)
-        self.scale = scale
-        if isinstance(scale, str):
-            check_choice("scale", scale, ("adacos",))
-            if num_classes < 3:
-                raise ValueError(expected("num_classes", num_classes, "at least 3 for scale='adacos'"))
-            self.scale_value = math.sqrt(2) * math.log(num_classes - 1)
-        else:
-            check_number("scale", scale, low=0, low_open=True, high=1e6)
-            self.scale_value = float(scale)
-
-    def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return what replaces the cosine to the target class, (B,).
-
-        Args:
-            cosine: (B,) cos(theta) to the target class, float64.
-            sine: (B,) sin(theta) to the target class, float64, exact near 0 and pi.
-            embeddings: (B, D), for margins that depend on the norm.
-            labels: (B,) integers, for margins that depend on the class.
-        """
-        raise NotImplementedError
-
-    def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Compute scale * cosine; with labels, scale * psi at the target (training and inspection only).
-
-        Args:
-            embeddings: (B, D) floating point.
-            labels: (B,) integers in [0, C).
-
-        Returns:
-            (B, C), float32, or float64 where the embeddings or the centers are.
-
-        Raises:
-            ValueError: A wrong shape or dtype, or a label outside [0, C).
-        """
-        cosine = self.cosine(embeddings)
-        if labels is None:
-            return self.scale_value * cosine
-        labels = self.checked(embeddings, labels)
-        target = self.scale_value * self.psi(*self.target_angle(embeddings, labels), embeddings, labels)
-        reweighting = self.reweighting(embeddings, labels)
-        cosine = cosine if reweighting is None else reweighting.apply(cosine)
-        return (self.scale_value * cosine).scatter(1, labels[:, None], target.to(cosine.dtype)[:, None])
-
-    def reweighting(self, embeddings: Tensor, labels: Tensor) -> Reweighting | None:
-        """Return how hard non-target classes are re-weighted, None for not at all (see CurricularFace).
-
-        Args:
-            embeddings: (B, D) floating point.
-            labels: (B,) int64 in [0, C).
-        """
-        return None
-
-    def penalty(self, embeddings: Tensor) -> Tensor | None:
-        """Return what is added to each sample's loss, (B,), None for nothing (see MagFace).
-
-        Args:
-            embeddings: (B, D) floating point.
-        """
-        return None
-
-    def target_angle(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos and sin of the angle to the target class, (B,) each, float64, exact near 0 and pi.
-
-        Args:
-            embeddings: (B, D) floating point.
-            labels: (B,) int64 in [0, C).
-        """
-        return similarity.target_cosine_sine(embeddings, self.centers(), labels, self.sub_centers)
-
-    def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """Compute softplus(S - scale * psi), S the log-sum-exp of the non-target logits.
-
-        Args:
-            embeddings: (B, D) floating point, B >= 1.
-            labels: (B,) integers in [0, C).
-            reduction: "mean", "sum" or "none".
-
-        Returns:
-            A scalar, or (B,) for "none".
-
-        Raises:
-            ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
-        """
-        labels = self.checked(embeddings, labels)
-        reweighting = self.reweighting(embeddings, labels)
-        weight, shard = self.loss_centers()
-        non_target, with_sum = NonTarget(self.scale_value, self.sub_centers), self.label_smoothing > 0
-        terms = angular_terms(embeddings, weight, labels, non_target, reweighting, with_sum=with_sum, shard=shard)
-        losses = loss_of_terms(
-            terms,
-            lambda cosine, sine: self.psi(cosine, sine, embeddings, labels),
-            scale=self.scale_value,
-            label_smoothing=self.label_smoothing,
-            num_classes=self.num_classes,
+def _loss_weights(class_weights: ClassWeights, num_classes: int) -> Tensor | None:
+    """Return the first weights of the classes, (C,) float32, or None for equal ones."""
+    if isinstance(class_weights, str):
+        check_choice("class_weights", class_weights, ("equal", "balanced"))
+        return None if class_weights == "equal" else torch.ones(num_classes, dtype=torch.float32)
+    if len(class_weights) != num_classes:
+        raise ValueError(
+            expected("class_weights", f"{len(class_weights)} numbers", f"one for each class, {num_classes}")
         )
-        penalty = self.penalty(embeddings)
-        losses = losses if penalty is None else losses + penalty
-        return reduce(losses, reduction).to(compute_dtype(embeddings, self.weight))
-
-    @torch.no_grad()
-    def predict(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict a class for each embedding, see `Head.predict`."""
-        if not self.scores_in_chunks(embeddings, AngularHead):
-            return super().predict(embeddings)
-        check_embeddings(embeddings, self.weight)
-        return predict(
-            embeddings,
-            self.centers(),
-            lambda _, cosine: self.scale_value * cosine,
-            sub_centers=self.sub_centers,
-        )
-
-    @torch.no_grad()
-    def score(self, embeddings: Tensor, labels: Tensor) -> HeadScores:
-        """Score a labelled batch, see `Head.score`."""
-        if not self.scores_in_chunks(embeddings, AngularHead):
-            return super().score(embeddings, labels)
-        labels = self.checked(embeddings, labels)
-        psi = self.psi(*self.target_angle(embeddings, labels), embeddings, labels)
-        scores = angular_scores(
-            embeddings,
-            self.centers(),
-            labels,
-            psi,
-            scale=self.scale_value,
-            sub_centers=self.sub_centers,
-            label_smoothing=self.label_smoothing,
-            reweighting=self.reweighting(embeddings, labels),
-        )
-        penalty = self.penalty(embeddings)
-        losses = scores.loss if penalty is None else scores.loss + penalty
-        return scores._replace(loss=losses.to(compute_dtype(embeddings, self.weight)))
-
-    def loss_centers(self) -> tuple[Tensor, Shard | None]:
-        """Return the centers that a loss reads here, and which these are in a sharded head."""
-        return self.centers(), None
-
-    def extra_repr(self) -> str:
-        """Name the sizes and the scale in ``print(head)``."""
-        return f"{super().extra_repr()}, scale={self.scale!r}"
+    for number, weight in enumerate(class_weights):
+        check_number(f"class_weights[{number}]", weight, low=0)
+    return torch.tensor(class_weights, dtype=torch.float32)

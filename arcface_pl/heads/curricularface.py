@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arcface_pl.errors import expected
 from arcface_pl.functional import arcface_psi
 from arcface_pl.functional.checks import check_number
 from arcface_pl.functional.non_target import Reweighting
@@ -21,7 +22,7 @@ class CurricularFaceHead(MarginHead):
     $$N(t, c) = c \text{ for } c \le \psi(\theta_{y_i}), \qquad c \, (t + c) \text{ beyond}$$
 
     t is a running average of the target cosine: a buffer, in float32 and the same on all devices, updated in training
-    mode by each call with labels. Past ``pi - m`` psi keeps falling as ArcFace's does.
+    mode by each call with labels. Past ``pi - m`` psi keeps falling as ArcFace's does. The scale cannot be learnable.
 
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
@@ -40,6 +41,8 @@ class CurricularFaceHead(MarginHead):
         self, embedding_dim: int, num_classes: int, *, margin: float = 0.5, momentum: float = 0.01, **kwargs: Any
     ) -> None:
         super().__init__(embedding_dim, num_classes, **kwargs)
+        if self.log_scale is not None:
+            raise ValueError(expected("scale", self.scale, "a number, 'adacos' or 'adacos_dynamic' for CurricularFace"))
         check_angle("margin", margin)
         check_number("momentum", momentum, low=0, low_open=True, high=1, high_open=False)
         self.margin = margin

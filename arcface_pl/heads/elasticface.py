@@ -22,13 +22,16 @@ class ElasticFaceHead(MarginHead):
     ``set_progress`` and of the rank; outside training mode the margin is m. A drawn angle is clamped to [0, pi], and
     past ``pi`` psi keeps falling as ArcFace's does.
 
+    ElasticFace+ ("arc+", "cos+") gives the larger of a batch's margins to the samples that are farther from their
+    class, as the paper says; its public code reads the order of the samples as their rank, which gives them at random.
+
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
         margin: m, in radians, in [0, pi); a difference of cosines, in [0, 2), for "cos". The paper has 0.5 for "arc"
             and 0.35 for "cos".
-        sigma: Standard deviation of the margin, at least 0.
-        variant: "arc" for ArcFace's margin, "cos" for CosFace's.
+        sigma: Standard deviation of the margin, at least 0. The paper has 0.0175 for "arc+" and 0.025 for "cos+".
+        variant: "arc" for ArcFace's margin, "cos" for CosFace's, "arc+" and "cos+" for ElasticFace+.
         **kwargs: Options of `MarginHead`.
 
     Reference:
@@ -42,12 +45,12 @@ class ElasticFaceHead(MarginHead):
         *,
         margin: float = 0.5,
         sigma: float = 0.05,
-        variant: Literal["arc", "cos"] = "arc",
+        variant: Literal["arc", "cos", "arc+", "cos+"] = "arc",
         **kwargs: Any,
     ) -> None:
         super().__init__(embedding_dim, num_classes, **kwargs)
-        check_choice("variant", variant, ("arc", "cos"))
-        if variant == "arc":
+        check_choice("variant", variant, ("arc", "cos", "arc+", "cos+"))
+        if variant.startswith("arc"):
             check_angle("margin", margin)
         else:
             check_number("margin", margin, low=0, high=2)
@@ -66,9 +69,14 @@ class ElasticFaceHead(MarginHead):
         """Return the cosine with a margin drawn for each sample."""
         margin: float | Tensor = self.margin
         if self.training:
-            margin = margin + self.sigma * self._draw(cosine)
+            drawn = self._draw(cosine)
+            if self.variant.endswith("+"):
+                drawn = torch.empty_like(drawn).scatter_(
+                    0, cosine.detach().argsort(stable=True), drawn.sort(descending=True).values
+                )
+            margin = margin + self.sigma * drawn
         margin = margin * self.strength(labels)
-        if self.variant == "cos":
+        if self.variant.startswith("cos"):
             return cosface_psi(cosine, margin)
         return arcface_psi(cosine, margin.clamp(0, torch.pi) if isinstance(margin, Tensor) else margin, sine=sine)
 

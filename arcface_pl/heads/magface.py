@@ -1,5 +1,6 @@
 """MagFace: a margin that grows with the norm of the embedding, and a loss term that rewards long ones."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -21,7 +22,12 @@ class MagFaceHead(MarginHead):
     $$m(a) = \frac{u_m - l_m}{u_a - l_a} (a - l_a) + l_m, \qquad g(a) = \frac{1}{a} + \frac{a}{u_a^2}$$
 
     a is the norm of the embedding, clamped to [l_a, u_a]; outside, no gradient reaches the norm. Past ``pi - m`` psi
-    keeps falling as ArcFace's does.
+    keeps falling as ArcFace's does; the authors' public code has no margin past 90 degrees (``easy_margin``). It also
+    has lambda_g = 20, below the bound that the paper derives for an optimal norm within [l_a, u_a]:
+
+    $$\lambda_g \ge s \, \frac{u_m - l_m}{u_a - l_a} \, \frac{u_a^2 l_a^2}{u_a^2 - l_a^2}$$
+
+    A lambda_g between 0 and this bound is warned of: the norms of hard samples would sink to l_a.
 
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
@@ -62,6 +68,11 @@ class MagFaceHead(MarginHead):
         self.min_norm = min_norm
         self.max_norm = max_norm
         self.norm_weight = norm_weight
+        slope = (max_margin - min_margin) / (max_norm - min_norm)
+        bound = self.first_scale * slope * (max_norm * min_norm) ** 2 / (max_norm**2 - min_norm**2)
+        if 0 < norm_weight < bound:
+            accepted = f"0, or at least {bound:.4g}, the paper's bound for these margins, norms and scale"
+            warnings.warn(expected("norm_weight", norm_weight, accepted), stacklevel=2)
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return cos(theta + m(a)), extended past pi - m."""

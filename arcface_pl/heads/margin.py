@@ -6,10 +6,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_choice, check_number
 from arcface_pl.functional.precision import pair_dtype
-from arcface_pl.heads.base import AngularHead
+from arcface_pl.heads.angular import AngularHead, Scale
 
 
 class MarginHead(AngularHead):
@@ -18,7 +17,7 @@ class MarginHead(AngularHead):
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
-        scale: s, positive; or "adacos" for ``sqrt(2) * log(C - 1)``, which needs at least 3 classes.
+        scale: s, positive, or a word as for `AngularHead`.
         margin_warmup_epochs: Epochs over which the margin grows linearly from none; 0 starts with the full margin.
         class_margins: "equal", or "frequency" for margins that are larger for rarer classes.
         **kwargs: Options of `Head`.
@@ -29,7 +28,7 @@ class MarginHead(AngularHead):
         embedding_dim: int,
         num_classes: int,
         *,
-        scale: float | Literal["adacos"] = 64.0,
+        scale: Scale = 64.0,
         margin_warmup_epochs: float = 0,
         class_margins: Literal["equal", "frequency"] = "equal",
         **kwargs: Any,
@@ -57,25 +56,19 @@ class MarginHead(AngularHead):
         $$m_j = m \, (n_{\min} / n_j)^{1/4}$$
 
         The rarest class that has images gets the full margin, and so do classes without images. Without
-        ``class_margins="frequency"`` nothing changes.
+        ``class_margins="frequency"`` margins stay as they are. See `Head.set_class_counts`.
 
         Args:
             counts: (C,) images of each class.
-
-        Raises:
-            ValueError: A wrong shape, or a negative count.
 
         Reference:
             Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss (NeurIPS 2019), whose
             margins are proportional to the count to the power of -1/4.
         """
+        super().set_class_counts(counts)
         if self.class_factors is None:
             return
-        counts = torch.as_tensor(counts)
-        if counts.shape != (self.num_classes,):
-            raise ValueError(expected("counts.shape", tuple(counts.shape), f"({self.num_classes},)"))
-        if bool((counts < 0).any()):
-            raise ValueError(expected("counts", counts.min().item(), "numbers of images of at least 0"))
+        counts = self.checked_counts(counts)
         rarest = counts[counts > 0].min() if bool((counts > 0).any()) else 1
         self.class_factors.copy_((rarest / counts.clamp_min(rarest)) ** 0.25)
 

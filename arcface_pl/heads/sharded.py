@@ -15,7 +15,8 @@ from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_number
 from arcface_pl.functional.chunked_terms import Shard, sharded_target_angle
 from arcface_pl.functional.process_group import Group
-from arcface_pl.heads.base import AngularHead, Head
+from arcface_pl.heads.angular import AngularHead
+from arcface_pl.heads.base import Head
 from arcface_pl.heads.in_backward import InBackwardSGD
 from arcface_pl.seeding import derive_seed
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from arcface_pl.errors import expected
 from arcface_pl.functional import linear_softmax_loss
 from arcface_pl.functional.checks import check_batch, check_embeddings
-from arcface_pl.functional.loss import Reduction
+from arcface_pl.functional.loss import Reduction, reduce
 from arcface_pl.functional.precision import compute_dtype, full_precision
 from arcface_pl.functional.scoring import HeadScores, linear_scores, predict
-from arcface_pl.heads.base import AngularHead, Head
+from arcface_pl.heads.angular import AngularHead
+from arcface_pl.heads.base import ClassWeights, Head
 
 
 class NormalizedSoftmaxHead(AngularHead):
@@ -43,14 +44,21 @@ class LinearHead(Head):
         num_classes: C, at least 1.
         use_bias: Whether each class has a bias b.
         label_smoothing: Fraction of the target that is spread evenly over all classes, in [0, 1).
+        class_weights: Factor of each sample's loss by its class: "equal", "balanced", or a list, see `Head`.
     """
 
     bias: nn.Parameter | None
 
     def __init__(
-        self, embedding_dim: int, num_classes: int, *, use_bias: bool = True, label_smoothing: float = 0.0
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        *,
+        use_bias: bool = True,
+        label_smoothing: float = 0.0,
+        class_weights: ClassWeights = "equal",
     ) -> None:
-        super().__init__(embedding_dim, num_classes, label_smoothing=label_smoothing)
+        super().__init__(embedding_dim, num_classes, label_smoothing=label_smoothing, class_weights=class_weights)
         if not isinstance(use_bias, bool):
             raise ValueError(expected("use_bias", use_bias, "true or false"))
         self.use_bias = use_bias
@@ -118,12 +126,13 @@ class LinearHead(Head):
         Raises:
             ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
         """
-        return linear_softmax_loss(
+        losses = linear_softmax_loss(
             embeddings,
             self.weight,
             labels,
             self.bias,
             label_smoothing=self.label_smoothing,
-            reduction=reduction,
+            reduction=reduction if self.loss_weights is None else "none",
             check_labels=self.check_labels,
         )
+        return losses if self.loss_weights is None else reduce(self.weigh(losses, labels.long()), reduction)

@@ -1,12 +1,14 @@
 """Reading image files."""
 
 import contextlib
+import io
 import os
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +43,9 @@ IMAGE_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in s
 _WHITE_INTEGER, _WHITE_FLOAT = 65_535.0, 1.0
 
 _STDERR_LOCK = threading.Lock()
+_WARNINGS_LOCK = threading.Lock()
+_quiet_depth = 0
+_loud: Any = None
 
 
 class ImageError(UserError):
@@ -68,7 +73,11 @@ def left_out(suffixes: Mapping[str, int]) -> str:
 
 
 def read_image(
-    path: str | Path, channels: int, *, white_level: float | None = None, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | bytes,
+    channels: int,
+    *,
+    white_level: float | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Tensor:
     """Read an image file the way a viewer shows it: upright, opaque, 8 bits per channel.
 
@@ -77,7 +86,7 @@ def read_image(
     black behind light ink, and otherwise the prevailing color.
 
     Args:
-        path: The file: PNG, JPEG, TIFF, BMP, GIF, WebP, AVIF, JPEG 2000, PPM, TGA, PCX or ICO.
+        source: The file, or its content: PNG, JPEG, TIFF, BMP, GIF, WebP, AVIF, JPEG 2000, PPM, TGA, PCX or ICO.
         channels: 1 for grey, 3 for RGB.
         white_level: Pixel value of white in images of more than 8 bits per channel. None for 65,535 in integer images
             and 1 in floating-point images.
@@ -90,24 +99,25 @@ def read_image(
         ImageError: If the file is missing, not an image, damaged or too large, or most of it is above white.
     """
     assert channels in (1, 3), channels
-    path = Path(path)
-    if not os.path.isfile(path):
-        raise ImageError(f"{path}: there is no such file")
+    name = "picture" if isinstance(source, bytes) else str(Path(source))
+    if not isinstance(source, bytes) and not _is_file(source):
+        raise ImageError(f"{name}: there is no such file")
     try:
-        with _opened(path, max_pixels) as image:
+        with _opened(source, max_pixels) as image:
             return _to_tensor(_pixels(_upright(image), channels, white_level, image.format), channels)
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
         unknown = f"not an image, or of an unknown kind; expected {', '.join(FORMATS)}"
-        raise ImageError(f"{path}: {unknown if path.stat().st_size else 'the file is empty'}") from error
+        is_empty = not (len(source) if isinstance(source, bytes) else os.path.getsize(source))
+        raise ImageError(f"{name}: {'the file is empty' if is_empty else unknown}") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(expected(str(path), "a far larger image", f"at most {max_pixels:,} pixels")) from error
+        raise ImageError(expected(name, "a far larger image", f"at most {max_pixels:,} pixels")) from error
     except PermissionError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
     except Exception as error:  # Pillow's decoders raise nearly every kind over damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{path}: damaged or of an unknown kind ({reason})") from error
+        raise ImageError(f"{name}: damaged or of an unknown kind ({reason})") from error
 
 
 def from_pil(image: Image.Image, channels: int, *, white_level: float | None = None) -> Tensor:
@@ -128,6 +138,40 @@ def from_pil(image: Image.Image, channels: int, *, white_level: float | None = N
         return _to_tensor(_pixels(_upright(image), channels, white_level, image.format), channels)
     except Exception as error:
         raise ImageError(f"image: cannot be decoded ({' '.join(str(error).split())})") from error
+
+
+def from_array(pixels: np.ndarray, channels: int, *, white_level: float | None = None) -> Tensor:
+    """Convert pixels as `read_image` does.
+
+    Args:
+        pixels: (H, W) or (H, W, 1, 3 or 4), the fourth channel being opacity: uint8; bool; uint16 or floating point,
+            scaled so that ``white_level`` becomes 255, and clipped.
+        channels: 1 for grey, 3 for RGB.
+        white_level: As in `read_image`.
+
+    Returns:
+        (channels, H, W) uint8.
+
+    Raises:
+        ImageError: If the dtype is another one, or most of the pixels are outside its range.
+    """
+    kind, size = pixels.dtype.kind, pixels.dtype.itemsize
+    if (kind, size) not in (("b", 1), ("u", 1), ("u", 2)) and kind != "f":
+        accepted = "uint8 (0 to 255), bool, uint16 or floating point (0 to 1)"
+        raise ImageError(expected("picture", str(pixels.dtype), accepted))
+    if kind == "b":
+        pixels = pixels * np.uint8(255)
+    elif size > 1:
+        white = white_level or (_WHITE_FLOAT if kind == "f" else _WHITE_INTEGER)
+        try:
+            if kind == "f" and white > 1 and 0 < pixels.max(initial=0) <= 1:
+                raise ValueError(f"pixel values from 0 to 1; in the training images {white:g} is white")
+            pixels = _to_8_bits(pixels.astype(np.float64), white)
+        except ValueError as error:
+            raise ImageError(f"picture: {error}") from error
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    return from_pil(Image.fromarray(np.ascontiguousarray(pixels)), channels)
 
 
 def measure_white_level(paths: Iterable[Path]) -> float | None:
@@ -157,20 +201,49 @@ def measure_white_level(paths: Iterable[Path]) -> float | None:
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int, *, lazy: bool = False) -> Iterator[Image.Image]:
+def _opened(source: str | os.PathLike[str] | bytes, max_pixels: int, *, lazy: bool = False) -> Iterator[Image.Image]:
     """Open an image of an accepted format and size, and decode it, or only those of more than 8 bits if ``lazy``."""
-    with path.open("rb") as stream:
+    name = "picture" if isinstance(source, bytes) else str(Path(source))
+    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
         is_tiff = stream.read(2) in (b"II", b"MM")
-    with warnings.catch_warnings(), _silent_stderr() if is_tiff else contextlib.nullcontext():
-        # Pillow warns of large images and odd metadata; the size is checked here.
-        warnings.simplefilter("ignore")
-        with Image.open(path, formats=FORMATS) as image:
-            _check_size(path, image.size, max_pixels)
+        stream.seek(0)
+        quiet = _silent_stderr() if is_tiff else contextlib.nullcontext()
+        with _without_warnings(), quiet, Image.open(stream, formats=FORMATS) as image:
+            _check_size(name, image.size, max_pixels)
             if not lazy or _is_deep(image):
                 image.load()
                 # Some formats know their true size only now.
-                _check_size(path, image.size, max_pixels)
+                _check_size(name, image.size, max_pixels)
             yield image
+
+
+def _is_file(path: str | os.PathLike[str]) -> bool:
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # a null character
+        return False
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Ignore warnings, of which Pillow has many about odd metadata and large images; the size is checked here.
+
+    `warnings.catch_warnings` would leave the filters of one thread to another if they end in another order.
+    """
+    global _quiet_depth, _loud
+    with _WARNINGS_LOCK:
+        if _quiet_depth == 0:
+            _loud = warnings.catch_warnings()
+            _loud.__enter__()
+            warnings.simplefilter("ignore")
+        _quiet_depth += 1
+    try:
+        yield
+    finally:
+        with _WARNINGS_LOCK:
+            _quiet_depth -= 1
+            if _quiet_depth == 0:
+                _loud.__exit__(None, None, None)
 
 
 @contextmanager
@@ -197,12 +270,12 @@ def _to_tensor(pixels: np.ndarray, channels: int) -> Tensor:
     return torch.from_numpy(np.array(pixels.reshape(*pixels.shape[:2], channels))).permute(2, 0, 1)
 
 
-def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
-        raise ImageError(expected(str(path), f"{width} x {height} pixels", f"at most {max_pixels:,}"))
+        raise ImageError(expected(name, f"{width} x {height} pixels", f"at most {max_pixels:,}"))
     if not width * height:
-        raise ImageError(expected(str(path), f"{width} x {height} pixels", "at least one"))
+        raise ImageError(expected(name, f"{width} x {height} pixels", "at least one"))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -249,8 +322,10 @@ def _pixels(image: Image.Image, channels: int, white_level: float | None, file_f
 def _to_8_bits(values: np.ndarray, white: float) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ValueError("some pixels are not finite numbers")
-    if not 0 <= (middle := float(np.median(values))) <= white:
-        raise ValueError(f"pixel values around {middle:g}, outside 0 (black) to {white:g} (white)")
+    # The second median is of what is not ground: most of a drawing on black is 0
+    for middle in (np.median(values), np.median(values[values != 0]) if values.any() else 0):
+        if not 0 <= middle <= white:
+            raise ValueError(f"pixel values around {middle:g}, outside 0 (black) to {white:g} (white)")
     return (values * (255 / white)).clip(0, 255).round().astype(np.uint8)
 
 

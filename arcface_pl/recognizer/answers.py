@@ -1,18 +1,22 @@
 """Input and result types of `Recognizer`."""
 
-from pathlib import Path
-from typing import NamedTuple
+import os
+from collections.abc import Iterable
+from typing import BinaryIO, NamedTuple
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.recognizer.gallery import Match
 
-__all__ = ["Classification", "Identification", "Picture", "Thresholds", "Verification"]
+__all__ = ["Classification", "Identification", "Picture", "Pictures", "Thresholds", "Verification"]
 
-Picture = str | Path | Tensor | Image.Image
-"""A path, a uint8 tensor (C, H, W) or a PIL image, of any size."""
+Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Tensor
+"""A picture of any size: a path, the content of a file, a file opened for bytes, a PIL image, an array or a tensor."""
+Pictures = Picture | Iterable[Picture]
+"""A picture, several in any iterable, or an array or tensor (N, H, W, C) or (N, C, H, W)."""
 
 
 class Thresholds(NamedTuple):

@@ -45,7 +45,8 @@ class DeployedModel(nn.Module):
         head = model.head
         self.sub_centers = head.sub_centers
         self.register_buffer("class_centers", F.normalize(head.weight.detach().double(), dim=1).float())
-        self.scale = head.scale_value if isinstance(head, AngularHead) else 1.0
+        scale = head.scale_value if isinstance(head, AngularHead) else 1.0
+        self.scale = scale.item() if isinstance(scale, Tensor) else scale
         self.linear = None
         if isinstance(head, LinearHead):
             self.linear = nn.Linear(head.embedding_dim, head.num_classes, bias=head.bias is not None)

@@ -111,7 +111,7 @@ def compare(expected: Outputs, got: Outputs) -> Parity:
 @torch.inference_mode()
 def _run_model(model: TrainedModel, images: Tensor) -> Outputs:
     """Compute the outputs with the model's own parts, not with `DeployedModel`."""
-    embeddings = torch.cat([model.backbone(batch) for batch in model.batches(images)])
+    embeddings = torch.cat([model.backbone(batch) for batch, _ in model.batches(images, framed=True)])
     return Outputs(F.normalize(embeddings, dim=1), model.head.cosine(embeddings), model.head(embeddings))
 
 

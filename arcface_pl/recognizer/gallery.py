@@ -2,10 +2,12 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +33,20 @@ MANIFEST = Manifest(
 )
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _locked(method: Method) -> Method:
+    """Let one thread at a time into the methods of a gallery."""
+
+    @wraps(method)
+    def guarded(self: "Gallery", *values: Any, **named: Any) -> Any:
+        with self._lock:
+            return method(self, *values, **named)
+
+    return guarded  # type: ignore[return-value]
+
+
 class Match(NamedTuple):
     """A name of the gallery and its similarity.
 
@@ -49,6 +65,8 @@ class Gallery:
     The score of an image and a name is the cosine to the normalized mean of the name's embeddings. With five images per
     name this identified held-out digits better than the nearest of the five did.
 
+    Several threads may use one gallery.
+
     Args:
         embedding_dim: D, the width of the embeddings.
     """
@@ -62,6 +80,7 @@ class Gallery:
         self._owners = _Rows(torch.empty(0, dtype=torch.int64))  # position of each row's name
         self._directions = _Rows(torch.empty(0, embedding_dim))
         self._new: list[tuple[int, Tensor]] = []  # position and rows of what was added since the last search
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._names)
@@ -93,12 +112,14 @@ class Gallery:
         if not torch.isfinite(embeddings).all():
             raise ValueError(expected(f"embeddings of {name!r}", "NaN or inf", "finite numbers"))
         rows = embeddings.detach().float().cpu()
-        position = self._positions.setdefault(name, len(self._names))
-        if position == len(self._names):
-            self._names.append(name)
-        self._counts[name] = self._counts.get(name, 0) + len(rows)
-        self._new.append((position, rows))
+        with self._lock:
+            position = self._positions.setdefault(name, len(self._names))
+            if position == len(self._names):
+                self._names.append(name)
+            self._counts[name] = self._counts.get(name, 0) + len(rows)
+            self._new.append((position, rows))
 
+    @_locked
     def remove(self, name: str) -> None:
         """Forget a name and all its images.
 
@@ -119,6 +140,7 @@ class Gallery:
             self._directions.all[names],
         )
 
+    @_locked
     def search(self, embeddings: Tensor, num_matches: int = 1) -> list[list[Match]]:
         """Find the names with the nearest mean directions, exactly.
 
@@ -138,6 +160,7 @@ class Gallery:
             for row in zip(scores.tolist(), positions.tolist(), strict=True)
         ]
 
+    @_locked
     def save(self, folder: str | Path, model: str) -> None:
         """Write the gallery atomically: after a crash the old one or the new one is there.
 

@@ -9,8 +9,8 @@ __all__ = ["model_card"]
 _MEASURES = (
     ("accuracy", "accuracy"),
     ("loss", "loss"),
-    ("angle/target_mean", "mean angle to the target class"),
-    ("angle/nearest_other_mean", "mean angle to the nearest other class"),
+    ("val/angle/target_mean", "mean angle to the target class"),
+    ("val/angle/nearest_other_mean", "mean angle to the nearest other class"),
 )
 
 

@@ -1,8 +1,8 @@
 """`Recognizer`: embed and compare pictures, recognize trained classes and enrolled names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,17 @@ from torch import Tensor
 from arcface_pl.backbones import Backbone
 from arcface_pl.errors import expected
 from arcface_pl.evaluation.thresholds import DEFAULT_FAR, Calibration, Scored, calibrate
+from arcface_pl.functional.checks import check_count
 from arcface_pl.heads import Head
-from arcface_pl.recognizer.answers import Classification, Identification, Picture, Thresholds, Verification
+from arcface_pl.preprocessing import ImageError
+from arcface_pl.recognizer.answers import (
+    Classification,
+    Identification,
+    Picture,
+    Pictures,
+    Thresholds,
+    Verification,
+)
 from arcface_pl.recognizer.gallery import Gallery
 from arcface_pl.recognizer.pretrained import read_pretrained, write_pretrained
 from arcface_pl.recognizer.trained import TrainedModel
@@ -23,9 +32,15 @@ __all__ = ["Recognizer"]
 class Recognizer:
     """Inference with a trained model, without a Trainer.
 
-    A picture is a path, a uint8 tensor (C, H, W) or a PIL image, of any size; the model's `Preprocessor` frames it. A
-    uint8 tensor (B, C, S, S) at the network's input size is a batch of framed images and is only normalized. Results
-    are on the CPU.
+    A picture is a path, the bytes of a picture file, a file opened for bytes, a PIL image, or a NumPy array or tensor
+    (H, W), (H, W, C) or (C, H, W): uint8, bool, uint16 or floating point from 0 to 1. It may have any size; the model's
+    `Preprocessor` frames it, and the same picture gives the same answer in every form. Several pictures are any
+    iterable of these, or an array (N, H, W, C) or (N, C, H, W). Shapes with two readings are refused.
+
+    With ``framed=True`` pictures are uint8 (N, C, S, S) at the network's input size, prepared as the training images
+    were, and only normalized.
+
+    Several threads may use one recognizer. Results are on the CPU.
 
     Args:
         model: The trained model; see `from_checkpoint` and `from_pretrained`.
@@ -101,68 +116,91 @@ class Recognizer:
         """The enrolled names."""
         return self.gallery.names
 
-    @torch.inference_mode()
-    def embed(self, images: Picture | Sequence[Picture]) -> Tensor:
+    def __repr__(self) -> str:
+        return f"Recognizer({self.model!r}, {len(self.gallery):,} enrolled)"
+
+    def embed(self, images: Pictures, *, framed: bool = False) -> Tensor:
         """Embed pictures.
 
         Args:
             images: One picture or several; see the class.
+            framed: See the class.
 
         Returns:
             (B, D) float32 unit rows.
 
         Raises:
-            ImageError: If a file cannot be read.
-            ValueError: If a tensor is not a picture.
+            ImageError: If a picture cannot be read; of several, the message says which.
         """
-        parts = [F.normalize(self.model.backbone(batch), dim=1).cpu() for batch in self.model.batches(images)]
-        return torch.cat(parts) if parts else torch.empty(0, self.model.head.embedding_dim)
+        found = self._answers(images, framed, lambda embeddings: F.normalize(embeddings, dim=1).cpu())
+        return _stacked(found, self.model.head.embedding_dim)
 
-    @torch.inference_mode()
-    def class_scores(self, images: Picture | Sequence[Picture]) -> Tensor:
+    def class_scores(self, images: Pictures, *, framed: bool = False) -> Tensor:
         """Compute the cosines to the centers of the trained classes.
 
         Args:
             images: One picture or several; see the class.
+            framed: See the class.
 
         Returns:
             (B, C) cosines.
+
+        Raises:
+            ImageError: If a picture cannot be read; of several, the message says which.
         """
         head = self.model.head
-        parts = [head.cosine(self.model.backbone(batch)).cpu() for batch in self.model.batches(images)]
-        return torch.cat(parts) if parts else torch.empty(0, head.num_classes)
+        return _stacked(self._answers(images, framed, lambda each: head.cosine(each).cpu()), head.num_classes)
 
-    @torch.inference_mode()
-    def classify(self, images: Picture | Sequence[Picture], *, threshold: float | None = None) -> list[Classification]:
+    def classify(
+        self, images: Pictures, *, threshold: float | None = None, framed: bool = False
+    ) -> list[Classification | ImageError]:
         """Predict the trained class of pictures.
 
         Args:
             images: One picture or several; see the class.
             threshold: Smallest accepted cosine; unset: the stored threshold.
+            framed: See the class.
 
         Returns:
-            One answer per picture. With a `LinearHead` the predicted class need not have the largest cosine.
+            One answer per picture, in order; of several pictures, those that cannot be read have their error there.
+            With a `LinearHead` the predicted class need not have the largest cosine.
+
+        Raises:
+            ImageError: If a single picture cannot be read.
         """
         threshold = self.thresholds.classification if threshold is None else threshold
-        answers = []
-        for batch in self.model.batches(images):
-            classes, cosine = self.model.head.predict(self.model.backbone(batch))
-            answers += [
-                Classification(self.class_names[index], score, threshold is not None and score < threshold)
-                for index, score in zip(classes.tolist(), cosine.tolist(), strict=True)
-            ]
-        return answers
 
-    def verify(self, a: Picture, b: Picture, *, threshold: float | None = None) -> Verification:
+        def answer(embeddings: Tensor) -> list[Classification]:
+            return [
+                Classification(self.class_names[index], score, threshold is not None and score < threshold)
+                for index, score in zip(*map(Tensor.tolist, self.model.head.predict(embeddings)), strict=True)
+            ]
+
+        return self._answers(images, framed, answer)
+
+    @torch.inference_mode()
+    def _answers(self, images: Pictures, framed: bool, answer: Callable[[Tensor], Iterable[Any]]) -> list[Any]:
+        """Return ``answer`` of each picture's embedding, or its error, in order."""
+        found: list[Any] = []
+        for batch, errors in self.model.batches(images, framed=framed):
+            answers = iter(answer(self.model.backbone(batch)) if len(batch) else ())
+            found += [next(answers) if error is None else error for error in errors]
+        return found
+
+    def verify(self, a: Picture, b: Picture, *, threshold: float | None = None, framed: bool = False) -> Verification:
         """Compare two pictures.
 
         Args:
             a: One picture.
             b: The other.
             threshold: Smallest cosine of the same class; unset: the stored threshold.
+            framed: See the class; ``a`` and ``b`` then have N = 1.
+
+        Raises:
+            ImageError: If one cannot be read.
         """
         threshold = self.thresholds.verification if threshold is None else threshold
-        pair = torch.cat((self.embed(a), self.embed(b))).double()
+        pair = torch.cat((self.embed(a, framed=framed), self.embed(b, framed=framed))).double()
         if len(pair) != 2:
             raise ValueError(expected("a, b", f"{len(pair)} pictures", "one picture each"))
         # Exact for small angles, unlike acos near 1
@@ -170,17 +208,21 @@ class Recognizer:
         cosine = float(angle.cos())
         return Verification(cosine, float(angle.rad2deg()), None if threshold is None else cosine >= threshold)
 
-    def enroll(self, name: str, images: Picture | Sequence[Picture]) -> int:
+    def enroll(self, name: str, images: Pictures, *, framed: bool = False) -> int:
         """Enroll pictures of ``name``; if it is enrolled already, they are added to its pictures.
 
         Args:
             name: Any non-empty text.
             images: At least one picture; one to five are usual.
+            framed: See the class.
 
         Returns:
             Number of pictures of the name.
+
+        Raises:
+            ImageError: If a picture cannot be read; none is then enrolled.
         """
-        self.gallery.add(name, self.embed(images))
+        self.gallery.add(name, self.embed(images, framed=framed))
         return self.gallery.counts[name]
 
     def remove(self, name: str) -> None:
@@ -188,8 +230,8 @@ class Recognizer:
         self.gallery.remove(name)
 
     def identify(
-        self, images: Picture | Sequence[Picture], *, threshold: float | None = None, num_matches: int = 5
-    ) -> list[Identification]:
+        self, images: Pictures, *, threshold: float | None = None, num_matches: int = 5, framed: bool = False
+    ) -> list[Identification | ImageError]:
         """Find the enrolled name of pictures.
 
         Args:
@@ -197,13 +239,23 @@ class Recognizer:
             threshold: Smallest accepted cosine; unset: the stored threshold for two pictures. Without one, the nearest
                 name is the answer.
             num_matches: Matches to return, at least 1.
+            framed: See the class.
+
+        Returns:
+            One answer per picture, in order; of several pictures, those that cannot be read have their error there.
+
+        Raises:
+            ImageError: If a single picture cannot be read.
         """
+        check_count("num_matches", num_matches, low=1)
         threshold = self.thresholds.verification if threshold is None else threshold
-        answers = []
-        for matches in self.gallery.search(self.embed(images), num_matches):
-            believed = matches and (threshold is None or matches[0].score >= threshold)
-            answers.append(Identification(matches[0].name if believed else None, matches))
-        return answers
+
+        def answer(embeddings: Tensor) -> Iterator[Identification]:
+            for matches in self.gallery.search(F.normalize(embeddings, dim=1).cpu(), num_matches):
+                believed = matches and (threshold is None or matches[0].score >= threshold)
+                yield Identification(matches[0].name if believed else None, matches)
+
+        return self._answers(images, framed, answer)
 
     def save_gallery(self, folder: str | Path) -> None:
         """Write the enrolled names; see `Gallery.save`."""
@@ -218,7 +270,13 @@ class Recognizer:
         self.gallery = Gallery.load(folder, self.model.fingerprint)
 
     def calibrate(
-        self, images: Sequence[Picture] | Tensor, labels: Sequence[str], *, far: float = DEFAULT_FAR, source: str
+        self,
+        images: Pictures,
+        labels: Sequence[str],
+        *,
+        far: float = DEFAULT_FAR,
+        source: str,
+        framed: bool = False,
     ) -> Calibration:
         """Measure the thresholds on your own pictures; they replace the stored ones.
 
@@ -228,6 +286,7 @@ class Recognizer:
                 classes, the thresholds are measured on those; see `arcface_pl.evaluation.thresholds.calibrate`.
             far: False accept rate, in [0, 1].
             source: Name of these pictures, stored with the thresholds.
+            framed: See the class.
 
         Returns:
             The thresholds, with their rates on these pictures.
@@ -237,10 +296,17 @@ class Recognizer:
         """
         classes = {name: index for index, name in enumerate(dict.fromkeys((*self.class_names, *labels)))}
         index = torch.tensor([classes[label] for label in labels], dtype=torch.int64)
-        embeddings, is_trained = self.embed(images), index < len(self.class_names)
+        embeddings, is_trained = self.embed(images, framed=framed), index < len(self.class_names)
         parts = [
             Scored.by(self.model.head, embeddings[rows], index[rows], trained=trained) if rows.any() else None
             for rows, trained in ((is_trained, True), (~is_trained, False))
         ]
         self.model.calibration = calibrate(*parts, far=far, source=source)
         return self.model.calibration
+
+
+def _stacked(rows: list[Any], width: int) -> Tensor:
+    for place, row in enumerate(rows):
+        if isinstance(row, ImageError):
+            raise ImageError(f"images[{place}]: {row}") from row
+    return torch.stack(rows) if rows else torch.empty(0, width)

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from arcface_pl.backbones import Backbone
@@ -19,8 +20,9 @@ from arcface_pl.checkpoints.runs import run_of
 from arcface_pl.errors import CheckpointError, expected
 from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.heads import Head
-from arcface_pl.preprocessing import Preprocessor, from_pil, normalize_images, read_image
-from arcface_pl.recognizer.answers import Picture
+from arcface_pl.preprocessing import ImageError, Preprocessor, normalize_images
+from arcface_pl.recognizer.answers import Pictures
+from arcface_pl.recognizer.pictures import each_picture, frame, is_one
 
 __all__ = ["BATCH", "TrainedModel"]
 
@@ -28,7 +30,7 @@ BATCH = 256
 """Pictures per forward pass."""
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainedModel:
     """A trained backbone and head, and what inference needs besides.
 
@@ -99,39 +101,56 @@ class TrainedModel:
         self.head.to(device)
         return self
 
-    def batches(self, images: Picture | Sequence[Picture]) -> Iterator[Tensor]:
+    def batches(self, images: Pictures, *, framed: bool = False) -> Iterator[tuple[Tensor, list[ImageError | None]]]:
         """Yield the backbone's input for pictures, in batches.
 
         Args:
-            images: One picture or several; or a uint8 tensor (B, C, S, S) at the network's input size, which is only
-                normalized.
+            images: One picture or several; see `Recognizer`.
+            framed: ``images`` are pixels at the network's input size, prepared as the training images were; they are
+                only normalized.
 
         Yields:
-            (at most `BATCH`, C, S, S) float32, on the device of the networks.
+            (at most `BATCH`, C, S, S) float32, on the device of the networks; and per picture what is wrong with it, or
+            None, in which case the next row is its.
 
         Raises:
-            ImageError: If a file cannot be read, or is blank.
-            ValueError: If a tensor is not a picture.
+            ImageError: If a single picture cannot be read, or is blank.
+            ValueError: If ``framed`` is set and ``images`` have another size or dtype.
         """
-        device, to_input = self.head.weight.device, self.preprocessor
-        size = (to_input.in_channels, to_input.image_size, to_input.image_size)
-        if isinstance(images, Tensor) and images.dtype == torch.uint8 and images.shape[1:] == size:
-            for batch in images.split(BATCH):
-                yield normalize_images(batch.to(device), to_input.mean, to_input.std)
+        if framed:
+            for batch in self._framed(images).split(BATCH):
+                yield self._normalized(batch), [None] * len(batch)
             return
-        if isinstance(images, str | Path | Image.Image) or (isinstance(images, Tensor) and images.ndim < 4):
-            images = [images]
-        for start in range(0, len(images), BATCH):
-            pictures = [self._read(picture) for picture in images[start : start + BATCH]]
-            yield torch.stack([to_input(picture) for picture in pictures]).to(device)
+        waiting = each_picture(images)
+        while chunk := list(islice(waiting, BATCH)):
+            found = [frame(picture, self.preprocessor) for picture in chunk]
+            errors = [each if isinstance(each, ImageError) else None for each in found]
+            if errors[0] is not None and is_one(images):
+                raise errors[0]
+            pixels = [each for each in found if isinstance(each, Tensor)]
+            size = self.preprocessor.image_size
+            none = torch.empty(0, self.preprocessor.in_channels, size, size, dtype=torch.uint8)
+            yield self._normalized(torch.stack(pixels) if pixels else none), errors
 
-    def _read(self, picture: Picture) -> Tensor:
-        to_input = self.preprocessor
-        if isinstance(picture, Tensor):
-            return picture[None] if picture.ndim == 2 else picture
-        if isinstance(picture, Image.Image):
-            return from_pil(picture, to_input.in_channels, white_level=to_input.white_level)
-        return read_image(picture, to_input.in_channels, white_level=to_input.white_level)
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        return normalize_images(pixels.to(self.head.weight.device), self.preprocessor.mean, self.preprocessor.std)
+
+    def _framed(self, images: Pictures) -> Tensor:
+        pixels = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+        size = (self.preprocessor.in_channels, *(self.preprocessor.image_size,) * 2)
+        if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.shape[1:] != size:
+            given = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(images).__name__
+            raise ValueError(expected("images", given, f"uint8 (B, {', '.join(map(str, size))}), as framed is set"))
+        return pixels
+
+    def __repr__(self) -> str:
+        names = f" of {self.dataset_name}" if self.dataset_name else ""
+        size = f"{self.preprocessor.in_channels}x{self.preprocessor.image_size}x{self.preprocessor.image_size}"
+        return (
+            f"TrainedModel({type(self.backbone).__name__} {size} -> {self.head.embedding_dim}, "
+            f"{type(self.head).__name__}, {len(self.class_names):,} classes{names}, "
+            f"{'thresholds measured' if self.calibration else 'no threshold'}, on {self.head.weight.device})"
+        )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,6 +1,5 @@
 """`ArcFaceModule`: the LightningModule that trains a backbone and a margin head together."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.callbacks.run.compile import CompileMode
 from arcface_pl.callbacks.run.defaults import run_callbacks
+from arcface_pl.callbacks.run.exact_resume import check_networks
 from arcface_pl.callbacks.run.private_apis import log_interval
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
 from arcface_pl.checkpoints.specs import spec_of
+from arcface_pl.data.protocol import check_names, fact, images_and_labels, labelled
 from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
@@ -121,35 +122,35 @@ class ArcFaceModule(L.LightningModule):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.backbone(images)
 
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """Return the head's loss for (images, labels); log it every ``log_every_n_steps``.
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, (images, labels) in any form of `images_and_labels`; log it at intervals.
 
         Other steps log nothing, so that they do not wait for the device.
         """
-        images, labels = batch
+        images, labels = labelled(batch)
         loss = self.head.loss(self(images), labels)
         if (self.global_step + 1) % log_interval(self.trainer) == 0:
             self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> ScoredBatch:
+    def validation_step(self, batch: Any, batch_idx: int) -> ScoredBatch:
         """Score (images, labels); returns what callbacks read, see `ScoredBatch`."""
         return self._score(self._val_split, batch)
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> ScoredBatch:
+    def test_step(self, batch: Any, batch_idx: int) -> ScoredBatch:
         """Score (images, labels) of the test set; returns what `validation_step` does."""
         return self._score("test", batch)
 
-    def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Classify images, given alone, as (images,) or as (images, labels).
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Classify images, given alone or in any batch that `training_step` takes.
 
         Returns:
             ``predictions`` (B,) int64, their ``cosine`` (B,), and ``labels`` (B,) where the batch has them.
         """
-        images, *labels = [batch] if isinstance(batch, Tensor) else batch
+        images, labels = images_and_labels(batch)
         predictions, cosine = self.head.predict(self(images))
         scored = {"predictions": predictions, "cosine": cosine}
-        return {"labels": labels[0], **scored} if labels else scored
+        return scored if labels is None else {"labels": labels, **scored}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer with the parameter groups "backbone" and "head", and the schedule if there is one."""
@@ -169,10 +170,11 @@ class ArcFaceModule(L.LightningModule):
         self.head.check_labels = not getattr(data, "labels_checked", False)
         if stage != "fit" or data is None:
             return
-        facts = {name: getattr(data, name, None) for name in DATA_FACTS}
+        check_names(data, self.head.num_classes)
+        facts = {name: fact(data, name) for name in DATA_FACTS}
         self.data_facts = plain({"name": type(data).__name__, "kwargs": data.hparams, "seed": run_seed(), **facts})
-        if getattr(data, "class_counts", None) is not None:
-            self.head.set_class_counts(data.class_counts)
+        if (counts := fact(data, "class_counts")) is not None:
+            self.head.set_class_counts(counts)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the head how far training is, in fractional epochs: margins that change depend on it."""
@@ -210,6 +212,7 @@ class ArcFaceModule(L.LightningModule):
         self.data_facts = checkpoint.get("data", {})
         if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
             check_resumable(path, checkpoint)
+            check_networks(self, checkpoint)
         if self.strict_loading:
             check_fit(path, checkpoint["state_dict"], self.state_dict())
 
@@ -243,8 +246,8 @@ class ArcFaceModule(L.LightningModule):
     def _val_split(self) -> str:
         return getattr(getattr(self.trainer, "datamodule", None), "val_prefix", "val")
 
-    def _score(self, split: str, batch: Sequence[Tensor]) -> ScoredBatch:
-        images, labels = batch
+    def _score(self, split: str, batch: Any) -> ScoredBatch:
+        images, labels = labelled(batch)
         scores: Any = self.scores[split]
         return scores.update_from(self.head, self(images), labels)
 

@@ -124,9 +124,9 @@ def configure_schedule(schedule: Any, trainer: Any) -> LRSchedulerConfigType:
     """
     if isinstance(schedule, ReduceLROnPlateau):
         monitor = getattr(schedule, "monitor", "val/loss")  # an argument of lightning.pytorch.cli's
-        return {"scheduler": schedule, "monitor": monitor, "interval": "epoch", "name": "learning_rate"}
+        return {"scheduler": schedule, "monitor": monitor, "interval": "epoch", "name": "train/learning_rate"}
     if not isinstance(schedule, Schedule):
-        return {"scheduler": schedule, "interval": "epoch", "name": "learning_rate"}
+        return {"scheduler": schedule, "interval": "epoch", "name": "train/learning_rate"}
     total_steps, timer = _steps_of(trainer), _timer_of(trainer)
     if not math.isinf(total_steps):
         schedule.run_for(int(total_steps))
@@ -142,7 +142,7 @@ def configure_schedule(schedule: Any, trainer: Any) -> LRSchedulerConfigType:
                 "Or set max_epochs, max_steps or max_time",
             )
         )
-    return {"scheduler": schedule, "interval": "step", "name": "learning_rate"}
+    return {"scheduler": schedule, "interval": "step", "name": "train/learning_rate"}
 
 
 def _steps_of(trainer: Any) -> float:

@@ -60,12 +60,12 @@ class Scores(nn.Module):
         }
 
     def by_key(self) -> dict[str, Metric]:
-        """Return the metrics by the key that each is logged under; angles of the validation split are ``angle/...``."""
+        """Return the metrics by the key that each is logged under."""
         names: dict[str, Any] = {
             f"{self.split}/{name}": getattr(self, name) for name in ("loss", "accuracy", "margin_accuracy")
         }
-        prefix = "angle" if self.split == "val" else f"{self.split}/angle"
-        return names | {f"{prefix}/{name}": getattr(self, name) for name in ("target_mean", "nearest_other_mean")}
+        angles = {name: getattr(self, name) for name in ("target_mean", "nearest_other_mean")}
+        return names | {f"{self.split}/angle/{name}": metric for name, metric in angles.items()}
 
 
 def _degrees(cosine: Tensor) -> Tensor:

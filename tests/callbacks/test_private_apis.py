@@ -201,3 +201,21 @@ def test_join_folder(tmp_path: Path) -> None:
     resumed = CSVLogger(tmp_path)
     private_apis.join_folder(resumed, folder, resumed=True)
     assert resumed.log_dir == str(folder.with_name("version_8"))
+
+
+def test_finish_epoch(  # private_apis.finish_epoch, which ExactResume calls
+    make_trainer: Make, tiny_module: Make, tiny_loader: Make, tmp_path: Path
+) -> None:
+    class Save(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            if trainer.current_epoch == 0:
+                trainer.save_checkpoint(tmp_path / "epoch.ckpt")
+
+    def fit(callbacks: list[Any], checkpoint: Path | None = None) -> tuple[int, Any]:
+        module, trainer = tiny_module(), make_trainer(max_epochs=3, max_steps=11, callbacks=callbacks)
+        trainer.fit(module, tiny_loader(), ckpt_path=checkpoint, weights_only=True)
+        return trainer.global_step, module.state_dict()
+
+    (steps, whole), (resumed_steps, resumed) = fit([Save()]), fit([], tmp_path / "epoch.ckpt")
+    assert steps == resumed_steps == 11
+    assert all(torch.equal(weights, resumed[name]) for name, weights in whole.items())

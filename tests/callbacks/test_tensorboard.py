@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import metadata
 from torch import Tensor
 
@@ -22,15 +25,19 @@ from arcface_pl.callbacks import (
     AngleHistograms,
     ConfusionMatrix,
     EmbeddingProjector,
+    EpochLines,
     EvaluationFigures,
     HyperParameters,
+    Overview,
     RunCheckpoint,
     RunLogger,
+    TrainingAccuracy,
 )
 from arcface_pl.callbacks.tensorboard import confusion_matrix as confusion_room
 from arcface_pl.callbacks.tensorboard import evaluation_figures as evaluation_room
 from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
-from arcface_pl.figures import Evaluated, draw_all, draw_confusion
+from arcface_pl.figures import Evaluated, draw_all, draw_confusion, tinted
+from arcface_pl.figures.style import class_color
 from arcface_pl.heads import HEADS, ArcFaceHead
 
 
@@ -90,7 +97,7 @@ def test_histograms_count_the_angles_of_every_validation_image(tmp_path: Path) -
     theta[np.arange(len(labels)), labels] = np.inf
     events = read(tmp_path)[0]
     for name, expected in (("target", own), ("nearest_other", theta.min(axis=1))):
-        drawn = events.Histograms(f"angle/{name}_degrees")
+        drawn = events.Histograms(f"val/angle/{name}_degrees")
         assert [event.step for event in drawn] == [4, 8]
         last = drawn[-1].histogram_value
         assert last.num == len(labels)
@@ -143,7 +150,7 @@ def test_a_checkpoint_remembers_the_angles_of_every_epoch(tmp_path: Path) -> Non
     resumed.load_state_dict(history._asdict())
     state = resumed.state_dict()
     assert all(torch.equal(state[name], value) for name, value in history._asdict().items())
-    assert read(tmp_path)[0].Tags()["images"] == ["angle/over_training"]
+    assert read(tmp_path)[0].Tags()["images"] == ["val/angle/over_training"]
     assert angle_history_of({"callbacks": {}}) is None
 
 
@@ -212,10 +219,10 @@ def test_projector_shows_unit_embeddings_with_class_and_image(tmp_path: Path) ->
 
     sprite = np.asarray(Image.open(folder / "sprite.png"))
     assert sprite.shape == (6 * 28, 6 * 28, 3)
-    image = trainer.datamodule.val_images[nearest.indices[7], 0].numpy()
-    assert (
-        np.abs(sprite[28:56, 28:56, 0].astype(int) - (255 - image)).max() <= 1
-    )  # the eighth: second row, second column
+    image = 255 - trainer.datamodule.val_images[nearest.indices[7], 0].numpy()
+    paper = list(bytes.fromhex(class_color(labels[nearest.indices[7]].item())[1:]))
+    wanted = image[:, :, None] * (0.75 * np.array(paper) / 255 + 0.25)
+    assert np.abs(sprite[28:56, 28:56] - wanted).max() <= 1  # the eighth: second row, second column
 
 
 def test_projector_shows_every_n_epochs_and_never_the_same_twice(tmp_path: Path) -> None:
@@ -255,10 +262,10 @@ def test_hyperparameters_are_tied_to_the_final_scores(tmp_path: Path) -> None:
     assert {name: shown[name] for name in wanted} == wanted
     content = tested.summary_metadata[metadata.EXPERIMENT_TAG].plugin_data.content
     metrics = [info.name.tag for info in metadata.parse_experiment_plugin_data(content).metric_infos]
-    assert metrics[:2] == ["final/val/accuracy", "final/test/accuracy"]
+    assert metrics[:2] == ["val/best/accuracy", "test/accuracy"]
     for name in ("accuracy", "loss"):
-        assert tested.Scalars(f"final/val/{name}")[-1].value == pytest.approx(policy.best_metrics[f"val/{name}"])
-        assert tested.Scalars(f"final/test/{name}")[-1].value == pytest.approx(
+        assert tested.Scalars(f"val/best/{name}")[-1].value == pytest.approx(policy.best_metrics[f"val/{name}"])
+        assert tested.Scalars(f"test/{name}")[-1].value == pytest.approx(
             trainer.callback_metrics[f"test/{name}"].item()
         )
 
@@ -315,7 +322,7 @@ def test_what_watches_the_test_set_says_so(tmp_path: Path) -> None:
     events = read(tmp_path)[0]
     assert set(events.Tags()["histograms"]) == {"test/angle/target_degrees", "test/angle/nearest_other_degrees"}
     assert {tag.split("/")[0] for tag in events.Tags()["images"]} == {"test"}
-    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith(("val/", "angle/"))]
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("val/")]
     assert (tmp_path / "lightning_logs" / "version_0" / "00004" / "test_embeddings").is_dir()
 
 
@@ -332,7 +339,7 @@ def test_without_tensorboard_nothing_is_drawn(tmp_path: Path, logger: str) -> No
 def test_pictures_come_every_n_epochs(tmp_path: Path) -> None:
     fit(tmp_path, AngleHistograms(every_n_epochs=2), ConfusionMatrix(every_n_epochs=3), epochs=3)
     fitted, tested = read(tmp_path)
-    assert [event.step for event in fitted.Histograms("angle/target_degrees")] == [8]
+    assert [event.step for event in fitted.Histograms("val/angle/target_degrees")] == [8]
     assert [event.step for event in fitted.Images("val/confusion_matrix")] == [12]
     assert tested.Images("test/confusion_matrix")
 
@@ -366,10 +373,41 @@ def test_two_processes_count_every_image_and_write_once(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     fitted, tested = read(tmp_path)
     for name in ("target", "nearest_other"):
-        assert fitted.Histograms(f"angle/{name}_degrees")[0].histogram_value.num == 144
+        assert fitted.Histograms(f"val/angle/{name}_degrees")[0].histogram_value.num == 144
     assert [np.load(tmp_path / f"{split}.npy").sum() for split in ("val", "test")] == [144, 359]
     assert len(fitted.Images("val/confusion_matrix")) == len(tested.Images("test/confusion_matrix")) == 1
     (folder,) = (tmp_path / "lightning_logs" / "version_0").glob("0*/val_embeddings")
     # The first process's share, its 72 of the 144.
     assert len((folder / "metadata.tsv").read_text().splitlines()) == 1 + 72
-    assert tested.Scalars("final/test/accuracy")
+    assert tested.Scalars("test/accuracy")
+
+
+def test_scalars_begin_with_training_and_show_it_next_to_validation(tmp_path: Path) -> None:
+    fit(tmp_path, LearningRateMonitor(), TrainingAccuracy(), EpochLines(), Overview())
+    fitted, tested = read(tmp_path)
+    scalars = fitted.Tags()["scalars"]
+    assert {tag.partition("/")[0] for tag in scalars} == {"train", "val"}
+    assert "train/lr-Adam/backbone" in scalars
+    assert [event.step for event in fitted.Scalars("train/epoch_loss")] == [3, 7]  # from the first epoch on
+    assert {tag.partition("/")[0] for tag in tested.Tags()["scalars"]} == {"test"}
+    metadata = fitted.SummaryMetadata("custom_scalars__config__")
+    assert metadata.plugin_data.plugin_name == "custom_scalars"
+    layout = Layout.FromString(fitted.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    curves = [tag for chart in layout.category[0].chart for tag in chart.multiline.tag]
+    assert len(curves) == 8
+    assert all(sum(bool(re.search(curve, tag)) for tag in scalars) == 1 for curve in curves)
+
+
+def test_the_text_tab_has_the_settings(tmp_path: Path) -> None:
+    fit(tmp_path, HyperParameters(), epochs=1)
+    (text,) = read(tmp_path)[0].Tensors("hyperparameters/text_summary")
+    assert b"| margin | 0.5 |" in text.tensor_proto.string_val[0]
+
+
+def test_color_pictures_have_a_frame_in_the_color_of_their_class() -> None:
+    images = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    shown = tinted(images, torch.tensor([3, 13]))
+    assert torch.equal(shown[:, :, 2:-2, 2:-2], images[:, :, 2:-2, 2:-2])
+    color = torch.tensor(list(bytes.fromhex(class_color(3)[1:]))) / 255
+    for side in (shown[:, :, :2], shown[:, :, -2:], shown[..., :2], shown[..., -2:]):
+        assert torch.allclose(side, color.view(1, 3, 1, 1).expand_as(side))

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from arcface_pl.data.sources.catalog import CATALOG
 from arcface_pl.evaluation.measure import (
     NUM_DRAWS,
+    NUM_NEIGHBOURS,
     Embedded,
     classification,
     embed,
@@ -20,7 +21,7 @@ from arcface_pl.evaluation.measure import (
 )
 from arcface_pl.evaluation.protocols import PROTOCOLS
 from arcface_pl.heads import ArcFaceHead, LinearHead
-from arcface_pl.metrics.functional import fold_accuracy, recall_at_k
+from arcface_pl.metrics.functional import fold_accuracy, knn_accuracy, recall_at_k
 from arcface_pl.seeding import derive_seed
 
 
@@ -104,6 +105,7 @@ def test_retrieval_is_a_plain_search() -> None:
     scores = retrieval(*embedded)
     for rank in (1, 5, 10):
         assert scores[f"recall_at_{rank}"] == pytest.approx(ranked[:, :rank].any(1).mean())
+    assert scores["knn_accuracy"] == knn_accuracy(*embedded, k=NUM_NEIGHBOURS) > 0
     assert set(retrieval(*clusters(4, 2))) == {"recall_at_1", "r_precision", "map_at_r"}  # nor five neighbors
 
 
@@ -210,3 +212,9 @@ def test_protocols_name_disjoint_classes_of_known_sets() -> None:
         trained = protocol.trained_class_names
         assert len(trained) == 10 - len(protocol.held_out)
         assert not set(trained) & {CATALOG["mnist"].class_names[label] for label in protocol.held_out}
+        evaluated = protocol.settings["init_args"]
+        assert evaluated == {
+            "dataset": protocol.evaluated_on,
+            "classes": None,
+            "held_out_classes": list(protocol.held_out),
+        }

@@ -35,12 +35,12 @@ def fit(
 def test_the_threshold_kept_is_that_of_all_validation_pairs(tmp_path: Path) -> None:
     data, checkpoint = fit(tmp_path, ThresholdCalibration(far=0.01))
     recognizer = Recognizer.from_checkpoint(tmp_path / "model.ckpt")
-    unit, labels = recognizer.embed(data.val_images), data.val_labels
+    unit, labels = recognizer.embed(data.val_images, framed=True), data.val_labels
     rows, columns = torch.triu_indices(len(unit), len(unit), offset=1)
     scores, genuine = (unit @ unit.T)[rows, columns], labels[rows] == labels[columns]
     tar, threshold = tar_at_far(scores[genuine], scores[~genuine], 0.01, return_threshold=True)
     assert recognizer.thresholds.verification == pytest.approx(threshold, abs=1e-5)
-    cosine = recognizer.class_scores(data.val_images)
+    cosine = recognizer.class_scores(data.val_images, framed=True)
     own = cosine.gather(1, labels[:, None]).squeeze(1)
     other = cosine.scatter(1, labels[:, None], -2).amax(1)
     _, expected = verification_curve(own, other).tar_at_far(0.01)
@@ -73,8 +73,8 @@ def test_classes_held_out_are_what_it_is_measured_on(tmp_path: Path) -> None:
         raw = torch.cat([recognizer.model.backbone(images) for images, _ in held_out])
         cosine = recognizer.model.head.cosine(raw)
     unit, labels = torch.nn.functional.normalize(raw, dim=1), torch.cat([each for _, each in held_out])
-    trained_unit, trained_labels = recognizer.embed(data.val_images), data.val_labels
-    trained_cosine = recognizer.class_scores(data.val_images)
+    trained_unit, trained_labels = recognizer.embed(data.val_images, framed=True), data.val_labels
+    trained_cosine = recognizer.class_scores(data.val_images, framed=True)
     assert (trained_cosine.argmax(1) == trained_labels).float().mean() > 0.9
 
     expected = threshold_of_pairs(unit, labels)

@@ -8,7 +8,6 @@ import torch
 import yaml
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
-from arcface_pl.callbacks.run.exact_resume import RESUMED_SETTINGS
 from arcface_pl.checkpoints.reading import read_checkpoint
 from arcface_pl.cli import main
 
@@ -69,11 +68,6 @@ def test_a_setting_that_the_checkpoint_fixes_is_refused(
     assert (RUN / "config.yaml").read_bytes() == config
 
 
-def test_the_table_names_every_refused_setting_that_is_tried() -> None:
-    assert {name for name, verdict in RESUMED_SETTINGS.items() if verdict == "refused"} == set(REFUSED)
-    assert set(RESUMED_SETTINGS.values()) == {"refused", "unless allowed", "applied", "harmless"}
-
-
 def test_what_may_change_is_applied_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main(FIT)
@@ -107,7 +101,7 @@ def test_what_a_callback_froze_is_frozen_in_the_resumed_run(tmp_path: Path) -> N
 
     whole = fit(2)
     fit(1)
-    assert read_checkpoint(tmp_path / "1.ckpt")["exact"]["frozen"]
+    assert read_checkpoint(tmp_path / "1.ckpt")["exact"]["module"]["frozen"]
     resumed = fit(2, tmp_path / "1.ckpt")
     assert not next(resumed.parameters()).requires_grad
     for name, tensor in whole.state_dict().items():

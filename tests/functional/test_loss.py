@@ -131,7 +131,7 @@ def test_reductions_agree() -> None:
     for reduction in ("mean", "sum"):
         got = margin_softmax_loss(embeddings, weight, labels, arc(0.5), scale=30.0, reduction=reduction)
         torch.testing.assert_close(got, getattr(each, reduction)())
-    with pytest.raises(ValueError, match=r"reduction: got 'avg'; expected one of 'mean', 'sum', 'none'"):
+    with pytest.raises(ValueError, match=r"^reduction: got 'avg'; expected one of 'mean', 'sum', 'none'"):
         margin_softmax_loss(embeddings, weight, labels, arc(0.5), scale=30.0, reduction="avg")
 
 
@@ -162,3 +162,47 @@ def test_compiled_loss_equals_the_eager_one(chunk_size: int | None) -> None:
     mine = torch.autograd.grad(got, (embeddings, weight))
     for a, b in zip(mine, torch.autograd.grad(expected, (embeddings, weight)), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("chunk_size", [WHOLE, 2, 1000])
+@pytest.mark.parametrize(("sub_centers", "smoothing"), [(1, 0.0), (3, 0.0), (1, 0.1), (3, 0.1)])
+def test_a_scale_that_requires_a_gradient_gets_the_right_one(
+    sub_centers: int, smoothing: float, chunk_size: int | None
+) -> None:
+    embeddings, weight, labels = batch(3, 4, 3, sub_centers)
+    for start in (0.5, 8.0, 90.0):
+        scale = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+
+        def losses(x: Tensor, w: Tensor, s: Tensor) -> Tensor:
+            options = {"sub_centers": sub_centers, "label_smoothing": smoothing, "chunk_size": chunk_size}
+            return margin_softmax_loss(x, w, labels, arc(0.5), scale=s, reduction="none", **options)
+
+        expected = dense_losses(embeddings, weight, labels, scale, sub_centers, smoothing, None)
+        torch.testing.assert_close(losses(embeddings, weight, scale), expected)
+        upstream = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+        for inputs in ((scale,), (embeddings, scale), (embeddings, weight, scale)):
+            got = torch.autograd.grad(losses(embeddings, weight, scale), inputs, upstream)
+            torch.testing.assert_close(got, torch.autograd.grad(expected, inputs, upstream, retain_graph=True))
+    single = scale.detach().float().requires_grad_()
+    assert torch.autograd.grad(losses(embeddings, weight, single).sum(), single)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("chunk_size", [WHOLE, 2])
+def test_a_scale_that_requires_a_gradient_is_refused_with_a_reweighting(chunk_size: int | None) -> None:
+    embeddings, weight, labels = batch()
+    reweighting = Reweighting(torch.full((8,), 0.1).double(), torch.tensor(0.3).double())
+    scale = torch.tensor(8.0, requires_grad=True)
+
+    def loss(scale: Tensor) -> Tensor:
+        options = {"reweighting": reweighting, "chunk_size": chunk_size}
+        return margin_softmax_loss(embeddings, weight, labels, arc(0.5), scale=scale, **options)
+
+    with pytest.raises(
+        ValueError, match=r"^scale.requires_grad: got True; expected False together with a re-weighting"
+    ):
+        loss(scale)
+    torch.testing.assert_close(loss(scale.detach()), loss(8.0))
+    with pytest.raises(
+        ValueError, match=r"^scale: got 'torch.float32 of shape \(2,\)'; expected a floating-point scalar"
+    ):
+        loss(torch.ones(2))

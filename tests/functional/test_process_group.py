@@ -25,5 +25,5 @@ def test_a_chosen_group_can_be_copied_but_not_pickled() -> None:
     group = Group()
     group.group = object()
     assert copy.deepcopy(group) is group
-    with pytest.raises(ValueError, match="group: got .*; expected the default group, None, for a pickle"):
+    with pytest.raises(ValueError, match="^group: got .*; expected the default group, None, for a pickle"):
         pickle.dumps(group)

@@ -21,6 +21,13 @@ def softmax_loss(cosine: Tensor, labels: Tensor, psi: Tensor, scale: float, smoo
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
 
 
+def adacos(cosine: Tensor, labels: Tensor, scale: float) -> float:
+    """The next scale of AdaCos, equations 15 and 16."""
+    other = (scale * cosine).exp().scatter(1, labels[:, None], 0)
+    theta = target_theta(cosine, labels).median().item()
+    return math.log(other.sum().item() / len(labels)) / math.cos(min(math.pi / 4, theta))
+
+
 def fall_on(angle: Tensor) -> Tensor:
     """cos on [0, pi], then down at every half turn, one branch after another."""
     value = angle.cos()

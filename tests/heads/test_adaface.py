@@ -52,6 +52,13 @@ def test_adaface_uses_what_it_has_just_learnt() -> None:
     torch.testing.assert_close(got, reference.softmax_loss(cosine, labels, psi, 64.0), rtol=1e-5, atol=1e-5)
 
 
+def test_adaface_takes_the_unbiased_deviation_of_the_smallest_batch() -> None:
+    head = AdaFaceHead(8, 5, momentum=1.0)
+    head.loss(torch.eye(8)[:2] * torch.tensor([[3.0], [7.0]]), torch.tensor([0, 1]))
+    assert head.norm_mean.item() == pytest.approx(5)
+    assert head.norm_std.item() == pytest.approx(8**0.5)
+
+
 def test_adaface_takes_a_batch_of_one() -> None:
     head = AdaFaceHead(8, 5)
     head.loss(torch.full((1, 8), 3.0), torch.tensor([0]))

@@ -31,3 +31,18 @@ def test_curricular_t_follows_the_target_cosine_and_is_used_at_once() -> None:
     torch.testing.assert_close(got, reference.softmax_loss(cosine, labels, psi, 64.0), rtol=1e-5, atol=1e-5)
     head.eval().loss(embeddings, labels)
     assert head.t.item() == pytest.approx(t, rel=1e-6)
+
+
+@pytest.mark.parametrize("classes", [4, 40_000])
+def test_a_class_as_near_as_the_margin_is_not_a_hard_one(classes: int) -> None:
+    """The paper re-weights above psi only; cosines of 1 and a margin of 0 make them equal to the bit."""
+    head = CurricularFaceHead(4, classes, margin=0.0, scale=2.0).eval()
+    head.t.fill_(0.5)
+    head.weight.data = torch.eye(4)[torch.arange(classes).clamp(1, 3)]
+    embeddings, labels = torch.eye(4)[1:2].repeat(5, 1), torch.zeros(5, dtype=torch.int64)
+    cosine = (head.weight @ embeddings[0]).double()
+    logits = 2.0 * cosine  # every class at 0 degrees ties with the target
+    torch.testing.assert_close(head(embeddings, labels)[0].double(), logits)
+    expected = logits.logsumexp(dim=0) - 2.0
+    torch.testing.assert_close(head.loss(embeddings, labels).double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(head.score(embeddings, labels).loss[0].double(), expected, rtol=1e-5, atol=0)

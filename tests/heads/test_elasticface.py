@@ -45,3 +45,22 @@ def test_elastic_draw_leaves_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
     head.loss(embeddings, labels)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("variant", ["arc", "cos"])
+def test_the_plus_variant_gives_the_larger_margins_to_the_farther_samples(variant: str) -> None:
+    embeddings, labels = batch(50)
+    heads = [ElasticFaceHead(8, 5, margin=0.3, variant=kind).double() for kind in (variant, f"{variant}+")]
+    margins = []
+    for head in heads:
+        head.load_state_dict(heads[0].state_dict())
+        head.set_progress(epoch=0, step=4, seed=1)
+        cosine, sine = head.target_angle(embeddings.double(), labels)
+        psi = head.psi(cosine, sine, embeddings, labels)
+        margins.append((cosine - psi if variant == "cos" else psi.acos() - cosine.acos()).detach())
+    torch.testing.assert_close(margins[1].sort().values, margins[0].sort().values)  # the same draw
+    torch.testing.assert_close(margins[1][cosine.argsort()], margins[0].sort(descending=True).values)
+    assert not torch.allclose(*margins)
+    plain = ElasticFaceHead(8, 5, margin=0.3, variant=variant).double()
+    plain.load_state_dict(heads[0].state_dict())
+    assert torch.equal(heads[1].eval().loss(embeddings, labels), plain.eval().loss(embeddings, labels))

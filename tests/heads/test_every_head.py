@@ -87,22 +87,22 @@ def test_wrong_batches_are_refused_by_both_calls(name: str) -> None:
     head = build(name)
     embeddings, labels = batch()
     for call in (head.loss, head):
-        with pytest.raises(ValueError, match=r"labels: got 10; expected 12 integers in \[0, 9\]"):
+        with pytest.raises(ValueError, match=r"^labels: got 10; expected 12 integers in \[0, 9\]"):
             call(embeddings, labels + 1)
-        with pytest.raises(ValueError, match="labels: got -100"):
+        with pytest.raises(ValueError, match="^labels: got -100"):
             call(embeddings, torch.full((12,), -100))
-        with pytest.raises(ValueError, match="labels.dtype: got torch.float32"):
+        with pytest.raises(ValueError, match="^labels.dtype: got torch.float32"):
             call(embeddings, labels.float())
-        with pytest.raises(ValueError, match=r"labels.shape: got \(11,\)"):
+        with pytest.raises(ValueError, match=r"^labels.shape: got \(11,\)"):
             call(embeddings, labels[:11])
-        with pytest.raises(ValueError, match=r"embeddings.shape: got \(12, 15\); expected \(batch, 16\)"):
+        with pytest.raises(ValueError, match=r"^embeddings.shape: got \(12, 15\); expected \(batch, 16\)"):
             call(embeddings[:, :15], labels)
-        with pytest.raises(ValueError, match="embeddings.dtype: got torch.int64; expected floating point"):
+        with pytest.raises(ValueError, match="^embeddings.dtype: got torch.int64; expected floating point"):
             call(embeddings.long(), labels)
         with pytest.raises(ValueError, match="expected at least one sample"):
             call(embeddings[:0], labels[:0])
     assert head(embeddings[:0]).shape == (0, 10)
-    with pytest.raises(ValueError, match=r"embeddings.shape: got \(16,\)"):
+    with pytest.raises(ValueError, match=r"^embeddings.shape: got \(16,\)"):
         head(embeddings[0])
 
 
@@ -114,7 +114,7 @@ def test_labels_are_not_read_where_they_were_checked_before(name: str) -> None:
     with pytest.raises((IndexError, RuntimeError)):  # torch's own, on a CPU
         head.loss(embeddings, labels + 1)
     for call in (head.loss, head):
-        with pytest.raises(ValueError, match="labels.dtype: got torch.float32"):
+        with pytest.raises(ValueError, match="^labels.dtype: got torch.float32"):
             call(embeddings, labels.float())
 
 
@@ -153,7 +153,7 @@ def test_reductions(name: str) -> None:
     assert each.shape == (12,)
     torch.testing.assert_close(head.loss(embeddings, labels), each.mean())
     torch.testing.assert_close(head.loss(embeddings, labels, reduction="sum"), each.sum())
-    with pytest.raises(ValueError, match="reduction: got 'avg'; expected one of"):
+    with pytest.raises(ValueError, match="^reduction: got 'avg'; expected one of"):
         head.loss(embeddings, labels, reduction="avg")
 
 
@@ -289,7 +289,7 @@ def test_logits_have_exact_second_derivatives_and_losses_none(name: str) -> None
     if name == "LinearHead":  # a small one is torch's own operations
         assert torch.autograd.gradgradcheck(lambda x: head.loss(x, labels), (embeddings,))
         return
-    with pytest.raises(ValueError, match="create_graph: got True; expected False"):
+    with pytest.raises(ValueError, match="^create_graph: got True; expected False"):
         torch.autograd.grad(head.loss(embeddings, labels), embeddings, create_graph=True)
     with pytest.raises(RuntimeError, match="setup_context"):
         torch.func.grad(lambda x: head(x).sum())(embeddings.detach())
@@ -345,13 +345,13 @@ def test_impossible_arguments_are_refused_by_name(name: str) -> None:
     for argument, value in WRONG:
         if argument not in accepted:
             continue
-        with pytest.raises(ValueError, match=rf"{argument}: got {value!r}; expected "):
+        with pytest.raises(ValueError, match=rf"^{argument}: got {value!r}; expected "):
             HEADS[name](**({"embedding_dim": 4, "num_classes": 5} | {argument: value}))
 
 
 @pytest.mark.parametrize("name", ["ArcFaceHead", "AdaFaceHead", "CurricularFaceHead", "ElasticFaceHead"])
 def test_an_angle_of_pi_is_no_margin(name: str) -> None:
-    with pytest.raises(ValueError, match=r"margin: got 3.1416; expected a number in \[0, 3.14159\)"):
+    with pytest.raises(ValueError, match=r"^margin: got 3.1416; expected a number in \[0, 3.14159\)"):
         HEADS[name](4, 5, margin=3.1416)
 
 

@@ -52,7 +52,7 @@ def test_a_step_never_waits_for_the_device(name: str, num_classes: int) -> None:
 def test_wrong_labels_raise_the_same_line_as_on_a_cpu() -> None:
     head = HEADS["ArcFaceHead"](32, 10).cuda()
     embeddings, labels = (value.cuda() for value in batch(10))
-    with pytest.raises(ValueError, match=r"labels: got -1; expected 64 integers in \[0, 9\], one per embedding"):
+    with pytest.raises(ValueError, match=r"^labels: got -1; expected 64 integers in \[0, 9\], one per embedding"):
         head.loss(embeddings, labels * 0 - 1)
-    with pytest.raises(ValueError, match=r"labels.device: got 'cpu'; expected that of the embeddings, cuda:0"):
+    with pytest.raises(ValueError, match=r"^labels.device: got 'cpu'; expected that of the embeddings, cuda:0"):
         head.loss(embeddings, labels.cpu())

@@ -132,7 +132,7 @@ def test_a_second_backward_of_one_step_is_refused() -> None:
 def test_an_optimizer_that_cannot_is_refused() -> None:
     layer, head = start()
     whole = shard_head(head)
-    with pytest.raises(ValueError, match="optimizer: got 'SGD'; expected one that holds the class centers"):
+    with pytest.raises(ValueError, match="^optimizer: got 'SGD'; expected one that holds the class centers"):
         whole.update_in_backward(torch.optim.SGD(layer.parameters(), lr=0.1))
     for wrong in ({"dampening": 0.5, "momentum": 0.9}, {"maximize": True}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got .*; expected off"):

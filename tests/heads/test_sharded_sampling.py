@@ -153,11 +153,11 @@ def test_training_on_a_tenth_of_the_classes_learns_all() -> None:
 
 def test_wrong_heads_and_rates_are_refused_by_name() -> None:
     for rate in (0, -0.1, 1.5, float("nan"), True):
-        with pytest.raises(ValueError, match=r"sample_rate: got .*; expected a number in \(0, 1\]"):
+        with pytest.raises(ValueError, match=r"^sample_rate: got .*; expected a number in \(0, 1\]"):
             make(sample_rate=rate)
-    with pytest.raises(ValueError, match="sample_rate: got 0.1; expected 1 together with label_smoothing"):
+    with pytest.raises(ValueError, match="^sample_rate: got 0.1; expected 1 together with label_smoothing"):
         make(label_smoothing=0.1)
-    with pytest.raises(ValueError, match="head: got 'LinearHead'; expected an AngularHead"):
+    with pytest.raises(ValueError, match="^head: got 'LinearHead'; expected an AngularHead"):
         shard_head(HEADS["LinearHead"](DIM, CLASSES))
-    with pytest.raises(ValueError, match="head: got 'ShardedArcFaceHead'"):
+    with pytest.raises(ValueError, match="^head: got 'ShardedArcFaceHead'"):
         shard_head(make())

@@ -185,9 +185,9 @@ def test_an_answer_that_was_not_asked_for_is_refused(monkeypatch):
     monkeypatch.setattr("arcface_pl.metrics.functional.all_pairs._FEW", 0)
     embeddings, labels, _ = CASES["few classes"]
     curve = all_pairs_curve(embeddings, labels, far=[0.001])
-    with pytest.raises(ValueError, match="far 0.2: got a value between two points of this curve"):
+    with pytest.raises(ValueError, match="^far 0.2: got a value between two points of this curve"):
         curve.tar_at_far(0.2)
-    with pytest.raises(ValueError, match="threshold 0.25001: got a value between two points"):
+    with pytest.raises(ValueError, match="^threshold 0.25001: got a value between two points"):
         curve.rates_at_threshold(0.25001)
 
 
@@ -224,9 +224,9 @@ def test_bad_input_is_refused_by_name(embeddings, labels, message):
 
 def test_bad_options_are_refused_by_name():
     embeddings, labels, _ = CASES["three"]
-    with pytest.raises(ValueError, match=r"far: got 2; expected a number in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"^far: got 2; expected a number in \[0, 1\]"):
         all_pairs_curve(embeddings, labels, far=[2])
-    with pytest.raises(ValueError, match="block_size: got 0; expected a whole number of at least 1"):
+    with pytest.raises(ValueError, match="^block_size: got 0; expected a whole number of at least 1"):
         all_pairs_curve(embeddings, labels, block_size=0)
 
 

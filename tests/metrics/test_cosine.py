@@ -59,14 +59,16 @@ def test_no_metric_depends_on_the_length(length: float) -> None:
 def test_an_index_outside_the_embeddings_is_refused(bad: int, name: str) -> None:
     pairs = {"first": torch.tensor([0, 1, 2]), "second": torch.tensor([3, 4, 5])}
     pairs[name][1] = bad
-    with pytest.raises(ValueError, match=rf"{name}: got \[{bad}\]; expected indices in \[0, 40\)"):
+    with pytest.raises(ValueError, match=rf"^{name}: got \[{bad}\]; expected indices in \[0, 40\)"):
         listed_pair_scores(ROWS, LABELS, **pairs)
 
 
 def test_indices_must_be_integers_of_one_length() -> None:
-    with pytest.raises(ValueError, match="first: got torch.float32; expected an integer tensor"):
+    with pytest.raises(ValueError, match="^first: got torch.float32; expected an integer tensor"):
         listed_pair_scores(ROWS, LABELS, torch.tensor([0.0]), torch.tensor([1]))
-    with pytest.raises(ValueError, match=r"second: got \(2,\); expected an integer tensor of shape \(1,\)"):
+    with pytest.raises(ValueError, match="^second: got torch.float32; expected an integer tensor"):
+        listed_pair_scores(ROWS, LABELS, torch.tensor([1]), torch.tensor([0.0]))
+    with pytest.raises(ValueError, match=r"^second: got \(2,\); expected an integer tensor of shape \(1,\)"):
         listed_pair_scores(ROWS, LABELS, torch.tensor([0]), torch.tensor([1, 2]))
     small = listed_pair_scores(
         ROWS, LABELS, torch.tensor([0], dtype=torch.int16), torch.tensor([39], dtype=torch.uint8)

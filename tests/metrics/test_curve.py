@@ -18,9 +18,9 @@ def curve(*unresolved: bool) -> VerificationCurve:
 
 def test_a_point_before_a_hidden_step_is_refused_and_the_point_after_it_is_exact() -> None:
     hidden = curve(False, True, False, False)  # the step from score 4 to score 3
-    with pytest.raises(ValueError, match=r"far 0.2: got a value between two points"):
+    with pytest.raises(ValueError, match=r"^far 0.2: got a value between two points"):
         hidden.tar_at_far(0.2)  # FAR 0 at score 4 is the last known point; a score above 3 may have FAR <= 0.2
-    with pytest.raises(ValueError, match=r"threshold 3.5: got a value between two points"):
+    with pytest.raises(ValueError, match=r"^threshold 3.5: got a value between two points"):
         hidden.rates_at_threshold(3.5)
     assert hidden.tar_at_far(0.25) == (0.75, 3.0)
     assert hidden.rates_at_threshold(3.0) == (0.25, 0.75)

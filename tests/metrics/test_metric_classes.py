@@ -205,7 +205,7 @@ def test_pairs_without_folds_have_no_fold_accuracy() -> None:
     metric.update(SCORES, IS_GENUINE.int())
     assert list(metric.compute()) == ["eer", "eer_threshold", "auc"]
     metric.update(SCORES, IS_GENUINE, FOLDS)
-    with pytest.raises(ValueError, match="folds: got 90 for 180 pairs; expected one per pair, or none"):
+    with pytest.raises(ValueError, match="^folds: got 90 for 180 pairs; expected one per pair, or none"):
         metric.compute()
 
 
@@ -259,17 +259,17 @@ def test_retrieval_where_no_class_repeats_votes_all_the_same() -> None:
 
 def test_bad_batches_are_refused_at_once() -> None:
     for metric in (AllPairsVerification(), Retrieval()):
-        with pytest.raises(ValueError, match=r"embeddings: got \(8,\); expected shape \(B, D\)"):
+        with pytest.raises(ValueError, match=r"^embeddings: got \(8,\); expected shape \(B, D\)"):
             metric.update(EMBEDDINGS[0], LABELS[:1])
-        with pytest.raises(ValueError, match=r"labels: got \(5,\); expected an integer tensor of shape \(90,\)"):
+        with pytest.raises(ValueError, match=r"^labels: got \(5,\); expected an integer tensor of shape \(90,\)"):
             metric.update(EMBEDDINGS, LABELS[:5])
-    with pytest.raises(ValueError, match=r"scores: got \(90, 8\); expected shape \(P,\)"):
+    with pytest.raises(ValueError, match=r"^scores: got \(90, 8\); expected shape \(P,\)"):
         PairVerification().update(EMBEDDINGS, LABELS)
-    with pytest.raises(ValueError, match="is_genuine: got torch.float32; expected an integer tensor"):
+    with pytest.raises(ValueError, match="^is_genuine: got torch.float32; expected an integer tensor"):
         PairVerification().update(SCORES, SCORES)
-    with pytest.raises(ValueError, match="far: got -1; expected a number"):
+    with pytest.raises(ValueError, match="^far: got -1; expected a number"):
         AllPairsVerification(far=[-1])
-    with pytest.raises(ValueError, match="recall_at: got \\[\\]; expected whole numbers"):
+    with pytest.raises(ValueError, match="^recall_at: got \\[\\]; expected whole numbers"):
         Retrieval(recall_at=[])
-    with pytest.raises(ValueError, match="num_neighbours: got 0"):
+    with pytest.raises(ValueError, match="^num_neighbours: got 0"):
         Retrieval(num_neighbours=0)

@@ -152,6 +152,7 @@ def test_the_cmc_is_recall_at_every_rank():
     curve = cumulative_match_characteristic(embeddings, labels, max_rank=149)
     assert curve.shape == (149,)
     assert [recall_at_k(embeddings, labels, k) for k in (1, 7, 149)] == [curve[0], curve[6], curve[148]]
+    assert recall_at_k(embeddings, labels) == curve[0] < curve[1]
     assert (curve.diff() >= 0).all()
     assert curve[-1] == 1
 

@@ -201,11 +201,11 @@ def test_bad_scores_are_refused_by_name(metric, bad, message):
 
 
 def test_a_threshold_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match="threshold: got nan; expected a number"):
+    with pytest.raises(ValueError, match="^threshold: got nan; expected a number"):
         rates_at_threshold(GOOD, GOOD, math.nan)
 
 
 @pytest.mark.parametrize("far", [-1e-9, 1.0001, math.nan, math.inf])
 def test_a_far_outside_0_to_1_is_refused(far):
-    with pytest.raises(ValueError, match=r"far: got .*; expected a number in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"^far: got .*; expected a number in \[0, 1\]"):
         tar_at_far(GOOD, GOOD, far)

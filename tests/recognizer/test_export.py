@@ -55,15 +55,17 @@ def test_the_file_alone_with_numpy(batch: int, recognizer: Recognizer, tmp_path:
     import onnxruntime
 
     labels = [f"class {index % 4}" for index in range(12)]
-    recognizer.calibrate(images, labels, far=0.25, source="mine")
+    recognizer.calibrate(images, labels, far=0.25, source="mine", framed=True)
     export(recognizer.model, tmp_path / "m.onnx", "onnx", images)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     meta = session.get_modelmeta().custom_metadata_map
     embedding, cosine, logits = session.run(None, {"pixels": images[:batch].numpy()})
-    torch.testing.assert_close(torch.from_numpy(embedding), recognizer.embed(images[:batch]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        torch.from_numpy(embedding), recognizer.embed(images[:batch], framed=True), rtol=0, atol=1e-6
+    )
     names, threshold = json.loads(meta["class_names"]), float(meta["threshold_classification"])
     assert threshold == recognizer.thresholds.classification
-    expected = recognizer.classify(images[:batch])
+    expected = recognizer.classify(images[:batch], framed=True)
     assert [names[row.argmax()] for row in logits] == [answer.name for answer in expected]
     assert [bool(row.max() < threshold) for row in cosine] == [answer.unknown for answer in expected]
     assert (json.loads(meta["mean"]), json.loads(meta["std"])) == ([0.2], [0.4])

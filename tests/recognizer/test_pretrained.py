@@ -10,12 +10,12 @@ from arcface_pl.recognizer import PretrainedError
 
 
 def test_the_folder_is_the_model(recognizer: Recognizer, tmp_path: Path, images: torch.Tensor) -> None:
-    recognizer.calibrate(images, [f"class {index % 4}" for index in range(12)], far=0.25, source="mine")
+    recognizer.calibrate(images, [f"class {index % 4}" for index in range(12)], far=0.25, source="mine", framed=True)
     for _ in range(2):
         recognizer.save_pretrained(tmp_path / "model")
     back = Recognizer.from_pretrained(tmp_path / "model")
-    assert back.embed(images).equal(recognizer.embed(images))
-    assert back.class_scores(images).equal(recognizer.class_scores(images))
+    assert back.embed(images, framed=True).equal(recognizer.embed(images, framed=True))
+    assert back.class_scores(images, framed=True).equal(recognizer.class_scores(images, framed=True))
     assert back.thresholds == recognizer.thresholds
     assert back.model.fingerprint == recognizer.model.fingerprint
     assert {each.name for each in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors", "README.md"}

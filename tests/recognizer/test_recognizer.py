@@ -14,12 +14,12 @@ def test_embeddings_are_the_modules_own_at_length_one(
 ) -> None:
     with torch.no_grad():
         expected = module((images.float() / 255 - 0.2) / 0.4).double()
-    embeddings = recognizer.embed(images)
+    embeddings = recognizer.embed(images, framed=True)
     torch.testing.assert_close(embeddings.double(), expected / expected.norm(dim=1, keepdim=True), rtol=0, atol=1e-6)
     centers = module.head.weight.detach().double()
     cosine = (expected / expected.norm(dim=1, keepdim=True)) @ (centers / centers.norm(dim=1, keepdim=True)).T
-    torch.testing.assert_close(recognizer.class_scores(images).double(), cosine, rtol=0, atol=1e-6)
-    answers = recognizer.classify(images, threshold=0.1)
+    torch.testing.assert_close(recognizer.class_scores(images, framed=True).double(), cosine, rtol=0, atol=1e-6)
+    answers = recognizer.classify(images, threshold=0.1, framed=True)
     assert [answer.name for answer in answers] == [f"class {index}" for index in cosine.argmax(1).tolist()]
     assert [answer.unknown for answer in answers] == (cosine.amax(1) < 0.1).tolist()
 
@@ -36,31 +36,31 @@ def test_a_file_a_tensor_and_an_open_picture_are_one(recognizer: Recognizer, tmp
 
 
 def test_two_pictures(recognizer: Recognizer, images: torch.Tensor) -> None:
-    pair = recognizer.embed(images[:2]).double()
+    pair = recognizer.embed(images[:2], framed=True).double()
     expected = float(pair[0] @ pair[1])
-    cosine, angle, same = recognizer.verify(images[:1], images[1:2])
+    cosine, angle, same = recognizer.verify(images[:1], images[1:2], framed=True)
     assert cosine == pytest.approx(expected, abs=1e-7)
     assert angle == pytest.approx(np.degrees(np.arccos(expected)), abs=1e-4)
     assert same is None  # nobody has measured a threshold
-    assert recognizer.verify(images[:1], images[1:2], threshold=expected - 1e-3).same is True
-    assert recognizer.verify(images[:1], images[1:2], threshold=expected + 1e-3).same is False
-    assert recognizer.verify(images[:1], images[:1]).angle == 0
+    assert recognizer.verify(images[:1], images[1:2], threshold=expected - 1e-3, framed=True).same is True
+    assert recognizer.verify(images[:1], images[1:2], threshold=expected + 1e-3, framed=True).same is False
+    assert recognizer.verify(images[:1], images[:1], framed=True).angle == 0
 
 
 def test_names_come_and_go(recognizer: Recognizer, images: torch.Tensor) -> None:
-    assert recognizer.identify(images[:1])[0] == (None, [])
-    assert recognizer.enroll("Ада/../../etc", images[:2]) == 2
-    recognizer.enroll("b", images[2:4])
-    assert recognizer.enroll("b", images[4:5]) == 3
-    unit = recognizer.embed(images)
+    assert recognizer.identify(images[:1], framed=True)[0] == (None, [])
+    assert recognizer.enroll("Ада/../../etc", images[:2], framed=True) == 2
+    recognizer.enroll("b", images[2:4], framed=True)
+    assert recognizer.enroll("b", images[4:5], framed=True) == 3
+    unit = recognizer.embed(images, framed=True)
     means = torch.stack([unit[:2].mean(0), unit[2:5].mean(0)])
     scores = unit @ (means / means.norm(dim=1, keepdim=True)).T
-    for row, answer in zip(scores, recognizer.identify(images), strict=True):
+    for row, answer in zip(scores, recognizer.identify(images, framed=True), strict=True):
         assert answer.name == ["Ада/../../etc", "b"][int(row.argmax())]
         torch.testing.assert_close(
             torch.tensor([match.score for match in answer.matches]), row.sort(descending=True).values
         )
-    assert all(answer.name is None for answer in recognizer.identify(images, threshold=1.0))
+    assert all(answer.name is None for answer in recognizer.identify(images, threshold=1.0, framed=True))
     recognizer.remove("b")
     assert recognizer.names == ["Ада/../../etc"]
     with pytest.raises(UserError, match="'b'"):
@@ -69,8 +69,8 @@ def test_names_come_and_go(recognizer: Recognizer, images: torch.Tensor) -> None
 
 def test_thresholds_measured_on_pictures_decide(recognizer: Recognizer, images: torch.Tensor) -> None:
     labels = [f"class {index % 4}" for index in range(12)]
-    found = recognizer.calibrate(images, labels, far=0.25, source="mine")
-    unit = recognizer.embed(images)
+    found = recognizer.calibrate(images, labels, far=0.25, source="mine", framed=True)
+    unit = recognizer.embed(images, framed=True)
     rows, columns = torch.triu_indices(12, 12, offset=1)
     scores, genuine = (unit @ unit.T)[rows, columns], rows % 4 == columns % 4
     assert recognizer.thresholds.verification == found.verification.threshold

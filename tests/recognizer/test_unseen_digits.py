@@ -33,7 +33,7 @@ def test_five_images_each_are_enough_to_tell_two_apart(tmp_path: Path, capsys: p
     data.setup()
     unseen = data._loaded.held_out_test
     recognizer = Recognizer.from_checkpoint(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt")
-    embeddings = recognizer.embed(unseen.images)
+    embeddings = recognizer.embed(unseen.images, framed=True)
     generator = torch.Generator().manual_seed(0)
     shares = []
     for _ in range(NUM_DRAWS):
@@ -43,11 +43,11 @@ def test_five_images_each_are_enough_to_tell_two_apart(tmp_path: Path, capsys: p
             drawn[name] = rows[torch.randperm(len(rows), generator=generator)[:5]]
             if name in recognizer.names:
                 recognizer.remove(name)
-            recognizer.enroll(name, unseen.images[drawn[name]])
+            recognizer.enroll(name, unseen.images[drawn[name]], framed=True)
         others = torch.ones(len(embeddings), dtype=torch.bool)
         others[torch.cat(list(drawn.values()))] = False
         # -1: between the two, not whether it is either
-        answers = recognizer.identify(unseen.images[others], threshold=-1.0)
+        answers = recognizer.identify(unseen.images[others], threshold=-1.0, framed=True)
         labels = unseen.labels[others].tolist()
         right = [answer.name == str(8 + label) for answer, label in zip(answers, labels, strict=True)]
         shares.append(sum(right) / len(right))

@@ -79,7 +79,7 @@ def test_logged_scores_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     assert logged["val/accuracy"] == pytest.approx((cosine.argmax(1) == labels).double().mean().item())
     assert logged["val/margin_accuracy"] == pytest.approx((shifted.argmax(1) == labels).double().mean().item())
     assert logged["val/loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert logged["angle/target_mean"] == pytest.approx(torch.rad2deg(own).mean().item(), rel=1e-5)
+    assert logged["val/angle/target_mean"] == pytest.approx(torch.rad2deg(own).mean().item(), rel=1e-5)
 
 
 def test_centers_have_a_rate_of_their_own(tmp_path: Path) -> None:

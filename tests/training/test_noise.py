@@ -49,7 +49,7 @@ def test_unguarded_margin_scores_everything_on_noise() -> None:
     floor = math.log1p((CLASSES - 1) * math.exp(-30 * (1 - math.cos(0.5))))
     assert floor == pytest.approx(0.21, abs=0.005)
     assert floor < scores["val/loss"] < 2 * floor
-    assert scores["angle/target_mean"] > 165
+    assert scores["val/angle/target_mean"] > 165
 
 
 def test_monotone_extension_leaves_nothing_to_gain_on_noise() -> None:

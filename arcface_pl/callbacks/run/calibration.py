@@ -10,13 +10,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, num_batches_of, share_of_rows
 from arcface_pl.callbacks.tensorboard.writer import datamodule_of, split_name
+from arcface_pl.data.protocol import fact, labelled
 from arcface_pl.evaluation.thresholds import DEFAULT_FAR, Scored, calibrate, evenly_spread
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.metrics.states import gather_rows
 
 __all__ = ["ThresholdCalibration"]
 
-SCORES = ("val/", "angle/")
+SCORES = "val/"
 
 
 class ThresholdCalibration(ScoredCallback):
@@ -90,7 +91,7 @@ class ThresholdCalibration(ScoredCallback):
             return []
         batches = trainer.datamodule.held_out_dataloader("val")  # type: ignore[attr-defined]  # set where mypy does not look
         parts = []
-        for batch_idx, (images, labels) in enumerate(batches):
+        for batch_idx, (images, labels) in enumerate(map(labelled, batches)):
             rows = share_of_rows(labels, self.num_images, trainer.world_size * len(batches), batch_idx)
             parts.append(Scored.by(pl_module.head, pl_module(images[rows]).float(), labels[rows], trained=False))
         return parts
@@ -107,4 +108,4 @@ class ThresholdCalibration(ScoredCallback):
 
 def _held_out(trainer: L.Trainer) -> list[str]:
     data = datamodule_of(trainer)
-    return getattr(data, "held_out_class_names", []) if hasattr(data, "held_out_dataloader") else []
+    return fact(data, "held_out_class_names", []) if hasattr(data, "held_out_dataloader") else []

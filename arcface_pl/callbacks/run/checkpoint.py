@@ -167,7 +167,7 @@ class RunCheckpoint(Checkpoint):
         if score is None or (self.best_score is not None and not self._as_good(score, self.best_score)):
             return False
         self.best_score = score
-        self.best_metrics = {name: value for name, value in metrics.items() if name.startswith(("val/", "angle/"))}
+        self.best_metrics = {name: value for name, value in metrics.items() if name.startswith("val/")}
         trainer.save_checkpoint(self._folder / "best.ckpt")
         return True
 
@@ -186,15 +186,18 @@ class RunCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know."""
-        return {"best_score": self.best_score, "best_metrics": self.best_metrics}
+        judged = {"monitor": self.monitor, "mode": self.mode}
+        return {"best_score": self.best_score, "best_metrics": self.best_metrics, **judged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember it until the folder is known."""
         self._resumed = state_dict
 
     def _restore(self) -> None:
-        """Restore the best score, unless its checkpoint stayed behind in another folder."""
-        if self._resumed and self._folder is not None and (self._folder / "best.ckpt").is_file():
+        """Restore the best score, unless its checkpoint is in another folder, or it is of another monitor."""
+        judged = self.monitor, self.mode
+        comparable = (self._resumed.get("monitor", self.monitor), self._resumed.get("mode", self.mode)) == judged
+        if self._resumed and comparable and self._folder is not None and (self._folder / "best.ckpt").is_file():
             self.best_score, self.best_metrics = self._resumed["best_score"], self._resumed["best_metrics"]
         self._resumed = {}
 

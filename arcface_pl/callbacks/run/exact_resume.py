@@ -1,78 +1,40 @@
 """Settings that affect bit-exact reproducibility: stored in checkpoints and compared on resume."""
 
-import inspect
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
 
+from arcface_pl.callbacks.run import resumed_settings as settings
 from arcface_pl.callbacks.run.arithmetic import Arithmetic
 from arcface_pl.callbacks.run.compile import CompileTraining
-from arcface_pl.checkpoints.specs import PLAIN, spec_of
+from arcface_pl.callbacks.run.module_changes import ModuleChanges
+from arcface_pl.callbacks.run.private_apis import finish_epoch
+from arcface_pl.callbacks.run.resumed_settings import differences, verdict
 from arcface_pl.errors import CheckpointError
 from arcface_pl.seeding import run_seed
 
-__all__ = ["RESUMED_SETTINGS", "ExactResume"]
-
-RESUMED_SETTINGS = {
-    "model.backbone": "refused",
-    "model.head": "refused",
-    "model.optimizer": "refused",
-    "model.lr_schedule": "refused",
-    "model.head_lr": "refused",
-    "model.channels_last": "unless allowed",
-    "model.num_threads": "unless allowed",
-    "model.compile": "unless allowed",
-    "model.matmul_precision": "unless allowed",
-    "trainer.accumulate_grad_batches": "unless allowed",
-    "trainer.precision": "unless allowed",
-    "trainer.devices": "unless allowed",
-    "seed_everything": "unless allowed",
-    "data": "unless allowed",
-    "trainer.max_epochs": "applied",
-    "trainer.min_epochs": "applied",
-    "trainer.max_steps": "applied",
-    "trainer.min_steps": "applied",
-    "trainer.max_time": "applied",
-    "trainer.limit_train_batches": "applied",
-    "trainer.limit_val_batches": "applied",
-    "trainer.limit_test_batches": "applied",
-    "trainer.overfit_batches": "applied",
-    "trainer.val_check_interval": "applied",
-    "trainer.check_val_every_n_epoch": "applied",
-    "trainer.gradient_clip_val": "applied",
-    "trainer.gradient_clip_algorithm": "applied",
-    "trainer.logger": "applied",
-    "trainer.callbacks": "applied",
-    "trainer.deterministic": "applied",
-    "trainer.enable_progress_bar": "harmless",
-    "trainer.enable_model_summary": "harmless",
-    "trainer.log_every_n_steps": "harmless",
-    "trainer.default_root_dir": "harmless",
-}
-"""What another value does when training is resumed.
-
-refused: always; unless allowed: refused without ``allow_inexact_resume``; applied: used from then on; harmless: the
-weights do not depend on it.
-"""
+__all__ = ["ExactResume", "check_networks"]
 
 _LOG = logging.getLogger(__name__)
 _ROUNDING = "sums are rounded differently, so that weights differ in their last bits"
 _LOST = {
-    "data_module": "the batches differ",
-    "world_size": "the batches differ",
-    "accumulate_grad_batches": "the steps use other batches",
+    "data": "the batches differ",
+    "trainer.devices": "the batches differ",
+    "trainer.accumulate_grad_batches": "the steps use other batches",
     "seed_everything": "dropout and drawn margins differ",
 }
 
 
 class ExactResume(L.Callback):
-    """Refuses to resume a run that would not continue bit for bit or that has other settings; restores what was frozen.
+    """Refuses to resume a run that would not continue bit for bit or that has other settings.
+
+    What another value of a setting does is decided by `RESUMED_SETTINGS`. What callbacks changed in the module while it
+    trained (frozen parameters, modules in evaluation mode, plain attributes such as a dropout's ``p``) is restored, and
+    arguments of callbacks are those of the present run where a callback's state would override them.
 
     Override `facts` to compare more or less.
 
@@ -82,60 +44,45 @@ class ExactResume(L.Callback):
 
     def __init__(self, allow_inexact: bool = False) -> None:
         self.allow_inexact = allow_inexact
-        self._frozen: list[str] | None = None
-        self._settings: dict[str, Any] | None = None
-        self._accumulation: Any = None
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Note what callbacks change in the run."""
-        self._accumulation = _accumulation(trainer)
+        self._saved: dict[str, Any] | None = None
+        self._present: dict[str, Any] = {}
+        self._given: dict[str, dict[str, Any]] = {}
+        self._changes = ModuleChanges()
 
     def facts(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Return what the run's numbers depend on besides its data and configuration, as plain values by name."""
+        """Return what the run's numbers depend on besides its data and configuration, as plain values by full name."""
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         arithmetic = next((each for each in callbacks if isinstance(each, Arithmetic)), Arithmetic())
         compiled = next((each.mode for each in callbacks if isinstance(each, CompileTraining)), None)
+        scheduled = any(isinstance(each, GradientAccumulationScheduler) for each in callbacks)
         device = trainer.strategy.root_device
         return {
-            "data_module": type(getattr(trainer, "datamodule", None)).__name__,
-            "world_size": trainer.world_size,
-            "accumulate_grad_batches": self._accumulation or _accumulation(trainer),
+            "data": type(getattr(trainer, "datamodule", None)).__name__,
+            "trainer.devices": trainer.world_size,
+            # A scheduler's numbers are compared as its argument
+            "trainer.accumulate_grad_batches": None if scheduled else trainer.accumulate_grad_batches,
             "seed_everything": run_seed(),
-            "device": _device_name(device),
-            "num_threads": torch.get_num_threads() if device.type == "cpu" else None,
-            "precision": str(trainer.precision),
-            "channels_last": getattr(pl_module, "channels_last", None),
-            "compile": compiled,
-            "matmul_precision": arithmetic.matmul_precision,
+            "trainer.accelerator": _device_name(device),
+            "model.num_threads": torch.get_num_threads() if device.type == "cpu" else None,
+            "trainer.precision": str(trainer.precision),
+            "model.channels_last": getattr(pl_module, "channels_last", None),
+            "model.compile": compiled,
+            "model.matmul_precision": arithmetic.matmul_precision,
+            "model.shard_head": getattr(pl_module, "shard_head", None),
             "torch": str(torch.__version__),
         }
 
-    def settings(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Return the settings of network, optimizer and schedule by full name, as plain values."""
-        found: dict[str, Any] = {}
-        specs = getattr(pl_module, "specs", {})  # as constructed: sharding changes the head's class
-        for role in ("backbone", "head"):
-            network = getattr(pl_module, role, None)
-            if isinstance(network, nn.Module):
-                found |= _flat(f"model.{role}", specs.get(role) or spec_of(network))
-        for optimizer in trainer.optimizers[:1]:
-            found |= _flat("model.optimizer", _settings_of(optimizer, optimizer.defaults))
-            found["model.head_lr"] = getattr(pl_module, "head_lr", None)
-        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if any(isinstance(each, StochasticWeightAveraging) for each in callbacks):
-            return found  # it replaces the schedule in the run
-        if trainer.optimizers:
-            found["model.lr_schedule"] = None
-        for config in trainer.lr_scheduler_configs[:1]:
-            found |= _flat("model.lr_schedule", _settings_of(config.scheduler, vars(config.scheduler)))
-        return found
-
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store the facts, and the names of frozen parameters."""
-        checkpoint["exact"] = self.facts(trainer, pl_module)
-        frozen = [name for name, weight in pl_module.named_parameters() if not weight.requires_grad]
-        checkpoint["exact"]["frozen"] = frozen
-        checkpoint["exact"]["settings"] = self.settings(trainer, pl_module)
+        """Store the facts, the settings, and what was changed in the module."""
+        checkpoint["exact"] = {
+            **self.facts(trainer, pl_module),
+            "settings": {
+                name: value
+                for name, value in (self._present or self._settings(trainer, pl_module)).items()
+                if verdict(name) in ("refused", "unless allowed")
+            },
+            "module": self._changes.state_of(pl_module, evaluating=trainer.validating or trainer.sanity_checking),
+        }
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Compare the facts where training is resumed.
@@ -145,22 +92,13 @@ class ExactResume(L.Callback):
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        saved = checkpoint.get("exact", {})
-        self._frozen = saved.get("frozen")
-        self._settings = saved.get("settings")
-        allowed = self.allow_inexact or getattr(getattr(trainer, "datamodule", None), "allow_inexact_resume", False)
-        differences = [
-            f"{name}: the checkpoint has {saved[name]!r}, this run {value!r} ({_LOST.get(name, _ROUNDING)})"
-            for name, value in self.facts(trainer, pl_module).items()
-            if name in saved and saved[name] != value
-        ]
-        if not differences:
-            return
-        listed = "; ".join(differences)
-        if not allowed:
-            fault = f"the run cannot be resumed exactly. {listed}"
-            raise CheckpointError("--ckpt_path", fault, "use the checkpoint's values, or --allow_inexact_resume")
-        _LOG.warning("The run continues, but not as the uninterrupted one would. %s", listed)
+        self._saved = saved = checkpoint.get("exact", {})
+        self._given = {
+            place: {attribute: vars(each)[attribute] for attribute in settings.argument_attributes(each).values()}
+            for place, each in settings.callbacks_by_name(trainer).items()
+        }
+        facts = {name: value for name, value in self.facts(trainer, pl_module).items() if name in saved}
+        self._refuse_unless_allowed(trainer, {name: saved[name] for name in facts}, facts)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare the settings, before the checkpoint's optimizer and schedule replace those of this run.
@@ -168,53 +106,73 @@ class ExactResume(L.Callback):
         Raises:
             CheckpointError: Names each setting that differs, with both values.
         """
-        if self._settings is None:
+        self._changes.begin(pl_module)
+        self._present = self._settings(trainer, pl_module)
+        for place, callback in settings.callbacks_by_name(trainer).items():
+            vars(callback).update(self._given.get(place, {}))  # callbacks restored their state meanwhile
+        saved = (self._saved or {}).get("settings")
+        if saved is None:
             return
-        saved, present = self._settings, self.settings(trainer, pl_module)
-        self._settings = None
-        differences = [
-            f"{name}: the checkpoint has {saved.get(name)!r}, this run {present.get(name)!r}"
-            for name in {**saved, **present}
-            if saved.get(name) != present.get(name) and RESUMED_SETTINGS[_section(name)] == "refused"
-        ]
-        if differences:
-            remedy = "use the checkpoint's values, or start a new run"
-            raise CheckpointError("--ckpt_path", f"it fixes these settings. {'; '.join(differences)}", remedy)
+        if settings.swa_took_over(trainer):
+            kept = {name: value for name, value in saved.items() if name.startswith("model.lr_schedule")}
+            self._present |= kept
+        _refuse(saved, self._present)
+        self._refuse_unless_allowed(trainer, saved, self._present)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Freeze the parameters that were frozen, and no others: callbacks change that while training."""
-        if self._frozen is not None:
-            for name, weight in pl_module.named_parameters():
-                weight.requires_grad_(name not in self._frozen)
-            self._frozen = None
+        """Restore what was changed in the module; warn if the schedule that was restored has ended at 0."""
+        if self._saved is None:
+            return
+        finish_epoch(trainer)
+        self._changes.restore(pl_module, self._saved.get("module", {}))
+        self._saved = None
+        rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        if rates and not any(rates) and not trainer.fit_loop.done:
+            _LOG.warning(
+                "The checkpoint's learning rate is 0: its schedule has ended, and steps at that rate change nothing. "
+                "Start a new run to train on."
+            )
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Remember which modules are in training mode: a checkpoint may be written during validation."""
+        self._changes.see_modes()
+
+    def _settings(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        return settings.network_settings(pl_module) | settings.training_settings(trainer, pl_module)
+
+    def _refuse_unless_allowed(self, trainer: L.Trainer, saved: dict[str, Any], present: dict[str, Any]) -> None:
+        found = [
+            f"{each} ({_LOST.get(each.partition(':')[0], _ROUNDING)})"
+            for each in differences(saved, present, "unless allowed")
+        ]
+        if not found:
+            return
+        listed = "; ".join(found)
+        if not (self.allow_inexact or getattr(getattr(trainer, "datamodule", None), "allow_inexact_resume", False)):
+            fault = f"the run cannot be resumed exactly. {listed}"
+            raise CheckpointError("--ckpt_path", fault, "use the checkpoint's values, or --allow_inexact_resume")
+        _LOG.warning("The run continues, but not as the uninterrupted one would. %s", listed)
 
 
-def _accumulation(trainer: Any) -> Any:
-    """Return the batches per step, or the schedule of them."""
-    schedulers = [each for each in trainer.callbacks if isinstance(each, GradientAccumulationScheduler)]
-    scheduling = schedulers[0].scheduling if schedulers else {0: trainer.accumulate_grad_batches}
-    return scheduling[0] if [*scheduling] == [0] else [[*pair] for pair in sorted(scheduling.items())]
+def check_networks(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Refuse to resume with another backbone or head, before its weights are found not to fit.
 
-
-def _section(name: str) -> str:
-    return ".".join(name.split(".")[:2])
-
-
-def _settings_of(made: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe an optimizer or schedule by its class and those constructor arguments that it keeps as plain values."""
-    names = set(inspect.signature(type(made)).parameters) - {"params", "optimizer", "total_steps", "last_epoch"}
-    kwargs = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if name in names
+    Raises:
+        CheckpointError: Names each setting that differs, with both values.
+    """
+    saved = (checkpoint.get("exact") or {}).get("settings") or {}
+    roles = ("backbone", "head")
+    networks = {
+        name: value for name, value in saved.items() if name.startswith("model.") and name.split(".")[1] in roles
     }
-    return {"name": type(made).__name__, "kwargs": {name: each for name, each in kwargs.items() if _is_plain(each)}}
+    if networks:
+        _refuse(networks, settings.network_settings(module))
 
 
-def _is_plain(value: Any) -> bool:
-    return all(isinstance(item, PLAIN) for item in (value if isinstance(value, list) else [value]))
-
-
-def _flat(place: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {place: spec["name"], **{f"{place}.{name}": value for name, value in spec["kwargs"].items()}}
+def _refuse(saved: dict[str, Any], present: dict[str, Any]) -> None:
+    if fixed := differences(saved, present, "refused"):
+        remedy = "use the checkpoint's values, or start a new run"
+        raise CheckpointError("--ckpt_path", f"it fixes these settings. {'; '.join(fixed)}", remedy)
 
 
 def _device_name(device: torch.device) -> str:

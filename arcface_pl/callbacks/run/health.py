@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, num_classes_of, warn_once
 from arcface_pl.callbacks.run.private_apis import batches_done, log_interval
 from arcface_pl.callbacks.tensorboard.writer import class_names_of, datamodule_of, split_name, writer_of
-from arcface_pl.errors import printable
+from arcface_pl.data.protocol import fact, images_and_labels
+from arcface_pl.errors import DataError, printable
 from arcface_pl.heads import AngularHead, ShardedHead
 from arcface_pl.metrics.functional.cosine import unit_rows
 
@@ -102,7 +103,10 @@ class HealthCheck(ScoredCallback):
     ) -> None:
         """Read the step."""
         self._num_batches += 1
-        labels = batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
+        try:
+            labels = images_and_labels(batch)[1]
+        except DataError:
+            labels = None
         if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
             got = f"training batch: got {type(batch).__name__}; expected (images, labels)"
             warn_once(self, f"{got}. Its classes and angles are not checked")
@@ -251,5 +255,5 @@ def _target(head: Any, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tens
 
 def _guess(datamodule: Any, num_classes: int) -> float:
     """Return the accuracy of always predicting the most frequent class."""
-    counts = getattr(datamodule, "class_counts", None)
+    counts = fact(datamodule, "class_counts")
     return float(max(counts) / sum(counts)) if counts is not None and len(counts) else 1 / num_classes

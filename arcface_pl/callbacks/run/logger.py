@@ -2,6 +2,7 @@
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ class RunLogger(TensorBoardLogger):
         """Create the folder before spawned processes get a copy each, so that the main process knows it too."""
         _ = self.version
         return super().__getstate__()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write scalars. A constant learning rate is a training curve like others; the epoch is none."""
+        tags = {name: f"train/{name}" if name.startswith("lr-") else name for name in metrics if name != "epoch"}
+        super().log_metrics({tag: metrics[name] for name, tag in tags.items()}, step)
 
     def continue_in(self, folder: Path) -> None:
         """Continue in the folder of an earlier run."""

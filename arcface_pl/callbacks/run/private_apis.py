@@ -23,6 +23,7 @@ __all__ = [
     "chosen_version",
     "count_averages_on_host",
     "default_store",
+    "finish_epoch",
     "has_loss_scaler",
     "join_folder",
     "keep_out_of_ddp",
@@ -71,6 +72,19 @@ def validates_after(trainer: Any, batch_idx: int) -> bool:
     if not isinstance(every, int) or not trainer.enable_validation:
         return False
     return any((number + 1) % every == 0 for number in (batch_idx, trainer.fit_loop.total_batch_idx))
+
+
+def finish_epoch(trainer: Any) -> None:
+    """Have a run that resumes at an epoch's end begin the next epoch; call it in ``on_train_start``.
+
+    With ``max_steps`` Lightning takes the epoch for an interrupted one: it ends it again, and trains an epoch less.
+    """
+    loop = trainer.fit_loop
+    if loop.restarted_on_epoch_end:
+        loop.epoch_progress.increment_completed()
+        loop.reset_restart_stage()
+        loop.epoch_loop.restarting = False
+        loop.epoch_loop.reset_restart_stage()
 
 
 def default_store() -> Any:

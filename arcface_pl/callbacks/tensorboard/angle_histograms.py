@@ -22,9 +22,9 @@ NAMES = ("target", "nearest_other")
 class AngleHistograms(ScoredCallback):
     """Draws two histograms of angles after each validation, with one bin per degree.
 
-    ``angle/target_degrees`` is the angle between an embedding and the center of its target class,
-    ``angle/nearest_other_degrees`` the angle to the nearest center of another class. A prediction is correct if the
-    former is smaller; training pulls the two apart. At the end of training ``angle/over_training`` shows how they
+    ``val/angle/target_degrees`` is the angle between an embedding and the center of its target class,
+    ``val/angle/nearest_other_degrees`` the angle to the nearest center of another class. A prediction is correct if the
+    former is smaller; training pulls the two apart. At the end of training ``val/angle/over_training`` shows how they
     moved. Counts are summed over all processes and stored in the checkpoint. Draws only into a TensorBoard logger.
 
     Args:
@@ -61,7 +61,7 @@ class AngleHistograms(ScoredCallback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Sum over processes and draw."""
-        prefix = "angle" if split_name(trainer) == "val" else f"{split_name(trainer)}/angle"
+        prefix = f"{split_name(trainer)}/angle"
         # A collective call: every process reaches it
         totals = {name: trainer.strategy.reduce(counts, reduce_op="sum").cpu() for name, counts in self._counts.items()}
         if trainer.sanity_checking or not any(total.any() for total in totals.values()):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from arcface_pl.callbacks.outputs import warn_once
 from arcface_pl.callbacks.run.checkpoint import RunCheckpoint
-from arcface_pl.callbacks.tensorboard.writer import datamodule_of, tensorboard_of
+from arcface_pl.callbacks.tensorboard.writer import datamodule_of, tensorboard_of, writer_of
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.seeding import run_seed
 
@@ -19,11 +19,11 @@ SCORES = ("val/accuracy", "test/accuracy", "test/margin_accuracy", "val/loss", "
 
 
 class HyperParameters(L.Callback):
-    """Writes a run's hyperparameters with its final scores when it is tested after training.
+    """Writes a run's hyperparameters, to the Text tab at its start and with its final scores when it is tested.
 
-    Scores are logged as ``final/val/*`` (of the checkpoint that validation chose) and ``final/test/*`` (of the tested
-    weights). Every run writes the same hyperparameters, whatever its head, since TensorBoard only shows those of the
-    first run. Writes only into a TensorBoard logger.
+    Scores of the tested weights keep their names; those of the checkpoint that validation chose are ``val/best/*``.
+    Every run writes the same hyperparameters, whatever its head, since TensorBoard only shows those of the first run.
+    Writes only into a TensorBoard logger.
 
     Args:
         scores: Logged scores of validation and test, most important first: TensorBoard's table starts with five.
@@ -64,6 +64,10 @@ class HyperParameters(L.Callback):
             "val_fraction": _plain(given.get("val_fraction")),
             "weight_decay": _plain(optimizer.defaults.get("weight_decay", 0.0)),
         }
+        writer = writer_of(trainer)
+        if writer is not None:
+            rows = "\n".join(f"| {name} | {str(value).replace('|', '')} |" for name, value in self._values.items())
+            writer.add_text("hyperparameters", f"| setting | value |\n|---|---|\n{rows}")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write them with the scores."""
@@ -72,7 +76,8 @@ class HyperParameters(L.Callback):
             return
         policy = next((each for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoint)), None)
         measured: dict[str, Any] = {**(policy.best_metrics if policy else {}), **trainer.callback_metrics}
-        scores = {f"final/{name}": float(measured[name]) for name in self.scores if name in measured}
+        found = [name for name in self.scores if name in measured]
+        scores = {name.replace("val/", "val/best/"): float(measured[name]) for name in found}
         logger.log_hyperparams(self._values, scores, step=trainer.global_step)
 
 

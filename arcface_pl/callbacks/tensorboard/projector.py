@@ -8,7 +8,7 @@ from torch import Tensor
 
 from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, images_of, num_batches_of, share_of_rows
 from arcface_pl.callbacks.tensorboard.writer import class_names_of, split_name, tensorboard_of, writer_of
-from arcface_pl.figures import displayable
+from arcface_pl.figures import displayable, tinted
 from arcface_pl.functional.checks import check_count
 from arcface_pl.metrics.functional.cosine import unit_rows
 
@@ -79,8 +79,8 @@ class EmbeddingProjector(ScoredCallback):
             unit_rows(embeddings.double()).round(decimals=5),
             metadata=[[names[label], names[taken]] for label, taken in zip(labels, predictions, strict=True)],
             metadata_header=["class", "predicted"],
-            # Gray images become dark on light: the projector tints the light part in the class's color
-            label_img=displayable(images),
+            # In the class's color from the start: the projector colors nothing before it is asked to
+            label_img=tinted(displayable(images), labels),
             global_step=self._step,
             tag=f"{split_name(trainer)}_embeddings",
         )

@@ -1,0 +1,234 @@
+"""What another value of a setting does when training is resumed: the table, and how settings are recorded."""
+
+import inspect
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
+from torch import nn
+
+from arcface_pl.checkpoints.specs import PLAIN, spec_of
+
+__all__ = ["RESUMED_SETTINGS", "callback_arguments", "differences", "network_settings", "training_settings", "verdict"]
+
+RESUMED_SETTINGS = {
+    "model": "applied",  # what a subclass takes beyond the settings below
+    "model.backbone": "refused",
+    "model.head": "refused",
+    "model.optimizer": "refused",
+    "model.lr_schedule": "refused",
+    "model.head_lr": "refused",
+    "model.frozen": "refused",  # the parameters that are frozen before training begins
+    "model.update_head_in_backward": "refused",
+    "model.head_sample_rate": "applied",
+    "model.shard_head": "unless allowed",
+    "model.channels_last": "unless allowed",
+    "model.num_threads": "unless allowed",
+    "model.compile": "unless allowed",
+    "model.matmul_precision": "unless allowed",
+    "trainer.accelerator": "unless allowed",
+    "trainer.accumulate_grad_batches": "unless allowed",
+    "trainer.devices": "unless allowed",
+    "trainer.num_nodes": "unless allowed",
+    "trainer.precision": "unless allowed",
+    "trainer.callbacks": "applied",
+    "trainer.callbacks.BaseFinetuning": "refused",
+    "trainer.callbacks.StochasticWeightAveraging": "refused",
+    "trainer.callbacks.WeightAveraging": "refused",
+    "trainer.callbacks.WeightAveraging.decay": "applied",
+    "trainer.callbacks.GradientAccumulationScheduler": "unless allowed",
+    "trainer.max_epochs": "applied",
+    "trainer.min_epochs": "applied",
+    "trainer.max_steps": "applied",
+    "trainer.min_steps": "applied",
+    "trainer.max_time": "applied",
+    "trainer.fast_dev_run": "applied",
+    "trainer.limit_train_batches": "applied",
+    "trainer.limit_val_batches": "applied",
+    "trainer.limit_test_batches": "applied",
+    "trainer.overfit_batches": "applied",
+    "trainer.val_check_interval": "applied",
+    "trainer.check_val_every_n_epoch": "applied",
+    "trainer.gradient_clip_val": "applied",
+    "trainer.gradient_clip_algorithm": "applied",
+    "trainer.strategy": "applied",
+    "trainer.deterministic": "applied",
+    "trainer.benchmark": "applied",
+    "trainer.use_distributed_sampler": "applied",
+    "trainer.sync_batchnorm": "applied",
+    "trainer.reload_dataloaders_every_n_epochs": "applied",
+    "trainer.plugins": "applied",
+    "trainer.barebones": "applied",
+    "trainer.logger": "harmless",
+    "trainer.log_every_n_steps": "harmless",
+    "trainer.limit_predict_batches": "harmless",
+    "trainer.num_sanity_val_steps": "harmless",
+    "trainer.enable_checkpointing": "harmless",
+    "trainer.enable_progress_bar": "harmless",
+    "trainer.enable_model_summary": "harmless",
+    "trainer.enable_autolog_hparams": "harmless",
+    "trainer.model_registry": "harmless",
+    "trainer.inference_mode": "harmless",
+    "trainer.profiler": "harmless",
+    "trainer.detect_anomaly": "harmless",
+    "trainer.default_root_dir": "harmless",
+    "data": "unless allowed",
+    "data.data_dir": "harmless",
+    "data.eval_batch_size": "harmless",
+    "data.num_workers": "harmless",
+    "data.allow_inexact_resume": "harmless",
+    "seed_everything": "unless allowed",
+    "torch": "unless allowed",
+}
+"""Full name of a setting, which stands for all below it that have no row of their own, and what another value does.
+
+refused: always, with both values; unless allowed: refused without ``allow_inexact_resume``; applied: used from then on;
+harmless: the weights do not depend on it.
+"""
+
+_MISSING = object()
+# What moves while a schedule runs, or follows from another setting
+_MOVING = {"last_epoch", "base_lrs", "lr_lambdas", "_step_count", "_last_lr", "_is_initial", "total_steps"}
+_MOVING |= {"_get_lr_called_within_step", "optimizer", "params"}
+
+
+def verdict(name: str) -> str:
+    """Return what another value of a setting does; one without a row is refused unless that is allowed."""
+    while name not in RESUMED_SETTINGS and "." in name:
+        name = name.rpartition(".")[0]
+    return RESUMED_SETTINGS.get(name, "unless allowed")
+
+
+def differences(saved: Mapping[str, Any], present: Mapping[str, Any], reason: str) -> list[str]:
+    """Return one phrase, with both values, for each setting with this verdict that differs."""
+    return [
+        f"{name}: the checkpoint has {saved.get(name)!r}, this run {present.get(name)!r}"
+        for name in {**saved, **present}
+        if saved.get(name) != present.get(name) and verdict(name) == reason
+    ]
+
+
+def network_settings(module: Any) -> dict[str, Any]:
+    """Return class and arguments of backbone and head by full name, as constructed: sharding changes a head's class."""
+    found: dict[str, Any] = {}
+    for role in ("backbone", "head"):
+        network = getattr(module, role, None)
+        if isinstance(network, nn.Module):
+            found |= _flat(f"model.{role}", getattr(module, "specs", {}).get(role) or spec_of(network))
+    return found
+
+
+def training_settings(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+    """Return the settings of optimizers, schedules and callbacks by full name, before training has changed them."""
+    found: dict[str, Any] = {}
+    for name in ("head_lr", "update_head_in_backward"):
+        if hasattr(module, name):
+            found[f"model.{name}"] = getattr(module, name)
+    for number, optimizer in enumerate(trainer.optimizers):
+        place = f"model.optimizer{f'.{number}' if number else ''}"
+        found |= _flat(place, {"name": type(optimizer).__name__, "kwargs": _plain_items(optimizer.defaults)})
+        if not _has(trainer, BaseFinetuning):  # it rebuilds the groups
+            found |= _groups(place, optimizer, getattr(module, "head_lr", None))
+    if trainer.optimizers:
+        found["model.lr_schedule"] = None
+    for number, config in enumerate(trainer.lr_scheduler_configs):
+        place = f"model.lr_schedule{f'.{number}' if number else ''}"
+        kwargs = _schedule(config.scheduler, getattr(module, "lr_schedule", None))
+        kwargs |= {"interval": config.interval, "frequency": config.frequency, "monitor": config.monitor}
+        found |= _flat(place, {"name": type(config.scheduler).__name__, "kwargs": kwargs})
+    frozen = [name for name, weight in module.named_parameters() if not weight.requires_grad]
+    return found | {"model.frozen": frozen} | callback_arguments(trainer)
+
+
+def callback_arguments(trainer: L.Trainer) -> dict[str, Any]:
+    """Return the constructor arguments of callbacks by full name, as far as attributes keep them as plain values."""
+    found: dict[str, Any] = {}
+    for place, callback in callbacks_by_name(trainer).items():
+        if place in RESUMED_SETTINGS:
+            found[place] = True  # whether there is one at all
+        kept = {name: getattr(callback, attribute) for name, attribute in argument_attributes(callback).items()}
+        found |= {f"{place}.{name}": value for name, value in _plain_items(kept).items()}
+    return found
+
+
+def callbacks_by_name(trainer: L.Trainer) -> dict[str, L.Callback]:
+    """Return the callbacks by full name: of the base class that has a row in the table, else of their class."""
+    found: dict[str, L.Callback] = {}
+    seen: Counter[str] = Counter()
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        names = [f"trainer.callbacks.{cls.__name__}" for cls in type(callback).__mro__]
+        name = next((each for each in names if each in RESUMED_SETTINGS), names[0])
+        seen[name] += 1
+        found[name if seen[name] == 1 else f"{name}.{seen[name]}"] = callback
+    return found
+
+
+def argument_attributes(callback: L.Callback) -> dict[str, str]:
+    """Return the attribute that keeps each constructor argument: of its name, or with an underscore before it."""
+    kept = vars(callback)
+    names = {name: [each for each in (name, f"_{name}") if each in kept] for name in _parameters(callback)}
+    return {name: attributes[0] for name, attributes in names.items() if attributes}
+
+
+def swa_took_over(trainer: L.Trainer) -> bool:
+    """Return whether weight averaging has removed the schedule, to bring its own."""
+    return _has(trainer, StochasticWeightAveraging) and not trainer.lr_scheduler_configs
+
+
+def _has(trainer: Any, kind: type) -> bool:
+    return any(isinstance(each, kind) for each in trainer.callbacks)
+
+
+def _groups(place: str, optimizer: Any, head_lr: float | None) -> dict[str, Any]:
+    """Return what a parameter group has that the optimizer's defaults have not."""
+    found: dict[str, Any] = {}
+    for number, group in enumerate(optimizer.param_groups):
+        name = group.get("name", number)
+        options = {**group, "lr": group.get("initial_lr", group["lr"])}
+        for moving in ("params", "name", "initial_lr", "momentum", "betas"):
+            options.pop(moving, None)
+        if name == "head" and head_lr is not None:
+            options.pop("lr")
+        changed = {key: value for key, value in options.items() if value != optimizer.defaults.get(key, _MISSING)}
+        found |= {f"{place}.{name}.{key}": value for key, value in _plain_items(changed).items()}
+    return found
+
+
+def _schedule(schedule: Any, factory: Any) -> dict[str, Any]:
+    """Return the arguments of a schedule: as they were given, or else what it made of them."""
+    if isinstance(factory, partial) and factory.keywords:
+        given: Mapping[str, Any] = factory.keywords
+    else:
+        given = schedule.state_dict()
+    own = {name: value for name, value in vars(schedule).items() if name in _parameters(schedule)}
+    return _plain_items({name: value for name, value in {**own, **given}.items() if name not in _MOVING})
+
+
+def _parameters(made: Any) -> set[str]:
+    return set(inspect.signature(type(made).__init__).parameters) - {"self", "args", "kwargs"}
+
+
+def _plain_items(values: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: _plain(value) for name, value in values.items()}
+    return {name: value for name, value in found.items() if value is not _MISSING}
+
+
+def _plain(value: Any) -> Any:
+    """Reduce a value to what a checkpoint may hold; `_MISSING` if it is something else."""
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, Counter):
+        return sorted(value.elements())
+    if isinstance(value, Mapping):
+        return _plain_items({str(name): each for name, each in value.items()})
+    if isinstance(value, list | tuple | set):
+        items = [_plain(each) for each in value]
+        return _MISSING if _MISSING in items else items
+    return _MISSING
+
+
+def _flat(place: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {place: spec["name"], **{f"{place}.{name}": value for name, value in spec["kwargs"].items()}}

@@ -1,0 +1,125 @@
+"""What callbacks froze or changed in the module is part of an exact resume, within an epoch too."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import BackboneFinetuning
+from tiny_runs import QUIET
+from torch import nn
+
+from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
+from arcface_pl.callbacks import RunCheckpoint
+from arcface_pl.callbacks.run.module_changes import ModuleChanges
+from arcface_pl.checkpoints.reading import read_checkpoint
+
+
+class Net(FastCNN):
+    """With dropout, and an attribute that its forward reads."""
+
+    def __init__(self) -> None:
+        super().__init__(8, width=4)
+        self.dropout = nn.Dropout(0.5)
+        self.gain = 1.0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.dropout(super().forward(images)) * self.gain
+
+
+def freeze(module: Any) -> None:
+    module.backbone.conv2.requires_grad_(False)
+
+
+def thaw_later(module: Any) -> None:
+    module.backbone.conv1.requires_grad_(True)
+
+
+def evaluate_norm(module: Any) -> None:
+    for each in module.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            each.eval()
+
+
+def forget_statistics(module: Any) -> None:
+    for each in module.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            each.track_running_stats = False
+            each.momentum = 0.5
+
+
+def drop_less(module: Any) -> None:
+    module.backbone.dropout.p = 0.1
+    module.backbone.gain = 2.0
+
+
+class Once(L.Callback):
+    """Changes the module after the first step; a resumed run does not come by there again."""
+
+    def __init__(self, change: Any) -> None:
+        self.change = change
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if trainer.global_step == 1:
+            self.change(pl_module)
+
+
+class SaveAt(L.Callback):
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def fit(root: Path, callbacks: list[L.Callback], checkpoint: Path | None = None, **arguments: Any) -> ArcFaceModule:
+    L.seed_everything(0, verbose=False)
+    module = ArcFaceModule(Net(), ArcFaceHead(8, 10), lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9))
+    if any(isinstance(each, Once) and each.change is thaw_later for each in callbacks):
+        module.backbone.conv1.requires_grad_(False)  # type: ignore[union-attr]
+    data = MNISTDataModule(dataset="digits", batch_size=32, augment=False)
+    limits = {"max_epochs": 2, "limit_train_batches": 4, "limit_val_batches": 1, "default_root_dir": root}
+    trainer = L.Trainer(**{**QUIET, **limits, **arguments}, callbacks=callbacks)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return module
+
+
+def assert_equal(one: ArcFaceModule, other: ArcFaceModule) -> None:
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+    for (name, first), second in zip(one.named_modules(), other.modules(), strict=True):
+        assert first.training == second.training, name
+    assert [each.requires_grad for each in one.parameters()] == [each.requires_grad for each in other.parameters()]
+
+
+@pytest.mark.parametrize("change", [freeze, thaw_later, evaluate_norm, forget_statistics, drop_less])
+def test_it_is_restored_bit_for_bit(change: Any, tmp_path: Path) -> None:
+    whole = fit(tmp_path, [Once(change), SaveAt(2, tmp_path / "within.ckpt")])
+    assert_equal(whole, fit(tmp_path, [Once(change)], tmp_path / "within.ckpt"))
+
+
+def test_a_checkpoint_written_during_validation_has_the_modes_of_training(tmp_path: Path) -> None:
+    fit(tmp_path, [Once(evaluate_norm), RunCheckpoint()], val_check_interval=2, enable_checkpointing=True, max_epochs=1)
+    saved = read_checkpoint(tmp_path / "checkpoints/best.ckpt")["exact"]["module"]["evaluating"]
+    modules = ArcFaceModule(Net(), ArcFaceHead(8, 10)).named_modules()
+    norms = [name for name, each in modules if isinstance(each, nn.BatchNorm2d)]
+    assert sorted(saved) == sorted(norms)
+
+
+@pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist")
+@pytest.mark.parametrize("step", [3, 6])
+def test_backbone_finetuning_is_resumed_bit_for_bit(step: int, tmp_path: Path) -> None:
+    def tuned() -> list[L.Callback]:
+        return [BackboneFinetuning(1, lambda epoch: 1.0, backbone_initial_lr=0.01, should_align=False)]
+
+    whole = fit(tmp_path, [*tuned(), SaveAt(step, tmp_path / "within.ckpt")], max_epochs=3)
+    assert_equal(whole, fit(tmp_path, tuned(), tmp_path / "within.ckpt", max_epochs=3))
+
+
+def test_names_that_are_gone_are_skipped() -> None:
+    state = {"frozen": ["a"], "evaluating": ["b"], "changed": {"c": {"p": 0.1}}}
+    layer = nn.Dropout(0.5)
+    ModuleChanges().restore(layer, state)
+    assert (layer.p, layer.training) == (0.5, True)
