@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from arcface_pl.backbones import FastCNN, SimpleCNN, SmallResNet, TorchvisionBackbone
     from arcface_pl.data import ImageFolderDataModule, MNISTDataModule, PairsDataModule
@@ -61,7 +63,13 @@ _ROOMS = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'arcface_pl' has no attribute {name!r}")
-    return getattr(import_module(f"arcface_pl.{_ROOMS.get(name, 'heads')}"), name)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'arcface_pl' has no attribute {name!r}")
+        return getattr(import_module(f"arcface_pl.{_ROOMS.get(name, 'heads')}"), name)

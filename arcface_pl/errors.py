@@ -3,21 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = [
-    "CheckpointError",
-    "DataError",
-    "ExportError",
-    "FileError",
-    "GalleryError",
-    "NonFiniteError",
-    "PretrainedError",
-    "SettingsError",
-    "UserError",
-    "expected",
-    "listed",
-    "printable",
-]
-
 _MOST_LISTED = 10
 
 

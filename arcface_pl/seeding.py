@@ -5,8 +5,6 @@ import os
 
 import torch
 
-__all__ = ["derive_seed", "run_seed", "seed_draws"]
-
 
 def derive_seed(*parts: int | str) -> int:
     """Mix integers and names, such as (seed, "augment", epoch, step, rank), into one seed.

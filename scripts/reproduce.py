@@ -2,7 +2,7 @@
 
     python scripts/reproduce.py --seeds 0 1 2
 
-Trains scripts/configs/source.yaml once per seed and writes reproduction.md, reproduction.json and reproduction.png.
+Trains --config source once per seed and writes reproduction.md, reproduction.json and reproduction.png.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class BothWays(L.Callback):
 def replay(seed: int, max_epochs: int, dataset: str) -> list[dict[str, float]]:
     """Train the source config with one seed; returns the four accuracies of each epoch."""
     quiet = {"logger": False, "callbacks": [], "enable_checkpointing": False, "enable_progress_bar": False}
-    settings = merge(read_config(BASE_CONFIG), read_config(HERE / "configs" / "source.yaml"))
+    settings = merge(read_config(BASE_CONFIG), read_config("source"))
     settings["trainer"].update(quiet, accelerator="cpu", max_epochs=max_epochs)
     settings["data"]["init_args"]["dataset"] = dataset
     cli = ArcFaceCLI({**settings, "seed_everything": seed})

@@ -9,7 +9,7 @@ import arcface_pl
 from arcface_pl.heads import HEADS
 
 PACKAGE = Path(arcface_pl.__file__).parent
-LOOSE = {"__init__", "errors", "seeding"}
+LOOSE = {"__init__", "__main__", "errors", "seeding"}
 # A room may import from its own tier and the tiers before it.
 TIERS = (
     {"errors", "seeding", "functional", "metrics"},
@@ -19,6 +19,7 @@ TIERS = (
     {"recognizer", "callbacks"},
     {"training", "demo"},
     {"cli"},
+    {"__main__"},
 )
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
 # These are used without a Trainer
@@ -62,6 +63,12 @@ def test_the_package_has_no_loose_modules() -> None:
     assert {path.stem for path in PACKAGE.glob("*.py")} == LOOSE
     rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
     assert rooms == set(TIER) - LOOSE
+
+
+def test_public_names_are_listed_by_rooms_alone() -> None:
+    """A module offers what has no underscore; ``__all__`` in ``__init__`` says what is for users."""
+    listing = [name for name, path in modules().items() if "\n__all__ =" in path.read_text()]
+    assert not [name for name in listing if modules()[name].name != "__init__.py"]
 
 
 def test_rooms_import_downwards_only() -> None:

@@ -33,7 +33,7 @@ def reproduce() -> ModuleType:
 
 
 def test_source_is_the_document() -> None:
-    settings = merge(read_config(BASE_CONFIG), read_config(SCRIPTS / "configs" / "source.yaml"))
+    settings = merge(read_config(BASE_CONFIG), read_config("source"))
     settings["trainer"] |= {"logger": False, "accelerator": "cpu"}
     config = ArcFaceCLI(settings).config
     model, data = config.model, config.data.init_args

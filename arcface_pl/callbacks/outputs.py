@@ -13,17 +13,6 @@ from arcface_pl.data.protocol import images_and_labels
 from arcface_pl.errors import DataError
 from arcface_pl.evaluation.thresholds import evenly_spread
 
-__all__ = [
-    "ScoredBatch",
-    "ScoredCallback",
-    "images_of",
-    "num_batches_of",
-    "num_classes_of",
-    "scored_batch",
-    "share_of_rows",
-    "warn_once",
-]
-
 _WARNED: WeakKeyDictionary[L.Callback, set[str]] = WeakKeyDictionary()
 
 

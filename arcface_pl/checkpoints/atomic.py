@@ -12,18 +12,6 @@ import torch
 
 from arcface_pl.errors import FileError
 
-__all__ = [
-    "check_writable",
-    "claim_folder",
-    "link_or_copy",
-    "missing_folders",
-    "replacing",
-    "sweep",
-    "unused_path",
-    "write_checkpoint",
-    "writing",
-]
-
 PARTIAL = ".partial"
 KEPT = {"last.ckpt": "previous.ckpt"}
 """Where the checkpoint that a new one replaces is kept."""

@@ -12,8 +12,6 @@ from arcface_pl.checkpoints.atomic import link_or_copy, write_checkpoint, writin
 from arcface_pl.checkpoints.reading import CheckpointFile, is_finite, nested, read_checkpoint
 from arcface_pl.errors import CheckpointError
 
-__all__ = ["DurableCheckpointIO"]
-
 _REMEDY = "earlier checkpoints are unchanged: fix this and resume"
 
 

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from arcface_pl.errors import CheckpointError
 
-__all__ = ["FORMAT_VERSION", "CheckpointFile", "check_fit", "check_resumable", "is_finite", "nested", "read_checkpoint"]
-
 FORMAT_VERSION = 1
 """Stored in every checkpoint as ``format_version``; increased when older releases can no longer read new files."""
 

@@ -7,10 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.checkpoints.atomic import replacing, unused_path
 from arcface_pl.errors import SettingsError, expected
-
-__all__ = ["MARK", "check_result", "is_ours", "writing_result"]
 
 MARK = b"written by arcface_pl"
 """Stands in every result file whose format has room for it."""
@@ -90,11 +88,10 @@ def writing_result(
 
 def _claim(path: Path) -> Path:
     """Create an empty file under the first unused name; creation is exclusive."""
-    number, unused = 0, path
     while True:
+        unused = unused_path(path)
         try:
             unused.open("xb").close()
-            return unused
-        except FileExistsError:
-            number += 1
-            unused = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        except FileExistsError:  # another process was faster
+            continue
+        return unused

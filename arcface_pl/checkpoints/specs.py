@@ -6,9 +6,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-__all__ = ["build", "spec_of"]
-
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+_NOT_STORED = object()
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -27,7 +26,7 @@ def spec_of(module: nn.Module) -> dict[str, Any]:
     kwargs = {}
     for name in inspect.signature(type(module)).parameters:
         try:
-            value = getattr(module, name, None)
+            value = getattr(module, name, _NOT_STORED)
         except Exception:  # a property of someone else's class that is not ready yet
             continue
         if isinstance(value, PLAIN) or (isinstance(value, list) and all(isinstance(item, PLAIN) for item in value)):
@@ -51,7 +50,10 @@ def build(role: str, registry: Mapping[str, type[ModuleT]], spec: Any) -> Module
     """
     name, kwargs = (spec.get("name"), spec.get("kwargs")) if isinstance(spec, Mapping) else (spec, None)
     if not isinstance(name, str) or name not in registry or not isinstance(kwargs, Mapping):
-        raise ValueError(f"{role}: got {name!r}; expected one of {', '.join(registry)}. Pass your own as {role}=...")
+        raise ValueError(
+            f"{role}: got {name!r}; expected one of {', '.join(registry)}. Pass your own as {role}=... "
+            f"(on the command line --model.{role} CLASS)"
+        )
     try:
         return registry[name](**kwargs)
     except TypeError as error:

@@ -6,13 +6,16 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from arcface_pl import __version__
 from arcface_pl.cli.help import HELP, SUBCOMMANDS
+from arcface_pl.cli.program import as_typed, program
 from arcface_pl.errors import SettingsError, UserError, printable
 
 __all__ = ["main"]
 
 TOOLS: dict[str, str] = {
     "evaluate": "arcface_pl.cli.evaluate",
+    "embed": "arcface_pl.cli.embed",
     "recognize": "arcface_pl.cli.recognize",
     "export": "arcface_pl.cli.export",
     "demo": "arcface_pl.cli.demo",
@@ -35,13 +38,19 @@ def main(args: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 shows escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # my_package.MyNet; last, so that it hides nothing that is installed
     command = args.pop(0) if args else "--help"
     while command in ("-c", "--config") and len(args) > 1:  # LightningCLI takes configs before the subcommand too
         command, args = args[1], [command, args[0], *args[2:]]
     # `predict` followed by flags is the test set's; by a checkpoint, that of the pictures named after it
     own_pictures = command == "predict" and bool(args) and not args[0].startswith("-")
     if command not in TOOLS and not own_pictures and (command in ("-h", "--help") or {"-h", "--help"} & set(args)):
-        print(HELP[command if command in SUBCOMMANDS else "arcface-pl"], end="")  # noqa: T201
+        topic = command if command in SUBCOMMANDS else ""
+        print(as_typed(HELP[topic or "arcface-pl"], topic), end="")  # noqa: T201
+        return
+    if command in ("-V", "--version"):
+        print(f"arcface-pl {__version__}")  # noqa: T201
         return
     words = [word for word in args if word != "--traceback"]
     try:
@@ -49,6 +58,9 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.exit(_run_tool("arcface_pl.cli.predict", words))
         if command in TOOLS:
             sys.exit(_run_tool(TOOLS[command], words))
+        if command.partition("=")[0] == "--print_shtab":
+            _print_completion(command.partition("=")[2] or " ".join(args))
+            return
         if command not in SUBCOMMANDS:
             raise SettingsError(f"{command!r}: no such command; accepts {', '.join((*SUBCOMMANDS, *TOOLS))}")
         # torch and lightning take seconds to import, which --help need not wait for.
@@ -60,9 +72,17 @@ def main(args: Sequence[str] | None = None) -> None:
     except UserError as error:
         if "--traceback" in args:
             raise
-        line = " ".join(f"arcface-pl {command}: error: {error}".split())
+        line = " ".join(f"{program(command)}: error: {error}".split())
         print(printable(line), file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+def _print_completion(shell: str) -> None:
+    from arcface_pl.cli.completion import completion
+
+    does = dict(line.split(maxsplit=1) for line in HELP["arcface-pl"].splitlines() if line.startswith("  "))
+    trains = {command: does[command] for command in SUBCOMMANDS}
+    print(completion(shell, trains, {command: does[command] for command in TOOLS}))  # noqa: T201
 
 
 def _run_tool(module: str, words: list[str]) -> int | None:

@@ -22,8 +22,6 @@ from arcface_pl.cli.config import (
 )
 from arcface_pl.errors import SettingsError
 
-__all__ = ["Request", "parse_command_line"]
-
 SWITCHES = ("print_config", "help", "help_all", "traceback", "env")
 SYNONYMS = {"gpus": "devices", "epochs": "max_epochs", "learning_rate": "model.optimizer.lr", "bs": "data.batch_size"}
 ENV_PREFIX = "PL_"

@@ -17,9 +17,8 @@ import yaml
 
 from arcface_pl.errors import SettingsError, expected
 
-__all__ = ["BASE_CONFIG", "SECTIONS", "import_class", "is_class", "merge", "parse_yaml", "read_config", "read_yaml"]
-
-BASE_CONFIG = Path(__file__).parent.parent / "configs" / "base.yaml"
+CONFIGS = Path(__file__).parent.parent / "configs"
+BASE_CONFIG = CONFIGS / "base.yaml"
 SECTIONS = ("seed_everything", "trainer", "model", "data")
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
@@ -91,11 +90,30 @@ def read_yaml(path: str | Path, flag: str) -> Any:
         raise SettingsError(f"{flag} {path}: {error}") from None
 
 
+def named_configs() -> list[str]:
+    """Return the names of the package's own config files, which stand for their paths: ``--config fast``."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def _find_config(path: str | Path) -> Path:
+    """Return the file that is meant: a path, or else the name of one of the package's config files."""
+    given = Path(path)
+    if given.is_file() or given.parent != Path() or given.name == "":
+        return given
+    stem = given.stem if given.suffix in (".yaml", ".yml") else given.name
+    if stem in named_configs():
+        return CONFIGS / f"{stem}.yaml"
+    if not given.exists():
+        raise SettingsError(expected("--config", str(path), f"a file, or one of {', '.join(named_configs())}"))
+    return given
+
+
 def read_config(path: str | Path, command: str = "fit") -> dict[str, Any]:
     """Read one config file.
 
     Args:
-        path: A file of YAML in LightningCLI's schema, or the YAML itself, with all settings or only those that differ.
+        path: A file of YAML in LightningCLI's schema, or the YAML itself, with all settings or only those that differ;
+            or the name of one of the package's config files, such as fast.
             Sections named after subcommands (``fit: {trainer: ...}``) are read for ``command`` only.
         command: The subcommand.
 
@@ -107,7 +125,9 @@ def read_config(path: str | Path, command: str = "fit") -> dict[str, Any]:
     """
     try:
         # As jsonargparse has it, a mapping is the config itself
-        content = parse_yaml(str(path)) if re.search(r":\s|^\{", str(path)) else read_yaml(path, "--config")
+        content = (
+            parse_yaml(str(path)) if re.search(r":\s|^\{", str(path)) else read_yaml(_find_config(path), "--config")
+        )
     except ValueError as error:
         raise SettingsError(str(error) if isinstance(error, SettingsError) else f"--config: {error}") from None
     content = {} if content is None else content

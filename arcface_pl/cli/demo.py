@@ -9,8 +9,6 @@ from functools import partial
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, number
 from arcface_pl.errors import SettingsError, expected, printable
 
-__all__ = ["run"]
-
 HOST = "127.0.0.1"
 WAIT = 10  # seconds to wait for another process that holds the gallery's lock: the page hangs meanwhile
 
@@ -48,7 +46,7 @@ def run(args: list[str]) -> None:
     from arcface_pl.recognizer import Recognizer
 
     with _listen(given.port) as listener:
-        recognizer = Recognizer(open_model(given.model))
+        recognizer = Recognizer(open_model(given.model, given.networks))
         editing = partial(editing_gallery, recognizer, given.gallery, timeout=WAIT) if given.gallery else nullcontext
         # Read the gallery, and find out that it cannot be written before anything is drawn
         with editing():

@@ -18,8 +18,6 @@ from arcface_pl.cli.config import import_class
 from arcface_pl.errors import CheckpointError, SettingsError, UserError
 from arcface_pl.heads import HEADS
 
-__all__ = ["ConstructorError", "file_errors", "library_errors", "plain_types", "settings_errors"]
-
 # What a user can mend: a file that is missing or in the way, a permission, a full or read-only disk, a quota, a limit.
 _MENDABLE = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _MENDABLE_CODES = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ENAMETOOLONG", "ELOOP"}

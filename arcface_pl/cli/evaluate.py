@@ -1,6 +1,5 @@
 """``arcface-pl evaluate``: classification, verification and retrieval of a checkpoint, in one table and one JSON."""
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,6 @@ from arcface_pl.evaluation.protocols import PROTOCOLS
 if TYPE_CHECKING:
     from arcface_pl.checkpoints.reading import CheckpointFile
     from arcface_pl.recognizer import TrainedModel
-
-__all__ = ["run"]
 
 DESCRIPTION = """\
 Score a checkpoint: classification of the classes it was trained on; verification (every pair of two images), retrieval
@@ -52,28 +49,26 @@ def run(args: list[str]) -> None:
         DataError: If the data cannot be had or is damaged.
         CheckpointError: If the checkpoint cannot be used.
     """
-    data_words, words = _split(args)
+    data_words, words = split_words(args)
     options = _parser().parse_args(words)
     request = parse_command_line("fit", data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
-    from arcface_pl.checkpoints.results import MARK
     from arcface_pl.checkpoints.runs import run_of
     from arcface_pl.cli import evaluation_report as report
     from arcface_pl.cli.find_checkpoint import find_checkpoint
-    from arcface_pl.recognizer import TrainedModel
+    from arcface_pl.cli.inputs import open_model
 
     report.check_places(options.json, options.figures)
     checkpoint = find_checkpoint(options.checkpoint)
-    model = TrainedModel.from_checkpoint(checkpoint)
-    data = _data_of(checkpoint, model, request, options)
-    found = report.evaluate_data(model, data, options.split, _device(options.accelerator))
+    model = open_model(checkpoint, options.networks)
+    data = data_of(checkpoint, model, request, options.split, options.protocol)
+    found = report.evaluate_data(model, data, options.split, device_of(options.accelerator))
     results = {
         "checkpoint": str(checkpoint.path),
         "dataset": data.dataset_name if hasattr(data, "dataset_name") else type(data).__name__,
         "split": options.split,
         "protocol": options.protocol,
-        "producer": MARK.decode(),
         **report.as_json(found),
     }
     console = Console()
@@ -105,7 +100,7 @@ def _parser() -> ToolParser:
     return parser
 
 
-def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_words(args: Sequence[str]) -> tuple[list[str], list[str]]:
     """Tell ``--data`` and ``--data.SETTING``, with their values, from the other words."""
     data, others = [], []
     words = iter(args)
@@ -119,8 +114,18 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return data, others
 
 
-def _data_of(checkpoint: "CheckpointFile", model: "TrainedModel", request: Request, options: argparse.Namespace) -> Any:
-    """Build and load the data to evaluate on."""
+def data_of(
+    checkpoint: "CheckpointFile", model: "TrainedModel", request: Request, split: str, protocol: str | None = None
+) -> Any:
+    """Build and load the data to evaluate on.
+
+    Args:
+        checkpoint: Its run's data are used, as far as the request changes nothing.
+        model: The model of the checkpoint.
+        request: Flags that begin with ``--data``.
+        split: "train", "val" or "test", for messages about missing loaders.
+        protocol: A fixed protocol, which sets the data.
+    """
     from arcface_pl.cli.resume import settings_of_checkpoint
     from arcface_pl.cli.settings import build_data
     from arcface_pl.data import ImageDataModule, PairsDataModule
@@ -135,11 +140,11 @@ def _data_of(checkpoint: "CheckpointFile", model: "TrainedModel", request: Reque
     if arguments.get("seed") is None:
         arguments["seed"] = settings.get("seed_everything")  # the validation images are those of the run
     named = {name for name, _ in request.flags}
-    if options.protocol is not None:
+    if protocol is not None:
         if named & {"data", "data.dataset", "data.classes", "data.held_out_classes"}:
-            raise SettingsError(f"--{min(named)}: not accepted with --protocol {options.protocol}, which sets the data")
-        _check_protocol(options.protocol, model)
-        settings = merge(settings, {"data": PROTOCOLS[options.protocol].settings})
+            raise SettingsError(f"--{min(named)}: not accepted with --protocol {protocol}, which sets the data")
+        _check_protocol(protocol, model)
+        settings = merge(settings, {"data": PROTOCOLS[protocol].settings})
     elif {"data", "data.dataset"} & named:
         for name in ("classes", "held_out_classes"):  # those of the run's own data set
             arguments.pop(name, None)
@@ -153,8 +158,8 @@ def _data_of(checkpoint: "CheckpointFile", model: "TrainedModel", request: Reque
     data.prepare_data()
     if isinstance(data, ImageDataModule | PairsDataModule):
         data.setup("test")
-    elif not check_loaders(data, "validate" if options.split == "val" else "test"):
-        accepted = f"a data module with a {options.split}_dataloader"
+    elif not check_loaders(data, {"train": "fit", "val": "validate"}.get(split, "test")):
+        accepted = f"a data module with a {split}_dataloader"
         raise SettingsError(expected("--data", type(data).__name__, accepted))
     check_names(data, fact(data, "num_classes", model.head.num_classes))
     return data
@@ -167,7 +172,7 @@ def _check_protocol(name: str, model: "TrainedModel") -> None:
         raise SettingsError(f"--protocol {name}: got {trained}; expected one trained with {protocol.training_flags}")
 
 
-def _device(accelerator: str) -> Any:
+def device_of(accelerator: str) -> Any:
     import torch
 
     there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

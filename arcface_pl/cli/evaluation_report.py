@@ -1,6 +1,5 @@
 """``evaluate``: what is measured on a data module, and its table, JSON and figures."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from arcface_pl.checkpoints.results import check_result, writing_result
+from arcface_pl.checkpoints.results import check_result
 from arcface_pl.cli.parser import cell
+from arcface_pl.cli.result_files import write_json_result
 from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import SettingsError
 from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
@@ -17,8 +17,6 @@ from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, cou
 from arcface_pl.figures.style import SOFTWARE
 from arcface_pl.metrics.functional import target_angles
 from arcface_pl.recognizer import TrainedModel
-
-__all__ = ["as_json", "evaluate_data", "print_table", "save_figures", "write"]
 
 MOST_MISTAKES = 24
 # How each score reads, in the order of the rows of each kind.
@@ -125,11 +123,9 @@ def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Pa
         SettingsError: If the file cannot be written.
     """
     try:
-        with writing_result(path, option="--json" if chosen else None, replace=in_run) as (file, path):
-            file.write((json.dumps(results, indent=2) + "\n").encode())
+        return write_json_result(path, results, option="--json" if chosen else None, replace=in_run)
     except OSError as error:
         raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
-    return path
 
 
 def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from arcface_pl.recognizer import TrainedModel
 
-__all__ = ["run"]
-
 _SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors", "torch": ".pt2"}
 
 _DESCRIPTION = """\
@@ -51,7 +49,7 @@ def run(args: list[str]) -> None:
     path = Path(given.output or f"model{_SUFFIXES[given.format]}")
     if option:
         check_result(option, path)
-    model = open_model(given.model)
+    model = open_model(given.model, given.networks)
     images, source = _images(model, given.images)
     content, parity = make(model, given.format, images)
     try:
@@ -105,6 +103,6 @@ def _images(model: "TrainedModel", names: list[str] | None) -> "tuple[Tensor, st
         spec = CATALOG["digits"]
     images = load_dataset(spec, folder)[0].images
     images = images[evenly_spread(len(images), NUM_IMAGES)]
-    if images.shape[1:] != (model.backbone.in_channels, *(model.backbone.image_size,) * 2):
+    if images.shape[1:] != (model.preprocessor.in_channels, *(model.preprocessor.image_size,) * 2):
         images = torch.stack([model.preprocessor.frame(image) for image in images])
     return images, spec.title

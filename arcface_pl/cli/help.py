@@ -1,11 +1,11 @@
 """The short help: common settings and examples. ``--help_all`` prints every setting."""
 
-__all__ = ["HELP", "SUBCOMMANDS"]
-
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 _COMMON = """\
-  -c, --config FILE            YAML with settings that differ; may be repeated
+  -c, --config FILE|NAME       YAML with settings that differ; may be repeated;
+                               NAME: accurate, bf16, ddp, debug, digits, face,
+                               fashion, fast, folder, gpu, source
   --accelerator auto|cpu|gpu|mps
   --devices N                  number of devices; on a CPU, of processes
   --precision 32-true|bf16-mixed|16-mixed|auto
@@ -28,7 +28,7 @@ _MORE = """\
 """
 
 _FIT = f"""\
-usage: arcface-pl fit [flags]     (or: python scripts/fit.py [flags])
+usage: arcface-pl fit [flags]
 
 Train an embedding network with an angular-margin loss, keep the checkpoint
 with the best validation accuracy, and evaluate it once on the test set.
@@ -57,7 +57,7 @@ Flags of Lightning's Trainer need no prefix: --max_epochs 5.
 {_MORE}
 examples:
   arcface-pl fit
-  arcface-pl fit --config scripts/configs/fast.yaml
+  arcface-pl fit -c fast
   arcface-pl fit --model.head CosFaceHead --model.head.margin 0.35
   arcface-pl fit --accelerator cpu --devices 2 --strategy ddp
   arcface-pl fit --ckpt_path last
@@ -88,11 +88,14 @@ Image embeddings with angular-margin losses (ArcFace and its family).
   test       score a checkpoint on the test set
   predict    classify your own pictures, or write a CSV for the test set
   evaluate   classification, verification and retrieval scores; figures
+  embed      embeddings of pictures or data, as one file
   recognize  enroll names from a few pictures, identify, compare
   export     write a model as an ONNX, torch or safetensors file
   demo       serve a web page to try a model: draw, see angles, enroll
 
-'arcface-pl COMMAND --help' prints its flags.
+'arcface-pl COMMAND --help' prints its flags, 'arcface-pl --version' the version,
+'arcface-pl --print_shtab bash' a script that completes commands and flags
+(or zsh; needs the extra 'completion').
 """,
     "fit": _FIT,
     "validate": _evaluation("validate", "Score a checkpoint on the validation split."),

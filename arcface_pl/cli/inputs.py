@@ -5,21 +5,20 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.find_checkpoint import find_checkpoint
 from arcface_pl.errors import SettingsError, expected, printable
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_out
 from arcface_pl.recognizer import TrainedModel
-from arcface_pl.recognizer.pretrained import read_pretrained
-
-__all__ = ["FramedPictures", "find_pictures", "name_folders", "open_model", "read_pictures", "warn_without_threshold"]
+from arcface_pl.recognizer.pretrained import CONFIG, MANIFEST, read_pretrained
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,15 +37,31 @@ class FramedPictures(NamedTuple):
     errors: dict[Path, str]
 
 
-def open_model(model: str | CheckpointFile) -> TrainedModel:
+def open_model(model: str | CheckpointFile, networks: Sequence[str] = ()) -> TrainedModel:
     """Open a checkpoint by path or name (best, last, last-good), or a folder that `save_pretrained` wrote.
+
+    Args:
+        model: The path or name, or a checkpoint that was read before.
+        networks: Flags below ``--model.backbone`` and ``--model.head``: classes that are not of this package.
 
     Raises:
         UserError: If there is none, or it cannot be used.
     """
     if isinstance(model, str) and os.path.isdir(model):
-        return read_pretrained(model)
-    return TrainedModel.from_checkpoint(find_checkpoint(model) if isinstance(model, str) else model)
+        return read_pretrained(model, **_own_networks(model, MANIFEST.read(Path(model) / CONFIG), networks))
+    found = find_checkpoint(model) if isinstance(model, str) else model
+    specs = found.content["hyper_parameters"]
+    return TrainedModel.from_checkpoint(found, **_own_networks(found.path, specs, networks, found))
+
+
+def _own_networks(
+    origin: str | Path, specs: Mapping[str, Any], words: Sequence[str], found: CheckpointFile | None = None
+) -> dict[str, Any]:
+    if not words and all(is_known(role, specs.get(role)) for role in REGISTRIES):
+        return {}
+    from arcface_pl.cli.own_networks import build_networks, configured_networks  # takes seconds: Lightning's CLI
+
+    return build_networks(origin, specs, words, {} if found is None else configured_networks(found))
 
 
 def warn_without_threshold(given: float | None, stored: float | None) -> None:

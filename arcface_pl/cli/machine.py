@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["choose_precision", "choose_threads", "cpu_quota", "keep_freed_memory", "stop_driver_search"]
-
 # Instructions that multiply bfloat16. On a Xeon with both, a step of a network like SmallResNet took 0.47 of what
 # it takes in float32; without them bfloat16 is emulated, and several times slower (pytorch#183815).
 BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")

@@ -6,11 +6,17 @@ from typing import Any, NoReturn
 
 from rich.markup import escape
 
+from arcface_pl.cli.program import as_typed, program
 from arcface_pl.errors import SettingsError, printable
 
-__all__ = ["MODEL_HELP", "ToolParser", "cell", "csv_value", "number"]
-
 MODEL_HELP = "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote"
+
+
+_OWN_NETWORKS = """\
+own networks:
+  --model.backbone my_package.MyNet   class of a backbone that is not of this package; not needed in the run's folder,
+                                      where config.yaml names it. --model.backbone.SETTING: its arguments.
+                                      --model.head: likewise"""
 
 
 class ToolParser(argparse.ArgumentParser):
@@ -27,9 +33,9 @@ class ToolParser(argparse.ArgumentParser):
 
     def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
         super().__init__(
-            prog=f"arcface-pl {command}",
+            prog=program(command),
             description=description,
-            epilog=epilog,
+            epilog=as_typed("\n\n".join(filter(None, (epilog, _OWN_NETWORKS))), command),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -42,6 +48,21 @@ class ToolParser(argparse.ArgumentParser):
             metavar="COSINE",
             help="accept answers from this cosine, in [-1, 1]; default: the threshold measured in training",
         )
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; flags below ``--model.backbone`` and ``--model.head`` are left as they are, in ``networks``."""
+        networks, others, words = [], [], iter(args or ())
+        for word in words:
+            name, equals, _ = word.partition("=")
+            if not name.startswith(("--model.backbone", "--model.head")):
+                others.append(word)
+                continue
+            networks.append(word)
+            if not equals:
+                networks += [value for value in [next(words, None)] if value is not None]
+        given = super().parse_args(others, namespace)
+        given.networks = networks
+        return given
 
     def error(self, message: str) -> NoReturn:
         """Raise, where argparse would print the usage and hide the reason."""

@@ -15,8 +15,6 @@ from arcface_pl.errors import UserError
 if TYPE_CHECKING:
     from arcface_pl.recognizer import Recognizer
 
-__all__ = ["run"]
-
 BATCH = 256
 LEAST_FOR_BAR = 20  # pictures from which a progress bar is shown
 FIELDS = ("file", "label", "cosine", "angle_degrees", "unknown", "error")
@@ -71,7 +69,7 @@ def run(args: Sequence[str]) -> int:
     from arcface_pl.recognizer import Recognizer
 
     files = find_pictures(given.images)
-    recognizer = Recognizer(open_model(given.model))
+    recognizer = Recognizer(open_model(given.model, given.networks))
     warn_without_threshold(given.threshold, recognizer.thresholds.classification)
     rows = list(_answers(recognizer, files, given.threshold))
     if given.json:

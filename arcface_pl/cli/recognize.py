@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from arcface_pl.cli.inputs import FramedPictures
     from arcface_pl.recognizer import Recognizer
 
-__all__ = ["editing_gallery", "run"]
-
 _DESCRIPTION = """\
 Recognize classes that the model was not trained on, from a few pictures of each.
 
@@ -56,7 +54,7 @@ def run(args: list[str]) -> int:
 
     if not os.path.isdir(given.model):
         given.model = find_checkpoint(given.model)
-    recognizer = Recognizer(open_model(given.model))
+    recognizer = Recognizer(open_model(given.model, given.networks))
     rows, errors = _ACTIONS[given.action](recognizer, given)
     failed = [{"file": str(path), "error": error} for path, error in errors.items()]
     if given.json:

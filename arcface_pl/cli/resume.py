@@ -8,18 +8,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from arcface_pl import data as data_room
-from arcface_pl.backbones import BACKBONES
+from arcface_pl.checkpoints.network import REGISTRIES
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.checkpoints.runs import Run, run_of
 from arcface_pl.cli.config import read_config
 from arcface_pl.cli.report import first_line
 from arcface_pl.cli.settings import class_path
 from arcface_pl.errors import CheckpointError
-from arcface_pl.heads import HEADS
 from arcface_pl.training import schedules
 from arcface_pl.training.hyperparameters import classes_of
-
-__all__ = ["resumed_run", "settings_of_checkpoint", "settings_of_run"]
 
 
 def resumed_run(found: CheckpointFile) -> Run | None:
@@ -67,17 +64,14 @@ def settings_of_checkpoint(found: CheckpointFile, strict: bool = True, *, other_
 
     Args:
         found: The checkpoint.
-        strict: Refuse classes that are not this package's, rather than leave them to flags and configs.
+        strict: Refuse data modules that are not this package's, rather than leave them to flags and configs. Foreign
+            networks have their name as class_path, see `arcface_pl.cli.own_networks.name_networks`.
         other_data: Leave out a data module that is not this package's: flags or configs choose one.
     """
     path, checkpoint = found
     saved, trained_on = checkpoint["hyper_parameters"], checkpoint.get("data") or {}
     modules = {name: value for name, value in vars(data_room).items() if isinstance(value, type)}
-    model = {
-        role: _as_class(path, role, registry, saved.get(role))
-        for role, registry in (("backbone", BACKBONES), ("head", HEADS))
-        if strict or _is_known(registry, saved.get(role))
-    }
+    model = {role: class_node(role, saved.get(role)) for role in REGISTRIES}
     settings: dict[str, Any] = {"model": {**model, "channels_last": saved.get("channels_last", True)}}
     if trained_on and ((strict and not other_data) or _is_known(modules, trained_on)):
         settings["data"] = _as_class(path, "data", modules, trained_on)
@@ -90,6 +84,20 @@ def settings_of_checkpoint(found: CheckpointFile, strict: bool = True, *, other_
             settings["data"]["init_args"] |= {"mean": list(mean), "std": list(std)}
         settings["seed_everything"] = trained_on.get("seed", 0)
     return settings
+
+
+def class_node(role: str, spec: Any) -> dict[str, Any]:
+    """Return a network's spec as a class in a config.
+
+    A class that is not of this package keeps its bare name, without a module that could be imported.
+    """
+    spec = spec if isinstance(spec, dict) else {}
+    name, kwargs = spec.get("name"), spec.get("kwargs")
+    cls = REGISTRIES[role].get(name) if isinstance(name, str) else None
+    return {
+        "class_path": str(name).rpartition(".")[2] if cls is None else class_path(cls),
+        "init_args": dict(kwargs) if isinstance(kwargs, dict) else {},
+    }
 
 
 def _as_class(path: Path, role: str, registry: dict[str, Any], spec: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The four commands: settings, data, what will run, the run, what came out."""
 
-import csv
 import inspect
 import logging
 import os
@@ -18,9 +17,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 
 from arcface_pl.callbacks import RunCheckpoint
+from arcface_pl.callbacks.run.exact_resume import ExactResume
+from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.callbacks.run.run_folder import claim, continue_in, release, run_folder
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
-from arcface_pl.checkpoints.atomic import unused_path
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.checkpoints.runs import Run, run_of
 from arcface_pl.cli import report
@@ -29,14 +29,15 @@ from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.error_lines import file_errors, library_errors
 from arcface_pl.cli.find_checkpoint import find_checkpoint
 from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_driver_search
-from arcface_pl.cli.parser import cell, csv_value
+from arcface_pl.cli.own_networks import configured_networks, name_networks
+from arcface_pl.cli.parser import cell
+from arcface_pl.cli.result_files import write_csv_result, write_json_result
 from arcface_pl.cli.resume import resumed_run, settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
+from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import check_loaders, fact
 from arcface_pl.errors import SettingsError, expected
-
-__all__ = ["run"]
 
 NO_DATA = "a data module: the checkpoint was trained on loaders of which it knows nothing"
 TRAINER_ARGUMENTS = tuple(inspect.signature(L.Trainer).parameters)
@@ -60,7 +61,7 @@ def run(command: str, args: Sequence[str]) -> None:
     found = None
     if request.ckpt_path is not None and not request.helps:
         root = _last(settings, flags, "default_root_dir")
-        found = find_checkpoint(request.ckpt_path, root, option="--ckpt_path")
+        found = find_checkpoint(request.ckpt_path, root, option="--ckpt_path", announces=command != "fit")
     if command != "fit" and found is None and not request.helps:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
     if found is not None:
@@ -71,6 +72,8 @@ def run(command: str, args: Sequence[str]) -> None:
             if "data" not in layer and not request.names_data:
                 raise SettingsError(expected("--data", None, NO_DATA))
         settings, flags = request.over(merge(base, layer))
+        specs = found.content["hyper_parameters"]
+        flags = name_networks(found.path, specs, settings, flags, configured_networks(found))
     precision = _last(settings, flags, "precision")
     if precision == "auto":
         precision = choose_precision(_last(settings, flags, "accelerator"))
@@ -80,16 +83,17 @@ def run(command: str, args: Sequence[str]) -> None:
     keep_freed_memory()
     stop_driver_search()
     cli = ArcFaceCLI(settings, flags, request.helps, command)
-    checkpoint, run = None, None
+    checkpoint, run, trained_on = None, None, {}
     if found is not None:
         checkpoint = found.path
         run = resumed_run(found) if command == "fit" else run_of(*found)
+        trained_on = {name: found.content.get(name) for name in ("data", type(cli.datamodule).__qualname__)}
         DurableCheckpointIO.install(cli.trainer.strategy, found)  # the Trainer need not read it again
         del found
     handlers = end_at_once()
     try:
         with file_errors(), library_errors(checkpoint):
-            _perform(command, cli, checkpoint, run, request.switches)
+            _perform(command, cli, checkpoint, run, trained_on, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
             print(f"stopped by {stop.signum.name}; --ckpt_path last goes on from here", file=sys.stderr)  # noqa: T201
@@ -107,13 +111,20 @@ def _last(settings: dict[str, Any], flags: Sequence[tuple[str, str]], name: str)
     return typed[-1] if typed else settings["trainer"].get(name)
 
 
-def _perform(command: str, cli: ArcFaceCLI, checkpoint: Path | None, run: Run | None, switches: dict[str, str]) -> None:
+def _perform(
+    command: str,
+    cli: ArcFaceCLI,
+    checkpoint: Path | None,
+    run: Run | None,
+    trained_on: dict[str, Any],
+    switches: dict[str, str],
+) -> None:
     if "help_all" in switches:
         cli.print_help()
     elif "print_config" in switches:
         cli.print_config(switches["print_config"])
     elif command == "fit":
-        _fit(cli, checkpoint, run)
+        _fit(cli, checkpoint, run, trained_on)
     else:
         assert checkpoint is not None
         _evaluate(command, cli, checkpoint, run)
@@ -133,22 +144,25 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
 
 
-def _fit(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> None:
+def _fit(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, trained_on: dict[str, Any]) -> None:
     try:
-        _train(cli, checkpoint, resumed)
+        _train(cli, checkpoint, resumed, trained_on)
     except BaseException:
         release(cli.trainer)
         raise
 
 
-def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> None:
+def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, trained_on: dict[str, Any]) -> None:
     trainer: Any = cli.trainer
     module, datamodule = cli.model, cli.datamodule
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
+        datamodule.setup("fit")
+    if not any(isinstance(each, ExactResume) for each in trainer.callbacks):
+        trainer.callbacks.append(ExactResume())  # as an ArcFaceModule would; other modules' settings are compared too
     console = Console(quiet=not trainer.is_global_zero)
-    if resumed is not None:
-        continue_in(trainer, *resumed)
+    if resumed is not None and not has_other_data(datamodule, trained_on):  # else its scores and files are of the old
+        continue_in(trainer, resumed.folder, resumed.run_id)
     folder = None
     if trainer.is_global_zero and not trainer.fast_dev_run:
         folder = claim(trainer, f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else "")
@@ -168,7 +182,7 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> Non
         tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
     results = {
         **report.exact(policy.best_metrics if policy is not None else {}),
-        **report.exact(tested[0] if tested else {}),
+        **(report.exact(tested[0]) | report.counted(trainer) if tested else {}),
         "dataset": report.dataset_of(datamodule),
         "num_parameters": num_parameters,
         "seed": cli.config.seed_everything,
@@ -179,7 +193,7 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> Non
     folder = run_folder(trainer)  # a collective call: every process makes it
     if trainer.is_global_zero:
         report.write_json(folder / "results.json", results)
-        report.conclude(console, results, folder, report.count_images(trainer, datamodule))
+        report.conclude(console, results, folder)
 
 
 def _check_data(trainer: Any, datamodule: Any, *stages: str) -> bool:
@@ -196,6 +210,7 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) 
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
     console = Console(quiet=not trainer.is_global_zero)
+    place, replace = (checkpoint.parent, False) if run is None else (run.folder, True)
     entry = {"datamodule": datamodule, "ckpt_path": checkpoint, "weights_only": True}
     has_loaders = _check_data(trainer, datamodule, command)
     if not has_loaders and (command != "predict" or not _check_data(trainer, datamodule, "test")):
@@ -211,8 +226,8 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) 
         batches = trainer.predict(module, **entry)
         if not batches:
             raise SettingsError("trainer.limit_predict_batches: got 0; expected at least one batch to predict")
-        path = _place(checkpoint, run, "predictions.csv")
-        _write_predictions(path, batches, fact(datamodule, "class_names"))
+        paths = paths_of(trainer.predict_dataloaders)
+        path = _write_predictions(place / "predictions.csv", batches, fact(datamodule, "class_names"), paths, replace)
         console.print(
             f"{sum(len(batch['predictions']) for batch in batches):,} predictions written to {cell(path)}",
             soft_wrap=True,
@@ -224,24 +239,22 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) 
         none = fact(datamodule, "num_val") == 0 and command == "validate"
         raise SettingsError(f"{'data.val_fraction: got 0' if none else limit}; expected images to {command} on")
     if trainer.is_global_zero:
-        results = {**report.exact(scores[0]), "dataset": report.dataset_of(datamodule), "checkpoint": str(checkpoint)}
-        path = _place(checkpoint, run, f"{command}.json")
-        report.write_json(path, results)
-        report.table(console, results, report.count_images(trainer, datamodule))
+        measured = report.exact(scores[0]) | report.counted(trainer)
+        results = {**measured, "dataset": report.dataset_of(datamodule), "checkpoint": str(checkpoint)}
+        write_json_result(place / f"{command}.json", results, replace=replace)
+        report.table(console, results)
 
 
-def _place(checkpoint: Path, run: Run | None, name: str) -> Path:
-    """Return where a result goes: the run's folder, or next to a copied checkpoint, where no file is replaced."""
-    return unused_path(checkpoint.with_name(name)) if run is None else run.folder / name
-
-
-def _write_predictions(path: Path, batches: list[Any], class_names: list[str] | None) -> None:
+def _write_predictions(
+    path: Path, batches: list[Any], class_names: list[str] | None, paths: list[str] | None, replace: bool
+) -> Path:
     joined = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
-    named = (lambda label: label) if class_names is None else [*map(csv_value, class_names)].__getitem__
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["index", "label", "prediction", "cosine", "angle_degrees"])
-        rows = zip(joined["labels"], joined["predictions"], joined["cosine"], strict=True)
-        for index, (label, prediction, cosine) in enumerate(rows):
-            angle = torch.rad2deg(torch.tensor(cosine, dtype=torch.float64).clamp(-1, 1).acos()).item()
-            writer.writerow([index, named(label), named(prediction), f"{cosine:.6f}", f"{angle:.3f}"])
+    named = (lambda label: label) if class_names is None else class_names.__getitem__
+    header = ["index", "label", "prediction", "cosine", "angle_degrees", *(["file"] if paths else [])]
+    rows = []
+    for index, (prediction, cosine) in enumerate(zip(joined["predictions"], joined["cosine"], strict=True)):
+        angle = torch.rad2deg(torch.tensor(cosine, dtype=torch.float64).clamp(-1, 1).acos()).item()
+        label = named(joined["labels"][index]) if "labels" in joined else None
+        row = [index, label, named(prediction), f"{cosine:.6f}", f"{angle:.3f}"]
+        rows.append([*row, paths[index]] if paths else row)
+    return write_csv_result(path, header, rows, replace=replace)

@@ -16,18 +16,20 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from torch import nn
 
 from arcface_pl.backbones import BACKBONES
+from arcface_pl.backbones.adapter import embedding_width
 from arcface_pl.callbacks.run.defaults import check_trainer
+from arcface_pl.checkpoints.network import is_known
 from arcface_pl.cli.config import CLASS_KEYS, import_class, is_class, parse_yaml, unknown, walk
 from arcface_pl.cli.error_lines import ConstructorError, settings_errors
 from arcface_pl.cli.machine import choose_threads
+from arcface_pl.cli.program import program
 from arcface_pl.cli.report import SaveConfig
 from arcface_pl.cli.values import check_seed, check_trainer_values, check_values
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import complete, fact
 from arcface_pl.errors import SettingsError, expected
+from arcface_pl.training.hyperparameters import plain
 from arcface_pl.training.module import ArcFaceModule
-
-__all__ = ["ArcFaceCLI", "build_data", "class_path"]
 
 Flags = Sequence[tuple[str, str]]
 
@@ -84,7 +86,7 @@ class ArcFaceCLI(LightningCLI):
             subclass_mode_model=any_model,
             subclass_mode_data=True,
             seed_everything_default=0,
-            parser_kwargs={"prog": f"arcface-pl {command}", **_PARSER},
+            parser_kwargs={"prog": program(command), **_PARSER},
             save_config_callback=SaveConfig,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # checkpoints would name classes to import
@@ -133,6 +135,10 @@ class ArcFaceCLI(LightningCLI):
         with settings_errors():
             self.config_init = self.parser.instantiate(ready, instantiators=[(partial(_make, ready), object, True)])
         self.model = self.config_init.model
+        for role, spec in getattr(self.model, "specs", {}).items():
+            node = self.config.get(f"{key}.{role}.init_args")
+            if node is not None and not is_known(role, spec):  # a user's class need not store its arguments
+                spec["kwargs"] = plain(node.as_dict()) | spec["kwargs"]
         self._try_factories()
         self.trainer = self.instantiate_trainer()
         if isinstance(self.model, ArcFaceModule):
@@ -191,8 +197,12 @@ class ArcFaceCLI(LightningCLI):
             for name in ("in_channels", "image_size"):
                 _fill("model.backbone", model.backbone, name, fact(self.datamodule, name), "the data's images")
             backbone = _build("model.backbone", nn.Module, model.backbone)
+        sizes: list[Any] = [fact(self.datamodule, name) for name in ("in_channels", "image_size")]
         if "class_path" in (model.get("head") or ()):
             width = getattr(backbone, "embedding_dim", None)
+            if width is None and backbone is not None and all(isinstance(size, int) for size in sizes):
+                with settings_errors("model"):
+                    width = embedding_width(backbone, *sizes)
             _fill("model.head", model.head, "embedding_dim", width, "the backbone's embeddings")
             _fill("model.head", model.head, "num_classes", fact(self.datamodule, "num_classes"), "the data")
             for name in ("embedding_dim", "num_classes"):
@@ -238,6 +248,24 @@ def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int])
             fault = f"got images with {name} {found}; expected {value}, which the checkpoint's network takes"
             raise SettingsError(f"data: {fault}")
     return datamodule
+
+
+def build_network(role: str, node: Mapping[str, Any], flags: Flags) -> nn.Module:
+    """Build a backbone or head of any class.
+
+    Args:
+        role: "backbone" or "head".
+        node: Its class and arguments.
+        flags: Full name and text of the flags that come after them; only those of this role are read.
+
+    Raises:
+        SettingsError: If the class does not exist, or an argument is unknown, missing or of the wrong type.
+    """
+    key = f"model.{role}"
+    parser = ArgumentParser(**_PARSER)
+    parser.add_subclass_arguments(nn.Module, key, fail_untyped=False, required=False)
+    config = _parse(parser, {"model": {role: node}}, [flag for flag in flags if flag[0].startswith(key)])
+    return _build(key, nn.Module, config[key])
 
 
 def _check_class_nodes(settings: dict[str, Any]) -> None:

@@ -13,8 +13,6 @@ from arcface_pl.cli.config import import_class, walk
 from arcface_pl.cli.error_lines import plain_types
 from arcface_pl.errors import SettingsError, expected
 
-__all__ = ["check_seed", "check_trainer_values", "check_values"]
-
 LARGEST_SEED = 2**32 - 1
 LARGEST = 2**31 - 1  # Lightning counts steps and batches in 32 bits
 

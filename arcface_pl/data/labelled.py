@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -26,6 +26,31 @@ class LabelledImages(NamedTuple):
     def select(self, indices: Tensor) -> "LabelledImages":
         """Select images by index, in that order."""
         return LabelledImages(self.images[indices], self.labels[indices])
+
+
+class ReadImages(LabelledImages):
+    """Images in memory that were read from files.
+
+    Attributes:
+        source: The files, one per image: an `ImageFiles`.
+    """
+
+    source: Any
+
+    @classmethod
+    def of(cls, images: LabelledImages, source: Any) -> Self:
+        """Attach the files to images."""
+        made = cls(*images)
+        made.source = source
+        return made
+
+    def to(self, device: torch.device) -> "ReadImages":
+        """Move images and labels to a device, without copying if they are there already."""
+        return self.of(super().to(device), self.source)
+
+    def select(self, indices: Tensor) -> "ReadImages":
+        """Select images by index, in that order."""
+        return self.of(super().select(indices), self.source.select(indices.cpu()))
 
 
 class LabelledFiles(NamedTuple):

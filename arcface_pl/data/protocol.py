@@ -18,8 +18,6 @@ from torch import Tensor
 
 from arcface_pl.errors import DataError, expected
 
-__all__ = ["check_loaders", "check_names", "complete", "fact", "images_and_labels", "labelled"]
-
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input", "inputs")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
 SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}

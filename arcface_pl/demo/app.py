@@ -18,8 +18,6 @@ from starlette.staticfiles import StaticFiles
 from arcface_pl.demo.replies import MAX_BYTES, Demo
 from arcface_pl.errors import UserError, expected
 
-__all__ = ["create_app"]
-
 PAGE = Path(__file__).parent / "page"
 HOSTS = ("127.0.0.1", "localhost")
 HEADERS = {

@@ -15,8 +15,6 @@ from arcface_pl.preprocessing import ImageError
 from arcface_pl.recognizer import Recognizer, Thresholds
 from arcface_pl.recognizer.pictures import frame
 
-__all__ = ["MAX_BYTES", "SHOWN", "Demo"]
-
 MAX_BYTES = 20 * 2**20
 """Largest picture file; photos of phones have up to 12 million bytes."""
 SHOWN = 30

@@ -11,8 +11,6 @@ from torch import Tensor
 from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.recognizer.gallery import Match
 
-__all__ = ["Classification", "Identification", "Picture", "Pictures", "Thresholds", "Verification"]
-
 Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Tensor
 """A picture of any size: a path, the content of a file, a file opened for bytes, a PIL image, an array or a tensor."""
 Pictures = Picture | Iterable[Picture]

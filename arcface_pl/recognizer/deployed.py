@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from arcface_pl.heads import AngularHead, LinearHead
 from arcface_pl.recognizer.trained import TrainedModel
 
-__all__ = ["DeployedModel", "Outputs"]
-
 
 class Outputs(NamedTuple):
     """Outputs for B images.

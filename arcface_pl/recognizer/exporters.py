@@ -23,8 +23,6 @@ from arcface_pl.recognizer.deployed import DeployedModel, Outputs
 from arcface_pl.recognizer.pretrained import from_config, to_config, to_tensors
 from arcface_pl.recognizer.trained import BATCH, TrainedModel
 
-__all__ = ["FORMATS", "TOLERANCE", "Parity", "compare", "export", "make"]
-
 TOLERANCE = 1e-5
 """Largest accepted difference between a cosine of the file and of the model."""
 OPSET = 18

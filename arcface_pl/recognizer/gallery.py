@@ -20,8 +20,6 @@ from arcface_pl.errors import GalleryError, UserError, expected, listed
 from arcface_pl.recognizer.manifest import Manifest
 from arcface_pl.recognizer.search import nearest
 
-__all__ = ["INDEX", "Gallery", "Match"]
-
 INDEX = "gallery.json"
 MANIFEST = Manifest(
     "arcface_pl gallery",

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from arcface_pl.errors import FileError
 
-__all__ = ["Manifest"]
-
 
 class Manifest:
     """How one kind of folder is written and read.

@@ -3,8 +3,6 @@
 from arcface_pl.evaluation.thresholds import Calibration, OperatingPoint
 from arcface_pl.recognizer.trained import TrainedModel
 
-__all__ = ["model_card"]
-
 # Logged key and label; accuracies are fractions, angles degrees
 _MEASURES = (
     ("accuracy", "accuracy"),
@@ -23,7 +21,7 @@ def model_card(model: TrainedModel) -> str:
     Returns:
         The text of a ``README.md``.
     """
-    backbone, head = model.backbone, model.head
+    backbone, head, to_input = model.backbone, model.head, model.preprocessor
     count = sum(weight.numel() for part in (backbone, head) for weight in part.parameters())
     return f"""\
 # {type(backbone).__name__} with {type(head).__name__}
@@ -33,7 +31,7 @@ Maps a picture to an embedding of {head.embedding_dim} numbers; embeddings of on
 
 | | |
 |---|---|
-| backbone | {type(backbone).__name__}, {backbone.in_channels} x {backbone.image_size} x {backbone.image_size} |
+| backbone | {type(backbone).__name__}, {to_input.in_channels} x {to_input.image_size} x {to_input.image_size} |
 | head | {type(head).__name__} |
 | parameters | {count:,} |
 | classes | {_listed(model.class_names)} |

@@ -11,8 +11,6 @@ from torch import Tensor
 from arcface_pl.errors import expected
 from arcface_pl.preprocessing import ImageError, Preprocessor, from_array, from_pil, read_image
 
-__all__ = ["each_picture", "frame", "is_one"]
-
 _ACCEPTED = "a path, bytes, an open file, a PIL image, an array or a tensor"
 _SHAPES = "(H, W), (H, W, C), (C, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels"
 # Four leading channels would read a batch of four gray pictures as one with transparency

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import nn
 
 from arcface_pl.checkpoints.atomic import replacing, writing
 from arcface_pl.checkpoints.network import rebuild
@@ -17,12 +18,11 @@ from arcface_pl.checkpoints.results import is_ours
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError, PretrainedError
 from arcface_pl.evaluation.thresholds import Calibration
+from arcface_pl.heads import Head
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.recognizer.manifest import Manifest
 from arcface_pl.recognizer.model_card import model_card
 from arcface_pl.recognizer.trained import TrainedModel
-
-__all__ = ["from_config", "read_pretrained", "to_config", "to_tensors", "write_pretrained"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 MANIFEST = Manifest(
@@ -90,11 +90,13 @@ def _edited_card(folder: Path) -> bytes | None:
     return card if config.get("card_sha256", _sha256(card)) != _sha256(card) else None
 
 
-def read_pretrained(folder: str | Path) -> TrainedModel:
+def read_pretrained(folder: str | Path, *, backbone: nn.Module | None = None, head: Head | None = None) -> TrainedModel:
     """Read what `write_pretrained` wrote.
 
     Args:
         folder: The folder.
+        backbone: Needed if the model's backbone is not a class of this package.
+        head: Needed if the model's head is not a class of this package.
 
     Returns:
         The model, in evaluation mode.
@@ -105,7 +107,8 @@ def read_pretrained(folder: str | Path) -> TrainedModel:
     path = Path(folder) / CONFIG
     config = MANIFEST.read(path)
     try:
-        return from_config(config, MANIFEST.read_tensors(path.with_name(WEIGHTS), config["weights_sha256"]), path)
+        tensors = MANIFEST.read_tensors(path.with_name(WEIGHTS), config["weights_sha256"])
+        return from_config(config, tensors, path, backbone=backbone, head=head)
     except PretrainedError:
         raise
     except CheckpointError as error:
@@ -138,18 +141,28 @@ def to_config(model: TrainedModel) -> dict[str, Any]:
     }
 
 
-def from_config(config: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> TrainedModel:
+def from_config(
+    config: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    path: Path,
+    *,
+    backbone: nn.Module | None = None,
+    head: Head | None = None,
+) -> TrainedModel:
     """Build the model that `to_config` and `to_tensors` describe.
 
     Args:
         config: What `to_config` returned.
         tensors: What `to_tensors` returned.
         path: Where they were read from, for messages.
+        backbone: As for `read_pretrained`.
+        head: As for `read_pretrained`.
 
     Raises:
         ValueError, LookupError, TypeError, AttributeError: If they do not describe a model.
     """
-    backbone, head = rebuild({"hyper_parameters": config, "state_dict": tensors}, path)
+    content = {"hyper_parameters": config, "state_dict": tensors, "data": config["preprocessing"]}
+    backbone, head = rebuild(content, path, backbone=backbone, head=head)
     return TrainedModel(
         backbone,
         head,

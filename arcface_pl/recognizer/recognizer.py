@@ -6,9 +6,8 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from arcface_pl.backbones import Backbone
 from arcface_pl.errors import expected
 from arcface_pl.evaluation.thresholds import DEFAULT_FAR, Calibration, Scored, calibrate
 from arcface_pl.functional.checks import check_count
@@ -25,8 +24,6 @@ from arcface_pl.recognizer.answers import (
 from arcface_pl.recognizer.gallery import Gallery
 from arcface_pl.recognizer.pretrained import read_pretrained, write_pretrained
 from arcface_pl.recognizer.trained import TrainedModel
-
-__all__ = ["Recognizer"]
 
 
 class Recognizer:
@@ -61,7 +58,7 @@ class Recognizer:
         path: str | Path,
         *,
         device: str | torch.device = "cpu",
-        backbone: Backbone | None = None,
+        backbone: nn.Module | None = None,
         head: Head | None = None,
     ) -> Self:
         """Load the model of a checkpoint.
@@ -78,17 +75,26 @@ class Recognizer:
         return cls(TrainedModel.from_checkpoint(path, backbone=backbone, head=head), device=device)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        backbone: nn.Module | None = None,
+        head: Head | None = None,
+    ) -> Self:
         """Load a folder that `save_pretrained` wrote; nothing is unpickled or downloaded.
 
         Args:
             folder: Holds ``config.json`` and ``model.safetensors``.
             device: Device of the network.
+            backbone: Needed if the model's backbone is not a class of this package.
+            head: Needed if the model's head is not a class of this package.
 
         Raises:
             PretrainedError: If a file is missing, damaged or of another version.
         """
-        return cls(read_pretrained(folder), device=device)
+        return cls(read_pretrained(folder, backbone=backbone, head=head), device=device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights, ``config.json`` and a model card to a folder.

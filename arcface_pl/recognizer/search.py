@@ -5,8 +5,6 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-__all__ = ["nearest"]
-
 BLOCK = 1 << 24
 """Cosines that are computed at once, at most: 64 MB."""
 FAISS_FROM, FAISS_TO = 100_000, 16

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from arcface_pl.backbones import Backbone
+from arcface_pl.backbones.adapter import adapt
 from arcface_pl.checkpoints.network import rebuild
 from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
 from arcface_pl.checkpoints.runs import run_of
@@ -24,8 +24,6 @@ from arcface_pl.preprocessing import ImageError, Preprocessor, normalize_images
 from arcface_pl.recognizer.answers import Pictures
 from arcface_pl.recognizer.pictures import each_picture, frame, is_one
 
-__all__ = ["BATCH", "TrainedModel"]
-
 BATCH = 256
 """Pictures per forward pass."""
 
@@ -35,7 +33,7 @@ class TrainedModel:
     """A trained backbone and head, and what inference needs besides.
 
     Attributes:
-        backbone: In evaluation mode.
+        backbone: Maps (B, C, S, S) to embeddings (B, D), in evaluation mode.
         head: In evaluation mode.
         preprocessor: Turns a picture into the backbone's input.
         class_names: Names of the trained classes, in label order.
@@ -44,7 +42,7 @@ class TrainedModel:
         metrics: Measured numbers by their logged key.
     """
 
-    backbone: Backbone
+    backbone: nn.Module
     head: Head
     preprocessor: Preprocessor
     class_names: list[str]
@@ -54,7 +52,7 @@ class TrainedModel:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path | CheckpointFile, *, backbone: Backbone | None = None, head: Head | None = None
+        cls, path: str | Path | CheckpointFile, *, backbone: nn.Module | None = None, head: Head | None = None
     ) -> Self:
         """Build the model of a checkpoint; no code that the file names is run.
 
@@ -70,10 +68,14 @@ class TrainedModel:
         content, facts = file.content, file.content.get("data") or {}
         try:
             backbone, head = rebuild(content, file.path, backbone=backbone, head=head)
+            # A user's own network need not have sizes, nor a checkpoint of an earlier release the data's
+            sizes: dict[str, Any] = {
+                name: getattr(backbone, name, facts.get(name)) for name in ("in_channels", "image_size")
+            }
             return cls(
                 backbone,
                 head,
-                Preprocessor.from_data_facts(facts, in_channels=backbone.in_channels, image_size=backbone.image_size),
+                Preprocessor.from_data_facts(facts, **sizes),
                 list(facts.get("class_names") or map(str, range(head.num_classes))),
                 facts.get("dataset_name"),
                 Calibration.from_dict(content["calibration"]) if content.get("calibration") else None,
@@ -89,9 +91,9 @@ class TrainedModel:
         if len(self.class_names) != self.head.num_classes:
             raise ValueError(expected("class_names", len(self.class_names), f"{self.head.num_classes} names"))
         for name in ("image_size", "in_channels"):
-            if (got := getattr(self.preprocessor, name)) != (size := getattr(self.backbone, name)):
+            if (got := getattr(self.preprocessor, name)) != (size := getattr(self.backbone, name, got)):
                 raise ValueError(expected(f"preprocessing.{name}", got, f"{size}, as in the backbone"))
-        for part in (self.backbone, self.head):
+        for part in (adapt(self.backbone), self.head):
             # The layout of training: another one is slower, and differs in the last bit
             part.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 

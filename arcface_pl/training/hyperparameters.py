@@ -12,13 +12,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from arcface_pl.checkpoints.network import build_network
+from arcface_pl.checkpoints.network import build_network, size_lazy_layers
 from arcface_pl.checkpoints.reading import check_fit, read_checkpoint
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError
 from arcface_pl.training import schedules
-
-__all__ = ["classes_of", "load_module", "plain", "plain_hyperparameters", "trainer_of"]
 
 ModuleT = TypeVar("ModuleT")
 _NOT_PLAIN = object()
@@ -139,6 +137,8 @@ def _arguments(cls: type, content: Mapping[str, Any], kwargs: Mapping[str, Any])
     for role in ("backbone", "head"):
         if role not in kwargs and (role in accepted or takes_any):
             saved[role] = build_network(role, content)
+    if isinstance(kwargs.get("backbone"), nn.Module):
+        size_lazy_layers(kwargs["backbone"], content)
     saved["optimizer"] = _factory(saved.get("optimizer"), classes_of(torch.optim, Optimizer))
     known = classes_of(torch.optim.lr_scheduler, LRScheduler) | classes_of(schedules, LRScheduler)
     saved["lr_schedule"] = _factory(saved.get("lr_schedule"), known)

@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from arcface_pl.backbones.adapter import adapt
 from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.callbacks.run.compile import CompileMode
 from arcface_pl.callbacks.run.defaults import run_callbacks
@@ -27,10 +28,16 @@ from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimi
 from arcface_pl.training.schedules import configure_schedule
 from arcface_pl.training.scores import Scores
 
-__all__ = ["ArcFaceModule"]
-
 # Facts about the training data that a model needs to be used without that data.
-DATA_FACTS = ("dataset_name", "class_names", "held_out_class_names", "normalization", "preprocessing")
+DATA_FACTS = (
+    "dataset_name",
+    "class_names",
+    "held_out_class_names",
+    "normalization",
+    "preprocessing",
+    "in_channels",
+    "image_size",
+)
 
 
 class ArcFaceModule(L.LightningModule):
@@ -44,7 +51,8 @@ class ArcFaceModule(L.LightningModule):
     (non-finite guard, seeds per step, exact resume, ...); see `arcface_pl.callbacks.run.defaults`.
 
     Args:
-        backbone: Maps images (B, C, H, W) to embeddings (B, D). The command line fills in its sizes from the data.
+        backbone: Maps images (B, C, H, W) to embeddings (B, D), or to what `arcface_pl.backbones.adapter.adapt` reduces
+            to them. The command line fills in its sizes from the data.
         head: Holds the class centers and computes the loss. The command line fills in its sizes.
         optimizer: Makes the optimizer from the parameter groups "backbone" and "head".
         lr_schedule: Makes the learning rate schedule from the optimizer. This package's schedules span the whole run
@@ -96,6 +104,7 @@ class ArcFaceModule(L.LightningModule):
             raise ValueError(expected("head_sample_rate", head_sample_rate, "a number in (0, 1]"))
         if num_threads is not None:
             check_count("num_threads", num_threads, low=1)
+        backbone = adapt(backbone)
         self.backbone = backbone.to(memory_format=torch.channels_last) if channels_last else backbone
         self.head = head
         self.optimizer = optimizer
@@ -178,6 +187,9 @@ class ArcFaceModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the head how far training is, in fractional epochs: margins that change depend on it."""
+        if self.data_facts.get("in_channels") is None:  # a data module, or loaders, that do not tell
+            _, channels, height, width = images_and_labels(batch)[0].shape
+            self.data_facts |= {"in_channels": channels, "image_size": height if height == width else None}
         epoch = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
         self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed(), batch=batch_idx)
 
@@ -255,3 +267,5 @@ class ArcFaceModule(L.LightningModule):
         scores: Any = self.scores[split]
         for key, metric in scores.by_key().items():
             self.log(key, metric, prog_bar=key.endswith("/accuracy"))
+        for key, metric in scores.counts().items():
+            self.log(key, metric, logger=False)  # for the closing table; a chart would be flat

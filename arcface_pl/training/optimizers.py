@@ -9,8 +9,6 @@ from torch.optim import Optimizer
 
 from arcface_pl.heads import Head
 
-__all__ = ["OptimizerCallable", "adam", "build_optimizer"]
-
 OptimizerCallable = Callable[[Iterable], Optimizer]
 
 

@@ -17,8 +17,6 @@ from arcface_pl.callbacks.run.private_apis import schedule_state, set_rates
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.functional.checks import check_number
 
-__all__ = ["Constant", "Cosine", "OneCycle", "Schedule", "configure_schedule"]
-
 
 class Schedule(LambdaLR):
     """Base class: multiplies each parameter group's learning rate by ``factor(progress)`` every step.

@@ -1,4 +1,4 @@
-"""Say what each ingredient of scripts/configs/accurate.yaml or fast.yaml brings: train without it, a few seeds each.
+"""Say what each ingredient of --config accurate or fast brings: train without it, a few seeds each.
 
     python scripts/benchmarks/ablations.py --seeds 0 1 --max_epochs 8
     python scripts/benchmarks/ablations.py --only whole "no bending"
@@ -64,8 +64,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
 def train(name: str, seed: int, options: argparse.Namespace) -> Run:
     """Train once; returns what the run wrote into results.json."""
     with tempfile.TemporaryDirectory() as folder:
-        config = HERE / "configs" / f"{options.recipe}.yaml"
-        command = [sys.executable, str(HERE / "fit.py"), "--config", str(config)]
+        command = [sys.executable, str(HERE / "fit.py"), "--config", options.recipe]
         settings = {"seed_everything": seed, "data.val_fraction": options.val_fraction}
         settings |= {"data.dataset": options.dataset, "enable_progress_bar": "false", "default_root_dir": folder}
         settings |= {} if options.max_epochs is None else {"max_epochs": options.max_epochs}

@@ -71,7 +71,7 @@ def _runtime_call(task: dict[str, Any], pixels: torch.Tensor) -> Callable[[], ob
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run all contenders in turn, round after round."""
     model = open_model(options.model)
-    shape = (model.backbone.in_channels, model.backbone.image_size, model.backbone.image_size)
+    shape = (model.preprocessor.in_channels, model.preprocessor.image_size, model.preprocessor.image_size)
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": os.pathsep.join(sys.path[1:])}
     results = []
     with tempfile.TemporaryDirectory() as folder:

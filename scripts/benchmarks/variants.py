@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -23,8 +22,6 @@ from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_dri
 from arcface_pl.cli.settings import ArcFaceCLI
 
 __all__ = ["CONTENDERS", "Task"]
-
-CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @dataclass
@@ -74,7 +71,7 @@ def original_trainer(task: Task) -> Watch:
 
 def same_network(task: Task, precision: str = "32-true") -> Any:
     """Build this project's Trainer, module and data with the original network, optimizer and rate."""
-    settings = merge(read_config(BASE_CONFIG), read_config(CONFIGS / "source.yaml"))
+    settings = merge(read_config(BASE_CONFIG), read_config("source"))
     settings["data"]["init_args"] |= {"watch_test": False, "batch_size": task.batch_size}
     settings["model"]["head"]["init_args"]["extension"] = "monotone"
     settings["model"]["optimizer"]["init_args"]["fused"] = True
@@ -84,7 +81,7 @@ def same_network(task: Task, precision: str = "32-true") -> Any:
 
 def recipe(name: str) -> Callable[[Task], Any]:
     """Return what builds Trainer, module and data from a config beside scripts/fit.py."""
-    return lambda task: build(task, merge(read_config(BASE_CONFIG), read_config(CONFIGS / f"{name}.yaml")))
+    return lambda task: build(task, merge(read_config(BASE_CONFIG), read_config(name)))
 
 
 def build(task: Task, settings: dict[str, Any]) -> Any:

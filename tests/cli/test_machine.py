@@ -37,7 +37,7 @@ def printed(capsys: pytest.CaptureFixture, *flags: str) -> str:
 def test_the_choice_is_saved_as_if_typed_and_a_flag_overrules_it(capsys: pytest.CaptureFixture) -> None:
     assert printed(capsys, "--precision", "auto") == choose_precision("cpu")
     assert printed(capsys, "--precision", "64-true") == "64-true"
-    fast = Path(__file__).parents[2] / "scripts" / "configs" / "fast.yaml"
+    fast = Path(__file__).parents[2] / "arcface_pl" / "configs" / "fast.yaml"
     assert printed(capsys, "--config", str(fast), "--precision", "32-true") == "32-true"
 
 

@@ -12,7 +12,7 @@ import yaml
 from arcface_pl.cli import main
 from arcface_pl.cli.config import merge, read_config
 
-CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
+CONFIGS = Path(__file__).parents[2] / "arcface_pl" / "configs"
 FIT = Path(__file__).parents[2] / "scripts" / "fit.py"
 QUICK = ["--data.dataset", "digits", "--max_epochs", "2", "--enable_progress_bar", "false"]
 

@@ -22,7 +22,7 @@ from arcface_pl.data import ImageFolderDataModule, PairsDataModule
 from arcface_pl.metrics.functional import equal_error_rate
 from arcface_pl.preprocessing import Preprocessor
 
-CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
+CONFIGS = Path(__file__).parents[2] / "arcface_pl" / "configs"
 QUICK = ["--accelerator", "cpu", "--enable_progress_bar", "false", "--data.num_workers", "0"]
 
 pytestmark = pytest.mark.timeout(280)

@@ -222,7 +222,7 @@ def test_every_digit_that_is_drawn_is_read(browser: WebDriver, tmp_path: Path) -
     folder = Path(os.environ.get("ARCFACE_PL_DATA_DIR", "data")) / "MNIST" / "raw"
     if not folder.is_dir():
         pytest.skip("needs genuine MNIST in ARCFACE_PL_DATA_DIR")
-    config = Path(__file__).parents[2] / "scripts" / "configs" / "fast.yaml"
+    config = Path(__file__).parents[2] / "arcface_pl" / "configs" / "fast.yaml"
     flags = ["--config", str(config), "--data.dataset", "mnist", "--enable_progress_bar", "false"]
     main(["fit", *flags, "--trainer.logger", "false", "--default_root_dir", str(tmp_path)])
     # Its own threshold is measured anew on each machine, and what it calls unknown is not what is tested here

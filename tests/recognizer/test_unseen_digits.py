@@ -22,7 +22,7 @@ FOLDER = os.environ.get("ARCFACE_PL_DATA_DIR", "")
 def test_five_images_each_are_enough_to_tell_two_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     # The recipe, half its width, three epochs and the mean of a name's embeddings were chosen on the held-out digits'
     # training images: 96.9% there
-    accurate = Path(__file__).parents[2] / "scripts" / "configs" / "accurate.yaml"
+    accurate = Path(__file__).parents[2] / "arcface_pl" / "configs" / "accurate.yaml"
     main(
         f"fit --config {accurate} --max_epochs 3 --model.backbone.width 80 --data.val_fraction 0.1 "
         f"--data.dataset mnist --data.data_dir {FOLDER} --data.held_out_classes [8,9] --default_root_dir {tmp_path} "

@@ -3,8 +3,6 @@
 import lightning as L
 import torch
 
-__all__ = ["Arithmetic"]
-
 
 class Arithmetic(L.Callback):
     """Sets torch's number of threads and precision of float32 matrix products for training.

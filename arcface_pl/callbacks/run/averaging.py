@@ -10,8 +10,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from arcface_pl.callbacks.run.private_apis import count_averages_on_host
 
-__all__ = ["ExponentialMovingAverage"]
-
 
 class ExponentialMovingAverage(WeightAveraging):
     r"""Keeps a moving average of weights and batch statistics, which is what validation and checkpoints see.

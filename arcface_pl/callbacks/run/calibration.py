@@ -15,8 +15,6 @@ from arcface_pl.evaluation.thresholds import DEFAULT_FAR, Scored, calibrate, eve
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.metrics.states import gather_rows
 
-__all__ = ["ThresholdCalibration"]
-
 SCORES = "val/"
 
 

@@ -18,8 +18,6 @@ from arcface_pl.checkpoints.reading import read_checkpoint
 from arcface_pl.errors import CheckpointError, SettingsError, expected, listed
 from arcface_pl.functional.checks import check_choice
 
-__all__ = ["RunCheckpoint"]
-
 _DEFAULT_MONITOR = "val/accuracy"  # other modules need not log it; a run without it has no best checkpoint
 
 

@@ -4,8 +4,6 @@ import lightning as L
 
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 
-__all__ = ["DurableCheckpoints"]
-
 
 class DurableCheckpoints(L.Callback):
     """Has the Trainer write checkpoints atomically and read them safely, unless it was given a checkpoint plugin."""

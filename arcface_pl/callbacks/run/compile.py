@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from arcface_pl.errors import UserError
 
-__all__ = ["CompileMode", "CompileTraining", "CompilerError", "check_compiler"]
-
 CompileMode = Literal["default", "reduce-overhead"]
 
 

@@ -14,8 +14,6 @@ from arcface_pl.callbacks.run.refused import check_batch_norm, check_callbacks
 from arcface_pl.callbacks.run.sharding import HeadSharding, check_sharding, needs_sharding
 from arcface_pl.callbacks.run.step_seeds import StepSeeds
 
-__all__ = ["check_trainer", "run_callbacks"]
-
 
 def run_callbacks(module: Any, present: Sequence[L.Callback]) -> list[L.Callback]:
     """Return the callbacks of a run that are not there yet.

@@ -17,8 +17,6 @@ from arcface_pl.callbacks.run.resumed_settings import differences, verdict
 from arcface_pl.errors import CheckpointError
 from arcface_pl.seeding import run_seed
 
-__all__ = ["ExactResume", "check_networks"]
-
 _LOG = logging.getLogger(__name__)
 _ROUNDING = "sums are rounded differently, so that weights differ in their last bits"
 _LOST = {
@@ -34,7 +32,8 @@ class ExactResume(L.Callback):
 
     What another value of a setting does is decided by `RESUMED_SETTINGS`. What callbacks changed in the module while it
     trained (frozen parameters, modules in evaluation mode, plain attributes such as a dropout's ``p``) is restored, and
-    arguments of callbacks are those of the present run where a callback's state would override them.
+    arguments of callbacks are those of the present run where a callback's state would override them. Where training on
+    with other data is allowed, best scores measured on the old data are forgotten.
 
     Override `facts` to compare more or less.
 
@@ -92,6 +91,8 @@ class ExactResume(L.Callback):
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
+        if settings.has_other_data(getattr(trainer, "datamodule", None), checkpoint):
+            settings.forget_scores(checkpoint)
         self._saved = saved = checkpoint.get("exact", {})
         self._given = {
             place: {attribute: vars(each)[attribute] for attribute in settings.argument_attributes(each).values()}

@@ -17,8 +17,6 @@ from arcface_pl.errors import DataError, printable
 from arcface_pl.heads import AngularHead, ShardedHead
 from arcface_pl.metrics.functional.cosine import unit_rows
 
-__all__ = ["HealthCheck"]
-
 IN_A_ROW = 3  # bad readings before a warning: the first ones may be a start that the run recovers from
 LONG_IN_A_ROW = 10
 MAX_COMPARED = 256  # rows of a batch that are compared pairwise

@@ -17,8 +17,6 @@ from arcface_pl.callbacks.run.private_apis import chosen_version, move_logger, s
 from arcface_pl.checkpoints.atomic import claim_folder
 from arcface_pl.heads import ShardedHead
 
-__all__ = ["RunLogger"]
-
 
 class RunLogger(TensorBoardLogger):
     """Writes TensorBoard event files into a new numbered folder for every run.

@@ -6,8 +6,6 @@ from torch import nn
 
 from arcface_pl.checkpoints.specs import PLAIN
 
-__all__ = ["ModuleChanges"]
-
 
 class ModuleChanges:
     """Finds out which parameters are frozen, which modules evaluate, and which plain attributes were changed."""

@@ -12,8 +12,6 @@ from torch.optim import Optimizer
 from arcface_pl.callbacks.run.private_apis import has_loss_scaler, log_interval, skip_fused_step
 from arcface_pl.errors import NonFiniteError
 
-__all__ = ["NonFiniteGuard"]
-
 
 class NonFiniteGuard(L.Callback):
     """Rejects non-finite losses and gradients before the optimizer step.

@@ -18,8 +18,6 @@ from arcface_pl.callbacks.run.private_apis import child_processes, default_store
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once
 from arcface_pl.errors import UserError, printable
 
-__all__ = ["Agreement", "EndTogether"]
-
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 10.0
 

@@ -15,8 +15,6 @@ from torch import Tensor
 from arcface_pl.callbacks.run.run_folder import run_folder
 from arcface_pl.callbacks.tensorboard.writer import split_name
 
-__all__ = ["EpochLines", "RunProgressBar"]
-
 LOG_FILE = "train.log"
 WIDTH = 79
 

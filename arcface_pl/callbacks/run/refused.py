@@ -12,8 +12,6 @@ from torch import nn
 
 from arcface_pl.errors import SettingsError, expected
 
-__all__ = ["check_batch_norm", "check_callbacks"]
-
 _REASONS: dict[type[L.Callback], tuple[str, str]] = {
     of_lightning.BackboneFinetuning: (
         "it changes the rate of the optimizer's last group, which holds the class centers",

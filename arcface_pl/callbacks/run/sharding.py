@@ -14,8 +14,6 @@ from arcface_pl.callbacks.run.private_apis import keep_out_of_ddp
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.heads import Head, InBackwardSGD, ShardedHead, shard_head
 
-__all__ = ["HeadSharding", "check_sharding", "needs_sharding"]
-
 
 def needs_sharding(module: Any) -> bool:
     """Whether the settings or the head of an `ArcFaceModule` call for `HeadSharding`."""

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-__all__ = ["StopRequest", "Stopped", "end_at_once", "restore"]
-
 # A closed terminal sends HUP, a cluster XCPU or USR1 before its time limit. Windows has TERM and INT only.
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGXCPU", "SIGUSR1")
 _SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)

@@ -6,8 +6,6 @@ import lightning as L
 
 from arcface_pl.seeding import derive_seed, run_seed, seed_draws
 
-__all__ = ["StepSeeds"]
-
 
 class StepSeeds(L.Callback):
     """Seeds torch before each training step (dropout, drawn margins) with a function of the run's seed and position.

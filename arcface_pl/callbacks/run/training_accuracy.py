@@ -17,8 +17,6 @@ from arcface_pl.evaluation.thresholds import evenly_spread
 from arcface_pl.functional.checks import check_count
 from arcface_pl.heads import Head
 
-__all__ = ["TrainingAccuracy"]
-
 
 class TrainingAccuracy(L.Callback):
     """Measures accuracy on the same training images after each epoch, and changes nothing about the run.

@@ -14,8 +14,6 @@ from arcface_pl.functional.checks import check_count
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["AngleHistograms", "angle_history_of"]
-
 NAMES = ("target", "nearest_other")
 
 

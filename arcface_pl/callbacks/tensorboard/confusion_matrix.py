@@ -11,8 +11,6 @@ from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, 
 from arcface_pl.figures import draw_confusion
 from arcface_pl.functional.checks import check_count
 
-__all__ = ["ConfusionMatrix"]
-
 # More classes would need more than 32 MB of counts
 MAX_CLASSES = 2000
 

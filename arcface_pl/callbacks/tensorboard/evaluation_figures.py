@@ -20,8 +20,6 @@ from arcface_pl.figures import ClosedSet, Evaluated, Mistakes, draw_all
 from arcface_pl.functional.checks import check_count
 from arcface_pl.metrics.functional import VerificationCurve, all_pairs_curve
 
-__all__ = ["EvaluationFigures"]
-
 MAX_MISTAKES = 24
 MAX_CENTERS = 1000  # the angles of more centers cannot be told apart in a picture
 

@@ -13,8 +13,6 @@ from arcface_pl.callbacks.tensorboard.writer import datamodule_of, tensorboard_o
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.seeding import run_seed
 
-__all__ = ["HyperParameters"]
-
 SCORES = ("val/accuracy", "test/accuracy", "test/margin_accuracy", "val/loss", "test/loss")
 
 

@@ -4,8 +4,6 @@ import lightning as L
 
 from arcface_pl.callbacks.tensorboard.writer import split_name, writer_of
 
-__all__ = ["Overview"]
-
 
 class Overview(L.Callback):
     """Lays out the Custom Scalars tab when training starts: loss, both accuracies and angles, two curves per chart.

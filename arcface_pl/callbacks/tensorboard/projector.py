@@ -12,8 +12,6 @@ from arcface_pl.figures import displayable, tinted
 from arcface_pl.functional.checks import check_count
 from arcface_pl.metrics.functional.cosine import unit_rows
 
-__all__ = ["EmbeddingProjector"]
-
 
 class EmbeddingProjector(ScoredCallback):
     """Shows embeddings of validation images in TensorBoard's projector, with class names and the images themselves.

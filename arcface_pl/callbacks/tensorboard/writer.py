@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["add_figure", "class_names_of", "datamodule_of", "split_name", "tensorboard_of", "writer_of"]
-
 
 def tensorboard_of(trainer: L.Trainer) -> TensorBoardLogger | None:
     """Return the Trainer's first TensorBoard logger (the same on every rank), or None."""

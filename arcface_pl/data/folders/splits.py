@@ -9,6 +9,7 @@ import torch
 from arcface_pl.data.classes import ClassSplit, take_classes
 from arcface_pl.data.folders.image_files import ImageFiles, Unreadable, report_unreadable
 from arcface_pl.data.folders.tree import class_folders, find_images, split_folders
+from arcface_pl.data.labelled import ReadImages
 from arcface_pl.data.parts import Part
 from arcface_pl.data.split import stratified_split
 from arcface_pl.errors import DataError, printable
@@ -87,7 +88,7 @@ def read_parts(found: list[ImageFiles], resident: bool, num_workers: int, skip_u
         images, bad = part.load(num_workers) if resident else (None, part.unreadable(num_workers))
         kept = torch.ones(len(part.labels), dtype=torch.bool)
         kept[torch.tensor([each.place for each in bad], dtype=torch.int64)] = False
-        whole: Part = part if images is None else images
+        whole: Part = part if images is None else ReadImages.of(images, part)
         parts.append(whole.select(kept.nonzero().flatten()) if bad else whole)
         unreadable += bad
     if unreadable:

@@ -1,0 +1,94 @@
+"""Embeddings with labels, paths and ids as one file: npz, safetensors or Parquet, by its suffix."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from arcface_pl.checkpoints.results import MARK
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """Embeddings of N pictures, and what they are of.
+
+    Attributes:
+        embeddings: (N, D) float32, unit rows.
+        labels: (N,) int64, class number; -1 if unknown.
+        class_names: Names of the classes, in label order.
+        paths: N paths; empty text if a picture is not a file.
+        ids: (N,) int64, position of the picture among those that were asked for.
+    """
+
+    embeddings: np.ndarray
+    labels: np.ndarray
+    class_names: list[str]
+    paths: list[str]
+    ids: np.ndarray
+
+    @property
+    def classes(self) -> list[str]:
+        """Name of each picture's class; empty text if unknown."""
+        return [self.class_names[label] if label >= 0 else "" for label in self.labels.tolist()]
+
+
+def to_file(table: EmbeddingTable, suffix: str) -> bytes:
+    """Return the content of a file.
+
+    Args:
+        table: What it holds.
+        suffix: One of `SUFFIXES`.
+
+    Raises:
+        ImportError: If Parquet is asked for and pyarrow is not installed.
+    """
+    return _WRITERS[suffix](table)
+
+
+def _to_npz(table: EmbeddingTable) -> bytes:
+    file = io.BytesIO()
+    np.savez(
+        file,
+        embeddings=table.embeddings,
+        labels=table.labels,
+        classes=np.array(table.classes, dtype=np.str_),
+        paths=np.array(table.paths, dtype=np.str_),
+        ids=table.ids,
+        producer=np.array(MARK),
+    )
+    return file.getvalue()
+
+
+def _to_safetensors(table: EmbeddingTable) -> bytes:
+    from safetensors.numpy import save
+
+    tensors = {"embeddings": table.embeddings, "labels": table.labels, "ids": table.ids}
+    texts = {"class_names": json.dumps(table.class_names), "paths": json.dumps(table.paths), "producer": MARK.decode()}
+    return save({name: np.ascontiguousarray(each) for name, each in tensors.items()}, texts)
+
+
+def _to_parquet(table: EmbeddingTable) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    width = table.embeddings.shape[1]
+    columns = {
+        "id": pa.array(table.ids),
+        "path": pa.array([path.encode(errors="backslashreplace").decode() for path in table.paths]),
+        "label": pa.array(table.labels),
+        "class": pa.array(table.classes),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(table.embeddings.ravel()), width),
+    }
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns).replace_schema_metadata({b"producer": MARK}), file)
+    return file.getvalue()
+
+
+_WRITERS: dict[str, Callable[[EmbeddingTable], bytes]] = {
+    ".npz": _to_npz,
+    ".safetensors": _to_safetensors,
+    ".parquet": _to_parquet,
+}
+SUFFIXES = tuple(_WRITERS)
