@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["eager"]
-
 
 def eager(function: Callable[..., Any]) -> Callable[..., Any]:
     """Keep a function out of compiled graphs, as ``torch.compiler.disable`` does.
