@@ -150,7 +150,8 @@ def table(console: Console, results: Mapping[str, Any]) -> None:
         cells = [_format(keys[split == "test"], results) for split in splits]
         if any(cells):
             rows.add_row(cell(label), *cells)
-    console.print(rows)
+    if measures and splits:
+        console.print(rows)
 
 
 def _format(key: str, results: Mapping[str, Any]) -> str:
@@ -169,6 +170,8 @@ def _format(key: str, results: Mapping[str, Any]) -> str:
 def conclude(console: Console, results: Mapping[str, Any], folder: Path) -> None:
     """Print the closing table and the next commands."""
     table(console, results)
+    for notice in results.get("notices", ()):
+        console.print(f"NOTE: {cell(notice)}", style="bold yellow")
     if results["dataset"] == "digits":
         console.print("These are scikit-learn's digits, not MNIST.", style="bold red")
     console.print(

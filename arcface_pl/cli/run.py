@@ -38,6 +38,7 @@ from arcface_pl.data import ImageDataModule
 from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import check_loaders, fact
 from arcface_pl.errors import SettingsError, expected
+from arcface_pl.preprocessing import Preprocessor
 
 NO_DATA = "a data module: the checkpoint was trained on loaders of which it knows nothing"
 TRAINER_ARGUMENTS = tuple(inspect.signature(L.Trainer).parameters)
@@ -83,13 +84,18 @@ def run(command: str, args: Sequence[str]) -> None:
     keep_freed_memory()
     stop_driver_search()
     cli = ArcFaceCLI(settings, flags, request.helps, command)
-    checkpoint, run, trained_on = None, None, {}
+    checkpoint, run, trained_on, preprocessing = None, None, {}, None
     if found is not None:
         checkpoint = found.path
         run = resumed_run(found) if command == "fit" else run_of(*found)
         trained_on = {name: found.content.get(name) for name in ("data", type(cli.datamodule).__qualname__)}
         DurableCheckpointIO.install(cli.trainer.strategy, found)  # the Trainer need not read it again
+        facts = found.content.get("data") or {}
+        if command != "fit" and facts.get("preprocessing"):
+            preprocessing = Preprocessor.from_data_facts(facts, in_channels=0, image_size=0)  # the sizes are in it
         del found
+    if preprocessing is not None and hasattr(cli.datamodule, "use_preprocessing"):
+        cli.datamodule.use_preprocessing(preprocessing)  # the network's, whatever other images would suggest
     handlers = end_at_once()
     try:
         with file_errors(), library_errors(checkpoint):
@@ -188,6 +194,7 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, traine
         "seed": cli.config.seed_everything,
         "checkpoint": None if best is None else str(best),
         "fit_seconds": seconds,
+        "notices": list(fact(datamodule, "notices", ())),
         "versions": report.versions(),
     }
     folder = run_folder(trainer)  # a collective call: every process makes it

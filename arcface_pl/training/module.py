@@ -37,6 +37,7 @@ DATA_FACTS = (
     "preprocessing",
     "in_channels",
     "image_size",
+    "notices",
 )
 
 
