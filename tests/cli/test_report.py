@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from rich.console import Console
 
@@ -37,7 +38,8 @@ def test_an_accuracy_is_its_count_again() -> None:
 
 def test_the_table_has_a_column_per_split_and_a_row_per_measure(console: Console) -> None:
     scores = {"val/accuracy": 0.5, "test/accuracy": 0.75, "test/loss": 1.25, "test/angle/target_mean": 12.34}
-    report.table(console, {"dataset": "mine", **scores, "val/zebra": 0.1, "val/ant": 0.2}, {"test": 8})
+    counts = {"test/num_images": 8, "test/num_correct": 6}
+    report.table(console, {"dataset": "mine", **scores, **counts, "val/zebra": 0.1, "val/ant": 0.2})
     title, _, header, _, *rows, _ = printed(console).splitlines()
     assert title.strip() == "mine"
     assert header.split() == ["┃", "┃", "validation", "┃", "test", "(8)", "┃"]
@@ -52,25 +54,28 @@ def test_the_table_has_a_column_per_split_and_a_row_per_measure(console: Console
 
 
 def test_one_split_alone_has_no_empty_column(console: Console) -> None:
-    report.table(console, {"dataset": "d", "test/loss": 1.0}, {})
+    report.table(console, {"dataset": "d", "test/loss": 1.0})
     assert "validation" not in printed(console)
 
 
 def test_names_from_outside_are_shown_as_they_are(console: Console) -> None:
     results = {"dataset": "[red]\x1b[2J", "test/[bold]loss\n": 1.0, "fit_seconds": 1.0, "checkpoint": None}
-    report.conclude(console, results, Path("[blue]"), {})
+    report.conclude(console, results, Path("[blue]"))
     assert "[red]\\x1b[2J" in printed(console)
     assert "[bold]loss\\n" in printed(console)
     assert "[blue]/results.json" in printed(console)
 
 
-def test_images_are_counted_where_no_batch_is_left_out() -> None:
-    data = SimpleNamespace(num_val=10, num_test=20)
-    trainer: Any = SimpleNamespace(limit_val_batches=1.0, limit_test_batches=1.0)
-    assert report.count_images(trainer, data) == {"val": 10, "test": 20}
-    trainer.limit_test_batches = 3
-    assert report.count_images(trainer, data) == {"val": 10}
-    assert report.count_images(trainer, object()) == {}
+def test_counts_are_whole_numbers_of_the_last_evaluation() -> None:
+    metrics = {
+        "test/num_images": torch.tensor(8.0),
+        "test/num_correct": torch.tensor(6.0),
+        "test/loss": torch.tensor(1.5),
+    }
+    trainer: Any = SimpleNamespace(callback_metrics=metrics)
+    counts = report.counted(trainer)
+    assert counts == {"test/num_images": 8, "test/num_correct": 6}
+    assert all(isinstance(count, int) for count in counts.values())
 
 
 def test_a_users_own_module_and_data_are_announced_with_what_is_known(console: Console, make_trainer: Any) -> None:
@@ -88,7 +93,8 @@ def test_our_own_are_announced_in_full(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data, module = MNISTDataModule(dataset="digits", held_out_classes=[3, 4]), tiny_module()
-    report.announce(console, make_trainer(), module, data, tmp_path / "runs" / "[one]", Path("some/last.ckpt"))
+    (tmp_path / "last.ckpt").touch()
+    report.announce(console, make_trainer(), module, data, tmp_path / "runs" / "[one]", Path("last.ckpt"))
     text = printed(console)
     assert f"{data.num_train:,} train, {data.num_val:,} val, {data.num_test:,} test" in text
     assert "8 classes: 0, 1, 2, 5" in text
@@ -97,7 +103,7 @@ def test_our_own_are_announced_in_full(
     sizes = [sum(weight.numel() for weight in part.parameters()) for part in (module.backbone, module.head)]
     assert f"{sum(sizes):,} ({sizes[0]:,} + {sizes[1]:,} in the head)" in text
     assert "runs/[one]" in text
-    assert "some/last.ckpt" in text
+    assert "last.ckpt" in text
 
 
 def test_the_closing_lines_name_the_next_commands(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,15 +113,13 @@ def test_the_closing_lines_name_the_next_commands(console: Console, monkeypatch:
         "fit_seconds": 2.0,
         "checkpoint": "runs/v/checkpoints/best.ckpt",
     }
-    report.conclude(console, results, Path("runs/v"), {})
+    report.conclude(console, results, Path("runs/v"))
     text = printed(console)
     assert "These are scikit-learn's digits, not MNIST." in text
     assert "tensorboard --logdir runs\n" in text
     assert "arcface-pl predict --ckpt_path runs/v/checkpoints/best.ckpt" in text
     other = Console(file=io.StringIO(), width=200)
-    report.conclude(
-        other, {"dataset": "x", "test/loss": 0.5, "fit_seconds": 2.0, "checkpoint": "c"}, Path("runs/v"), {}
-    )
+    report.conclude(other, {"dataset": "x", "test/loss": 0.5, "fit_seconds": 2.0, "checkpoint": "c"}, Path("runs/v"))
     assert "arcface-pl predict" not in printed(other)  # a module whose answers it may not know
     assert "digits" not in printed(other)
 
