@@ -243,6 +243,7 @@ class TestHeldOutClasses:
     def test_nothing_changes_where_nothing_is_held_out(self, root: Path) -> None:
         data, spelled = made(root), made(root, classes=["a", "b", "c", "d", "e"], held_out_classes=[])
         assert data.state_dict() == spelled.state_dict()
+        assert data.state_dict()["in_channels"] == data.in_channels
         with pytest.raises(RuntimeError, match="no class is held out"):
             data.held_out_dataloader("test")
 
