@@ -42,7 +42,9 @@ def built(node: dict[str, Any]) -> Any:
 
 def test_a_run_is_continued_where_its_folder_and_config_are_its_own(found: CheckpointFile, tmp_path: Path) -> None:
     folder = found.path.parent.parent
-    assert resumed_run(found) == (folder, "abc")
+    run = resumed_run(found)
+    assert run is not None
+    assert (run.folder, run.run_id) == (folder, "abc")
     config = folder / "config.yaml"
     written = config.read_bytes()
     for other in (first_line("xyz").encode() + written, b"\xff\xfe", b""):
