@@ -93,8 +93,8 @@ class ImageFilesDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         strengths = PictureAugmentation(rotation=rotation, shift=shift, zoom=zoom, flip=flip, color=color)
-        if augment and strengths != PictureAugmentation(0, 0, 0, False, 0):
-            kwargs.setdefault("augmentation", strengths)
+        if kwargs.get("augmentation") is None and augment and strengths != PictureAugmentation(0, 0, 0, False, 0):
+            kwargs["augmentation"] = strengths  # a saved config has null
         super().__init__(**kwargs)
         _check_images(image_size, in_channels, mean, std)
         _check_reading(num_workers, check_files, skip_unreadable, resident)
@@ -183,11 +183,6 @@ class ImageFilesDataModule(ImageDataModule):
             return super().batches_of(part, **kwargs)
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return FileLoader(part, num_workers=self._processes, pin_memory=on_gpu, **kwargs)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch of worker processes to the device; images in memory are there already."""
-        images, labels = batch
-        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the batches of this run depend on; stored in its checkpoints."""
