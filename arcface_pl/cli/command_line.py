@@ -22,6 +22,8 @@ from arcface_pl.cli.config import (
 )
 from arcface_pl.errors import SettingsError
 
+Flags = Sequence[tuple[str, str]]
+
 SWITCHES = ("print_config", "help", "help_all", "traceback", "env")
 SYNONYMS = {"gpus": "devices", "epochs": "max_epochs", "learning_rate": "model.optimizer.lr", "bs": "data.batch_size"}
 ENV_PREFIX = "PL_"
