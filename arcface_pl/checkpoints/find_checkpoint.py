@@ -4,29 +4,36 @@ Imports no Lightning, which takes seconds.
 """
 
 import os
+import sys
+import time
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 
 from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
-from arcface_pl.errors import CheckpointError, SettingsError, expected
+from arcface_pl.checkpoints.runs import Run, known_runs
+from arcface_pl.errors import CheckpointError, SettingsError, expected, printable
 
 NAMES = ("last", "last-good", "best")
 ACCEPTED = f"a checkpoint's path, {', '.join(NAMES)}"
 
 
-def find_checkpoint(asked: str, root: str | None = None, *, option: str = "checkpoint") -> CheckpointFile:
+def find_checkpoint(
+    asked: str, root: str | None = None, *, option: str = "checkpoint", announces: bool = True
+) -> CheckpointFile:
     """Find and read a checkpoint.
 
     Args:
-        asked: A path; last or best: that file of the newest run that has one; last-good: its newest undamaged file.
-        root: Folder that holds lightning_logs/; unset: the current one.
+        asked: A path; last or best: that file of the newest run; last-good: its newest undamaged file.
+        root: Where runs are looked for, see `known_runs`; unset: the current folder.
         option: Name of the setting that ``asked`` was given to, for messages.
+        announces: Print to standard error which file a name stands for, and its age.
 
     Returns:
         Its path and content, so that it is read once per command.
 
     Raises:
-        SettingsError: If there is none.
+        SettingsError: If there is none, or several could be meant.
         CheckpointError: If the file is damaged; for last and best this names the newest one that is not.
     """
     if asked not in NAMES:
@@ -35,19 +42,54 @@ def find_checkpoint(asked: str, root: str | None = None, *, option: str = "check
             fault = "It is a folder" if os.path.isdir(asked) else "There is no such file"
             raise SettingsError(expected(option, asked, ACCEPTED, fault))
         return CheckpointFile(Path(asked), read_checkpoint(asked))
-    runs = Path(root or ".") / "lightning_logs"
-    found = _newest_first(runs.glob(f"*/checkpoints/{'*' if asked == 'last-good' else asked}.ckpt"))
+    folder = _newest_run(asked, Path(root or "."), option)
+    found = _newest_first(folder.glob("*.ckpt") if asked == "last-good" else [folder / f"{asked}.ckpt"])
     if not found:
+        there = ", ".join(path.name for path in _newest_first(folder.glob("*.ckpt"))[:3])
+        remedy = f"The newest run, {folder.parent}, has {there}, but no {asked}.ckpt. Give the path of the one you mean"
+        raise SettingsError(expected(option, asked, ACCEPTED, remedy))
+    chosen = _read(found[0], asked)
+    if announces:
+        print(f"{asked}: {printable(chosen.path)} ({age(chosen.path)} old)", file=sys.stderr)  # noqa: T201
+    return chosen
+
+
+def age(path: Path) -> str:
+    """Return how long ago a file was written, in its largest unit: "3 minutes"."""
+    seconds = int(max(0.0, time.time() - path.stat().st_mtime))
+    units = {"day": timedelta(days=1), "hour": timedelta(hours=1), "minute": timedelta(minutes=1)}
+    for unit, length in units.items():
+        if number := int(seconds // length.total_seconds()):
+            return f"{number:,} {unit}{'s' * (number > 1)}"
+    return f"{seconds} second{'s' * (seconds != 1)}"
+
+
+def _newest_run(asked: str, root: Path, option: str) -> Path:
+    """Return the folder of checkpoints of the run that was started last, of those that have any."""
+    runs: dict[float, list[Run]] = {}
+    for run in known_runs(root):
+        if any(os.path.isfile(path) for path in run.folder.glob("checkpoints/*.ckpt")):
+            runs.setdefault(run.started, []).append(run)
+    if not runs:
+        runs_folder = root / "lightning_logs"
         wanted = "checkpoint" if asked == "last-good" else f"checkpoints/{asked}.ckpt"
-        raise SettingsError(expected(option, asked, ACCEPTED, f"No run under {runs} has a {wanted}"))
+        raise SettingsError(expected(option, asked, ACCEPTED, f"No run under {runs_folder} has a {wanted}"))
+    newest = runs[max(runs)]
+    if len(newest) > 1:
+        listed = ", ".join(f"{run.folder / 'checkpoints'}" for run in newest)
+        raise SettingsError(expected(option, asked, "a path, where several runs are the newest", f"They are {listed}"))
+    return newest[0].folder / "checkpoints"
+
+
+def _read(path: Path, asked: str) -> CheckpointFile:
     try:
-        return CheckpointFile(found[0], read_checkpoint(found[0]))
+        return CheckpointFile(path, read_checkpoint(path))
     except CheckpointError as error:
-        good = _newest_good(found[0].parent, damaged=found[0])
+        good = _newest_good(path.parent, damaged=path)
         if asked == "last-good" and good is not None:
             return good
         remedy = "no other of its run is whole" if good is None else f"{good.path} is whole: last-good takes it"
-        raise CheckpointError(found[0], str(error).rpartition(";")[0].removeprefix(f"{found[0]}: "), remedy) from error
+        raise CheckpointError(path, str(error).rpartition(";")[0].removeprefix(f"{path}: "), remedy) from error
 
 
 def _newest_first(paths: Iterable[Path]) -> list[Path]:

@@ -19,6 +19,7 @@ TOOLS: dict[str, str] = {
     "recognize": "arcface_pl.cli.recognize",
     "export": "arcface_pl.cli.export",
     "demo": "arcface_pl.cli.demo",
+    "serve": "arcface_pl.cli.serve",
 }
 """What is done with a trained model: the command, and the module whose ``run(args)`` does it."""
 

@@ -69,8 +69,9 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
     pairs = getattr(data, "pairs", None) if split == "test" else None
     is_trained = list(data.class_names) == model.class_names
     sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)}
-    if fact(data, "held_out_class_names"):
-        sets["held_out"] = (data.held_out_dataloader(split), data.held_out_class_names)
+    if fact(data, "held_out_class_names") and (unseen := data.held_out_dataloader(split)):
+        sets["held_out"] = (unseen, data.held_out_class_names)
+    roles = fact(data, "is_query", {}) if split == "test" else {}
     network = model.to(device).backbone
     embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
     model.to("cpu")
@@ -80,6 +81,7 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
             list(class_names),
             head=model.head if name == "trained" else None,
             pairs=None if name == "held_out" else pairs,
+            is_query=roles.get("held_out" if name == "held_out" else "test"),
         )
         for name, (_, class_names) in sets.items()
     }

@@ -92,6 +92,7 @@ Image embeddings with angular-margin losses (ArcFace and its family).
   recognize  enroll names from a few pictures, identify, compare
   export     write a model as an ONNX, torch or safetensors file
   demo       serve a web page to try a model: draw, see angles, enroll
+  serve      HTTP for programs: embed, predict, identify, verify
 
 'arcface-pl COMMAND --help' prints its flags, 'arcface-pl --version' the version,
 'arcface-pl --print_shtab bash' a script that completes commands and flags

@@ -22,12 +22,14 @@ from rich.table import Table
 from arcface_pl.callbacks.run.run_folder import run_folder, run_id
 from arcface_pl.callbacks.tensorboard.writer import writer_of
 from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.checkpoints.find_checkpoint import age
 from arcface_pl.cli.parser import cell
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import fact
 from arcface_pl.errors import listed
 
 UNKNOWN = "not known"
+_COUNTS = ("/num_images", "/num_correct")
 # Key as logged on the validation and on the test split, and its label.
 _MEASURES = {
     "accuracy": ("val/accuracy", "test/accuracy"),
@@ -45,20 +47,19 @@ def versions() -> dict[str, str]:
 
 
 def exact(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Undo float32 in accuracies: 0.9914000034332275 is 0.9914, a count over a count below ten million."""
-    return {name: float(f"{value:.7g}") if "accuracy" in name else value for name, value in metrics.items()}
+    """Undo float32 in accuracies and counts: 0.9914000034332275 is 0.9914, a count over a count below ten million."""
+    found = {name: float(f"{value:.7g}") if "accuracy" in name else value for name, value in metrics.items()}
+    return {name: round(value) if name.endswith(_COUNTS) else value for name, value in found.items()}
+
+
+def counted(trainer: L.Trainer) -> dict[str, float]:
+    """Return how many images the last evaluation scored and how many were right, by key, from its metrics."""
+    return exact({name: float(each) for name, each in trainer.callback_metrics.items() if name.endswith(_COUNTS)})
 
 
 def dataset_of(datamodule: Any) -> str:
     """Return the name of the data set, or that of the data module's class."""
     return fact(datamodule, "dataset_name") or type(datamodule).__name__
-
-
-def count_images(trainer: Any, datamodule: Any) -> dict[str, int]:
-    """Return how many images of the splits val and test are scored, where that is known: no limit on batches is set."""
-    counts = {split: fact(datamodule, f"num_{split}") for split in ("val", "test")}
-    whole = {split: getattr(trainer, f"limit_{split}_batches", None) == 1.0 for split in counts}
-    return {split: count for split, count in counts.items() if isinstance(count, int) and whole[split]}
 
 
 def announce(
@@ -75,7 +76,7 @@ def announce(
     rows.add_row("precision", _describe_precision(trainer, module))
     rows.add_row("folder", "nothing is saved" if folder is None else cell(os.path.relpath(folder)))
     if checkpoint is not None:
-        rows.add_row("resumes", cell(checkpoint))
+        rows.add_row("resumes", f"{cell(checkpoint)} ({age(checkpoint)} old)")
     console.print(Panel(rows, title="arcface-pl fit", title_align="left", expand=False))
 
 
@@ -125,16 +126,16 @@ def _describe_precision(trainer: L.Trainer, module: Any) -> str:
     return ", ".join(filter(None, parts))
 
 
-def table(console: Console, results: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+def table(console: Console, results: Mapping[str, Any]) -> None:
     """Print the scores in ``results``, one column per split.
 
     Args:
         console: Where to.
         results: Scores by key; ``dataset`` is the title. Scores that a module of the user's logs as ``val/NAME`` or
-            ``test/NAME`` follow the package's.
-        counts: Images per split, where known.
+            ``test/NAME`` follow the package's. Counts of images come from ``val/num_images`` and alike.
     """
-    names = {key.partition("/")[2] for key in results if key.startswith(("val/", "test/"))}
+    logged = [key for key in results if key.startswith(("val/", "test/")) and not key.endswith(_COUNTS)]
+    names = {key.partition("/")[2] for key in logged}
     ours = {key for keys in _MEASURES.values() for key in keys}
     theirs = {name: (f"val/{name}", f"test/{name}") for name in sorted(names)}
     measures = _MEASURES | {name: keys for name, keys in theirs.items() if not ours & set(keys)}
@@ -142,27 +143,35 @@ def table(console: Console, results: Mapping[str, Any], counts: Mapping[str, int
     rows = Table(title=cell(results["dataset"]), title_justify="left")
     rows.add_column("")
     for split in splits:
-        total = f" ({counts[split]:,})" if split in counts else ""
+        count = results.get(f"{split}/num_images")
+        total = "" if count is None else f" ({count:,})"
         rows.add_column(f"{'validation' if split == 'val' else 'test'}{total}", justify="right")
     for label, keys in measures.items():
-        cells = [_format(keys[split == "test"], results, counts.get(split)) for split in splits]
+        cells = [_format(keys[split == "test"], results) for split in splits]
         if any(cells):
             rows.add_row(cell(label), *cells)
-    console.print(rows)
+    if measures and splits:
+        console.print(rows)
 
 
-def _format(key: str, results: Mapping[str, Any], total: int | None) -> str:
+def _format(key: str, results: Mapping[str, Any]) -> str:
     if key not in results:
         return ""
-    value = results[key]
+    value, (split, _, name) = results[key], key.partition("/")
     if "accuracy" in key:
-        return f"{value:.2%}" + (f" ({round(value * total):,})" if total is not None else "")
+        images = results.get(f"{split}/num_images")
+        right = {"accuracy": results.get(f"{split}/num_correct")}
+        if images is not None:
+            right["margin_accuracy"] = round(value * images)
+        return f"{value:.2%}" + (f" ({right[name]:,})" if right.get(name) is not None else "")
     return f"{value:.1f}\N{DEGREE SIGN}" if "angle" in key else f"{value:.6f}"
 
 
-def conclude(console: Console, results: Mapping[str, Any], folder: Path, counts: Mapping[str, int]) -> None:
+def conclude(console: Console, results: Mapping[str, Any], folder: Path) -> None:
     """Print the closing table and the next commands."""
-    table(console, results, counts)
+    table(console, results)
+    for notice in results.get("notices", ()):
+        console.print(f"NOTE: {cell(notice)}", style="bold yellow")
     if results["dataset"] == "digits":
         console.print("These are scikit-learn's digits, not MNIST.", style="bold red")
     console.print(

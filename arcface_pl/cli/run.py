@@ -17,6 +17,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 
 from arcface_pl.callbacks import RunCheckpoint
+from arcface_pl.callbacks.run.exact_resume import ExactResume
+from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.callbacks.run.run_folder import claim, continue_in, release, run_folder
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
 from arcface_pl.checkpoints.find_checkpoint import NAMES, find_checkpoint
@@ -37,6 +39,7 @@ from arcface_pl.data import ImageDataModule
 from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import check_loaders, fact
 from arcface_pl.errors import SettingsError, expected
+from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.training.init_from import backbone_of
 
 NO_DATA = "a data module: the checkpoint was trained on loaders of which it knows nothing"
@@ -61,7 +64,7 @@ def run(command: str, args: Sequence[str]) -> None:
     found = None
     if request.ckpt_path is not None and not request.helps:
         root = _last(settings, flags, "default_root_dir")
-        found = find_checkpoint(request.ckpt_path, root, option="--ckpt_path")
+        found = find_checkpoint(request.ckpt_path, root, option="--ckpt_path", announces=command != "fit")
     if command != "fit" and found is None and not request.helps:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
     if found is not None:
@@ -85,16 +88,22 @@ def run(command: str, args: Sequence[str]) -> None:
     keep_freed_memory()
     stop_driver_search()
     cli = ArcFaceCLI(settings, flags, request.helps, command)
-    checkpoint, run = None, None
+    checkpoint, run, trained_on, preprocessing = None, None, {}, None
     if found is not None:
         checkpoint = found.path
         run = resumed_run(found) if command == "fit" else run_of(*found)
+        trained_on = {name: found.content.get(name) for name in ("data", type(cli.datamodule).__qualname__)}
         DurableCheckpointIO.install(cli.trainer.strategy, found)  # the Trainer need not read it again
+        facts = found.content.get("data") or {}
+        if command != "fit" and facts.get("preprocessing"):
+            preprocessing = Preprocessor.from_data_facts(facts, in_channels=0, image_size=0)  # the sizes are in it
         del found
+    if preprocessing is not None and hasattr(cli.datamodule, "use_preprocessing"):
+        cli.datamodule.use_preprocessing(preprocessing)  # the network's, whatever other images would suggest
     handlers = end_at_once()
     try:
         with file_errors(), library_errors(checkpoint):
-            _perform(command, cli, checkpoint, run, request.switches)
+            _perform(command, cli, checkpoint, run, trained_on, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
             print(f"stopped by {stop.signum.name}; --ckpt_path last goes on from here", file=sys.stderr)  # noqa: T201
@@ -131,13 +140,20 @@ def _last(settings: dict[str, Any], flags: Sequence[tuple[str, str]], name: str)
     return typed[-1] if typed else settings["trainer"].get(name)
 
 
-def _perform(command: str, cli: ArcFaceCLI, checkpoint: Path | None, run: Run | None, switches: dict[str, str]) -> None:
+def _perform(
+    command: str,
+    cli: ArcFaceCLI,
+    checkpoint: Path | None,
+    run: Run | None,
+    trained_on: dict[str, Any],
+    switches: dict[str, str],
+) -> None:
     if "help_all" in switches:
         cli.print_help()
     elif "print_config" in switches:
         cli.print_config(switches["print_config"])
     elif command == "fit":
-        _fit(cli, checkpoint, run)
+        _fit(cli, checkpoint, run, trained_on)
     else:
         assert checkpoint is not None
         _evaluate(command, cli, checkpoint, run)
@@ -157,22 +173,25 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
 
 
-def _fit(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> None:
+def _fit(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, trained_on: dict[str, Any]) -> None:
     try:
-        _train(cli, checkpoint, resumed)
+        _train(cli, checkpoint, resumed, trained_on)
     except BaseException:
         release(cli.trainer)
         raise
 
 
-def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> None:
+def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, trained_on: dict[str, Any]) -> None:
     trainer: Any = cli.trainer
     module, datamodule = cli.model, cli.datamodule
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
+        datamodule.setup("fit")
+    if not any(isinstance(each, ExactResume) for each in trainer.callbacks):
+        trainer.callbacks.append(ExactResume())  # as an ArcFaceModule would; other modules' settings are compared too
     console = Console(quiet=not trainer.is_global_zero)
-    if resumed is not None:
-        continue_in(trainer, *resumed)
+    if resumed is not None and not has_other_data(datamodule, trained_on):  # else its scores and files are of the old
+        continue_in(trainer, resumed.folder, resumed.run_id)
     folder = None
     if trainer.is_global_zero and not trainer.fast_dev_run:
         folder = claim(trainer, f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else "")
@@ -192,18 +211,19 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None) -> Non
         tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
     results = {
         **report.exact(policy.best_metrics if policy is not None else {}),
-        **report.exact(tested[0] if tested else {}),
+        **(report.exact(tested[0]) | report.counted(trainer) if tested else {}),
         "dataset": report.dataset_of(datamodule),
         "num_parameters": num_parameters,
         "seed": cli.config.seed_everything,
         "checkpoint": None if best is None else str(best),
         "fit_seconds": seconds,
+        "notices": list(fact(datamodule, "notices", ())),
         "versions": report.versions(),
     }
     folder = run_folder(trainer)  # a collective call: every process makes it
     if trainer.is_global_zero:
         report.write_json(folder / "results.json", results)
-        report.conclude(console, results, folder, report.count_images(trainer, datamodule))
+        report.conclude(console, results, folder)
 
 
 def _check_data(trainer: Any, datamodule: Any, *stages: str) -> bool:
@@ -249,9 +269,10 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) 
         none = fact(datamodule, "num_val") == 0 and command == "validate"
         raise SettingsError(f"{'data.val_fraction: got 0' if none else limit}; expected images to {command} on")
     if trainer.is_global_zero:
-        results = {**report.exact(scores[0]), "dataset": report.dataset_of(datamodule), "checkpoint": str(checkpoint)}
+        measured = report.exact(scores[0]) | report.counted(trainer)
+        results = {**measured, "dataset": report.dataset_of(datamodule), "checkpoint": str(checkpoint)}
         write_json_result(place / f"{command}.json", results, replace=replace)
-        report.table(console, results, report.count_images(trainer, datamodule))
+        report.table(console, results)
 
 
 def _write_predictions(

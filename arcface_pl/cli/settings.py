@@ -344,8 +344,11 @@ def _plain(node: Any) -> Any:
 
 def _parameter(node: Namespace, name: str) -> inspect.Parameter | None:
     """Return that parameter of the class at ``node``, if it has one."""
-    cls = import_class(node.class_path)
-    return None if cls is None else inspect.signature(cls).parameters.get(name)
+    for cls in getattr(import_class(node.class_path), "__mro__", ()):
+        parameters = inspect.signature(cls).parameters
+        if name in parameters or not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+            return parameters.get(name)
+    return None
 
 
 def _fill(key: str, node: Namespace, name: str, value: Any, origin: str) -> None:

@@ -1,12 +1,16 @@
-"""Check that all processes of a run have the same data."""
+"""Check that all processes of a run, and a resumed run, have the same data."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch.distributed
 from torch import Tensor
 
 from arcface_pl.errors import DataError
+
+_LOG = logging.getLogger(__name__)
 
 
 def fingerprint(parts: Iterable[Iterable[Tensor]]) -> str:
@@ -41,3 +45,27 @@ def check_alike(load: Callable[[], str]) -> None:
     if len(set(outcomes)) > 1:
         listed = "; ".join(f"process {rank}: {found}" for rank, found in enumerate(outcomes))
         raise DataError(f"the processes do not have the same data. {listed}")
+
+
+def check_batches_alike(saved: Mapping[str, Any], now: Mapping[str, Any], *, allow: bool) -> None:
+    """Refuse to resume if what batches depend on differs from the checkpoint's.
+
+    Args:
+        saved: The data module's state in the checkpoint.
+        now: Its state in this run.
+        allow: Warn instead.
+
+    Raises:
+        DataError: If a value differs.
+    """
+    differences = [
+        f"{name}: the checkpoint has {saved.get(name)!r}, this run {value!r}"
+        for name, value in now.items()
+        if saved.get(name) != value
+    ]
+    if not differences:
+        return
+    message = f"the run cannot be resumed exactly. {'; '.join(differences)}"
+    if not allow:
+        raise DataError(f"{message}. Restore the checkpoint's values, or pass --allow_inexact_resume true")
+    _LOG.warning("%s. The next batches differ from those of the uninterrupted run.", message)

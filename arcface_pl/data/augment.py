@@ -6,12 +6,25 @@ The result for an image does not depend on the rest of the batch, to the last bi
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from arcface_pl.functional.checks import check_number
+
+
+class ImageChange(Protocol):
+    """Changes each image of a batch by its own draw; see `Augmentation` and `ImageTransform`."""
+
+    def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
+        """Draw the random parameters of ``count`` images, (count, ...)."""
+        ...
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Change images (B, C, H, W) uint8; returns the same shape, values from 0 to 255."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from arcface_pl.data.agreement import check_alike
-from arcface_pl.data.augment import Augmentation
+from arcface_pl.data.agreement import check_alike, check_batches_alike
+from arcface_pl.data.augment import ImageChange
 from arcface_pl.data.classes import ClassSplit, GivenClass, split_classes
 from arcface_pl.data.epochs import Batches
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
-from arcface_pl.data.parts import Part, Parts, split_parts
+from arcface_pl.data.parts import Part, Parts, shortages, split_parts
+from arcface_pl.data.transform import ImageTransform, Transform
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.preprocessing import Preprocessor
@@ -24,6 +25,10 @@ from arcface_pl.seeding import run_seed
 
 _LOG = logging.getLogger(__name__)
 LARGEST_BATCH = 2**31 - 1
+_REPEATABLE = (
+    "data.transform: batches are repeated exactly, on resume too, if it draws random numbers from torch, random or "
+    "numpy only. Its settings are compared on resume, its code is not."
+)
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -34,20 +39,40 @@ class ImageDataModule(LightningDataModule, ABC):
     complete example, and for what the rest of the package reads of a data module that is not a subclass of this one.
 
     Args:
-        batch_size: Training images per step and process.
-        eval_batch_size: Images per step in validation, test and prediction.
-        val_fraction: Fraction of the training images used for validation.
-        watch_test: Validate on the test set.
-        normalize: Subtract the training images' mean and divide by their standard deviation.
+        batch_size: Training images per step and process; at least 1. The last step of an epoch takes what is left; a
+            single image left over joins the step before.
+        eval_batch_size: Largest number of images per step in validation, test and prediction; affects speed and memory
+            only.
+        val_fraction: Fraction of the training images used for validation, in [0, 1). 0 for no validation.
+        watch_test: Validate on the test set after every epoch instead, as the original loop does. Choices made by these
+            numbers are no longer tested on unseen images.
+        normalize: Subtract the training images' mean and divide by their standard deviation, per channel. Otherwise
+            pixels are in [0, 1].
         augmentation: Random changes to training images, or None.
-        seed: Seed of split, order and augmentation. None for the run's ``seed_everything``.
-        allow_inexact_resume: Warn instead of refusing to resume from a checkpoint of other data or batches.
-        classes: Classes to train on, by name or number; None for all that are not held out.
-        held_out_classes: Classes that training never sees; None for all that ``classes`` leaves.
+        transform: Changes training images in the place of the built-in augmentation: a torchvision v2 transform or
+            another callable, or a list of them. It maps uint8 images (C, H, W) to images of the same shape.
+        eval_transform: The same for validation, test and prediction. Checkpoints do not hold it: pictures that are
+            recognized later are prepared without it.
+        seed: Seed of splits, order and augmentation; at least 0. null for the run's seed_everything.
+        allow_inexact_resume: Resume with a warning from a checkpoint made with other data, batch size or number of
+            processes. Otherwise that is refused.
+        classes: Classes to train on, by name, or by number in label order if the data set numbers its classes. null for
+            all that are not held out. Labels and class_names are those of the chosen classes, in order.
+        held_out_classes: Classes never seen in training and validation: a list of at least two, how many, or a share
+            such as 0.2, drawn by the seed. null for all that classes leaves; [] for none. Used in evaluation.
+
+    Raises:
+        ValueError: If a value is out of range.
     """
+
+    notices: Sequence[str] = ()
+    """What the splits are too small for, known after :meth:`setup`; one sentence each, with the setting to change."""
 
     labels_checked = True
     """Whether every label was checked while loading, so that training steps need not check them again."""
+
+    can_train = True
+    """Whether there are training images at all; without them the images can be evaluated on."""
 
     numbered_classes = True
     """Whether a class may be given by its number in label order."""
@@ -60,11 +85,13 @@ class ImageDataModule(LightningDataModule, ABC):
         val_fraction: float = 0.1,
         watch_test: bool = False,
         normalize: bool = True,
-        augmentation: Augmentation | None = None,
+        augmentation: ImageChange | None = None,
+        transform: list[Transform] | Transform | None = None,
+        eval_transform: list[Transform] | Transform | None = None,
         seed: int | None = None,
         allow_inexact_resume: bool = False,
-        classes: Sequence[GivenClass] | None = None,
-        held_out_classes: Sequence[GivenClass] | None = None,
+        classes: list[GivenClass] | None = None,
+        held_out_classes: list[GivenClass] | int | float | None = None,
     ) -> None:
         super().__init__()
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -79,14 +106,18 @@ class ImageDataModule(LightningDataModule, ABC):
         self.val_fraction = val_fraction
         self.watch_test = watch_test
         self.normalize = normalize
-        self.augmentation = augmentation
+        self.augmentation = augmentation if transform is None else ImageTransform("transform", transform)
+        self.eval_transform = None if eval_transform is None else ImageTransform("eval_transform", eval_transform)
         self.seed = seed
         self.allow_inexact_resume = allow_inexact_resume
         self.classes = classes
         self.held_out_classes = held_out_classes
         self._parts: Parts | None = None
         self._fingerprint = ""
+        self._said: set[str] = set()
         self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        # Subclasses' arguments as well, and with every default
+        self.save_hyperparameters(ignore=["augmentation", "transform", "eval_transform"], logger=True)
 
     # To be defined by subclasses.
 
@@ -128,7 +159,8 @@ class ImageDataModule(LightningDataModule, ABC):
         Raises:
             ValueError: If ``classes`` or ``held_out_classes`` is invalid, or they contradict each other.
         """
-        return split_classes(self.all_class_names, self.classes, self.held_out_classes, numbered=self.numbered_classes)
+        chosen = self.classes, self.held_out_classes
+        return split_classes(self.all_class_names, *chosen, numbered=self.numbered_classes, seed=self._run_seed)
 
     @property
     def class_names(self) -> list[str]:
@@ -175,7 +207,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def preprocessing(self) -> dict[str, Any]:
         """Preprocessing of any image for this network, as from `Preprocessor.to_dict`; stored in checkpoints."""
         mean, std = self.normalization
-        return Preprocessor(self.image_size, self.in_channels, mean, std, **self.picture_style).to_dict()
+        values = Preprocessor(self.image_size, self.in_channels, mean, std, **self.picture_style).to_dict()
+        return values if self.eval_transform is None else {**values, "eval_transform": str(self.eval_transform)}
 
     @property
     def picture_style(self) -> dict[str, Any]:
@@ -224,6 +257,10 @@ class ImageDataModule(LightningDataModule, ABC):
             DataError: If a label is out of range, no training image is left, or processes have different data.
         """
         check_alike(self._load_once)
+        if stage == "fit":
+            if not self.num_train:
+                raise DataError(expected("data", f"{self.dataset_name} without training images", "some, to train on"))
+            self._say(*self.notices)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         self._parts = self._loaded.to(device)
         if self.trainer and not self.num_val:
@@ -254,26 +291,27 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> Batches | list[Batches]:
         """Validation batches, in order; an empty list if there are none."""
-        return self._loader(self._loaded.val, self.eval_batch_size) if self.num_val else []
+        return self._eval_loader(self._loaded.val)
 
-    def test_dataloader(self) -> Batches:
+    def test_dataloader(self) -> Batches | list[Batches]:
         """Test batches, in order."""
-        return self._loader(self._loaded.test, self.eval_batch_size)
+        return self._eval_loader(self._loaded.test)
 
-    def predict_dataloader(self) -> Batches:
+    def predict_dataloader(self) -> Batches | list[Batches]:
         """The test batches again."""
         return self.test_dataloader()
 
-    def held_out_dataloader(self, split: Literal["val", "test"]) -> Batches:
+    def held_out_dataloader(self, split: Literal["val", "test"]) -> Batches | list[Batches]:
         """Images of the held-out classes, in order, labelled 0, 1, ... in the order of :attr:`held_out_class_names`.
+
+        An empty list if there are none of the split.
 
         Args:
             split: "val" for their training images, for choosing settings; "test" for their test images.
         """
         if not self.held_out_class_names:
             raise RuntimeError("held_out_dataloader: no class is held out")
-        part = self._loaded.held_out_val if split == "val" else self._loaded.held_out_test
-        return self._loader(part, self.eval_batch_size)
+        return self._eval_loader(self._loaded.held_out_val if split == "val" else self._loaded.held_out_test)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Return the batch: it was made on the training device."""
@@ -288,6 +326,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "seed": self._run_seed,
             "normalize": self.normalize,
             "augmentation": str(self.augmentation),
+            "eval_transform": self.eval_transform and str(self.eval_transform),
             # None if nothing is held out, as in checkpoints from before classes could be held out.
             "held_out_classes": self.held_out_class_names or None,
             "classes": None if len(self.class_names) == len(self.all_class_names) else self.class_names,
@@ -301,17 +340,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return  # a trained model may be evaluated on anything
-        differences = [
-            f"{name}: the checkpoint has {state_dict.get(name)!r}, this run {value!r}"
-            for name, value in self.state_dict().items()
-            if state_dict.get(name) != value
-        ]
-        if not differences:
-            return
-        message = f"the run cannot be resumed exactly. {'; '.join(differences)}"
-        if not self.allow_inexact_resume:
-            raise DataError(f"{message}. Restore the checkpoint's values, or pass --allow_inexact_resume true")
-        _LOG.warning("%s. The next batches differ from those of the uninterrupted run.", message)
+        check_batches_alike(state_dict, self.state_dict(), allow=self.allow_inexact_resume)
 
     @property
     def _loaded(self) -> Parts:
@@ -330,21 +359,28 @@ class ImageDataModule(LightningDataModule, ABC):
     def _load_once(self) -> str:
         if self._parts is None:
             parts = self.load_parts()
-            if not len(parts.train.labels):
+            if self.can_train and not len(parts.train.labels):
                 raise DataError(expected("val_fraction", self.val_fraction, "a fraction that leaves training images"))
-            self._check_labels(parts)
+            parts.check_labels(self.num_classes, len(self.held_out_class_names))
+            self._try_transforms(parts.train)
             self._parts = parts
             self._fingerprint = f"{self.dataset_name} {self._parts.fingerprint}"
+            self.notices = shortages(parts, watch_test=self.watch_test) if self.can_train else []
         return self._fingerprint
 
-    def _check_labels(self, parts: Parts) -> None:
-        counts = dict.fromkeys(("train", "val", "test"), self.num_classes)
-        counts |= dict.fromkeys(("held_out_val", "held_out_test"), len(self.held_out_class_names))
-        for name, count in counts.items():
-            labels = getattr(parts, name).labels
-            wrong = labels[(labels < 0) | (labels >= count)]
-            if len(wrong):
-                raise DataError(expected(f"labels of the {name} images", int(wrong[0]), f"0 to {count - 1}"))
+    def _say(self, *notices: str) -> None:
+        for notice in notices:
+            if notice not in self._said and (self.trainer is None or self.trainer.is_global_zero):
+                _LOG.warning("%s", notice)
+            self._said.add(notice)
+
+    def _try_transforms(self, part: Part) -> None:
+        """Apply a user's transforms to one image, so that what does not work shows before training."""
+        for change in (self.augmentation, self.eval_transform):
+            if isinstance(change, ImageTransform) and len(part.labels):
+                change.apply(part.select(torch.zeros(1, dtype=torch.int64)).images, torch.zeros(1, dtype=torch.int64))
+                if change is self.augmentation:
+                    self._say(_REPEATABLE)
 
     def batches_of(self, part: Any, **kwargs: Any) -> Batches:
         """Make the loader of a part; ``kwargs`` are ``normalization`` and the arguments of `Batches`."""
@@ -360,6 +396,9 @@ class ImageDataModule(LightningDataModule, ABC):
             world_size=self.trainer.world_size if self.trainer else 1,
             **kwargs,
         )
+
+    def _eval_loader(self, part: Part) -> Batches | list[Batches]:
+        return self._loader(part, self.eval_batch_size, augmentation=self.eval_transform) if len(part.labels) else []
 
     def _position(self) -> tuple[int, int]:
         """Epoch and number of finished batches in it; only the Trainer knows them after a restart."""

@@ -10,9 +10,13 @@ import torch
 import yaml
 
 from arcface_pl.errors import expected, listed
+from arcface_pl.seeding import derive_seed
 
 GivenClass = str | int | float | bool | None
 """A class as a config gives it: its name, or what YAML makes of the name if it is not quoted."""
+
+HeldOut = Sequence[GivenClass] | int | float | None
+"""Classes to hold out: a list, how many, or which share of them."""
 
 
 class ClassSplit(NamedTuple):
@@ -30,9 +34,10 @@ class ClassSplit(NamedTuple):
 def split_classes(
     names: Sequence[str],
     classes: Sequence[GivenClass] | None,
-    held_out_classes: Sequence[GivenClass] | None,
+    held_out_classes: HeldOut,
     *,
     numbered: bool = True,
+    seed: int = 0,
 ) -> ClassSplit:
     """Resolve the classes to train on and the held-out ones.
 
@@ -46,8 +51,10 @@ def split_classes(
     Args:
         names: Names of all classes, in label order.
         classes: Classes to train on, or None.
-        held_out_classes: Classes to hold out, or None. An empty list holds out none.
+        held_out_classes: Classes to hold out, or None. An empty list holds out none. A number of classes, at least 2,
+            or a share in (0, 1) is drawn from ``classes``, or from all.
         numbered: Whether a class may be given by its number in label order.
+        seed: Seed of that draw.
 
     Returns:
         The labels of both.
@@ -63,8 +70,12 @@ def split_classes(
         ClassSplit(trained=[0, 2], held_out=[])
     """
     trained = _labels("classes", names, classes, numbered)
-    held_out = _labels("held_out_classes", names, held_out_classes, numbered)
     everything = set(range(len(names)))
+    if isinstance(held_out_classes, int | float):
+        pool = everything if trained is None else trained
+        drawn = _drawn(held_out_classes, sorted(pool), seed)
+        return ClassSplit(sorted(pool - drawn), sorted(drawn))
+    held_out = _labels("held_out_classes", names, held_out_classes, numbered)
     if trained is None:
         trained = everything - (held_out or set())
     if held_out is None:
@@ -96,6 +107,17 @@ def take_classes(part: Any, labels: Sequence[int]) -> Any:
         return part  # without copying the images
     kept = (renumbered >= 0).nonzero().flatten()
     return part.select(kept)._replace(labels=renumbered[kept])
+
+
+def _drawn(wanted: float, labels: list[int], seed: int) -> set[int]:
+    """Draw a share, or a number, of the labels."""
+    count = wanted if isinstance(wanted, int) else round(wanted * len(labels)) if 0 < wanted < 1 else 0
+    if isinstance(wanted, bool) or not 2 <= count <= len(labels) - 2:
+        most = len(labels) - 2
+        accepted = f"a list of classes, 2 to {most} of the {len(labels)} classes, or a share that amounts to that many"
+        raise ValueError(expected("held_out_classes", wanted, accepted))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "held-out classes"))
+    return {labels[place] for place in torch.randperm(len(labels), generator=generator)[:count].tolist()}
 
 
 def _labels(key: str, names: Sequence[str], given: Sequence[GivenClass] | None, numbered: bool) -> set[int] | None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from arcface_pl.data.augment import Augmentation
+from arcface_pl.data.augment import ImageChange
 from arcface_pl.data.split import balanced_order
 from arcface_pl.errors import expected
 from arcface_pl.seeding import derive_seed
@@ -20,7 +20,7 @@ class Step(NamedTuple):
 
     Attributes:
         indices: Indices of the images, (B,) int64.
-        draws: Random augmentation parameters per image, (B, ...) from `Augmentation.draw`, or None.
+        draws: Random augmentation parameters per image, (B, ...) from `ImageChange.draw`, or None.
     """
 
     indices: Tensor
@@ -63,7 +63,7 @@ class Batches(ABC):
         batch_size: int,
         shuffle: bool = False,
         balance: bool = False,
-        augmentation: Augmentation | None = None,
+        augmentation: ImageChange | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -140,8 +140,7 @@ class Batches(ABC):
             else:
                 whole = torch.randperm(count, generator=generator)
             return self._split(whole[self._share].to(device))
-        # Batches of equal size, so that processes agree on their number even if their shares differ by one image.
-        return torch.arange(count)[self._share].to(device).tensor_split(len(self))
+        return self._split(torch.arange(count)[self._share].to(device))
 
     def _draws(self, epoch: int) -> tuple[Tensor, ...] | None:
         if self.augmentation is None:
@@ -151,5 +150,8 @@ class Batches(ABC):
         return self._split(draws[self._share].to(self.labels.device))
 
     def _split(self, values: Tensor) -> tuple[Tensor, ...]:
+        if not self.shuffle:
+            # Batches of equal size, so that processes agree on their number even if their shares differ by one image.
+            return values.tensor_split(len(self))
         before = [self.batch_size] * (len(self) - 1)
         return values.split([*before, len(values) - sum(before)])

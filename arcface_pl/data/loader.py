@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arcface_pl.data.augment import Augmentation
+from arcface_pl.data.augment import ImageChange
 from arcface_pl.data.epochs import Batch, Batches, Step
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.preprocessing import normalize_images
@@ -40,7 +40,7 @@ class BatchLoader(Batches):
 
 def network_input(
     images: Tensor,
-    augmentation: Augmentation | None,
+    augmentation: ImageChange | None,
     draws: Tensor | None,
     normalization: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Tensor:

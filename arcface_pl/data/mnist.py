@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.base import ImageDataModule
-from arcface_pl.data.classes import GivenClass
 from arcface_pl.data.elastic import ElasticAugmentation
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.parts import Parts
@@ -30,28 +29,13 @@ class MNISTDataModule(ImageDataModule):
         data_dir: Folder of the files, and where downloads go. $ARCFACE_PL_DATA_DIR and data are searched after it.
         dataset: Name of the data set. auto is MNIST, or scikit-learn's digits if MNIST is missing and cannot be
             downloaded.
-        batch_size: Training images per step and process; at least 1. The last step of an epoch takes what is left; a
-            single image left over joins the step before.
-        eval_batch_size: Largest number of images per step in validation, test and prediction; affects speed and memory
-            only.
-        val_fraction: Fraction of the training images used for validation, in [0, 1). 0 for no validation.
-        watch_test: Validate on the test set after every epoch instead, as the original loop does. Choices made by these
-            numbers are no longer tested on unseen images.
-        normalize: Subtract the training images' mean and divide by their standard deviation. Otherwise pixels are in
-            [0, 1].
         augment: Change training images at random. If false, the four settings below have no effect.
         rotation: Largest rotation in either direction, in degrees, 0 to 180.
         shift: Largest shift along either axis, in pixels, 0 to 1000.
         zoom: Largest relative change of size, in [0, 1): 0.1 draws factors from 0.9 to 1.1.
         elastic: Elastic distortion: standard deviation of the smooth random displacement of pixels along either axis,
             in pixels, at least 0.
-        seed: Seed of split, order and augmentation; at least 0. null for the run's seed_everything.
-        allow_inexact_resume: Resume with a warning from a checkpoint made with other data, batch size or number of
-            processes. Otherwise that is refused.
-        classes: Classes to train on, by name or by number in label order: [0, 1, 2]. null for all that are not held
-            out. Labels and class_names are those of the chosen classes, in order.
-        held_out_classes: Classes never seen in training and validation, at least two: [8, 9]. null for all that classes
-            leaves; [] for none. Used in evaluation.
+        **kwargs: Arguments of `ImageDataModule`. Classes may be given by number, too.
 
     Raises:
         ValueError: If a value is out of range.
@@ -69,41 +53,23 @@ class MNISTDataModule(ImageDataModule):
         self,
         data_dir: str = "data",
         dataset: Literal["auto", "mnist", "fashion_mnist", "kmnist", "cifar10", "digits"] = "auto",
-        batch_size: int = 64,
-        eval_batch_size: int = 250,
-        val_fraction: float = 0.1,
-        watch_test: bool = False,
-        normalize: bool = True,
         augment: bool = True,
         rotation: float = 10.0,
         shift: float = 2.0,
         zoom: float = 0.1,
         elastic: float = 0.0,
-        seed: int | None = None,
-        allow_inexact_resume: bool = False,
-        classes: list[GivenClass] | None = None,
-        held_out_classes: list[GivenClass] | None = None,
+        **kwargs: Any,
     ) -> None:
+        data_dir = str(data_dir)  # a checkpoint cannot hold a Path
         strengths = Augmentation(rotation=rotation, shift=shift, zoom=zoom)
         if elastic:
             strengths = ElasticAugmentation(rotation=rotation, shift=shift, zoom=zoom, elastic=elastic)
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            val_fraction=val_fraction,
-            watch_test=watch_test,
-            normalize=normalize,
-            augmentation=strengths if augment and strengths != Augmentation(0, 0, 0) else None,
-            seed=seed,
-            allow_inexact_resume=allow_inexact_resume,
-            classes=classes,
-            held_out_classes=held_out_classes,
-        )
+        if augment and strengths != Augmentation(0, 0, 0):
+            kwargs.setdefault("augmentation", strengths)
+        super().__init__(**kwargs)
         check_choice("dataset", dataset, ("auto", *CATALOG))
         if not data_dir or "\0" in str(data_dir):
             raise ValueError(expected("data_dir", data_dir, "the name of a folder"))
-        data_dir = str(data_dir)  # a checkpoint cannot hold a Path
-        self.save_hyperparameters()
         self.data_dir = data_dir
         self.dataset = dataset
         self._wanted = CATALOG["mnist" if dataset == "auto" else dataset]

@@ -1,5 +1,6 @@
 """`Parts`: the images for training, validation and test, and those of the held-out classes."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,9 +10,11 @@ from arcface_pl.data.classes import ClassSplit, take_classes
 from arcface_pl.data.folders.image_files import ImageFiles
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.split import stratified_split
+from arcface_pl.errors import DataError, expected
 from arcface_pl.seeding import derive_seed
 
 Part = LabelledImages | ImageFiles
+FEWEST_PAIRS = 1000  # of different classes: the default false accept rate is 0.001
 
 
 class Parts(NamedTuple):
@@ -36,6 +39,60 @@ class Parts(NamedTuple):
     def to(self, device: torch.device) -> "Parts":
         """Move images in memory to a device."""
         return Parts(self.fingerprint, *(part.to(device) for part in self[1:]))
+
+    def check_labels(self, num_classes: int, num_held_out: int) -> None:
+        """Check that all labels are classes.
+
+        Raises:
+            DataError: If one is out of range.
+        """
+        for name, part in zip(self._fields[1:], self[1:], strict=True):
+            count = num_held_out if name.startswith("held_out") else num_classes
+            wrong = part.labels[(part.labels < 0) | (part.labels >= count)]
+            if len(wrong):
+                raise DataError(expected(f"labels of the {name} images", int(wrong[0]), f"0 to {count - 1}"))
+
+
+def shortages(parts: Parts, *, watch_test: bool) -> list[str]:
+    """Name what the validation and test images are too few for, with the setting that mends it.
+
+    Args:
+        parts: The images.
+        watch_test: Whether validation uses the test images: there is then no threshold whatever their number.
+    """
+
+    def share(wanted: float, *chosen: Part) -> float:
+        """Return the share of the parts that gives a class two images, and all together that many."""
+        labels = torch.cat([part.labels for part in chosen])
+        return min(0.5, math.ceil(100 * max(2 / int(torch.bincount(labels).max()), wanted / len(labels))) / 100)
+
+    found = []
+    lacks = "verification and retrieval cannot be measured on them"
+    unseen = torch.bincount(parts.held_out_val.labels)
+    if not watch_test and (len(unseen) < 2 or int(unseen.max()) < 2):
+        pairs, unlike = _pairs(parts.val)
+        enough = share(math.sqrt(2.2 * FEWEST_PAIRS), parts.train, parts.val)
+        remedy = f"Set data.val_fraction {enough:g}, or data.held_out_classes 0.2"
+        if not len(parts.val.labels):
+            found.append(f"no validation image: there is no best checkpoint and no threshold. {remedy}")
+        elif not pairs or not unlike:
+            few = "no two validation images are of one class" if not pairs else "all validation images are of one class"
+            found.append(f"{few}: {lacks}, and there is no threshold that tells unknown classes from known. {remedy}")
+        elif unlike < FEWEST_PAIRS:
+            few = f"only {unlike:,} pairs of validation images of different classes"
+            found.append(f"{few}: a false accept rate below 1 in {unlike:,} is a guess. {remedy}")
+    if len(parts.test.labels) and not _pairs(parts.test)[0]:
+        enough = share(0, parts.train, parts.val, parts.test)
+        remedy = f"Set data.test_fraction {enough:g}, or add test images"
+        found.append(f"no two test images are of one class: {lacks}. {remedy}")
+    return found
+
+
+def _pairs(part: Part) -> tuple[int, int]:
+    """Count the pairs of one class and of different classes."""
+    counts = torch.bincount(part.labels)
+    same = int((counts * (counts - 1)).sum()) // 2
+    return same, len(part.labels) * (len(part.labels) - 1) // 2 - same
 
 
 def split_parts(

@@ -16,20 +16,27 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from arcface_pl.errors import DataError, expected
+from arcface_pl.errors import DataError, UserError, expected
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input", "inputs")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
+LACKS = {
+    "val": "no validation images: there is no best checkpoint and no threshold. Give the data module a val_dataloader",
+    "test": "no test images: nothing is tested. Give the data module a test_dataloader",
+}
 SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 
 def fact(data: Any, name: str, default: Any = None) -> Any:
     """Return an attribute of a data module; the default if it is missing, None or cannot be computed yet.
 
-    A property of a user's class may fail in any way before ``setup``, or after the ``setup`` of another stage.
+    A property of a user's class may fail in any way before ``setup``, or after the ``setup`` of another stage. Only a
+    `UserError` is raised.
     """
     try:
         value = getattr(data, name)
+    except UserError:
+        raise
     except Exception:
         return default
     return default if value is None else value
@@ -150,6 +157,8 @@ def check_loaders(data: Any, stage: str) -> bool:
     """
     with isolate_rng():
         loaders = _loaders(data, stage)
+        lacking = [LACKS[split] for split in SPLITS[stage] if split in LACKS and split not in loaders]
+        data.notices = [*fact(data, "notices", ()), *lacking]
         for split, loader in loaders.items():
             labels = _first(data, split, loader)[1]
             _set(data, f"num_{split}", _length(getattr(loader, "dataset", None)))

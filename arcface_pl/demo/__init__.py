@@ -1,6 +1,7 @@
-"""A page to try a trained model: draw, see the angle to every class center, enroll new classes."""
+"""A page to try a trained model, and an HTTP service for programs."""
 
 from arcface_pl.demo.app import create_app
 from arcface_pl.demo.replies import Demo
+from arcface_pl.demo.service import Limits, create_service
 
-__all__ = ["Demo", "create_app"]
+__all__ = ["Demo", "Limits", "create_app", "create_service"]

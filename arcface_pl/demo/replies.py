@@ -47,8 +47,7 @@ class Demo:
 
     def about(self) -> dict[str, Any]:
         """Describe the model, its thresholds in degrees, and the enrolled names."""
-        model, limit = self.recognizer.model, self.threshold
-        thresholds = self.recognizer.thresholds if limit is None else Thresholds(limit, limit)
+        model, thresholds = self.recognizer.model, self._limits
         return {
             "dataset": model.dataset_name,
             "num_classes": len(model.class_names),
@@ -68,7 +67,8 @@ class Demo:
             content: A picture file.
 
         Returns:
-            ``decision``: the nearest class or name, and whether it is unknown. ``classes`` and ``enrolled``: cosine and
+            ``decision``: the nearest class or name, whether it is unknown, and whether it is a guess, since there is no
+            threshold for it. ``classes`` and ``enrolled``: cosine and
             angle to each, in their order; if there are more than `SHOWN`, the nearest first. ``input``: the framed
             picture.
 
@@ -82,9 +82,14 @@ class Demo:
         assert not isinstance(found, ImageError)  # the picture was read before
         assert not isinstance(identified, ImageError)
 
-        answers = [_row(found.name, found.cosine, kind="class", unknown=found.unknown)]
+        limits = self._limits
+        kinds = [("class", found.name, found.cosine, found.unknown, limits.classification)]
         if identified.matches:
-            answers.append(_row(*identified.matches[0], kind="enrolled", unknown=identified.name is None))
+            kinds.append(("enrolled", *identified.matches[0], identified.name is None, limits.verification))
+        answers = [
+            _row(name, cosine, kind=kind, unknown=unknown, guess=limit is None)
+            for kind, name, cosine, unknown, limit in kinds
+        ]
         names, counts = self.recognizer.class_names, self.recognizer.gallery.counts
         shown = range(len(names)) if len(names) <= SHOWN else cosines.topk(SHOWN).indices.tolist()
         enrolled = [_row(*match, images=counts[match.name]) for match in identified.matches]
@@ -120,6 +125,10 @@ class Demo:
         with self.editing():
             self.recognizer.remove(name)
         return self._names()
+
+    @property
+    def _limits(self) -> Thresholds:
+        return self.recognizer.thresholds if self.threshold is None else Thresholds(self.threshold, self.threshold)
 
     def _names(self) -> dict[str, Any]:
         rows = [{"label": name, "images": count} for name, count in self.recognizer.gallery.counts.items()]

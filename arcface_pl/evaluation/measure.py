@@ -93,7 +93,14 @@ def embed(
     return Embedded(torch.cat(embeddings), torch.cat(labels))
 
 
-def evaluate(embedded: Embedded, class_names: list[str], *, head: Head | None = None, pairs: Any = None) -> Evaluation:
+def evaluate(
+    embedded: Embedded,
+    class_names: list[str],
+    *,
+    head: Head | None = None,
+    pairs: Any = None,
+    is_query: Tensor | None = None,
+) -> Evaluation:
     """Measure everything that a set of images allows, and name what it does not allow.
 
     Args:
@@ -102,6 +109,7 @@ def evaluate(embedded: Embedded, class_names: list[str], *, head: Head | None = 
         head: The trained head, in evaluation mode on the CPU, if it was trained on these classes.
         pairs: A list of pairs of these images: ``first`` and ``second``, (P,) int64 indices, ``is_genuine``, (P,) bool,
             and ``folds``, (P,) int64; None for no list.
+        is_query: Whether each image is looked up among the others, (N,) bool; None to look up each among all others.
 
     Raises:
         ValueError: If an embedding is NaN or infinite, or an index is outside the images.
@@ -115,7 +123,10 @@ def evaluate(embedded: Embedded, class_names: list[str], *, head: Head | None = 
     if len(sizes) > 1 and int(sizes.max()) > 1:
         curve = all_pairs_curve(embeddings, labels, far=FAR)
         scores["verification"] = verification(curve)
-        scores["retrieval"] = retrieval(embeddings, labels)
+        if is_query is None or torch.isin(labels[is_query], labels[~is_query]).any():
+            scores["retrieval"] = retrieval(embeddings, labels, is_query)
+        else:
+            not_measured.append("retrieval: no query has a gallery image of its class")
         scores["identification"] = identification(embeddings, labels)
     else:
         reason = "all images are of one class" if len(sizes) < 2 else "no class has two images"
@@ -194,24 +205,29 @@ def pair_verification(embeddings: Tensor, labels: Tensor, pairs: Any) -> dict[st
     return scores
 
 
-def retrieval(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
-    """Look up each embedding among all others.
+def retrieval(embeddings: Tensor, labels: Tensor, is_query: Tensor | None = None) -> dict[str, float]:
+    """Look up each embedding among all others, or queries in a gallery.
 
     Args:
         embeddings: (N, D).
         labels: (N,) int64; at least one class has two images.
+        is_query: (N,) bool, queries; the others are the gallery. Queries without an image of their class are left out.
 
     Returns:
         ``recall_at_K`` for each K in `RECALL_AT` below N, ``r_precision``, ``map_at_r`` and, with more than
         `NUM_NEIGHBOURS` images, ``knn_accuracy``.
     """
-    most = len(labels) - 1
+    most, gallery = len(labels) - 1, {}
+    if is_query is not None:
+        most = int((~is_query).sum())
+        gallery = {"gallery_embeddings": embeddings[~is_query], "gallery_labels": labels[~is_query]}
+        embeddings, labels = embeddings[is_query], labels[is_query]
     ranks = [rank for rank in RECALL_AT if rank <= most]
-    matched = cumulative_match_characteristic(embeddings, labels, ranks[-1])
+    matched = cumulative_match_characteristic(embeddings, labels, ranks[-1], **gallery)
     scores = {f"recall_at_{rank}": float(matched[rank - 1]) for rank in ranks}
-    scores["r_precision"], scores["map_at_r"] = precision_at_r(embeddings, labels)
+    scores["r_precision"], scores["map_at_r"] = precision_at_r(embeddings, labels, **gallery)
     if most >= NUM_NEIGHBOURS:
-        scores["knn_accuracy"] = knn_accuracy(embeddings, labels, NUM_NEIGHBOURS)
+        scores["knn_accuracy"] = knn_accuracy(embeddings, labels, NUM_NEIGHBOURS, **gallery)
     return scores
 
 

@@ -254,28 +254,20 @@ def non_target_backward(
             all centers is then not kept.
         kept: The forward pass's ``keep``; overwritten by the gradient of the centers.
     """
-    embeddings, weight, _, non_target, _, bias, divisor = problem
+    embeddings, weight, bias, divisor = problem.embeddings, problem.weight, problem.bias, problem.divisor
     sweep = _Sweep(problem, norms, kept)
-    inverse = None if norms is None else inverse_norms(norms)
-    grads, products = torch.empty_like(sweep.centers), torch.empty_like(sweep.centers)
     grad_embeddings = torch.zeros_like(embeddings) if needs_grad[0] else None
     grad_weight = None
     if needs_grad[1] and update is None:
         grad_weight = torch.empty_like(weight) if kept is None else kept
     grad_bias = torch.empty_like(bias) if bias is not None and needs_grad[2] else None
-    shift, factor = None, grad_lse * non_target.scale
-    if problem.needs_shift():
-        shift = lse[:, None] if divisor is None else lse[:, None] / divisor
-        shift = shift.clamp_min(torch.finfo(embeddings.dtype).min).to(embeddings.dtype)
-    else:
-        # The clamp is for a class that is alone: its log-sum-exp is -inf, and all probabilities are 0
-        factor = factor * lse.clamp_min(-UNSHIFTED_LOGIT).neg().exp()
-    factor = factor.to(embeddings.dtype)[:, None]
-    even = None if grad_sum is None else (grad_sum * non_target.scale).to(embeddings.dtype)[:, None]
+    shift, factor = _shift_and_factor(problem, lse, grad_lse)
+    even = None if grad_sum is None else (grad_sum * problem.non_target.scale).to(embeddings.dtype)[:, None]
     # The factor goes to the batch x dim side of the products, which is smaller than batch x classes; not where label
     # smoothing adds a second term
     weighted = embeddings if divisor is None else embeddings * divisor
     weighted = weighted * factor if even is None else weighted
+    to_centers = _CenterGradients(sweep, weighted, norms) if needs_grad[1] else None
     for chunk in sweep:
         slopes = chunk.logits if shift is None else chunk.logits.sub_(shift)
         if divisor is not None:
@@ -293,18 +285,43 @@ def non_target_backward(
         slopes = sweep.to_centers(slopes, chunk.best)
         if grad_embeddings is not None:
             grad_embeddings.addmm_(slopes, chunk.centers)
-        if needs_grad[1]:
-            count = chunk.centers.shape[0]
-            grad = torch.mm(slopes.T, weighted, out=grads[:count])
-            out = grad if grad_weight is None else grad_weight[chunk.rows]
-            if inverse is None:
-                out.copy_(grad)
-            else:
-                along = torch.mul(grad, chunk.centers, out=products[:count]).sum(dim=1, keepdim=True)
-                grad.addcmul_(along, chunk.centers, value=-1)
-                torch.mul(grad, inverse[chunk.rows], out=out)
+        if to_centers is not None:
+            grad = to_centers.write(chunk, slopes, grad_weight)
             if update is not None:
-                update(chunk.rows, out)
+                update(chunk.rows, grad)
     if grad_embeddings is not None and even is None:
         grad_embeddings *= factor
     return grad_embeddings, grad_weight, grad_bias
+
+
+def _shift_and_factor(problem: Problem, lse: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return what to subtract from the logits before exp, if anything, and what to multiply by after, (B, 1) each."""
+    dtype, divisor = problem.embeddings.dtype, problem.divisor
+    shift, factor = None, grad_lse * problem.non_target.scale
+    if problem.needs_shift():
+        shift = lse[:, None] if divisor is None else lse[:, None] / divisor
+        shift = shift.clamp_min(torch.finfo(dtype).min).to(dtype)
+    else:
+        # The clamp is for a class that is alone: its log-sum-exp is -inf, and all probabilities are 0
+        factor = factor * lse.clamp_min(-UNSHIFTED_LOGIT).neg().exp()
+    return shift, factor.to(dtype)[:, None]
+
+
+class _CenterGradients:
+    """Gradients of the centers of a chunk, in buffers made once."""
+
+    def __init__(self, sweep: _Sweep, weighted: Tensor, norms: Tensor | None) -> None:
+        self.weighted = weighted
+        self.inverse = None if norms is None else inverse_norms(norms)
+        self.grads, self.products = torch.empty_like(sweep.centers), torch.empty_like(sweep.centers)
+
+    def write(self, chunk: _Chunk, slopes: Tensor, grad_weight: Tensor | None) -> Tensor:
+        """Return the gradient of the chunk's centers, in its rows of ``grad_weight`` if there is one."""
+        count = chunk.centers.shape[0]
+        grad = torch.mm(slopes.T, self.weighted, out=self.grads[:count])
+        out = grad if grad_weight is None else grad_weight[chunk.rows]
+        if self.inverse is None:
+            return out.copy_(grad)
+        along = torch.mul(grad, chunk.centers, out=self.products[:count]).sum(dim=1, keepdim=True)
+        grad.addcmul_(along, chunk.centers, value=-1)
+        return torch.mul(grad, self.inverse[chunk.rows], out=out)

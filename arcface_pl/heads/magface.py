@@ -36,7 +36,7 @@ class MagFaceHead(MarginHead):
         max_margin: u_m, margin in radians of the longest embeddings, in [0, pi), at least ``min_margin``.
         min_norm: l_a, above 0.
         max_norm: u_a, above ``min_norm``.
-        norm_weight: lambda_g, at least 0.
+        norm_weight: lambda_g, at least 0; below ``s K (l_a u_a)^2 / (u_a^2 - l_a^2)``, K the slope of m(a), a warning.
         **kwargs: Options of `MarginHead`.
 
     Reference:

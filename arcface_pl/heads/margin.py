@@ -17,7 +17,8 @@ class MarginHead(AngularHead):
     Args:
         embedding_dim: D, the width of the embeddings, at least 1.
         num_classes: C, at least 1.
-        scale: s, positive, or a word as for `AngularHead`.
+        scale: s, positive; or, with at least 3 classes, one that is ``sqrt(2) * log(C - 1)`` throughout ("adacos") or
+            at first ("adacos_dynamic" follows the batches, "learnable" is trained as ``exp(log_scale)``).
         margin_warmup_epochs: Epochs over which the margin grows linearly from none; 0 starts with the full margin.
         class_margins: "equal", or "frequency" for margins that are larger for rarer classes.
         **kwargs: Options of `Head`.

@@ -1,5 +1,6 @@
 """`Preprocessor`: from any image to the network's input, described by plain values."""
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -7,13 +8,14 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from arcface_pl.errors import UserError, expected
+from arcface_pl.errors import UserError, expected, printable
 from arcface_pl.functional.checks import check_choice
 from arcface_pl.preprocessing.decoding import ImageError, read_image
 from arcface_pl.preprocessing.drawing.ink import find_ink
 from arcface_pl.preprocessing.framing import as_framed, fit_image, frame_ink, frame_object
 from arcface_pl.preprocessing.normalize import normalize_images
 
+_LOG = logging.getLogger(__name__)
 Style = Literal["ink", "object", "picture"]
 STYLES: tuple[Style, ...] = get_args(Style)
 
@@ -175,7 +177,13 @@ class Preprocessor:
             UserError: If the stored preprocessing is invalid.
         """
         if facts.get("preprocessing"):
-            return cls.from_dict(facts["preprocessing"])
+            values = dict(facts["preprocessing"])
+            if lost := values.pop("eval_transform", None):
+                text = (
+                    "trained with data.eval_transform %s, which checkpoints cannot hold: pictures are prepared without"
+                )
+                _LOG.warning(text, printable(lost))
+            return cls.from_dict(values)
         mean, std = facts.get("normalization") or ((0.0,) * in_channels, (1.0,) * in_channels)
         style = style_of_dataset(facts.get("dataset_name"))
         return cls(image_size, in_channels, mean, std, **style)

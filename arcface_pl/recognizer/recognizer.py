@@ -138,8 +138,19 @@ class Recognizer:
         Raises:
             ImageError: If a picture cannot be read; of several, the message says which.
         """
-        found = self._answers(images, framed, lambda embeddings: F.normalize(embeddings, dim=1).cpu())
-        return _stacked(found, self.model.head.embedding_dim)
+        return _stacked(self.embed_each(images, framed=framed), self.model.head.embedding_dim)
+
+    def embed_each(self, images: Pictures, *, framed: bool = False) -> list[Tensor | ImageError]:
+        """Embed pictures, some of which may be unreadable.
+
+        Args:
+            images: One picture or several; see the class.
+            framed: See the class.
+
+        Returns:
+            (D,) float32 unit row of each picture, in order; of several, those that cannot be read have their error.
+        """
+        return self._answers(images, framed, lambda embeddings: F.normalize(embeddings, dim=1).cpu())
 
     def class_scores(self, images: Pictures, *, framed: bool = False) -> Tensor:
         """Compute the cosines to the centers of the trained classes.
@@ -205,10 +216,20 @@ class Recognizer:
         Raises:
             ImageError: If one cannot be read.
         """
-        threshold = self.thresholds.verification if threshold is None else threshold
-        pair = torch.cat((self.embed(a, framed=framed), self.embed(b, framed=framed))).double()
+        pair = torch.cat((self.embed(a, framed=framed), self.embed(b, framed=framed)))
         if len(pair) != 2:
             raise ValueError(expected("a, b", f"{len(pair)} pictures", "one picture each"))
+        return self.compare(pair, threshold=threshold)
+
+    def compare(self, pair: Tensor, *, threshold: float | None = None) -> Verification:
+        """Compare two embeddings.
+
+        Args:
+            pair: (2, D) unit rows.
+            threshold: Smallest cosine of the same class; unset: the stored threshold.
+        """
+        threshold = self.thresholds.verification if threshold is None else threshold
+        pair = pair.double()
         # Exact for small angles, unlike acos near 1
         angle = 2 * torch.atan2((pair[0] - pair[1]).norm(), (pair[0] + pair[1]).norm())
         cosine = float(angle.cos())

@@ -39,6 +39,7 @@ DATA_FACTS = (
     "preprocessing",
     "in_channels",
     "image_size",
+    "notices",
 )
 
 
@@ -302,3 +303,5 @@ class ArcFaceModule(L.LightningModule):
         scores: Any = self.scores[split]
         for key, metric in scores.by_key().items():
             self.log(key, metric, prog_bar=key.endswith("/accuracy"))
+        for key, metric in scores.counts().items():
+            self.log(key, metric, logger=False)  # for the closing table; a chart would be flat

@@ -67,13 +67,13 @@ class Constant(Schedule):
         return 1.0
 
 
-class Cosine(Schedule):
-    """Linear warm-up from 0, then half a cosine down to 0 (Loshchilov and Hutter 2017, SGDR, equation 5, one cycle).
+class WarmUp(Schedule):
+    """Base class: linear from 0 to the peak over the first part of the run, then ``fall(progress)``.
 
     Args:
         optimizer: Its groups have the peak learning rates.
         total_steps: Optimizer steps in the whole run, at least 1. Unset: taken from the Trainer.
-        warmup_fraction: Share of the run spent warming up, in [0, 1).
+        warmup_fraction: Share of the run spent on the way up, in [0, 1).
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int | None = None, warmup_fraction: float = 0.05) -> None:
@@ -82,31 +82,37 @@ class Cosine(Schedule):
         super().__init__(optimizer, total_steps)
 
     def factor(self, progress: float) -> float:
-        """Return progress / warmup_fraction, then (1 + cos(pi u)) / 2 over what is left of the run."""
-        if progress < self.warmup_fraction:
-            return progress / self.warmup_fraction
+        """Return progress / warmup_fraction up to the peak, then ``fall(progress)``."""
+        return progress / self.warmup_fraction if progress < self.warmup_fraction else self.fall(progress)
+
+    def fall(self, progress: float) -> float:
+        """Return the multiple of the peak rate, in [0, 1], at ``progress`` in [warmup_fraction, 1]."""
+        raise NotImplementedError(f"{type(self).__name__} must define fall")
+
+
+class Cosine(WarmUp):
+    """Linear warm-up from 0, then half a cosine down to 0 (Loshchilov and Hutter 2017, SGDR, equation 5, one cycle)."""
+
+    def fall(self, progress: float) -> float:
+        """Return (1 + cos(pi u)) / 2, u the share of what is left after the warm-up."""
         done = (progress - self.warmup_fraction) / (1.0 - self.warmup_fraction)
         return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-class OneCycle(Schedule):
+class OneCycle(WarmUp):
     """Linear up to the peak and linear down to 0 (Smith and Topin 2019, super-convergence).
 
     Args:
         optimizer: Its groups have the peak learning rates.
         total_steps: Optimizer steps in the whole run, at least 1. Unset: taken from the Trainer.
-        warmup_fraction: Share of the run spent going up, in [0, 1).
+        warmup_fraction: Share of the run spent on the way up, in [0, 1).
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int | None = None, warmup_fraction: float = 0.25) -> None:
-        check_number("warmup_fraction", warmup_fraction, low=0, high=1)
-        self.warmup_fraction = warmup_fraction
-        super().__init__(optimizer, total_steps)
+        super().__init__(optimizer, total_steps, warmup_fraction)
 
-    def factor(self, progress: float) -> float:
-        """Return progress / warmup_fraction up to the peak, then (1 - progress) / (1 - warmup_fraction)."""
-        if progress < self.warmup_fraction:
-            return progress / self.warmup_fraction
+    def fall(self, progress: float) -> float:
+        """Return (1 - progress) / (1 - warmup_fraction)."""
         return (1.0 - progress) / (1.0 - self.warmup_fraction)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric, Metric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from arcface_pl.callbacks.outputs import ScoredBatch
@@ -28,6 +28,7 @@ class Scores(nn.Module):
         self.accuracy, self.margin_accuracy = (
             MulticlassAccuracy(num_classes, average="micro", validate_args=False) for _ in range(2)
         )
+        self.num_images, self.num_correct = (SumMetric(nan_strategy="disable").set_dtype(SUM_DTYPE) for _ in range(2))
         self.loss, self.target_mean, self.nearest_other_mean = (
             MeanMetric(nan_strategy="disable").set_dtype(SUM_DTYPE) for _ in range(3)
         )
@@ -45,6 +46,8 @@ class Scores(nn.Module):
         target_angle, nearest_other_angle = _degrees(scores.target_cosine), _degrees(scores.nearest_other_cosine)
         self.accuracy.update(scores.predictions, labels)
         self.margin_accuracy.update(scores.margin_predictions, labels)
+        self.num_images.update(float(len(labels)))
+        self.num_correct.update((scores.predictions == labels).sum().to(SUM_DTYPE))
         self.loss.update(scores.loss.to(SUM_DTYPE))
         self.target_mean.update(target_angle)
         self.nearest_other_mean.update(nearest_other_angle)
@@ -64,6 +67,10 @@ class Scores(nn.Module):
         }
         angles = {name: getattr(self, name) for name in ("target_mean", "nearest_other_mean")}
         return names | {f"{self.split}/angle/{name}": metric for name, metric in angles.items()}
+
+    def counts(self) -> dict[str, Metric]:
+        """Return how many images were scored and how many predictions were right, by key."""
+        return {f"{self.split}/{name}": getattr(self, name) for name in ("num_images", "num_correct")}
 
 
 def _degrees(cosine: Tensor) -> Tensor:

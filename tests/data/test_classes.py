@@ -178,3 +178,21 @@ def test_a_run_goes_on_with_its_own_classes_only(files: MadeUp, tmp_path: Path, 
     data.setup("fit")
     with pytest.raises(DataError, match="classes: the checkpoint has"):
         data.load_state_dict(state)
+
+
+@pytest.mark.parametrize(("wanted", "count"), [(0.2, 4), (0.5, 10), (3, 3), (18, 18)])
+def test_a_share_or_a_number_of_classes_is_drawn_by_the_seed(wanted: float, count: int) -> None:
+    names = [f"c{number}" for number in range(20)]
+    found = split_classes(names, None, wanted, seed=1)
+    assert len(found.held_out) == count
+    assert sorted([*found.trained, *found.held_out]) == list(range(20))
+    assert found == split_classes(names, None, wanted, seed=1)
+    assert any(found != split_classes(names, None, wanted, seed=seed) for seed in range(2, 5))
+    some = split_classes(names, names[:10], 0.4)
+    assert sorted([*some.trained, *some.held_out]) == list(range(10))
+
+
+@pytest.mark.parametrize("wanted", [0.0, 1.0, 1.5, -0.1, 1, 0, 19, True, 0.01, float("nan")])
+def test_a_share_that_leaves_too_few_classes_is_refused(wanted: float) -> None:
+    with pytest.raises(ValueError, match=r"held_out_classes: got .*2 to 18 of the 20 classes"):
+        split_classes([f"c{number}" for number in range(20)], None, wanted)

@@ -113,7 +113,7 @@ class TestTree:
             (tmp_path / name).write_bytes(b"x")
         (tmp_path / "c").mkdir()
         made(tmp_path)
-        said = [record.getMessage().removeprefix(f"{tmp_path}: ") for record in caplog.records]
+        said = [each.getMessage().removeprefix(f"{tmp_path}: ") for each in caplog.records if "tree" in each.name]
         assert said == [
             "folders without images are not classes: c",
             "left out 1 images next to the class folders",
@@ -243,6 +243,7 @@ class TestHeldOutClasses:
     def test_nothing_changes_where_nothing_is_held_out(self, root: Path) -> None:
         data, spelled = made(root), made(root, classes=["a", "b", "c", "d", "e"], held_out_classes=[])
         assert data.state_dict() == spelled.state_dict()
+        assert data.state_dict()["in_channels"] == data.in_channels
         with pytest.raises(RuntimeError, match="no class is held out"):
             data.held_out_dataloader("test")
 
@@ -368,9 +369,9 @@ class TestFromMemoryAndFromFiles:
 
     def test_auto_keeps_what_fits(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(made(root).train_dataloader(), BatchLoader)
-        monkeypatch.setattr("arcface_pl.data.folder.RESIDENT_LIMIT", 50 * 3 * 16 * 16 - 1)
+        monkeypatch.setattr("arcface_pl.data.files.RESIDENT_LIMIT", 50 * 3 * 16 * 16 - 1)
         assert isinstance(made(root).train_dataloader(), FileLoader)
-        monkeypatch.setattr("arcface_pl.data.folder.RESIDENT_LIMIT", 50 * 3 * 16 * 16)
+        monkeypatch.setattr("arcface_pl.data.files.RESIDENT_LIMIT", 50 * 3 * 16 * 16)
         assert isinstance(made(root).train_dataloader(), BatchLoader)
 
     def test_reading_leaves_the_global_generator_alone(self, root: Path) -> None:

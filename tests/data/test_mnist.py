@@ -177,7 +177,10 @@ class TestParts:
 
 class TestFallingBack:
     def test_auto_takes_the_digits_with_a_warning_nobody_can_miss(self, caplog: pytest.LogCaptureFixture) -> None:
-        data = ready(MNISTDataModule())
+        data = MNISTDataModule()
+        data.prepare_data()
+        assert (data.dataset_name, data.fell_back) == ("digits", True)  # known before the images are read
+        data.setup("fit")
         assert (data.dataset_name, data.fell_back) == ("digits", True)
         assert (data.num_train, data.num_val, data.num_test) == (1294, 144, 359)
         [record] = caplog.records

@@ -4,6 +4,7 @@ import os
 import pickle
 import tarfile
 import threading
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,14 @@ def test_the_catalog_is_consistent() -> None:
         md5s = [text for file in spec.files for text in (file.md5, file.content_md5) if text]
         assert all(len(text) == 32 and set(text) <= set("0123456789abcdef") for text in md5s)
         assert len(set(md5s)) == len(md5s)
+
+
+def test_kuzushiji_classes_are_called_as_their_characters_are_read() -> None:
+    """The data set's own list of classes is these ten hiragana, in this order."""
+    read = [
+        unicodedata.name(character).removeprefix("HIRAGANA LETTER ").lower() for character in "おきすつなはまやれを"
+    ]
+    assert [{"tu": "tsu"}.get(syllable, syllable) for syllable in read] == list(CATALOG["kmnist"].class_names)
 
 
 def test_the_checksums_are_those_of_torchvision() -> None:

@@ -233,3 +233,28 @@ def test_every_digit_that_is_drawn_is_read(browser: WebDriver, tmp_path: Path) -
             read[digit] = draw(browser, strokes)["label"]
             press(browser, "Clear")
     assert read == {digit: digit for digit in DIGITS}
+
+
+def test_without_a_threshold_an_answer_is_shown_as_a_guess(trained: Path, tmp_path: Path, browser: WebDriver) -> None:
+    content = torch.load(trained, weights_only=True)
+    torch.save({**content, "calibration": None}, tmp_path / "guesses.ckpt")
+    colors = {}
+    for name, model in (("known", trained), ("guess", tmp_path / "guesses.ckpt")):
+        words = ("--threshold", "-1") if name == "known" else ()
+        with serving(model, *words) as (_, address):
+            browser.get(address)
+            settled(browser)
+            for stroke in DIGITS["7"]:
+                trace(browser, stroke)
+            said = settled(browser)
+            assert said["state"] == name
+            assert said["label"].endswith("?") is (name == "guess")
+            assert ("A guess: " in said["spoken"]) is (name == "guess")
+            color = "return getComputedStyle(document.querySelector(arguments[0])).color"
+            colors[name] = [browser.execute_script(color, place) for place in ("#label", ".best th", ".best .number")]
+            text = browser.execute_script(color, "body")
+            green = browser.execute_script("return getComputedStyle(document.body).getPropertyValue('--good')")
+            browser.save_screenshot(str(tmp_path / f"{name}.png"))
+    assert set(colors["guess"]) == {text}
+    assert green
+    assert text not in colors["known"]

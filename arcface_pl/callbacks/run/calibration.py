@@ -71,6 +71,7 @@ class ThresholdCalibration(ScoredCallback):
             return
         known = self._gather(self._known, pl_module.device)
         unknown = self._gather(self._unknown, pl_module.device) if _held_out(trainer) else None
+        unknown = unknown if unknown is not None and len(unknown.labels) else None  # they may have test images only
         source = "validation" if unknown is None else "held-out classes"
         # A single class, one image per class or non-finite weights leave nothing to choose a threshold by
         with suppress(ValueError):

@@ -32,7 +32,8 @@ class ExactResume(L.Callback):
 
     What another value of a setting does is decided by `RESUMED_SETTINGS`. What callbacks changed in the module while it
     trained (frozen parameters, modules in evaluation mode, plain attributes such as a dropout's ``p``) is restored, and
-    arguments of callbacks are those of the present run where a callback's state would override them.
+    arguments of callbacks are those of the present run where a callback's state would override them. Where training on
+    with other data is allowed, best scores measured on the old data are forgotten.
 
     Override `facts` to compare more or less.
 
@@ -90,6 +91,8 @@ class ExactResume(L.Callback):
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
+        if settings.has_other_data(getattr(trainer, "datamodule", None), checkpoint):
+            settings.forget_scores(checkpoint)
         self._saved = saved = checkpoint.get("exact", {})
         self._given = {
             place: {attribute: vars(each)[attribute] for attribute in settings.argument_attributes(each).values()}

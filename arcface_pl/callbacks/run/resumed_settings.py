@@ -183,6 +183,32 @@ def swa_took_over(trainer: L.Trainer) -> bool:
     return _has(trainer, StochasticWeightAveraging) and not trainer.lr_scheduler_configs
 
 
+def has_other_data(datamodule: Any, checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint's scores are of other images or classes than a data module's, which is set up."""
+    facts, present = checkpoint.get("data") or {}, type(datamodule)
+    if not facts or datamodule is None:
+        return False
+    if facts.get("name") != present.__name__:
+        return True
+    saved = checkpoint.get(present.__qualname__)
+    if isinstance(saved, Mapping) and "data" in saved:
+        now = datamodule.state_dict()
+        return any(saved.get(name) != now.get(name) for name in ("data", "classes", "held_out_classes"))
+    # Any other class's: its arguments are all that is known
+    given = _plain_items(getattr(datamodule, "hparams", {}))
+    return any(name in given and given[name] != value for name, value in (facts.get("kwargs") or {}).items())
+
+
+def forget_scores(checkpoint: dict[str, Any]) -> None:
+    """Drop the scores that callbacks and schedules remember, which were measured on other data."""
+    remembered = {"best_score", "best_model_score", "epochs"}
+    states = checkpoint.get("callbacks") or {}
+    checkpoint["callbacks"] = {key: state for key, state in states.items() if not remembered & set(state)}
+    for state in checkpoint.get("lr_schedulers") or []:
+        if "mode_worse" in state:  # ReduceLROnPlateau
+            state.update(best=state["mode_worse"], num_bad_epochs=0)
+
+
 def _has(trainer: Any, kind: type) -> bool:
     return any(isinstance(each, kind) for each in trainer.callbacks)
 

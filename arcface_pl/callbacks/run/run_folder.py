@@ -10,8 +10,9 @@ import lightning as L
 
 from arcface_pl.callbacks.run.logger import RunLogger
 from arcface_pl.callbacks.run.private_apis import join_folder
+from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.checkpoints.atomic import claim_folder, missing_folders
-from arcface_pl.checkpoints.runs import MARK, owner_of
+from arcface_pl.checkpoints.runs import MARK, mark_run, owner_of, record_elsewhere
 from arcface_pl.errors import CheckpointError
 
 
@@ -29,13 +30,22 @@ class RunFolder(L.Callback):
         self._agreed = False
         self._made: Sequence[Path] = ()
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record that the run is started, or resumed, now: `last` and `best` mean the newest run."""
+        if trainer.is_global_zero and self.path is not None:
+            with suppress(OSError):
+                mark_run(self.path, self.run_id)
+            record_elsewhere(self.path)
+
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the run's identity."""
         checkpoint["run"] = self.run_id
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Continue in default_root_dir if the run that is resumed has it."""
+        """Continue in default_root_dir if the run that is resumed has it, and the data are the same."""
         root = Path(trainer.default_root_dir)
+        if has_other_data(getattr(trainer, "datamodule", None), checkpoint):
+            return
         if self.path is None and not trainer.loggers and owner_of(root) == checkpoint.get("run", ""):
             self.path, self.run_id = root, checkpoint["run"]
 
@@ -53,7 +63,7 @@ class RunFolder(L.Callback):
                 logger.suffix = logger.suffix or suffix
                 self.path = Path(logger.log_dir)
                 self.path.mkdir(parents=True, exist_ok=True)  # the logger may have been given another since
-            (self.path / MARK).write_text(self.run_id, encoding="utf-8")
+            mark_run(self.path, self.run_id)
         except OSError as error:
             fault = f"not writable ({error.strerror})"
             raise CheckpointError(root, fault, "use another --default_root_dir") from error
@@ -76,7 +86,7 @@ class RunFolder(L.Callback):
         root = Path(trainer.default_root_dir)
         try:
             (root / "checkpoints").mkdir(parents=True)
-            (root / MARK).write_text(self.run_id, encoding="utf-8")
+            mark_run(root, self.run_id)
         except OSError:
             return False
         self.path = root

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from arcface_pl.data.augment import Augmentation
+from arcface_pl.data.augment import ImageChange
 from arcface_pl.data.epochs import Batch, Batches, Step
 from arcface_pl.data.folders.workers import Workers
 from arcface_pl.data.labelled import LabelledFiles, LabelledImages
@@ -43,11 +42,13 @@ class ImageFiles(NamedTuple):
         root: Folder that file names are relative to.
         files: The files and their labels.
         preprocessor: Preprocessing of the images.
+        listing: Name of the table that lists the files, and the numbers of its rows; None for no table.
     """
 
     root: Path
     files: LabelledFiles
     preprocessor: Preprocessor
+    listing: tuple[str, Tensor] | None = None
 
     @property
     def labels(self) -> Tensor:
@@ -73,10 +74,6 @@ class ImageFiles(NamedTuple):
         """Return the files: they are read on the CPU."""
         return self
 
-    def with_white_level(self, white_level: float | None) -> "ImageFiles":
-        """Read files of more than 8 bits per channel on another scale; see `read_image`."""
-        return self._replace(preprocessor=replace(self.preprocessor, white_level=white_level))
-
     def select(self, indices: Tensor) -> "ImageFiles":
         """Select files by index, in that order."""
         return self._replace(files=self.files.select(indices))
@@ -97,8 +94,10 @@ class ImageFiles(NamedTuple):
             try:
                 images[place] = self.preprocessor.read(path)
             except ImageError as error:
-                reason = str(error)
-                unreadable.append(Unreadable(index, reason if str(path) in reason else f"{path}: {reason}"))
+                reason = str(error) if str(path) in str(error) else f"{path}: {error}"
+                if self.listing is not None:
+                    reason = f"{self.listing[0]}, row {int(self.listing[1][self.files.rows[index]])}: {reason}"
+                unreadable.append(Unreadable(index, reason))
         return images, unreadable
 
     def read_all(self, num_workers: int, purpose: str) -> Iterator[tuple[Tensor, list[Unreadable]]]:
@@ -181,7 +180,7 @@ class FileLoader(Batches):
 
 def _make(
     pictures: ImageFiles,
-    augmentation: Augmentation | None,
+    augmentation: ImageChange | None,
     normalization: tuple[tuple[float, ...], tuple[float, ...]],
     step: Step,
 ) -> tuple[Tensor, Tensor, list[Unreadable]]:

@@ -1,70 +1,59 @@
-"""Find, split and read the images of a folder."""
+"""Split and read images in files."""
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from arcface_pl.data.classes import ClassSplit, take_classes
 from arcface_pl.data.folders.image_files import ImageFiles, Unreadable, report_unreadable
-from arcface_pl.data.folders.tree import class_folders, find_images, split_folders
 from arcface_pl.data.labelled import ReadImages
 from arcface_pl.data.parts import Part
 from arcface_pl.data.split import stratified_split
 from arcface_pl.errors import DataError, printable
-from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.seeding import derive_seed
 
 _LOG = logging.getLogger(__name__)
 
 
-def find_parts(
-    root: Path,
-    class_names: Sequence[str],
+def divide(
+    given: dict[str, ImageFiles],
     classes: ClassSplit,
-    framing: Preprocessor,
     *,
     val_fraction: float,
     test_fraction: float,
+    watch_test: bool,
     seed: int,
 ) -> list[ImageFiles]:
-    """Find all images below a folder, and split them unless train, val and test folders do.
+    """Split off validation and test images where they are not given, and separate the held-out classes.
 
     Args:
-        root: Folder with the class folders, or with train and optionally val and test.
-        class_names: Names of all classes, in label order.
+        given: Images by the names train, and optionally val and test.
         classes: The trained and the held-out classes.
-        framing: Preprocessing of the images.
         val_fraction: Fraction of the training images for validation, in [0, 1).
         test_fraction: Fraction of all images for the test, in (0, 1).
+        watch_test: Validate on the test images.
         seed: Seed of the splits.
 
     Returns:
         Images for training, validation and test, then the held-out classes' training and test images.
-
-    Raises:
-        DataError: If a folder cannot be read, or validation or test have a class that training lacks.
     """
-    given = split_folders(root)
 
-    def find(folder: Path) -> ImageFiles:
-        return ImageFiles(root, find_images(root, class_folders(folder, warn=True), list(class_names)), framing)
-
-    def divide(whole: ImageFiles, fraction: float, name: str) -> tuple[ImageFiles, ImageFiles]:
+    def split_off(whole: ImageFiles, fraction: float, name: str) -> tuple[ImageFiles, ImageFiles]:
         first, second = stratified_split(whole.labels, fraction, derive_seed(seed, name))
         return whole.select(first), whole.select(second)
 
     def take(whole: ImageFiles, labels: list[int]) -> ImageFiles:
         return whole._replace(files=take_classes(whole.files, labels))
 
-    full = find(given.get("train", root))
-    full, test = (full, find(given["test"])) if "test" in given else divide(full, test_fraction, "test split")
+    full = given["train"]
+    full, test = (full, given["test"]) if "test" in given else split_off(full, test_fraction, "test split")
     train = take(full, classes.trained)
-    train, val = (
-        (train, take(find(given["val"]), classes.trained)) if "val" in given else divide(train, val_fraction, "split")
-    )
-    return [train, val, take(test, classes.trained), *(take(part, classes.held_out) for part in (full, test))]
+    if "val" in given:
+        val = take(given["val"], classes.trained)
+    else:
+        train, val = split_off(train, val_fraction, "split")
+    seen = take(test, classes.trained)
+    return [train, seen if watch_test else val, seen, *(take(part, classes.held_out) for part in (full, test))]
 
 
 def read_parts(found: list[ImageFiles], resident: bool, num_workers: int, skip_unreadable: bool) -> list[Part]:

@@ -18,7 +18,7 @@ _PARTS = {
     "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
-_PART_OF = {name: part for part, names in _PARTS.items() for name in names}
+PART_OF = {name: part for part, names in _PARTS.items() for name in names}
 _LEFTOVER = "__MACOSX"
 
 
@@ -38,10 +38,10 @@ def split_folders(root: Path) -> dict[str, Path]:
         DataError: If ``root`` cannot be read, or if its folders can be read both as a division and as classes.
     """
     folders = _folders(root, hidden=True)
-    divisions = [folder for folder in folders if folder.name.lower() in _PART_OF]
+    divisions = [folder for folder in folders if folder.name.lower() in PART_OF]
     if not divisions:
         return {}
-    parts = [_PART_OF[folder.name.lower()] for folder in divisions]
+    parts = [PART_OF[folder.name.lower()] for folder in divisions]
     others = [
         folder.name
         for folder in folders
@@ -99,26 +99,27 @@ def class_folders(root: Path, *, warn: bool = False) -> dict[str, list[Path]]:
             _LOG.warning("%s: hidden folders are not classes: %s", shown, listed(hidden))
         if loose := sum(is_image(path.name) and path.is_file() for path in root.iterdir()):
             _LOG.warning("%s: left out %d images next to the class folders", shown, loose)
-        _warn_of_similar(shown, found)
+        for name, folders in found.items():
+            if len(folders) > 1:
+                _LOG.warning(
+                    "%s: %d folders named %s, in different Unicode forms, are one class",
+                    shown,
+                    len(folders),
+                    printable(name),
+                )
+        warn_of_similar(shown, list(found))
     return dict(sorted(found.items()))
 
 
-def _warn_of_similar(root: str, found: dict[str, list[Path]]) -> None:
-    for name, folders in found.items():
-        if len(folders) > 1:
-            _LOG.warning(
-                "%s: %d folders named %s, in different Unicode forms, are one class",
-                root,
-                len(folders),
-                printable(name),
-            )
+def warn_of_similar(place: str, class_names: list[str]) -> None:
+    """Warn of classes whose names differ in case, spaces or Unicode form only."""
     alike: dict[str, list[str]] = {}
-    for name in found:
+    for name in class_names:
         alike.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), []).append(name)
     for names in alike.values():
         if len(names) > 1:
             which = listed([repr(name) for name in names])
-            _LOG.warning("%s: %s are different classes, but differ only in case, spaces or Unicode form", root, which)
+            _LOG.warning("%s: %s are different classes, but differ only in case, spaces or Unicode form", place, which)
 
 
 def find_images(root: Path, classes: dict[str, list[Path]], class_names: list[str]) -> LabelledFiles:

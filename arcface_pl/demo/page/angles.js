@@ -1,6 +1,6 @@
 // A table of bars: one row a class or name, from 180 degrees at the left to 0 at the right.
 
-// rows: [{label, angle_degrees or none, images or none, best, doubted}]; threshold in degrees or null;
+// rows: [{label, angle_degrees or none, images or none, best, doubted, guessed}]; threshold in degrees or null;
 // remove: called with a row's label by its button, where there is one.
 export function showAngles(table, rows, threshold, remove = null) {
   table.hidden = !rows.length;
@@ -50,6 +50,7 @@ function update(made, row) {
   const isMeasured = row.angle_degrees !== undefined;
   made.classList.toggle("best", Boolean(row.best));
   made.classList.toggle("doubted", Boolean(row.doubted));
+  made.classList.toggle("guessed", Boolean(row.guessed));
   made.querySelector("i").style.setProperty("--near", isMeasured ? nearness(row.angle_degrees) : 0);
   const drawings = row.images === 1 ? "1 drawing" : `${row.images} drawings`;
   const number = isMeasured ? `${row.angle_degrees.toFixed(1)}°` : row.images ? drawings : "";

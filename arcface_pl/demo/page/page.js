@@ -58,13 +58,15 @@ function show({ decision, classes, enrolled: rows, input }) {
     const limit = isClass ? model.class_threshold_degrees : model.enrolled_threshold_degrees;
     const past = `past ${limit.toFixed(1)}° nothing is believed`;
     say("unknown", "unknown", `The nearest is ${place}, ${angle} away; ${past}.`);
+  } else if (decision.guess) {
+    say("guess", `${decision.label}?`, `A guess: ${angle} from ${place}. No threshold tells known from unknown.`);
   } else {
     say("known", decision.label, `${angle} from ${place}.`);
   }
   find("input").src = input;
   find("seen").hidden = false;
   const best = (row, kind) => decision.kind === kind && row.label === decision.label;
-  const mark = (all, kind) => all.map((row) => ({ ...row, best: best(row, kind), doubted: decision.unknown }));
+  const mark = (all, kind) => all.map((row) => ({ ...row, best: best(row, kind), doubted: decision.unknown, guessed: decision.guess }));
   showAngles(find("classes"), mark(classes, "class"), model.class_threshold_degrees);
   showEnrolled(mark(rows, "enrolled"));
 }

@@ -1,0 +1,30 @@
+"""Processes that read images: how long they live."""
+
+import multiprocessing
+
+import pytest
+
+from arcface_pl.data.folders.workers import Workers
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def double(item: int) -> int:
+    return 2 * item
+
+
+@pytest.mark.parametrize("keep", [None, False, True])
+def test_processes_end_with_a_pass_unless_they_are_kept(keep: bool | None) -> None:
+    before = {child.pid for child in multiprocessing.active_children()}
+    workers = Workers(double, 1, **({} if keep is None else {"keep": keep}))
+    for _ in range(2):
+        assert list(workers.map([3, 1, 2])) == [6, 2, 4]
+    alive = {child.pid for child in multiprocessing.active_children()} - before
+    assert len(alive) == (1 if keep else 0)
+
+
+def test_no_process_is_started_for_none() -> None:
+    before = multiprocessing.active_children()
+    passes = Workers(double, 0, keep=True).map([3, 1])
+    assert next(passes) == 6
+    assert multiprocessing.active_children() == before
