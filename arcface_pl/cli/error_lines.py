@@ -132,7 +132,7 @@ def _explain(message: str) -> str:
         return _unknown_option(name, option[1], next(filter(import_class, reversed(classes)), ""))
     if flag := re.search(r"unrecognized arguments: --([^\s=]+)", message):
         return f"{flag[1]}: unknown; --help_all lists every setting"
-    if required := re.search(r"arguments are required: ([^,]*)", message):
+    if required := re.search(r"arguments are required: ([\w.]+)", message):
         full = ".".join(filter(None, (name, required[1])))
         return f"{full}: not set; give --{full}"
     values = re.findall(

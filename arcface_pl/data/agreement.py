@@ -44,7 +44,9 @@ def check_alike(load: Callable[[], str]) -> None:
         raise failure
     if len(set(outcomes)) > 1:
         listed = "; ".join(f"process {rank}: {found}" for rank, found in enumerate(outcomes))
-        raise DataError(f"the processes do not have the same data. {listed}")
+        raise DataError(
+            f"the processes do not have the same data. {listed}. Give all of them the same files and data.seed"
+        )
 
 
 def check_batches_alike(saved: Mapping[str, Any], now: Mapping[str, Any], *, allow: bool) -> None:

@@ -310,7 +310,7 @@ class ImageDataModule(LightningDataModule, ABC):
             split: "val" for their training images, for choosing settings; "test" for their test images.
         """
         if not self.held_out_class_names:
-            raise RuntimeError("held_out_dataloader: no class is held out")
+            raise RuntimeError("held_out_dataloader: no class is held out; give held_out_classes")
         return self._eval_loader(self._loaded.held_out_val if split == "val" else self._loaded.held_out_test)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -360,7 +360,9 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._parts is None:
             parts = self.load_parts()
             if self.can_train and not len(parts.train.labels):
-                raise DataError(expected("val_fraction", self.val_fraction, "a fraction that leaves training images"))
+                raise DataError(
+                    expected("data.val_fraction", self.val_fraction, "a fraction that leaves training images")
+                )
             parts.check_labels(self.num_classes, len(self.held_out_class_names))
             self._try_transforms(parts.train)
             self._parts = parts

@@ -71,7 +71,12 @@ class Batches(ABC):
     ) -> None:
         if len(labels) < world_size:
             raise ValueError(
-                expected("data", f"{len(labels)} images", f"at least one for each of {world_size} processes")
+                expected(
+                    "data",
+                    f"{len(labels)} images",
+                    f"at least one for each of {world_size} processes",
+                    "Use fewer trainer.devices, or more images",
+                )
             )
         self.labels = labels
         self.image_size = image_size

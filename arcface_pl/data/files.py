@@ -93,8 +93,8 @@ class ImageFilesDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         strengths = PictureAugmentation(rotation=rotation, shift=shift, zoom=zoom, flip=flip, color=color)
-        if augment and strengths != PictureAugmentation(0, 0, 0, False, 0):
-            kwargs.setdefault("augmentation", strengths)
+        if kwargs.get("augmentation") is None and augment and strengths != PictureAugmentation(0, 0, 0, False, 0):
+            kwargs["augmentation"] = strengths  # a saved config has null
         super().__init__(**kwargs)
         _check_images(image_size, in_channels, mean, std)
         _check_reading(num_workers, check_files, skip_unreadable, resident)

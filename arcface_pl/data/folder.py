@@ -42,7 +42,9 @@ class ImageFolderDataModule(ImageFilesDataModule):
         names = list(class_folders(split_folders(self.root).get("train", self.root)))
         if len(names) < 2:
             accepted = "two or more folders with images, one per class"
-            raise DataError(expected(f"data.root {self.root}", f"one class, {names[0]}", accepted))
+            inner = self.root / names[0]
+            remedy = f"Perhaps data.root {inner} is meant" if any(each.is_dir() for each in inner.iterdir()) else ""
+            raise DataError(expected(f"data.root {self.root}", f"one class, {names[0]}", accepted, remedy))
         return names
 
     def list_files(self) -> dict[str, LabelledFiles]:

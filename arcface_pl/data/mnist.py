@@ -64,8 +64,8 @@ class MNISTDataModule(ImageDataModule):
         strengths = Augmentation(rotation=rotation, shift=shift, zoom=zoom)
         if elastic:
             strengths = ElasticAugmentation(rotation=rotation, shift=shift, zoom=zoom, elastic=elastic)
-        if augment and strengths != Augmentation(0, 0, 0):
-            kwargs.setdefault("augmentation", strengths)
+        if kwargs.get("augmentation") is None and augment and strengths != Augmentation(0, 0, 0):
+            kwargs["augmentation"] = strengths  # a saved config has null
         super().__init__(**kwargs)
         check_choice("dataset", dataset, ("auto", *CATALOG))
         if not data_dir or "\0" in str(data_dir):

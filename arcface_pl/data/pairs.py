@@ -1,5 +1,6 @@
 """`PairsDataModule`: verification pairs from a list in a file, for evaluation."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,8 +146,8 @@ def _find(root: Path, pairs_file: Path) -> _Found:
                 indices.append(numbers.setdefault(name, len(numbers)))
     if missing:
         raise DataError(
-            f"{pairs_file}: {len(missing):,} images are not in {root}: {listed(missing)}; expected them there, with a "
-            f"suffix of {', '.join(IMAGE_SUFFIXES)}"
+            f"data.pairs_file {pairs_file}: {len(missing):,} images are not in {root}: {listed(missing)}; expected "
+            f"them there, with a suffix of {', '.join(IMAGE_SUFFIXES)}. Set data.root if they are elsewhere"
         )
     folders = [str(Path(name).parent) for name in numbers]
     class_names = sorted(set(folders))
@@ -159,12 +160,12 @@ def _find(root: Path, pairs_file: Path) -> _Found:
 def _locate(root: Path, image: str | tuple[str, int]) -> str | None:
     """Return the path of an image relative to ``root``, or None if it is missing."""
     if isinstance(image, str):
-        return image if (root / image).is_file() else None
+        return image if os.path.isfile(root / image) else None
     stem = f"{image[0]}_{image[1]:04d}"
     stems = (f"{image[0]}/{stem}", stem)
     suffixes = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
     candidates = (f"{place}{suffix}" for place in stems for suffix in suffixes)
-    return next((name for name in candidates if (root / name).is_file()), None)
+    return next((name for name in candidates if os.path.isfile(root / name)), None)
 
 
 def _wanted(image: str | tuple[str, int]) -> str:

@@ -116,6 +116,8 @@ def test_embeddings_opposite_to_their_class_name_the_extension() -> None:
 def test_labels_that_fit_nothing_are_no_better_than_guessing() -> None:
     said = train(noise(640, 1), noise(400, 2))
     assert "no better than guessing (25.00% by always predicting the most frequent class)" in said["accuracy"]
+    # One image tells nothing: three standard deviations above guessing are past 100%
+    assert "accuracy" not in train(noise(640, 1), noise(1, 2))
 
 
 def test_a_loss_that_does_not_fall_names_scale_and_level() -> None:

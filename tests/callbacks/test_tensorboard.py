@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -44,7 +45,8 @@ from arcface_pl.heads import HEADS, ArcFaceHead
 def fit(folder: Path, *callbacks: L.Callback, epochs: int = 2, logger: object = None, **data: object) -> L.Trainer:
     """Train on 200 of scikit-learn's digits and test the result."""
     torch.manual_seed(0)
-    module = ArcFaceModule(SimpleCNN(8), ArcFaceHead(8, 10))
+    optimizer = partial(torch.optim.Adam, lr=1e-3, weight_decay=1e-4)
+    module = ArcFaceModule(SimpleCNN(8), ArcFaceHead(8, 10), optimizer=optimizer)
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
@@ -255,6 +257,7 @@ def test_hyperparameters_are_tied_to_the_final_scores(tmp_path: Path) -> None:
         "embedding_dim": 8.0,
         "optimizer": "Adam",
         "lr": 1e-3,
+        "weight_decay": 1e-4,
         "lr_schedule": "Constant",
         "max_epochs": 2.0,
         "precision": "32-true",

@@ -19,6 +19,7 @@ def matrix(angle: float = 0, zoom: float = 1, x: float = 0, y: float = 0, size: 
 
 def test_the_identity_changes_nothing() -> None:
     torch.testing.assert_close(apply_affine(IMAGES, matrix()), IMAGES, rtol=0, atol=1e-3)
+    torch.testing.assert_close(apply_affine(IMAGES.double(), matrix().double()), IMAGES.double(), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])

@@ -160,6 +160,43 @@ class TestTree:
         assert others.split("/")[0] in str(raised.value)
         assert "\n" not in str(raised.value)
 
+    @pytest.mark.parametrize(
+        "names",
+        [
+            "train_set test_set",
+            "trainset testset",
+            "seg_train seg_test",
+            "TrainingData TestData",
+            "tr te",
+            "train-1 val-1",
+        ],
+    )
+    def test_names_much_like_divisions_are_refused(self, tmp_path: Path, names: str) -> None:
+        """They were two classes, without a word."""
+        first, second = names.split()
+        tree(tmp_path, {f"{first}/a": 2, f"{first}/b": 2, f"{second}/a": 2})
+        with pytest.raises(DataError, match=f"data.root .*{first}.*expected folders named train"):
+            split_folders(tmp_path)
+
+    @pytest.mark.parametrize("names", ["train_station test_tube bus", "trainer tester", "string gist", "tram test1 b"])
+    def test_classes_with_such_words_among_others_are_classes(self, tmp_path: Path, names: str) -> None:
+        tree(tmp_path, {f"{name}/x": 1 for name in names.split()})
+        assert split_folders(tmp_path) == {}
+
+    def test_a_division_inside_each_class_is_reported(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        tree(tmp_path, {"cat/train": 9, "cat/test": 9, "dog/train": 9, "dog/test": 9})
+        made(tmp_path)
+        assert "all 2 classes hold the same folders: test, train" in caplog.text
+
+    def test_one_folder_around_the_classes_is_named(self, tmp_path: Path) -> None:
+        tree(tmp_path, {"photos/a": 2, "photos/b": 2})
+        with pytest.raises(DataError, match="got 'one class, photos'.*Perhaps data.root .*photos is meant"):
+            made(tmp_path)
+
+    def test_a_missing_folder_names_the_setting(self) -> None:
+        with pytest.raises(DataError, match="data.root: got 'photos'; .*No such file"):
+            _ = ImageFolderDataModule("photos").num_classes
+
     def test_a_division_without_train_is_refused(self, tmp_path: Path) -> None:
         tree(tmp_path, {"val/a": 2, "test/a": 2})
         with pytest.raises(DataError, match="got 'test, val'; expected either train, "):
@@ -410,7 +447,7 @@ class TestUnreadable:
         message = str(raised.value)
         assert message.startswith("3 of 43 images cannot be read")
         assert all(name in message for name in ("broken.png", "empty.jpg", "text.png"))
-        assert message.endswith("To leave them out, set skip_unreadable: true")
+        assert message.endswith("To leave them out, set data.skip_unreadable true")
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_unchecked_the_first_one_that_is_met_is_named(self, root: Path, workers: int) -> None:

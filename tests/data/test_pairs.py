@@ -72,7 +72,7 @@ class TestReading:
             read_pairs(listing(tmp_path, text))
 
     def test_no_list(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"gone\.txt: No such file.*expected a list of pairs"):
+        with pytest.raises(DataError, match=r"gone\.txt'; expected a list of pairs .No such file"):
             read_pairs(tmp_path / "gone.txt")
         (tmp_path / "pairs.txt").write_bytes(b"\xff\xfe\x00picture")
         with pytest.raises(DataError, match="not UTF-8 text"):
@@ -139,3 +139,26 @@ class TestImages:
         ((name, value),) = settings.items()
         with pytest.raises(ValueError, match=f"{name}.*got {value}"):
             PairsDataModule("faces", "pairs.txt", **settings)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{'9' * 9}\nAnn 1 2\nAnn 1 Bob 2\n",
+        "1000000 1000000\nAnn 1 2\nAnn 1 Bob 2\n",
+        f"{'9' * 5000}\nAnn 1 2\n",
+        f"1\nAnn {'9' * 5000} 2\nAnn 1 Bob 2\n",
+        f"1\n{'A' * 5000} 1 2\nAnn 1 Bob 2\n",
+        f"{'a' * 5000}.png b.png 1\n",
+        "a\0.png b.png 1\n",
+    ],
+)
+def test_lists_that_ask_for_the_impossible_are_refused(tmp_path: Path, text: str) -> None:
+    data = PairsDataModule(str(tmp_path), str(listing(tmp_path, text)))
+    with pytest.raises(DataError, match="pairs"):
+        data.setup("test")
+
+
+def test_a_missing_list_names_the_setting(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="data.pairs_file: got '.*nothing.txt'; expected a list of pairs .No such file"):
+        PairsDataModule(str(tmp_path), str(tmp_path / "nothing.txt")).setup("test")

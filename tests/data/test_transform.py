@@ -132,3 +132,8 @@ def test_a_checkpoint_tells_of_an_evaluation_transform_it_cannot_hold(caplog: py
     facts = {"preprocessing": digits(eval_transform=v2.RandomInvert(p=1.0)).preprocessing}
     Preprocessor.from_data_facts(facts, in_channels=1, image_size=28)
     assert "trained with data.eval_transform (RandomInvert" in caplog.text
+
+
+def test_a_saved_config_without_an_augmentation_of_its_own_keeps_the_built_in_one(tmp_path: Path) -> None:
+    for cls, place in ((MNISTDataModule, {"dataset": "digits"}), (ImageFolderDataModule, {"root": str(tmp_path)})):
+        assert str(cls(**place, augmentation=None).augmentation) == str(cls(**place).augmentation) != "None"

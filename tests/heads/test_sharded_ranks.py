@@ -43,7 +43,7 @@ def sharded(head: AngularHead, group: ThreadGroup) -> ShardedHead:
     ("name", "options"),
     [
         *[(name, {"sigma": 0.0} if name == "ElasticFaceHead" else {}) for name in ANGULAR],
-        ("ArcFaceHead", {"scale": 100.0, "label_smoothing": 0.1, "sub_centers": 2}),
+        ("ArcFaceHead", {"scale": 1000.0, "label_smoothing": 0.1, "sub_centers": 2}),
         ("CosFaceHead", {"scale": "learnable", "label_smoothing": 0.1}),
     ],
     ids=str,

@@ -174,7 +174,8 @@ class FileLoader(Batches):
         """
         for images, labels, unreadable in self._workers.map(steps):
             if unreadable:
-                raise DataError(report_unreadable(unreadable, len(labels)))
+                remedy = "data.check_files true finds such files before training"
+                raise DataError(f"{report_unreadable(unreadable, len(labels))}. {remedy}")
             yield images, labels
 
 

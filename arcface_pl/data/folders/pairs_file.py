@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from arcface_pl.errors import DataError
+from arcface_pl.errors import DataError, expected
 
 _FORMATS = (
     "'name 1 2' for two images of one person and 'name 1 other 2' for images of two, under a first line with the "
@@ -63,7 +63,7 @@ def read_pairs(path: Path) -> PairList:
     """
     lines = _lines(path)
     number, header = lines[0]
-    if not all(word.isdecimal() for word in header) or len(header) > 2:
+    if not all(map(_is_number, header)) or len(header) > 2:
         pairs = [_path_pair(path, *line) for line in lines]
         return PairList(pairs, _dealt(torch.tensor([pair.is_genuine for pair in pairs])))
     num_folds, num_each = (1, int(header[0])) if len(header) == 1 else map(int, header)
@@ -85,16 +85,18 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; expected a list of pairs") from None
+        raise DataError(
+            expected("data.pairs_file", str(path), f"a list of pairs ({error.strerror or error})")
+        ) from None
     except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text; expected {_FORMATS}") from None
+        raise DataError(f"data.pairs_file {path}: not UTF-8 text; expected {_FORMATS}") from None
     lines = [
         (number, [word.strip() for word in (line.split("\t") if "\t" in line.strip() else line.split())])
         for number, line in enumerate(text.splitlines(), start=1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
     if not lines:
-        raise DataError(f"{path}: has no pairs; expected {_FORMATS}")
+        raise DataError(f"data.pairs_file {path}: has no pairs; expected {_FORMATS}")
     return lines
 
 
@@ -105,11 +107,15 @@ def _path_pair(path: Path, line: int, words: list[str]) -> ListedPair:
 
 
 def _name_pair(path: Path, line: int, words: list[str]) -> ListedPair:
-    if len(words) == 3 and words[1].isdecimal() and words[2].isdecimal():
+    if len(words) == 3 and _is_number(words[1]) and _is_number(words[2]):
         return ListedPair((words[0], int(words[1])), (words[0], int(words[2])), True, line)
-    if len(words) == 4 and words[1].isdecimal() and words[3].isdecimal() and words[0] != words[2]:
+    if len(words) == 4 and _is_number(words[1]) and _is_number(words[3]) and words[0] != words[2]:
         return ListedPair((words[0], int(words[1])), (words[2], int(words[3])), False, line)
     raise DataError(f"{path}, line {line}: got {' '.join(words)!r}; expected 'name 1 2' or 'name 1 other 2'")
+
+
+def _is_number(word: str) -> bool:
+    return word.isdecimal() and len(word) < 10  # Python refuses to convert thousands of digits
 
 
 def _dealt(genuine: Tensor) -> Tensor:

@@ -83,6 +83,6 @@ def read_parts(found: list[ImageFiles], resident: bool, num_workers: int, skip_u
     if unreadable:
         message = report_unreadable(unreadable, sum(len(part.labels) for part in found))
         if not skip_unreadable:
-            raise DataError(f"{message}. To leave them out, set skip_unreadable: true")
+            raise DataError(f"{message}. To leave them out, set data.skip_unreadable true")
         _LOG.warning("%s. They are left out.", printable(message))
     return parts

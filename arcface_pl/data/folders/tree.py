@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ _PARTS = {
     "test": ("test", "testing"),
 }
 PART_OF = {name: part for part, names in _PARTS.items() for name in names}
+_SHORT = {"tr": "train", "trn": "train", "vl": "val", "te": "test", "tst": "test"}
 _LEFTOVER = "__MACOSX"
 
 
@@ -40,6 +42,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     folders = _folders(root, hidden=True)
     divisions = [folder for folder in folders if folder.name.lower() in PART_OF]
     if not divisions:
+        _refuse_alike(root, [folder.name for folder in folders if folder.name[0] != "."])
         return {}
     parts = [PART_OF[folder.name.lower()] for folder in divisions]
     others = [
@@ -51,13 +54,29 @@ def split_folders(root: Path) -> dict[str, Path]:
         names = listed([folder.name for folder in divisions])
         raise DataError(
             expected(
-                str(root),
+                f"data.root {root}",
                 names + (f" next to {listed(others)}" if others else ""),
                 "either train, and optionally val and test, once each and with nothing next to them, which divide the "
                 "images; or only class folders, none of them with such a name",
             )
         )
     return dict(zip(parts, divisions, strict=True))
+
+
+def _refuse_alike(root: Path, names: list[str]) -> None:
+    """Refuse folders that are all named much like a division: train_set and test_set, or seg_train and seg_test.
+
+    Raises:
+        DataError: If they are.
+    """
+    parts = []
+    for name in names:
+        words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+        short = [re.sub(r"(set|data|images|imgs)$", "", word) for word in words]
+        parts.append(next((part for word in short if (part := PART_OF.get(word) or _SHORT.get(word))), None))
+    if "train" in parts and None not in parts and len(set(parts)) > 1:
+        accepted = "folders named train, and optionally val and test, if they divide the images; or else one per class"
+        raise DataError(expected(f"data.root {root}", listed(names), accepted, "Rename them"))
 
 
 def class_folders(root: Path, *, warn: bool = False) -> dict[str, list[Path]]:
@@ -82,14 +101,14 @@ def class_folders(root: Path, *, warn: bool = False) -> dict[str, list[Path]]:
         try:
             folder.name.encode()
         except UnicodeEncodeError:
-            raise DataError(expected(str(root), folder.name, "folders named in UTF-8")) from None
+            raise DataError(expected(f"data.root {root}", folder.name, "folders named in UTF-8")) from None
         if folder.name == _LEFTOVER or next(_images(folder), None) is None:
             empty.append(folder.name)
         else:
             found.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder)
     if not found:
         accepted = f"a folder per class, with files that end in {', '.join(IMAGE_SUFFIXES)}"
-        raise DataError(expected(str(root), "no folder with images", accepted))
+        raise DataError(expected(f"data.root {root}", "no folder with images", accepted))
     if warn:
         shown = printable(root)
         if empty:
@@ -108,6 +127,10 @@ def class_folders(root: Path, *, warn: bool = False) -> dict[str, list[Path]]:
                     printable(name),
                 )
         warn_of_similar(shown, list(found))
+        inner = {frozenset(each.name for folder in folders for each in _folders(folder)) for folders in found.values()}
+        if len(found) > 1 and len(inner) == 1 and (same := sorted(*inner)):
+            text = "%s: all %d classes hold the same folders: %s. If these are the classes, move them up"
+            _LOG.warning(text, shown, len(found), listed(same))
     return dict(sorted(found.items()))
 
 
@@ -144,7 +167,7 @@ def find_images(root: Path, classes: dict[str, list[Path]], class_names: list[st
         accepted = f"the {len(class_names)} classes of training"
         remedy = "For other classes, verify pairs of images with PairsDataModule"
         raise DataError(
-            expected(str(classes[unknown[0]][0].parent), f"the classes {listed(unknown)}", accepted, remedy)
+            expected(f"data.root {classes[unknown[0]][0].parent}", f"the classes {listed(unknown)}", accepted, remedy)
         )
     skipped: Counter[str] = Counter()
     files = list_files(
@@ -162,7 +185,8 @@ def _folders(root: Path, *, hidden: bool = False) -> list[Path]:
     try:
         return sorted(path for path in root.iterdir() if path.is_dir() and (hidden or not path.name.startswith(".")))
     except OSError as error:
-        raise DataError(expected(str(root), error.strerror or error, "a folder with a folder per class")) from None
+        accepted = f"a folder that holds a folder of images per class ({error.strerror or error})"
+        raise DataError(expected("data.root", str(root), accepted)) from None
 
 
 def _holds_images(folder: Path) -> bool:

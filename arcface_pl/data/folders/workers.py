@@ -58,7 +58,7 @@ class Workers(Generic[ItemT, ResultT]):
             if "DataLoader worker" not in str(error):
                 raise
             raise DataError(
-                f"a process that reads images was killed ({error}). If memory is short, use fewer num_workers, or 0"
+                f"a process that reads images was killed ({error}). If memory is short, use fewer data.num_workers"
             ) from error
 
 

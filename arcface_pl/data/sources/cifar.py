@@ -40,13 +40,15 @@ def read_batches(paths: Sequence[Path], specs: Sequence[FileSpec], count: int, n
 
 def _read_batch(path: Path, spec: FileSpec, count: int, num_classes: int) -> LabelledImages:
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as stream:
+            raw = stream.read(2 * count * torch.Size(_SHAPE).numel())  # whatever the file's size is
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     if found != spec.md5:
         raise DataError(
-            f"{path}: expected the md5 {spec.md5}, found {found} in {len(raw)} bytes: delete the file and run again"
+            f"{path}: expected the md5 {spec.md5}, found {found} in {path.stat().st_size} bytes: "
+            "delete the file and run again"
         )
     try:
         batch = _ArrayUnpickler(io.BytesIO(raw), encoding="latin1").load()

@@ -95,6 +95,14 @@ def load_dataset(spec: DatasetSpec, folder: Path | None) -> tuple[LabelledImages
     if not spec.files:
         return load_digits()
     assert folder is not None
+    try:
+        return _read(spec, folder)
+    except DataError as error:
+        again = "" if "run again" in str(error) else ". Delete the file and run again"
+        raise DataError(f"{error}{again}, or name a folder with whole files by data.data_dir") from None
+
+
+def _read(spec: DatasetSpec, folder: Path) -> tuple[LabelledImages, LabelledImages]:
     # A file that disappears between the two calls is reported by the reader, under its packed name.
     paths = [_present(folder, file) or folder / file.name for file in spec.files]
     num_classes = len(spec.class_names)
@@ -140,7 +148,7 @@ def _locked(root: Path, spec: DatasetSpec, limits: TimeLimits) -> AbstractContex
     except Timeout:
         raise DataError(f"{lock.lock_file}: another process has been downloading for {limits.total:g} s") from None
     except OSError as error:
-        raise DataError(f"{root}: cannot be written: {error.strerror or error}") from None
+        raise DataError(f"data.data_dir {root}: cannot be written: {error.strerror or error}") from None
 
 
 def _unpack(spec: DatasetSpec, archive: FileSpec, root: Path, limits: TimeLimits) -> None:
