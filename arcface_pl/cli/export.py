@@ -28,7 +28,7 @@ _EPILOG = """\
 example:
   arcface-pl export best --format onnx --output digits.onnx"""
 
-NUM_IMAGES = 256
+NUM_IMAGES, NUM_TEST = 256, 2000
 
 
 def run(args: list[str]) -> None:
@@ -43,15 +43,19 @@ def run(args: list[str]) -> None:
     given = _parse(args)
     from arcface_pl.checkpoints.results import check_result, writing_result
     from arcface_pl.cli.inputs import open_model
-    from arcface_pl.recognizer.exporters import make
+    from arcface_pl.recognizer.exporters import OPSETS, make, make_int8
 
     option = "--output" if given.output else None
     path = Path(given.output or f"model{_SUFFIXES[given.format]}")
     if option:
         check_result(option, path)
     model = open_model(given.model, given.networks)
-    images, source = _images(model, given.images)
-    content, parity = make(model, given.format, images)
+    (images, _), source = _images(model, given.images, step=2 if given.quantize else 1)
+    content, parity = make(model, given.format, images, opset=OPSETS[0] if given.opset is None else given.opset)
+    loss = None
+    if given.quantize:
+        (judged_on, labels), _ = _images(model, given.images, test=True, step=2)
+        content, loss = make_int8(model, content, images, judged_on, labels)
     try:
         with writing_result(path, option=option) as (file, path):
             file.write(content)
@@ -59,13 +63,21 @@ def run(args: list[str]) -> None:
         raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
     if given.json:
         row = {"file": str(path), "format": given.format, "bytes": path.stat().st_size, "images": source}
-        print(json.dumps({**row, **parity._asdict()}))  # noqa: T201
+        int8 = {} if loss is None else {"int8": loss._asdict()}
+        print(json.dumps({**row, **parity._asdict(), **int8}))  # noqa: T201
         return
     print(f"{printable(path)}: {path.stat().st_size:,} bytes")  # noqa: T201
     print(  # noqa: T201
         f"run on {parity.num_images} images ({source}): cosines within {parity.cosine:.1e} of torch's, "
         f"embeddings within {parity.embedding:.1e}, {parity.same_class} of {parity.num_images} in the same class"
+        + (" (before int8)" if loss else "")
     )
+    if loss is not None:
+        right = "" if loss.accuracy is None else ", accuracy {:.2%} in float and {:.2%} in int8".format(*loss.accuracy)
+        print(  # noqa: T201
+            f"int8 on {loss.num_images} other images: embeddings at a cosine of {loss.mean_cosine:.5f} to float's ("
+            f"least {loss.least_cosine:.5f}), {loss.same_class} of {loss.num_images} in the same class{right}"
+        )
 
 
 def _parse(args: list[str]) -> argparse.Namespace:
@@ -77,13 +89,29 @@ def _parse(args: list[str]) -> argparse.Namespace:
         metavar="FILE",
         help="default: model.onnx, model.pt2 or model.safetensors; numbered if there is one",
     )
+    parser.add_argument("--opset", type=int, metavar="N", help="of ONNX, 18 to 24 (default: 18)")
+    parser.add_argument(
+        "--quantize", choices=("int8",), help="ONNX: convolutions and linear layers in int8; prints what that costs"
+    )
     parser.add_argument("--images", nargs="+", metavar="IMAGE", help="pictures or folders to compare on")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    return parser.parse_args(args)
+    given = parser.parse_args(args)
+    for name, accepted in (("opset", "no such flag with this format"), ("quantize", "no such flag with this format")):
+        if getattr(given, name) is not None and given.format != "onnx":
+            raise SettingsError(expected(f"--{name}", getattr(given, name), accepted, "Use --format onnx"))
+    if given.opset is not None and not 18 <= given.opset <= 24:
+        raise SettingsError(expected("--opset", given.opset, "18 to 24"))
+    return given
 
 
-def _images(model: "TrainedModel", names: list[str] | None) -> "tuple[Tensor, str]":
-    """Return real images of the network's input size, and where they are from; nothing is downloaded."""
+def _images(
+    model: "TrainedModel", names: list[str] | None, *, test: bool = False, step: int = 1
+) -> "tuple[tuple[Tensor, Tensor | None], str]":
+    """Return real images of the network's input size with their labels, if known, and where they are from.
+
+    Nothing is downloaded. Of a data set, training images, or test images if ``test`` is set; of your own, every
+    ``step``-th, or those after them.
+    """
     import torch
 
     from arcface_pl.cli.inputs import find_pictures, read_pictures
@@ -93,16 +121,28 @@ def _images(model: "TrainedModel", names: list[str] | None) -> "tuple[Tensor, st
 
     if names:
         pictures = read_pictures(model, find_pictures(names, "--images"))
-        if not pictures.paths:
+        if len(pictures.paths) < step:
             reasons = "; ".join(f"{path}: {reason}" for path, reason in pictures.errors.items())
-            raise SettingsError(expected("--images", " ".join(names), "pictures that can be read", reasons))
-        return pictures.pixels[:NUM_IMAGES], "your own"
+            raise SettingsError(
+                expected("--images", " ".join(names), f"{step} or more pictures that can be read", reasons)
+            )
+        return (
+            pictures.pixels[int(test and len(pictures.paths) > 1) :: 2 if test else 1][:NUM_IMAGES],
+            None,
+        ), "your own"
     spec = CATALOG.get(model.dataset_name or "", CATALOG["digits"])
     folder = find_folder(spec, "data") if spec.files else None
     if spec.files and folder is None:
         spec = CATALOG["digits"]
-    images = load_dataset(spec, folder)[0].images
-    images = images[evenly_spread(len(images), NUM_IMAGES)]
+    images, labels = load_dataset(spec, folder)[int(test)][:2]
+    chosen = evenly_spread(len(images), NUM_TEST if test else NUM_IMAGES)
+    images, labels = images[chosen], labels[chosen]
     if images.shape[1:] != (model.preprocessor.in_channels, *(model.preprocessor.image_size,) * 2):
         images = torch.stack([model.preprocessor.frame(image) for image in images])
-    return images, spec.title
+    names = list(spec.class_names)
+    is_own = (model.dataset_name or spec.name) == spec.name and set(model.class_names) <= set(names)
+    if test and is_own:  # a model may know some of the classes only
+        numbers = [names.index(name) for name in model.class_names]
+        kept = torch.isin(labels, torch.tensor(numbers))
+        images, labels = images[kept], torch.tensor([numbers.index(int(label)) for label in labels[kept]])
+    return (images, labels if is_own else None), spec.title

@@ -313,10 +313,6 @@ class ImageDataModule(LightningDataModule, ABC):
             raise RuntimeError("held_out_dataloader: no class is held out; give held_out_classes")
         return self._eval_loader(self._loaded.held_out_val if split == "val" else self._loaded.held_out_test)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Return the batch: it was made on the training device."""
-        return batch
-
     def state_dict(self) -> dict[str, Any]:
         """Return what the batches of this run depend on; stored in its checkpoints."""
         return {

@@ -184,11 +184,6 @@ class ImageFilesDataModule(ImageDataModule):
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return FileLoader(part, num_workers=self._processes, pin_memory=on_gpu, **kwargs)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch of worker processes to the device; images in memory are there already."""
-        images, labels = batch
-        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
     def state_dict(self) -> dict[str, Any]:
         """Return what the batches of this run depend on; stored in its checkpoints."""
         shape = {"image_size": self.image_size, "in_channels": self.in_channels}

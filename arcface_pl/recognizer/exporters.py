@@ -21,11 +21,13 @@ from arcface_pl.errors import ExportError, expected
 from arcface_pl.recognizer.answers import Thresholds
 from arcface_pl.recognizer.deployed import DeployedModel, Outputs
 from arcface_pl.recognizer.pretrained import from_config, to_config, to_tensors
+from arcface_pl.recognizer.quantize import Loss, measure, quantize
 from arcface_pl.recognizer.trained import BATCH, TrainedModel
 
 TOLERANCE = 1e-5
 """Largest accepted difference between a cosine of the file and of the model."""
-OPSET = 18
+OPSETS = (18, 24)
+"""Oldest and newest opset of ONNX; torch's exporter does not reach older ones, and the first is the default."""
 LARGEST = 2_000_000_000
 """Bytes of weights in one ONNX file: protobuf is limited to 2 GiB."""
 
@@ -72,8 +74,14 @@ def export(model: TrainedModel, path: str | Path, file_format: str, images: Tens
     return parity
 
 
-def make(model: TrainedModel, file_format: str, images: Tensor) -> tuple[bytes, Parity]:
-    """Return the content of the file, run on ``images``, and the comparison; for the arguments see `export`.
+def make(model: TrainedModel, file_format: str, images: Tensor, *, opset: int = OPSETS[0]) -> tuple[bytes, Parity]:
+    """Return the content of the file, run on ``images``, and the comparison.
+
+    Args:
+        model: See `export`.
+        file_format: See `export`.
+        images: See `export`.
+        opset: Of an ONNX file, in `OPSETS`.
 
     Raises:
         ExportError: If a library is missing, the model cannot be exported to this format, or a cosine differs by more
@@ -81,7 +89,7 @@ def make(model: TrainedModel, file_format: str, images: Tensor) -> tuple[bytes, 
     """
     convert, run = _FORMATS[file_format]
     try:
-        content = convert(model, _metadata(model))
+        content = convert(model, _metadata(model), opset)
         with tempfile.TemporaryDirectory() as folder:
             trial = Path(folder) / "model"
             trial.write_bytes(content)
@@ -104,6 +112,28 @@ def compare(expected: Outputs, got: Outputs) -> Parity:
     )
     same = int((expected.logits.argmax(1) == got.logits.argmax(1)).sum())
     return Parity(len(expected.cosine), cosine, embedding, same)
+
+
+def make_int8(
+    model: TrainedModel, content: bytes, measured_on: Tensor, judged_on: Tensor, labels: Tensor | None
+) -> tuple[bytes, Loss]:
+    """Quantize an ONNX file, and measure what that costs.
+
+    Args:
+        model: The model.
+        content: What `make` returned.
+        measured_on: (B, C, S, S) uint8, for the scales.
+        judged_on: (N, C, S, S) uint8, other images.
+        labels: (N,) int64 class numbers of these, where they are known.
+
+    Raises:
+        ExportError: If the embeddings differ too much to be of use.
+    """
+    made = quantize(content, measured_on)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / "model"
+        trial.write_bytes(made)
+        return made, measure(_run_model(model, judged_on), _run_onnx(trial, judged_on), labels)
 
 
 @torch.inference_mode()
@@ -144,7 +174,7 @@ def _program(model: TrainedModel) -> torch.export.ExportedProgram:
     return torch.export.export(DeployedModel(model), (example,), dynamic_shapes={"pixels": {0: batch}})
 
 
-def _to_onnx(model: TrainedModel, metadata: dict[str, str]) -> bytes:
+def _to_onnx(model: TrainedModel, metadata: dict[str, str], opset: int) -> bytes:
     import onnxscript  # noqa: F401  # needed by torch's exporter; imported here to name it if it is missing
 
     size = sum(weight.nbytes for part in (model.backbone, model.head) for weight in part.parameters())
@@ -155,7 +185,7 @@ def _to_onnx(model: TrainedModel, metadata: dict[str, str]) -> bytes:
             _program(model),
             input_names=["pixels"],
             output_names=list(Outputs._fields),
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             verbose=False,
         )
@@ -172,7 +202,7 @@ def _run_onnx(path: Path, images: Tensor) -> Outputs:
     return Outputs(*(torch.cat([torch.from_numpy(each) for each in column]) for column in zip(*parts, strict=True)))
 
 
-def _to_torch(model: TrainedModel, metadata: dict[str, str]) -> bytes:
+def _to_torch(model: TrainedModel, metadata: dict[str, str], opset: int) -> bytes:
     file = io.BytesIO()
     text = json.dumps(metadata, ensure_ascii=False)
     with _quiet():
@@ -188,7 +218,7 @@ def _run_torch(path: Path, images: Tensor) -> Outputs:
     return Outputs(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _to_safetensors(model: TrainedModel, metadata: dict[str, str]) -> bytes:
+def _to_safetensors(model: TrainedModel, metadata: dict[str, str], opset: int) -> bytes:
     return save(to_tensors(model), metadata)
 
 
@@ -212,7 +242,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-_FORMATS: dict[str, tuple[Callable[[TrainedModel, dict[str, str]], bytes], Callable[[Path, Tensor], Outputs]]] = {
+_FORMATS: dict[str, tuple[Callable[[TrainedModel, dict[str, str], int], bytes], Callable[[Path, Tensor], Outputs]]] = {
     "onnx": (_to_onnx, _run_onnx),
     "safetensors": (_to_safetensors, _run_safetensors),
     "torch": (_to_torch, _run_torch),

@@ -1,5 +1,6 @@
 """`Recognizer`: embed and compare pictures, recognize trained classes and enrolled names."""
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +23,7 @@ from arcface_pl.recognizer.answers import (
     Verification,
 )
 from arcface_pl.recognizer.gallery import Gallery
+from arcface_pl.recognizer.hub import download, is_hub_name, upload
 from arcface_pl.recognizer.pretrained import read_pretrained, write_pretrained
 from arcface_pl.recognizer.trained import TrainedModel
 
@@ -82,18 +84,23 @@ class Recognizer:
         device: str | torch.device = "cpu",
         backbone: nn.Module | None = None,
         head: Head | None = None,
+        revision: str | None = None,
     ) -> Self:
-        """Load a folder that `save_pretrained` wrote; nothing is unpickled or downloaded.
+        """Load a folder that `save_pretrained` wrote, or a repository of the Hugging Face Hub; nothing is unpickled.
 
         Args:
-            folder: Holds ``config.json`` and ``model.safetensors``.
+            folder: Holds ``config.json`` and ``model.safetensors``; or ``org/name`` of the Hub (extra ``hub``), which
+                is only asked if nothing here has that name.
             device: Device of the network.
             backbone: Needed if the model's backbone is not a class of this package.
             head: Needed if the model's head is not a class of this package.
+            revision: Branch, tag or commit of the Hub's repository; unset: its main branch.
 
         Raises:
-            PretrainedError: If a file is missing, damaged or of another version.
+            PretrainedError: If a file is missing, damaged or of another version, or the Hub cannot be reached.
         """
+        if is_hub_name(folder):
+            folder = download(str(folder), revision)
         return cls(read_pretrained(folder, backbone=backbone, head=head), device=device)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -106,6 +113,24 @@ class Recognizer:
             PretrainedError: If it cannot be written, or holds other files.
         """
         write_pretrained(self.model, folder)
+
+    def push_to_hub(self, name: str, *, private: bool = True, message: str = "Upload an arcface_pl model") -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub (extra ``hub``), as the user logged in there.
+
+        Args:
+            name: ``org/name``; created if there is none.
+            private: Whether a new repository is private.
+            message: The commit's message.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            PretrainedError: If it cannot be uploaded.
+        """
+        with tempfile.TemporaryDirectory() as place:
+            write_pretrained(self.model, Path(place) / "model")
+            return upload(Path(place) / "model", name, private=private, message=message)
 
     @property
     def class_names(self) -> list[str]:

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 
 __all__ = ["draw", "markdown"]
 
@@ -179,26 +181,31 @@ def draw(results: dict[str, list[Seen]], path: Path) -> None:
 
 
 def draw_curves(axes: Axes, seen: list[Seen]) -> None:
-    """Plot the error that is left against training seconds, one line a round."""
+    """Plot the smallest error so far against training seconds: median and range of the runs of equal length."""
     labelled = set()
-    for each in seen:
-        contender = each["task"]["contender"]
-        colour, marker, stroke = STYLES[contender]
-        _, seconds, right = zip(*each["curve"], strict=True)
-        axes.plot(
-            seconds,
-            [100 * (1 - share) for share in right],
-            stroke,
-            color=colour,
-            marker=marker,
-            markersize=3,
-            linewidth=1,
-            label=None if contender in labelled else TITLES[contender],
+    for (contender, _), runs in grouped(seen, lambda each: (each["task"]["contender"], each["task"]["epochs"])).items():
+        colour, _, stroke = STYLES[contender]
+        curves = [np.array(each["curve"])[:, 1:].T for each in runs]  # seconds, share that was right
+        start, end = max(seconds[0] for seconds, _ in curves), min(seconds[-1] for seconds, _ in curves)
+        times = np.geomspace(start, end, 200)
+        best = [np.minimum.accumulate(100 * (1 - right)) for _, right in curves]
+        errors = np.array(
+            [
+                least[np.searchsorted(seconds, times, side="right") - 1]
+                for (seconds, _), least in zip(curves, best, strict=True)
+            ]
         )
+        label = None if contender in labelled else TITLES[contender]
+        axes.plot(times, np.median(errors, axis=0), stroke, color=colour, linewidth=1.5, label=label)
+        axes.fill_between(times, errors.min(axis=0), errors.max(axis=0), color=colour, alpha=0.15, linewidth=0)
         labelled.add(contender)
     for goal in GOALS:
         axes.axhline(100 * (1 - goal), color="#777777", linewidth=0.6)
-    axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="test error (%)")
+    axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="smallest test error so far (%)")
+    for axis, ticks in ((axes.yaxis, (0.7, 1, 2, 3, 5, 10)), (axes.xaxis, (0.3, 1, 3, 10, 30, 100))):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
 
 
 def draw_scaling(axes: Axes, seen: list[Seen]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 import arcface_pl.data
 from arcface_pl.cli import main
-from arcface_pl.data import DataError, LabelledImages
+from arcface_pl.data import DataError, ImageFolderDataModule, LabelledImages, MNISTDataModule
 from arcface_pl.data.base import LARGEST_BATCH
 
 README = Path(arcface_pl.data.__file__).with_name("README.md").read_text(encoding="utf-8")
@@ -62,3 +62,14 @@ def test_labels_are_checked_while_loading(bars: Any, wrong: int) -> None:
 def test_a_batch_size_that_no_batch_can_have(bars: Any, size: int) -> None:
     with pytest.raises(ValueError, match=f"batch_size.*{size}"):
         bars(batch_size=size)
+
+
+@pytest.mark.parametrize("kind", [MNISTDataModule, ImageFolderDataModule])
+def test_any_batch_is_moved_to_the_device(kind: Any, tmp_path: Path) -> None:
+    """Lightning's model summary, for one, moves images alone."""
+    data = kind(str(tmp_path))
+    images, labels = torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)
+    for batch in ([images], [images, labels]):
+        moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+        assert [each.device.type for each in moved] == ["meta"] * len(batch)
+    assert data.transfer_batch_to_device(images, torch.device("meta"), 0).is_meta

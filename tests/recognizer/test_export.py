@@ -7,9 +7,13 @@ from checkpoints import write_checkpoint
 
 from arcface_pl import ArcFaceModule, Recognizer
 from arcface_pl.backbones import BACKBONES
+from arcface_pl.cli import main
 from arcface_pl.heads import HEADS
 from arcface_pl.recognizer import exporters as export_room
-from arcface_pl.recognizer.exporters import FORMATS, ExportError, export
+from arcface_pl.recognizer.deployed import Outputs
+from arcface_pl.recognizer.exporters import FORMATS, ExportError, export, make_int8
+from arcface_pl.recognizer.exporters import make as make_file
+from arcface_pl.recognizer.quantize import measure
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -84,3 +88,62 @@ def test_a_file_that_differs_is_not_kept(
     with pytest.raises(ExportError, match="not written"):
         export(recognizer.model, tmp_path / "m", "safetensors", images)
     assert (tmp_path / "m").read_text() == "the old one"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [18, 21, 24])
+def test_every_opset_is_the_one_in_the_file(opset: int, recognizer: Recognizer, images: torch.Tensor) -> None:
+    import onnx
+
+    content, parity = make_file(recognizer.model, "onnx", images, opset=opset)
+    assert [each.version for each in onnx.load_from_string(content).opset_import if not each.domain] == [opset]
+    assert parity.cosine < 1e-5
+
+
+@pytest.mark.slow
+def test_int8_is_smaller_near_and_keeps_the_metadata(
+    recognizer: Recognizer, tmp_path: Path, images: torch.Tensor
+) -> None:
+    import onnxruntime
+
+    content, _ = make_file(recognizer.model, "onnx", images)
+    labels = recognizer.class_scores(images, framed=True).argmax(1)
+    labels[0] = (labels[0] + 1) % 4
+    made, loss = make_int8(recognizer.model, content, images, images, labels)
+    assert len(made) < 0.4 * len(content)
+    assert loss.least_cosine <= loss.mean_cosine <= 1
+    assert loss.mean_cosine > 0.99
+    assert loss.accuracy is not None
+    assert loss.accuracy[0] == pytest.approx(11 / 12)
+    sessions = [onnxruntime.InferenceSession(each, providers=["CPUExecutionProvider"]) for each in (content, made)]
+    before, after = (session.get_modelmeta().custom_metadata_map for session in sessions)
+    assert before == after
+    rows = [
+        torch.from_numpy(session.run(["embedding"], {"pixels": images.numpy()})[0]).double() for session in sessions
+    ]
+    assert float((rows[0] * rows[1]).sum(1).mean()) == pytest.approx(loss.mean_cosine, abs=1e-6)
+
+
+def test_int8_that_is_of_no_use_is_refused() -> None:
+    unit = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    right = Outputs(unit, unit, unit)
+    assert measure(right, right, None) == (6, pytest.approx(1), pytest.approx(1), 6, None)
+    for wrong in (unit.flip(0), unit * torch.nan):
+        with pytest.raises(ExportError, match="in int8 have a mean cosine of"):
+            measure(right, Outputs(wrong, wrong, wrong), None)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--opset", "17"], "--opset: got 17; expected 18 to 24"),
+        (["--opset", "18", "--format", "torch"], "--opset: got 18; expected no such flag with this format"),
+        (["--quantize", "int8", "--format", "safetensors"], "--quantize: got 'int8'; expected no such flag"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(words: list[str], told: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "best", *words])
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
