@@ -1,7 +1,6 @@
 """``init_from``: a backbone that starts from the weights of a file, whatever wrote it."""
 
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from itertools import product
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from arcface_pl.checkpoints.find_checkpoint import NAMES, find_checkpoint
 from arcface_pl.checkpoints.reading import is_finite, read_checkpoint
 from arcface_pl.errors import PretrainedError, SettingsError, UserError, expected, listed, printable
+from arcface_pl.recognizer.hub import download, is_hub_name
 from arcface_pl.recognizer.pretrained import CONFIG, MANIFEST, WEIGHTS
 
 ACCEPTED = (
@@ -113,8 +113,11 @@ def read_weights(source: str | Path, root: str | Path = ".") -> dict[str, Tensor
     if text in NAMES:
         return _of_backbone(find_checkpoint(text, str(root), option=_SETTING).content["state_dict"])
     path = Path(text)
-    if not os.path.lexists(path) and re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        path = _download(text)
+    if is_hub_name(text):
+        try:
+            path = download(text)
+        except PretrainedError as error:
+            raise SettingsError(expected(_SETTING, text, ACCEPTED, str(error).removeprefix(f"{text}: "))) from error
     if os.path.isdir(path):
         return _read_folder(path)
     if not os.path.isfile(path):
@@ -203,21 +206,6 @@ def _stripped(name: str, depth: int) -> str:
 
 def _num_fitting(names: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> int:
     return sum(name in wanted and tensor.shape == wanted[name].shape for name, tensor in names.items())
-
-
-def _download(name: str) -> Path:
-    """Return the folder of a Hugging Face repository's config and weights."""
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError as error:
-        remedy = "There is no such file; for a Hugging Face repository pip install 'arcface_pl[hub]'"
-        raise SettingsError(expected(_SETTING, name, ACCEPTED, remedy)) from error
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = f"There is no such file, and it cannot be downloaded: {' '.join(str(error).split())}"
-        raise SettingsError(expected(_SETTING, name, ACCEPTED, reason)) from error
 
 
 def backbone_of(source: str | Path) -> Any:

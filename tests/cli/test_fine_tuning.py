@@ -52,6 +52,7 @@ def test_a_network_is_fine_tuned_and_resumed_without_the_file(
     main(["test", "--ckpt_path", "last", "--limit_test_batches", "1"])
     assert not run(2).exists()
     assert read_checkpoint(run(1) / "checkpoints/last.ckpt")["epoch"] == 1
+    capsys.readouterr()
     # A subclass, from its config, by a file that is gone
     with pytest.raises(SystemExit) as ended:
         main([*FIT, *NETWORK, "--model", "guests.Module", "--model.init_from", "gone.pth"])

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, Recognizer, SmallResNet, TorchvisionBackbone
 from arcface_pl.backbones import IResNet
-from arcface_pl.errors import UserError
+from arcface_pl.errors import PretrainedError, UserError
 from arcface_pl.training.init_from import load_weights
 
 Weights = dict[str, Tensor]
@@ -141,7 +141,6 @@ class Trap:
         ("torn.safetensors", b"torn", "It cannot be read"),
         ("torn.pth", b"torn", "It is damaged"),
         ("folder", "folder", "The folder has no model.safetensors"),
-        ("no/such", None, "There is no such file"),
         ("best", None, "No run under"),
     ],
 )
@@ -160,6 +159,19 @@ def test_what_cannot_be_used_is_one_line_with_the_settings_name(
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "run" not in capsys.readouterr().out
+
+
+def test_a_repository_of_the_hub_is_a_folder(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Recognizer.from_checkpoint(checkpoint).save_pretrained(tmp_path / "saved")
+    monkeypatch.setattr("arcface_pl.training.init_from.download", lambda name: tmp_path / "saved")
+    assert len(load_weights(network(2), "org/name").loaded) == 18
+
+    def refuse(name: str) -> Path:
+        raise PretrainedError(name, "not to be had", "check the name")
+
+    monkeypatch.setattr("arcface_pl.training.init_from.download", refuse)
+    with pytest.raises(UserError, match=r"^model.init_from: got 'org/name'; .*\. not to be had; check the name$"):
+        load_weights(network(2), "org/name")
 
 
 def fit(module: ArcFaceModule, loader: DataLoader, make: Callable[..., L.Trainer], **how: Any) -> L.Trainer:
