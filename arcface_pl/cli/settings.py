@@ -13,6 +13,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace, set_loader
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from arcface_pl.backbones import BACKBONES
@@ -315,13 +316,20 @@ def _build(key: str, base: type, node: Namespace | None) -> Any:
         return parser.instantiate(checked, instantiators=[(partial(_make, place), object, True)])[key]
 
 
-def _make(config: Namespace, cls: type, *args: Any, **kwargs: Any) -> Any:
+def _make(config: Namespace, cls: type, /, *args: Any, **kwargs: Any) -> Any:
     """Call a class's constructor; what it raises names the setting."""
     try:
         with settings_errors(_place_of(config, cls), kwargs):
             return cls(*args, **kwargs)
     except SettingsError as error:
         raise ConstructorError from error
+    except Exception as error:
+        if not issubclass(cls, Logger):
+            raise
+        # Clients of servers raise types of their own, over a missing file or a login
+        remedy = " ".join(str(error).split())
+        refused = SettingsError(expected("trainer.logger", cls.__name__, "a logger that can be made here", remedy))
+        raise ConstructorError from refused
 
 
 def _place_of(config: Namespace, cls: type) -> str:
