@@ -23,6 +23,7 @@ from arcface_pl.callbacks.run.run_folder import run_folder, run_id
 from arcface_pl.callbacks.tensorboard.writer import log_settings, writer_of
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.checkpoints.find_checkpoint import age
+from arcface_pl.cli.config import COMPLETE
 from arcface_pl.cli.parser import cell
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import fact
@@ -218,7 +219,7 @@ def write_json(path: Path, results: Mapping[str, Any]) -> None:
 
 def first_line(run_id: str) -> str:
     """Return the first line of a run's config.yaml, which marks it as this run's."""
-    return f"# arcface_pl run {run_id}\n"
+    return f"{COMPLETE}run {run_id}\n"
 
 
 def flat(settings: Any, place: str = "") -> dict[str, Any]:
@@ -248,7 +249,7 @@ class SaveConfig(SaveConfigCallback):
             return
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            text = first_line(run_id(trainer)) + self.parser.dump(self.config, format="yaml", skip_none=False)
+            text = first_line(run_id(trainer)) + self.parser.dump(self.config, format="arcface_pl", skip_none=False)
             with replacing(folder / self.config_filename) as file:
                 file.write(text.encode())
             writer = writer_of(trainer)

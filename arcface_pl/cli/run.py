@@ -109,7 +109,7 @@ def run(command: str, args: Sequence[str]) -> None:
             _perform(command, cli, checkpoint, run, trained_on, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            print(f"stopped by {stop.signum.name}; --ckpt_path last goes on from here", file=sys.stderr)  # noqa: T201
+            print(f"stopped by {stop.signum.name}; --ckpt_path last resumes", file=sys.stderr)  # noqa: T201
         raise
     finally:
         restore(handlers)
