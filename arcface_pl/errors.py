@@ -87,6 +87,6 @@ class NonFiniteError(UserError):
     def __init__(self, what: str, step: int | None = None) -> None:
         place = "" if step is None else f" at step {step}"
         super().__init__(
-            f"{what}{place}: weights and checkpoints are those from before it; accepts a lower "
-            "model.optimizer.lr, or find the operation with --detect_anomaly true"
+            f"{what}{place}: weights and checkpoints are those from before it. Lower model.optimizer.lr, or find the "
+            "operation with --detect_anomaly true"
         )

@@ -63,3 +63,46 @@ def assert_the_same(one: ArcFaceModule, other: ArcFaceModule) -> None:
     assert one.state_dict().keys() == other.state_dict().keys()
     for name, weights in one.state_dict().items():
         assert torch.equal(weights, other.state_dict()[name]), name
+
+
+TINY_FIT = [
+    "--data.dataset",
+    "digits",
+    "--accelerator",
+    "cpu",
+    "--model.backbone",
+    "FastCNN",
+    "--trainer.logger",
+    "CSVLogger",
+]
+TINY_FIT += ["--limit_train_batches", "2", "--limit_val_batches", "1", "--limit_test_batches", "1", "--max_epochs", "2"]
+"""Flags of a fit of two steps per epoch, without figures."""
+
+LIGHTNING_CALLBACKS: dict[str, dict[str, str]] = {
+    "Callback": {},
+    "Checkpoint": {},
+    "DeviceStatsMonitor": {},
+    "EMAWeightAveraging": {},
+    "EarlyStopping": {"monitor": "val/loss"},
+    "GradientAccumulationScheduler": {"scheduling": "{0: 1, 1: 2}"},
+    "LambdaCallback": {},
+    "LearningRateMonitor": {"log_momentum": "true"},
+    "ModelCheckpoint": {"save_last": "true", "monitor": "val/accuracy"},
+    "ModelSummary": {"max_depth": "2"},
+    "OnExceptionCheckpoint": {"dirpath": "broken"},
+    "ProgressBar": {},
+    "RichModelSummary": {},
+    "RichProgressBar": {},
+    "StochasticWeightAveraging": {"swa_lrs": "0.01"},
+    "TQDMProgressBar": {},
+    "ThroughputMonitor": {"batch_size_fn": "operator.length_hint"},
+    "Timer": {"duration": "00:00:10:00"},
+    "WeightAveraging": {},
+}
+"""Callbacks of Lightning that work, and the arguments they are tried with."""
+
+
+def callback_flags(name: str, arguments: dict[str, str]) -> list[str]:
+    """Return flags that add a callback of Lightning."""
+    path = f"lightning.pytorch.callbacks.{name}"
+    return [f"--trainer.callbacks+={path}", *(f"--trainer.callbacks.{key}={text}" for key, text in arguments.items())]

@@ -1,13 +1,18 @@
 """The command line: `main` is what the scripts, the console command and the tests call."""
 
 import io
+import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from typing import TextIO
 
 from arcface_pl import __version__
 from arcface_pl.cli.help import HELP, SUBCOMMANDS
+from arcface_pl.cli.launchers import check_address_space, check_launcher
 from arcface_pl.cli.program import as_typed, program
 from arcface_pl.errors import SettingsError, UserError, printable
 
@@ -39,11 +44,30 @@ def main(args: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 shows escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # my_package.MyNet; last, so that it hides nothing that is installed
+    with suppress(FileNotFoundError):  # the current folder may have been deleted
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)  # my_package.MyNet; last, so that it hides nothing that is installed
+    if any(option.startswith("error") for option in sys.warnoptions):  # is for this package, not for what it uses
+        warnings.filterwarnings("default", module=r"(?!arcface_pl)")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which complains where there is no home folder
     command = args.pop(0) if args else "--help"
     while command in ("-c", "--config") and len(args) > 1:  # LightningCLI takes configs before the subcommand too
         command, args = args[1], [command, args[0], *args[2:]]
+    try:
+        with _output():
+            _perform(command, args)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except UserError as error:
+        if "--traceback" in args:
+            raise
+        line = " ".join(f"{program(command)}: error: {error}".split())
+        with suppress(OSError):
+            print(printable(line), file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+def _perform(command: str, args: list[str]) -> None:
     # `predict` followed by flags is the test set's; by a checkpoint, that of the pictures named after it
     own_pictures = command == "predict" and bool(args) and not args[0].startswith("-")
     if command not in TOOLS and not own_pictures and (command in ("-h", "--help") or {"-h", "--help"} & set(args)):
@@ -54,28 +78,21 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"arcface-pl {__version__}")  # noqa: T201
         return
     words = [word for word in args if word != "--traceback"]
-    try:
-        if own_pictures:
-            sys.exit(_run_tool("arcface_pl.cli.predict", words))
-        if command in TOOLS:
-            sys.exit(_run_tool(TOOLS[command], words))
-        if command.partition("=")[0] == "--print_shtab":
-            _print_completion(command.partition("=")[2] or " ".join(args))
-            return
-        if command not in SUBCOMMANDS:
-            raise SettingsError(f"{command!r}: no such command; accepts {', '.join((*SUBCOMMANDS, *TOOLS))}")
-        # torch and lightning take seconds to import, which --help need not wait for.
-        from arcface_pl.cli.run import run
+    check_launcher()
+    check_address_space()
+    if own_pictures:
+        sys.exit(_run_tool("arcface_pl.cli.predict", words))
+    if command in TOOLS:
+        sys.exit(_run_tool(TOOLS[command], words))
+    if command.partition("=")[0] == "--print_shtab":
+        _print_completion(command.partition("=")[2] or " ".join(args))
+        return
+    if command not in SUBCOMMANDS:
+        raise SettingsError(f"{command!r}: no such command; accepts {', '.join((*SUBCOMMANDS, *TOOLS))}")
+    # torch and lightning take seconds to import, which --help need not wait for.
+    from arcface_pl.cli.run import run
 
-        run(command, words)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except UserError as error:
-        if "--traceback" in args:
-            raise
-        line = " ".join(f"{program(command)}: error: {error}".split())
-        print(printable(line), file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+    run(command, words)
 
 
 def _print_completion(shell: str) -> None:
@@ -87,12 +104,39 @@ def _print_completion(shell: str) -> None:
 
 
 def _run_tool(module: str, words: list[str]) -> int | None:
-    try:
-        code: int | None = import_module(module).run(words)
-        if sys.stdout:  # a process may be started without one
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read the output has seen enough, as head does; Python would complain once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    code: int | None = import_module(module).run(words)
     return code
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Write out what the body prints.
+
+    Raises:
+        SettingsError: If standard output takes nothing, such as on a full disk.
+        SystemExit: With code 141, as for SIGPIPE, if its reader has left, as head does.
+    """
+    try:
+        try:
+            yield
+        finally:
+            for stream in filter(None, (sys.stdout, sys.stderr)):  # a process may be started without them
+                stream.flush()
+    except (OSError, UserError) as error:
+        if isinstance(error, BrokenPipeError) or _is_stuck(sys.stdout) or _is_stuck(sys.stderr):
+            # Python would complain once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if isinstance(error, BrokenPipeError):
+                sys.exit(141)
+            raise SettingsError(f"standard output: cannot be written ({getattr(error, 'strerror', error)})") from None
+        raise
+
+
+def _is_stuck(stream: TextIO | None) -> bool:
+    """Whether what was printed cannot be written."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        return True
+    return False

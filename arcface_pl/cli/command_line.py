@@ -8,9 +8,9 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+from arcface_pl.cli.aliases import meant_by
 from arcface_pl.cli.config import (
     ALIASES,
-    BASE_CONFIG,
     SECTIONS,
     is_class,
     merge,
@@ -23,7 +23,6 @@ from arcface_pl.cli.config import (
 from arcface_pl.errors import SettingsError
 
 SWITCHES = ("print_config", "help", "help_all", "traceback", "env")
-SYNONYMS = {"gpus": "devices", "epochs": "max_epochs", "learning_rate": "model.optimizer.lr", "bs": "data.batch_size"}
 ENV_PREFIX = "PL_"
 LISTS = ("trainer.callbacks", "trainer.logger")
 
@@ -201,19 +200,8 @@ def _full_name(name: str, trainer_arguments: set[str]) -> str:
         return f"data.{name}"
     if root in SECTIONS or name in ("config", "ckpt_path"):
         return name
-    # A last part alone, such as --lr or --batch_size, is looked for in the base
-    known = [*SECTIONS, "config", "ckpt_path", "allow_inexact_resume", *SWITCHES, *trainer_arguments]
-    meant = SYNONYMS.get(name) or next(
-        (full for full in _names("", read_config(BASE_CONFIG)) if full.endswith(f".{name}")), ""
-    )
-    if meant:
+    if meant := meant_by(name):
         raise SettingsError(f"--{name}: unknown; did you mean --{meant}?")
+    known = [*SECTIONS, "config", "ckpt_path", "allow_inexact_resume", *SWITCHES, *trainer_arguments]
     message = unknown(f"--{name}", [f"--{each}" for each in known])
     raise SettingsError(message if "did you" in message else f"{message}; --help_all lists every setting")
-
-
-def _names(place: str, node: Any) -> list[str]:
-    if not isinstance(node, dict):
-        return [place]
-    node = node.get("init_args", {}) if is_class(node) else node
-    return [name for key, value in node.items() for name in _names(f"{place}.{key}" if place else key, value)]

@@ -23,6 +23,8 @@ SECTIONS = ("seed_everything", "trainer", "model", "data")
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 MODULE = "arcface_pl.training.module.ArcFaceModule"
+# Beginning of a file that holds all settings, as a run or --print_config writes it.
+COMPLETE = "# arcface_pl "
 # Sections that LightningCLI writes for any module, and where ArcFaceModule has them.
 ALIASES = {"optimizer": "optimizer", "lr_scheduler": "lr_schedule"}
 
@@ -40,6 +42,12 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `parse_yaml` or YAML 1.1 would take for something else."""
+
+
 for _tag, _pattern, _first in (
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
     ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
@@ -51,8 +59,18 @@ for _tag, _pattern, _first in (
     ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     ("merge", r"^<<$", "<"),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+    for _each in (_Loader, _Dumper):
+        _each.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+
+
+class Whole(list):
+    """Callbacks of a config that is complete: they replace those of earlier layers."""
+
+
+def dump_yaml(data: Any) -> str:
+    """Write plain values as YAML that `parse_yaml` reads back equal."""
+    return yaml.dump(data, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def parse_yaml(text: str) -> Any:
@@ -81,13 +99,18 @@ def read_yaml(path: str | Path, flag: str) -> Any:
         SettingsError: If it cannot be read or is not valid YAML.
     """
     try:
-        return parse_yaml(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        content = parse_yaml(text)
     except OSError as error:
         raise SettingsError(f"{flag} {path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{flag} {path}: cannot be read (not UTF-8 text)") from None
     except ValueError as error:
         raise SettingsError(f"{flag} {path}: {error}") from None
+    trainer = content.get("trainer") if isinstance(content, dict) and text.startswith(COMPLETE) else None
+    if isinstance(trainer, dict) and isinstance(trainer.get("callbacks"), list):
+        trainer["callbacks"] = Whole(trainer["callbacks"])
+    return content
 
 
 def named_configs() -> list[str]:
@@ -199,7 +222,7 @@ def merge(base: Any, overlay: Any, key: str = "") -> Any:
 
     A class in the overlay that differs from the base's starts from its own defaults, except that a subclass of
     ArcFaceModule keeps those settings of ``model`` that it takes. Callbacks are merged by class: one that the base
-    has is modified, any other is added.
+    has is modified, any other is added; those of a complete config, as a run saves it, replace the base's.
 
     Args:
         base: Settings so far.
@@ -209,6 +232,8 @@ def merge(base: Any, overlay: Any, key: str = "") -> Any:
     Returns:
         The merged settings; neither argument is changed.
     """
+    if isinstance(overlay, Whole):
+        return deepcopy([*overlay])
     if key == "trainer.callbacks" and overlay is not None:
         return _merge_callbacks(base or [], overlay if isinstance(overlay, list) else [overlay])
     if isinstance(overlay, str) and (is_class(base) or key == "model"):

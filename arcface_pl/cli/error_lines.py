@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from arcface_pl.backbones import BACKBONES
+from arcface_pl.cli.aliases import meant_by
 from arcface_pl.cli.config import import_class
 from arcface_pl.errors import CheckpointError, SettingsError, UserError
 from arcface_pl.heads import HEADS
@@ -128,6 +129,8 @@ def _explain(message: str) -> str:
     keys = re.findall(r'(?:Parser key|Key) "([^"]+)"', message)
     name = ".".join(part for key in keys for part in key.split(".") if part != "init_args")
     classes = re.findall(r"class_path'?[ =:]+'([\w.]+)'", message)
+    if (function := re.search("dot import path string: (.*)", message)) and "typing.Callable" in message:
+        return f"{name}: got {function[1]}; expected the full path of a function, such as builtins.len"
     if option := re.search(r"Option '([^']+)' is not accepted", message):
         return _unknown_option(name, option[1], next(filter(import_class, reversed(classes)), ""))
     if flag := re.search(r"unrecognized arguments: --([^\s=]+)", message):
@@ -156,8 +159,10 @@ def _unknown_option(name: str, option: str, path: str) -> str:
     cls = import_class(path)
     parser = ArgumentParser(exit_on_error=False)
     names = parser.add_class_arguments(cls, "at", fail_untyped=False) if cls is not None else []
-    known = [each.removeprefix("at.") for each in names]
+    known = [each.removeprefix("at.") for each in names if each not in ("at.params", "at.optimizer", "at.last_epoch")]
     near = get_close_matches(option, known, n=1)
+    last = meant_by(option).rpartition(".")[2]
+    near = [last] if last in known else near
     hint = f"; did you mean {name}.{near[0]}?" if near else ""
     accepted = f" ({cls.__name__} accepts {', '.join(known)})" if cls is not None and known else ""
     return f"{name}.{option}: unknown{hint}{accepted}"
@@ -178,5 +183,6 @@ def plain_types(text: str) -> str:
         The text without what only a programmer reads.
     """
     text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>", r"\1", text)
+    text = re.sub(r"(?:collections\.abc|typing)\.(?:Iterable|Sequence|List)\b", "list", text)
     choices = re.sub(r"(?:typing\.)?Literal\[([^\]]*)\]", lambda match: match.group(1).replace("'", ""), text)
     return choices.replace("NoneType", "null").replace("typing.", "")

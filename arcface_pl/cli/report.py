@@ -7,7 +7,7 @@ printed as not known.
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from rich.panel import Panel
 from rich.table import Table
 
 from arcface_pl.callbacks.run.run_folder import run_folder, run_id
-from arcface_pl.callbacks.tensorboard.writer import writer_of
+from arcface_pl.callbacks.tensorboard.writer import log_settings, writer_of
 from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.cli.config import COMPLETE
 from arcface_pl.cli.find_checkpoint import age
 from arcface_pl.cli.parser import cell
 from arcface_pl.data import ImageDataModule
@@ -167,8 +168,10 @@ def _format(key: str, results: Mapping[str, Any]) -> str:
     return f"{value:.1f}\N{DEGREE SIGN}" if "angle" in key else f"{value:.6f}"
 
 
-def conclude(console: Console, results: Mapping[str, Any], folder: Path) -> None:
-    """Print the closing table and the next commands."""
+def conclude(
+    console: Console, results: Mapping[str, Any], folder: Path, loggers: Sequence[Any], curves: Path | None
+) -> None:
+    """Print the closing table, and what to look at and do next."""
     table(console, results)
     for notice in results.get("notices", ()):
         console.print(f"NOTE: {cell(notice)}", style="bold yellow")
@@ -180,9 +183,31 @@ def conclude(console: Console, results: Mapping[str, Any], folder: Path) -> None
     if results["checkpoint"]:
         checkpoint = cell(os.path.relpath(results["checkpoint"]))
         console.print(f"\ncheckpoint   {checkpoint}", soft_wrap=True)
-        console.print(f"dashboards   tensorboard --logdir {cell(os.path.relpath(folder.parent))}", soft_wrap=True)
+        for line in _dashboards(folder, loggers, curves):
+            console.print(line, soft_wrap=True)
         if "test/accuracy" in results:  # of an ArcFaceModule, or alike
             console.print(f"predictions  arcface-pl predict --ckpt_path {checkpoint}", soft_wrap=True)
+
+
+def _dashboards(folder: Path, loggers: Sequence[Any], curves: Path | None) -> list[str]:
+    """Return how to look at what each logger wrote; loggers are known by name, since they may not be installed."""
+    lines = [] if curves is None else [f"curves       {cell(os.path.relpath(curves))}"]
+    for logger in loggers:
+        kinds = {cls.__name__ for cls in type(logger).__mro__}
+        if "TensorBoardLogger" in kinds:
+            ours = Path(logger.log_dir).resolve() == folder.resolve()
+            lines.append(
+                f"dashboards   tensorboard --logdir {cell(os.path.relpath(folder.parent if ours else logger.root_dir))}"
+            )
+        elif "WandbLogger" in kinds:
+            run = logger.experiment
+            url = getattr(run, "url", None)
+            lines.append(f"dashboards   {cell(url or f'wandb sync {os.path.relpath(Path(run.dir).parent)}')}")
+        elif "MLFlowLogger" in kinds:
+            lines.append(f"dashboards   mlflow ui --backend-store-uri {cell(logger.experiment.tracking_uri)}")
+        elif "CSVLogger" in kinds:
+            lines.append(f"metrics      {cell(os.path.relpath(logger.log_dir))}/metrics.csv")
+    return lines
 
 
 def write_json(path: Path, results: Mapping[str, Any]) -> None:
@@ -194,7 +219,22 @@ def write_json(path: Path, results: Mapping[str, Any]) -> None:
 
 def first_line(run_id: str) -> str:
     """Return the first line of a run's config.yaml, which marks it as this run's."""
-    return f"# arcface_pl run {run_id}\n"
+    return f"{COMPLETE}run {run_id}\n"
+
+
+def flat(settings: Any, place: str = "") -> dict[str, Any]:
+    """Return nested settings as one table by full name, without class_path and init_args."""
+    if isinstance(settings, Mapping):
+        found: dict[str, Any] = {}
+        for name, value in settings.items():
+            found |= flat(value, place if name in ("class_path", "init_args") else f"{place}.{name}".lstrip("."))
+        return found
+    if isinstance(settings, list) and any(isinstance(each, Mapping) for each in settings):
+        found = {}
+        for each in settings:
+            found |= flat(each, f"{place}.{each['class_path'].rpartition('.')[2]}" if "class_path" in each else place)
+        return found
+    return {place: settings}
 
 
 class SaveConfig(SaveConfigCallback):
@@ -209,9 +249,10 @@ class SaveConfig(SaveConfigCallback):
             return
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            text = first_line(run_id(trainer)) + self.parser.dump(self.config, format="yaml", skip_none=False)
+            text = first_line(run_id(trainer)) + self.parser.dump(self.config, format="arcface_pl", skip_none=False)
             with replacing(folder / self.config_filename) as file:
                 file.write(text.encode())
             writer = writer_of(trainer)
             if writer is not None:
                 writer.add_text("config.yaml", f"```yaml\n{text}```")
+            log_settings(trainer, flat(self.config.as_dict()))

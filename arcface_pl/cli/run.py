@@ -20,6 +20,7 @@ from arcface_pl.callbacks import RunCheckpoint
 from arcface_pl.callbacks.run.exact_resume import ExactResume
 from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.callbacks.run.run_folder import claim, continue_in, release, run_folder
+from arcface_pl.callbacks.run.run_metrics import RunMetrics
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.checkpoints.runs import Run, run_of
@@ -68,6 +69,8 @@ def run(command: str, args: Sequence[str]) -> None:
     if found is not None:
         if command == "fit":
             layer = settings_of_run(found)
+            if "callbacks" in layer.get("trainer", {}):
+                base["trainer"]["callbacks"] = []  # those of the run, also where it was started without the base's
         else:
             layer = settings_of_checkpoint(found, other_data=request.names_data)
             if "data" not in layer and not request.names_data:
@@ -102,7 +105,7 @@ def run(command: str, args: Sequence[str]) -> None:
             _perform(command, cli, checkpoint, run, trained_on, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            print(f"stopped by {stop.signum.name}; --ckpt_path last goes on from here", file=sys.stderr)  # noqa: T201
+            print(f"stopped by {stop.signum.name}; --ckpt_path last resumes", file=sys.stderr)  # noqa: T201
         raise
     finally:
         restore(handlers)
@@ -166,12 +169,16 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, traine
         datamodule.setup("fit")
     if not any(isinstance(each, ExactResume) for each in trainer.callbacks):
         trainer.callbacks.append(ExactResume())  # as an ArcFaceModule would; other modules' settings are compared too
+    metrics = RunMetrics()
+    if not trainer.fast_dev_run:
+        trainer.loggers = [*trainer.loggers, metrics]
     console = Console(quiet=not trainer.is_global_zero)
     if resumed is not None and not has_other_data(datamodule, trained_on):  # else its scores and files are of the old
         continue_in(trainer, resumed.folder, resumed.run_id)
     folder = None
     if trainer.is_global_zero and not trainer.fast_dev_run:
         folder = claim(trainer, f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else "")
+        metrics.begin(folder)
     tests = is_overridden("test_step", module) and _check_data(trainer, datamodule, "fit", "test")
     report.announce(console, trainer, module, datamodule, folder, checkpoint)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())  # before processes share the classes
@@ -200,7 +207,7 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, traine
     folder = run_folder(trainer)  # a collective call: every process makes it
     if trainer.is_global_zero:
         report.write_json(folder / "results.json", results)
-        report.conclude(console, results, folder)
+        report.conclude(console, results, folder, trainer.loggers, metrics.draw())
 
 
 def _check_data(trainer: Any, datamodule: Any, *stages: str) -> bool:

@@ -10,16 +10,21 @@ from typing import Any
 
 import lightning as L
 import torch
-from jsonargparse import ArgumentParser, Namespace, set_loader
+from jsonargparse import ArgumentParser, Namespace, set_dumper, set_loader
 from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch import strategies as lightning_strategies
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import Precision
 from torch import nn
+from torch.optim import lr_scheduler
 
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.backbones.adapter import embedding_width
 from arcface_pl.callbacks.run.defaults import check_trainer
 from arcface_pl.checkpoints.network import is_known
-from arcface_pl.cli.config import CLASS_KEYS, import_class, is_class, parse_yaml, unknown, walk
+from arcface_pl.cli.aliases import meant_by
+from arcface_pl.cli.config import CLASS_KEYS, COMPLETE, dump_yaml, import_class, is_class, parse_yaml, unknown, walk
 from arcface_pl.cli.error_lines import ConstructorError, settings_errors
 from arcface_pl.cli.machine import choose_threads
 from arcface_pl.cli.program import program
@@ -30,6 +35,7 @@ from arcface_pl.data.protocol import complete, fact
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.training.hyperparameters import plain
 from arcface_pl.training.module import ArcFaceModule
+from arcface_pl.training.optimizers import build_optimizer
 
 Flags = Sequence[tuple[str, str]]
 
@@ -46,6 +52,7 @@ _NEEDS: dict[str, Any] = {
 
 # Flags and lists in flags follow the same YAML as config files
 set_loader("arcface_pl", parse_yaml, exceptions=(ValueError,))
+set_dumper("arcface_pl", dump_yaml)
 _PARSER: dict[str, Any] = {"exit_on_error": False, "parser_mode": "arcface_pl"}
 
 
@@ -58,6 +65,17 @@ def class_path(cls: type) -> str:
 _SHORT_NAMES: dict[str, Mapping[str, str]] = {
     "model.backbone": {name: class_path(cls) for name, cls in BACKBONES.items()},
     "model.lr_schedule": {"ReduceLROnPlateau": "lightning.pytorch.cli.ReduceLROnPlateau"},
+}
+
+
+# Classes of torch that can be built and cannot train a backbone and a head.
+_REFUSED: dict[Any, str] = {
+    torch.optim.LBFGS: "it takes one group of parameters, and backbone and head are two",
+    torch.optim.Muon: "it takes matrices only, and networks have other weights too",
+    torch.optim.SparseAdam: "it takes sparse gradients, and these are dense",
+    lr_scheduler.ChainedScheduler: "it takes schedulers that have their optimizer, which settings cannot give them",
+    lr_scheduler.SequentialLR: "it takes schedulers that have their optimizer, which settings cannot give them",
+    lr_scheduler.LRScheduler: "it is abstract",
 }
 
 
@@ -106,7 +124,8 @@ class ArcFaceCLI(LightningCLI):
             typed = [".".join(name.split(".")[:2]).rstrip("+") for name, _ in self.flags]
             for name in [*(f"{section}.{name}" for name in args[section]), *typed]:
                 if name.startswith(f"{section}.") and name not in known:
-                    raise SettingsError(unknown(name, known))
+                    meant = meant_by(name.partition(".")[2])
+                    raise SettingsError(f"{name}: unknown; did you mean --{meant}?" if meant else unknown(name, known))
         self.config = _parse(parser, args, self.flags)
         check_seed(self.config.get("seed_everything"))
         _adapt_trainer(self.config.trainer, logs=self.command == "fit")
@@ -118,6 +137,10 @@ class ArcFaceCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything; the Trainer too, so that a missing device shows before any work."""
         config = self.config
+        for key in ("optimizer", "lr_schedule") if not self.subclass_mode_model else ():
+            cls: Any = import_class((config.model.get(key) or {}).get("class_path"))
+            if cls in _REFUSED:
+                raise SettingsError(expected(f"model.{key}", cls.__name__, f"another class: {_REFUSED[cls]}"))
         self.datamodule = _build("data", L.LightningDataModule, config.get("data"))
         key = "model.init_args" if "class_path" in config.model else "model"
         if self.command == "fit" and not isinstance(self.datamodule, ImageDataModule):
@@ -167,7 +190,9 @@ class ArcFaceCLI(LightningCLI):
             raise SettingsError(expected("--print_config", foreign[0], ", ".join(options)))
         with settings_errors("--print_config"):
             wanted = {"skip_none": False} | {options[flag]: True for flag in chosen}
-            print(self.parser.dump(self.config, format="yaml", **wanted), end="")  # noqa: T201
+            written_by = "yaml" if "with_comments" in wanted else "arcface_pl"
+            text = self.parser.dump(self.config, format=written_by, **wanted)
+        print(f"{COMPLETE}settings\n{text}", end="")  # noqa: T201
 
     def print_help(self) -> None:
         """Print every setting: the Trainer's, the module's, and those of the classes that were chosen."""
@@ -213,13 +238,21 @@ class ArcFaceCLI(LightningCLI):
         return backbone
 
     def _try_factories(self) -> None:
-        """Call the factories of optimizer and schedule on a stand-in: the real call comes after the run has begun."""
-        weights = [nn.Parameter(torch.zeros(1))]
+        """Build optimizer and schedule once to see whether they can be: the real call comes after the run has begun."""
         model = self.config.model.get("init_args", self.config.model)
-        for name, argument in (("optimizer", weights), ("lr_schedule", torch.optim.SGD(weights, lr=0.1))):
-            if "class_path" in (model.get(name) or ()) and callable(factory := getattr(self.model, name, None)):
-                with settings_errors(f"model.{name}", model[name].get("init_args")):
-                    factory(argument)
+        made: Any = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+        if "class_path" in (model.get("optimizer") or ()) and callable(getattr(self.model, "optimizer", None)):
+            with settings_errors("model.optimizer", model.optimizer.get("init_args")):
+                made = self._try_optimizer()
+        if "class_path" in (model.get("lr_schedule") or ()) and callable(getattr(self.model, "lr_schedule", None)):
+            with settings_errors("model.lr_schedule", model.lr_schedule.get("init_args")):
+                self.model.lr_schedule(made)
+
+    def _try_optimizer(self) -> Any:
+        model: Any = self.model
+        if not isinstance(model, ArcFaceModule):
+            return model.optimizer([nn.Parameter(torch.zeros(1))])
+        return build_optimizer(model.backbone, model.head, model.optimizer, model.head_lr)
 
 
 def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int]) -> Any:
@@ -315,13 +348,20 @@ def _build(key: str, base: type, node: Namespace | None) -> Any:
         return parser.instantiate(checked, instantiators=[(partial(_make, place), object, True)])[key]
 
 
-def _make(config: Namespace, cls: type, *args: Any, **kwargs: Any) -> Any:
+def _make(config: Namespace, cls: type, /, *args: Any, **kwargs: Any) -> Any:
     """Call a class's constructor; what it raises names the setting."""
     try:
         with settings_errors(_place_of(config, cls), kwargs):
             return cls(*args, **kwargs)
     except SettingsError as error:
         raise ConstructorError from error
+    except Exception as error:
+        if not issubclass(cls, Logger):
+            raise
+        # Clients of servers raise types of their own, over a missing file or a login
+        remedy = " ".join(str(error).split())
+        refused = SettingsError(expected("trainer.logger", cls.__name__, "a logger that can be made here", remedy))
+        raise ConstructorError from refused
 
 
 def _place_of(config: Namespace, cls: type) -> str:
@@ -333,13 +373,15 @@ def _place_of(config: Namespace, cls: type) -> str:
 
 
 def _plain(node: Any) -> Any:
-    """Replace defaults that jsonargparse cannot write to a config: text enums and devices."""
+    """Replace defaults that jsonargparse cannot write to a config: enums and devices."""
     if isinstance(node, Namespace):
         for name, value in vars(node).items():
             node[name] = _plain(value)
     elif isinstance(node, list):
         return [_plain(item) for item in node]
-    return str(node.value) if isinstance(node, enum.Enum) else str(node) if isinstance(node, torch.device) else node
+    if isinstance(node, enum.Enum):
+        return str(node.value) if isinstance(node, str) else node.name
+    return str(node) if isinstance(node, torch.device) else node
 
 
 def _parameter(node: Namespace, name: str) -> inspect.Parameter | None:
@@ -359,7 +401,8 @@ def _fill(key: str, node: Namespace, name: str, value: Any, origin: str) -> None
     if given is None:
         node[f"init_args.{name}"] = value
     elif given != value:
-        raise SettingsError(expected(f"{key}.{name}", given, f"{value}, that of {origin}"))
+        remedy = "Leave it out; the config.yaml of a run has it too"
+        raise SettingsError(expected(f"{key}.{name}", given, f"{value}, that of {origin}", remedy))
 
 
 def _adapt_trainer(trainer: Namespace, logs: bool) -> None:
@@ -375,6 +418,12 @@ def _adapt_trainer(trainer: Namespace, logs: bool) -> None:
     nodes = trainer.get("callbacks") or []
     bars = [each for each in nodes if _is_a(each, lightning_callbacks.ProgressBar)]
     trainer["callbacks"] = [each for each in nodes if each not in bars[:-1]]  # one that is added replaces the base's
+    chosen = getattr(lightning_strategies, str(trainer.get("strategy")), import_class(trainer.get("strategy")))
+    if isinstance(chosen, type):  # text, to jsonargparse, since a strategy may be text
+        trainer["strategy"] = Namespace(class_path=class_path(chosen), init_args=Namespace())
+    plugins = trainer.get("plugins") or []
+    if any(_is_a(each, Precision) for each in (plugins if isinstance(plugins, list) else [plugins])):
+        trainer["precision"] = None  # the plugin has it
     _fill_save_dirs(trainer, required=True)
 
 
@@ -389,8 +438,8 @@ def _fill_save_dirs(trainer: Namespace, required: bool) -> None:
             node["init_args.save_dir"] = str(trainer.get("default_root_dir") or ".")
 
 
-def _is_a(node: Namespace, kind: Any) -> bool:
-    return issubclass(import_class(node.class_path) or object, kind)
+def _is_a(node: Any, kind: Any) -> bool:
+    return isinstance(node, Namespace) and issubclass(import_class(node.class_path) or object, kind)
 
 
 def _check_accelerator(accelerator: Any) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arcface_pl.figures.closest_centers import draw_closest_centers
+from arcface_pl.figures.confusion import MAX_CELLS
 from arcface_pl.figures.style import SERIES, draw_share, label_classes, new_figure, shorten, thin
 from arcface_pl.metrics.functional import center_angles
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
 DEGREES = 180
 MAX_WRITTEN = 16  # classes whose cells have room for a number
-MAX_CENTERS = 1000
 
 
 class AngleHistory(NamedTuple):
@@ -89,7 +90,9 @@ def draw_angle_history(history: AngleHistory) -> "Figure":
 
 
 def draw_center_angles(centers: Tensor, class_names: list[str], sub_centers: int = 1) -> "Figure":
-    """Draw the angles between the centers of all pairs of classes; of 1,000 classes if there are more.
+    """Draw the angles between the centers of all pairs of classes.
+
+    Beyond 50 classes a histogram and the closest pairs are drawn instead.
 
     Args:
         centers: (C * sub_centers, D) the centers of a class adjacent.
@@ -99,23 +102,22 @@ def draw_center_angles(centers: Tensor, class_names: list[str], sub_centers: int
     Returns:
         A new figure.
     """
-    chosen = thin(len(class_names), MAX_CENTERS)
-    count = len(chosen)
-    rows = centers.detach().cpu().unflatten(0, (-1, sub_centers))[chosen].flatten(0, 1)
-    blocks = torch.rad2deg(center_angles(rows)).view(count, sub_centers, count, sub_centers)
+    count = len(class_names)
+    if count > MAX_CELLS:
+        return draw_closest_centers(centers, class_names, sub_centers)
+    blocks = torch.rad2deg(center_angles(centers.detach().cpu())).view(count, sub_centers, count, sub_centers)
     angles = blocks.amin(dim=(1, 3)).fill_diagonal_(torch.nan).numpy()
-    names = [class_names[index] for index in chosen]
     side = min(7.0, max(3.2, 0.5 * count))
     figure = new_figure(side + 1.4, side + 1.2)
     axes = figure.add_subplot()
     low, high = np.nanmin(angles, initial=180.0), np.nanmax(angles, initial=0.0)
     picture = axes.imshow(angles, cmap="cividis", vmin=min(low, high) - 1, vmax=max(low, high) + 1)
     figure.colorbar(picture, ax=axes, label="angle between two class centers (degrees)", shrink=0.85)
-    label_classes(axes, names, axis="x", most=25)
-    label_classes(axes, names, axis="y", most=25)
+    label_classes(axes, class_names, axis="x", most=25)
+    label_classes(axes, class_names, axis="y", most=25)
     if count <= MAX_WRITTEN:
         _write_cells(axes, angles)
-    axes.set_title(_closest(angles, names, len(class_names)), fontsize=10, parse_math=False)
+    axes.set_title(_closest(angles, class_names), fontsize=10, parse_math=False)
     return figure
 
 
@@ -144,10 +146,8 @@ def _write_cells(axes: "Axes", angles: np.ndarray) -> None:
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
 
 
-def _closest(angles: np.ndarray, names: list[str], num_classes: int) -> str:
+def _closest(angles: np.ndarray, names: list[str]) -> str:
     title = "Angles between class centers"
-    if len(names) < num_classes:
-        title += f" ({len(names):,} of {num_classes:,} classes)"
     if np.isnan(angles).all():
         return title
     row, column = np.unravel_index(np.nanargmin(angles), angles.shape)

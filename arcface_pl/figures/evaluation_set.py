@@ -18,7 +18,7 @@ from arcface_pl.metrics.functional import VerificationCurve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_CENTERS = 4096
+MAX_CENTERS = 20_000
 """Angles between more centers than this are not drawn."""
 
 

@@ -5,46 +5,12 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch import callbacks as of_lightning
+from tiny_runs import LIGHTNING_CALLBACKS, TINY_FIT, callback_flags
 
 import arcface_pl
 from arcface_pl.checkpoints.reading import read_checkpoint
 from arcface_pl.cli import main
 from arcface_pl.training.schedules import Schedule
-
-TINY = [
-    "--data.dataset",
-    "digits",
-    "--accelerator",
-    "cpu",
-    "--model.backbone",
-    "FastCNN",
-    "--trainer.logger",
-    "CSVLogger",
-]
-TINY += ["--limit_train_batches", "2", "--limit_val_batches", "1", "--limit_test_batches", "1", "--max_epochs", "2"]
-
-WORKS: dict[str, dict[str, str]] = {
-    "Callback": {},
-    "Checkpoint": {},
-    "DeviceStatsMonitor": {},
-    "EMAWeightAveraging": {},
-    "EarlyStopping": {"monitor": "val/loss"},
-    "GradientAccumulationScheduler": {"scheduling": "{0: 1, 1: 2}"},
-    "LambdaCallback": {},
-    "LearningRateMonitor": {"log_momentum": "true"},
-    "ModelCheckpoint": {"save_last": "true", "monitor": "val/accuracy"},
-    "ModelSummary": {"max_depth": "2"},
-    "OnExceptionCheckpoint": {"dirpath": "broken"},
-    "ProgressBar": {},
-    "RichModelSummary": {},
-    "RichProgressBar": {},
-    "StochasticWeightAveraging": {"swa_lrs": "0.01"},
-    "TQDMProgressBar": {},
-    "ThroughputMonitor": {"batch_size_fn": "operator.length_hint"},
-    "Timer": {"duration": "00:00:10:00"},
-    "WeightAveraging": {},
-}
-"""Callbacks and the arguments they are tried with."""
 
 REFUSED = {
     "BackboneFinetuning": "holds the class centers",
@@ -65,14 +31,9 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def added(name: str, arguments: dict[str, str]) -> list[str]:
-    path = f"lightning.pytorch.callbacks.{name}"
-    return [f"--trainer.callbacks+={path}", *(f"--trainer.callbacks.{key}={text}" for key, text in arguments.items())]
-
-
 def refused(words: list[str], capsys: pytest.CaptureFixture) -> str:
     with pytest.raises(SystemExit) as ended:
-        main(["fit", *TINY, *words])
+        main(["fit", *TINY_FIT, *words])
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
@@ -81,7 +42,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture) -> str:
 
 
 def test_the_table_is_complete() -> None:
-    assert {*WORKS, *REFUSED} == {*of_lightning.__all__}
+    assert {*LIGHTNING_CALLBACKS, *REFUSED} == {*of_lightning.__all__}
     text = (Path(arcface_pl.__file__).parent / "callbacks" / "README.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     for name in of_lightning.__all__:
@@ -90,7 +51,7 @@ def test_the_table_is_complete() -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_before_any_work(name: str, capsys: pytest.CaptureFixture) -> None:
-    error = refused([*added(name, {}), *NEEDED.get(name, [])], capsys)
+    error = refused([*callback_flags(name, {}), *NEEDED.get(name, [])], capsys)
     assert error.startswith(f"arcface-pl fit: error: trainer.callbacks: got '{name}'; expected another callback: ")
     assert REFUSED[name] in error
 
@@ -98,10 +59,12 @@ def test_refused_before_any_work(name: str, capsys: pytest.CaptureFixture) -> No
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize("name", LIGHTNING_CALLBACKS)
 def test_trains_to_the_closing_table_and_resumes(name: str, capsys: pytest.CaptureFixture) -> None:
     bar = name.endswith("ProgressBar")
-    main(["fit", *TINY, "--enable_progress_bar", str(bar).lower(), *added(name, WORKS[name])])
+    main(
+        ["fit", *TINY_FIT, "--enable_progress_bar", str(bar).lower(), *callback_flags(name, LIGHTNING_CALLBACKS[name])]
+    )
     shown = capsys.readouterr()
     assert "accuracy with the margin left on" in shown.out
     assert "Traceback" not in shown.err
@@ -110,17 +73,8 @@ def test_trains_to_the_closing_table_and_resumes(name: str, capsys: pytest.Captu
 
 
 def test_without_batch_norm_stochastic_weight_averaging_is_refused(capsys: pytest.CaptureFixture) -> None:
-    error = refused(
-        [
-            "--model.backbone",
-            "torchvision.models.AlexNet",
-            "--model.head.embedding_dim",
-            "9",
-            *added("StochasticWeightAveraging", {"swa_lrs": "0.01"}),
-        ],
-        capsys,
-    )
-    assert "after the last checkpoint" in error
+    added = callback_flags("StochasticWeightAveraging", {"swa_lrs": "0.01"})
+    assert "after the last checkpoint" in refused(["--model.backbone", "SimpleCNN", *added], capsys)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +94,7 @@ def test_a_batch_of_one_image_and_batch_norm(capsys: pytest.CaptureFixture) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_run_that_only_time_ends_follows_its_schedule(capsys: pytest.CaptureFixture) -> None:
-    main(["fit", *TINY, "--enable_progress_bar", "false", "--max_epochs=-1", "--max_time", "00:00:00:04"])
+    main(["fit", *TINY_FIT, "--enable_progress_bar", "false", "--max_epochs=-1", "--max_time", "00:00:00:04"])
     assert "accuracy with the margin left on" in capsys.readouterr().out
     (optimizer,) = read_checkpoint("lightning_logs/version_0/checkpoints/last.ckpt")["optimizer_states"]
     assert all(group["lr"] < 0.003 / 4 for group in optimizer["param_groups"])  # OneCycle has come down again
@@ -159,5 +113,12 @@ def test_a_schedule_knows_the_steps_of_an_accumulation_that_changes(
     monkeypatch.setattr(Schedule, "run_for", lambda schedule, total_steps: lengths.append(total_steps) or sys.exit(0))
     words = ["--limit_train_batches", "4", "--max_epochs", "4", *limit]
     with pytest.raises(SystemExit):
-        main(["fit", *TINY, *words, *added("GradientAccumulationScheduler", {"scheduling": "{0: 1, 1: 2, 3: 4}"})])
+        main(
+            [
+                "fit",
+                *TINY_FIT,
+                *words,
+                *callback_flags("GradientAccumulationScheduler", {"scheduling": "{0: 1, 1: 2, 3: 4}"}),
+            ]
+        )
     assert lengths == [steps]

@@ -161,7 +161,7 @@ def test_set_rates_and_schedule_state() -> None:
 def test_every_reliance_has_its_test() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     functions = [name for name, value in vars(private_apis).items() if inspect.isfunction(value) and name[0] != "_"]
-    borrowed = {"claim_folder"}  # of this package
+    borrowed = {"claim_folder", "unused_path", "rank_zero_only"}
     assert {"batches_done", "set_rates"} <= {*functions}
     assert not [name for name in functions if name not in borrowed and f"private_apis.{name}" not in text]
 
@@ -202,9 +202,15 @@ def test_join_folder(tmp_path: Path) -> None:
     for logger in (CSVLogger(tmp_path, name="other"), CSVLogger(tmp_path, version=3)):
         private_apis.join_folder(logger, folder)
         assert logger.log_dir != str(folder)
-    resumed = CSVLogger(tmp_path)
-    private_apis.join_folder(resumed, folder, resumed=True)
-    assert resumed.log_dir == str(folder.with_name("version_8"))
+    (folder / "csv").mkdir()
+    apart = CSVLogger(tmp_path)
+    private_apis.join_folder(apart, folder, apart=True)
+    assert apart.log_dir == str(folder / "csv-1")
+    elsewhere = [CSVLogger(tmp_path / "own") for _ in range(2)]
+    for logger in elsewhere:  # claimed, not counted: no other run can choose it
+        private_apis.join_folder(logger, folder)
+    assert [Path(logger.log_dir).name for logger in elsewhere] == ["version_0", "version_1"]
+    assert all(Path(logger.log_dir).is_dir() for logger in elsewhere)
 
 
 def test_finish_epoch(  # private_apis.finish_epoch, which ExactResume calls

@@ -70,7 +70,7 @@ def test_optimizers_whose_rate_does_not_suit_sgd_are_refused(make: Callable[...,
     def adam(params: Any) -> torch.optim.Optimizer:
         return torch.optim.Adam(params, lr=1e-3)
 
-    with pytest.raises(ValueError, match="head_lr: got None; expected a rate .* the optimizer is Adam"):
+    with pytest.raises(ValueError, match="model.head_lr: not set; expected a rate .* the optimizer is Adam"):
         check_sharding(make(update_head_in_backward=True, optimizer=adam), fake())
     check_sharding(make(update_head_in_backward=True, optimizer=adam, head_lr=0.1), fake())
     with pytest.raises(ValueError, match="dampening"):
@@ -78,9 +78,11 @@ def test_optimizers_whose_rate_does_not_suit_sgd_are_refused(make: Callable[...,
 
 
 def test_several_processes_need_a_sharded_head_and_ddp(make: Callable[..., ArcFaceModule]) -> None:
-    with pytest.raises(ValueError, match="strategy: got 'object'; expected ddp"):
+    with pytest.raises(ValueError, match="trainer.strategy: got 'object'; expected ddp"):
         check_sharding(make(shard_head=True), fake(world_size=2))
-    with pytest.raises(ValueError, match="shard_head: got False; expected true together with update_head_in_backward"):
+    with pytest.raises(
+        ValueError, match="model.shard_head: got False; expected true together with update_head_in_backward"
+    ):
         check_sharding(make(update_head_in_backward=True), fake(world_size=2, strategy=DDP()))
     with pytest.raises(ValueError, match="head_sample_rate: got 0.5; expected 1.0 without update_head_in_backward"):
         check_sharding(make(head_sample_rate=0.5), fake())

@@ -165,3 +165,14 @@ def test_what_resuming_needs_is_named_one_by_one() -> None:
         for changed in ({name: value for name, value in content.items() if name != key}, content | {key: "text"}):
             with pytest.raises(CheckpointError, match=f"x.ckpt: it has no {key}: training cannot resume from it"):
                 check_resumable("x.ckpt", changed)
+
+
+def test_a_flipped_bit_in_a_tensor_is_named_as_damage(tmp_path: Path) -> None:
+    path = saved(small(), tmp_path)
+    content = path.read_bytes()
+    weight = small()["state_dict"]["weight"].numpy().tobytes()
+    assert content.count(weight) == 1
+    place = content.index(weight)
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(CheckpointError, match=r"it is damaged \(.*data.* fails its checksum\)"):
+        read_checkpoint(path)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, MNISTDataModule, SimpleCNN
+from arcface_pl.callbacks.run.signals import STOP_SIGNALS
 from arcface_pl.cli.config import BASE_CONFIG, merge, parse_yaml, read_config
 from arcface_pl.errors import SettingsError
 
@@ -68,7 +69,12 @@ def test_an_overlay_changes_a_callback_of_the_base(base: dict) -> None:
     entry = {"class_path": "RunCheckpoint", "init_args": {"mode": "min"}}
     merged = merge(base, {"trainer": {"callbacks": [entry]}})["trainer"]["callbacks"]
     (checkpoint,) = [node for node in merged if node["class_path"].endswith("RunCheckpoint")]
-    assert checkpoint["init_args"] == {"monitor": "val/accuracy", "mode": "min", "every_n_minutes": 10.0}
+    assert checkpoint["init_args"] == {
+        "monitor": "val/accuracy",
+        "mode": "min",
+        "every_n_minutes": 10.0,
+        "signals": [*STOP_SIGNALS],
+    }
 
 
 def test_merging_changes_neither_layer(base: dict) -> None:

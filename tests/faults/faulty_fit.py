@@ -2,8 +2,8 @@
 
     python faulty_fit.py FAULT RANK STEP fit ...
 
-FAULT is raise (an exception in the training step), nan (a loss that is not a number), infinite_gradient, kill (SIGKILL
-to itself), term or int (a signal to itself, as a user or a scheduler would send it), or none.
+FAULT is raise (an exception in the training step), nan (a loss that is not a number), infinite_gradient, or one of
+SIGNALS (sent to itself, as a user or a scheduler would send it), or none.
 """
 
 import os
@@ -17,7 +17,7 @@ from arcface_pl import ArcFaceModule
 from arcface_pl.cli import main
 
 FAULT, RANK, STEP = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
+SIGNALS = {name: getattr(signal, f"SIG{name.upper()}") for name in ("kill", "term", "int", "hup", "usr2")}
 
 
 def faulty(step: Any) -> Any:

@@ -52,7 +52,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-OURS = {"config.yaml", "results.json", "checkpoints"}
+OURS = {"config.yaml", "results.json", "checkpoints", "metrics.csv", "curves.png"}
 LOGGERS = ["false", "CSVLogger", "TensorBoardLogger", f"{__name__}.Elsewhere", "[CSVLogger, RunLogger]", "RunLogger"]
 
 
@@ -72,11 +72,15 @@ def test_a_second_run_leaves_the_first_as_it_was(logger: str) -> None:
 def test_a_resumed_run_continues_in_its_folder(logger: str) -> None:
     main([*FIT, "--logger", logger])
     main([*FIT, "--logger", logger])  # the newest, whose folder is the second
-    rows = contents(LOGS / "version_1").get(str(LOGS / "version_1/metrics.csv"))
+    rows = contents(LOGS / "version_1")[str(LOGS / "version_1/metrics.csv")]
+    theirs = {name: each for name, each in contents(LOGS / "version_1").items() if "/csv" in name}
     main(["fit", "--ckpt_path", "last", "--max_epochs", "2"])
     assert read_checkpoint(LOGS / "version_1/checkpoints/last.ckpt")["epoch"] == 1
     assert yaml.safe_load((LOGS / "version_1/config.yaml").read_text())["trainer"]["max_epochs"] == 2
-    assert contents(LOGS / "version_1").get(str(LOGS / "version_1/metrics.csv")) == rows  # CSVLogger would delete them
+    now = contents(LOGS / "version_1")
+    assert len(now[str(LOGS / "version_1/metrics.csv")]) > len(rows)
+    assert theirs.items() <= now.items()  # a CSVLogger would delete them
+    assert sorted(path.name for path in LOGS.iterdir()) == ["version_0", "version_1"]
 
 
 def test_trainers_in_python_do_not_share_a_folder(tmp_path: Path) -> None:

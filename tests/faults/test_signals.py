@@ -43,12 +43,12 @@ def exit_code(*args: str) -> Any:
     return caught.value.code
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("step", [4, 20])  # within an epoch of 21 steps, and in its last one
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(
     in_folder: Path, monkeypatch: pytest.MonkeyPatch, signum: int, code: int, step: int
 ) -> None:
-    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(each) for each in (signum, signal.SIGINT)]
     main(["fit", *QUICK, "--default_root_dir", "whole"])
 
     def send(embeddings: torch.Tensor) -> torch.Tensor:
@@ -64,7 +64,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(
     one, other = (read_checkpoint(root / RUN / "checkpoints/last.ckpt") for root in (Path(), Path("whole")))
     assert one["global_step"] == other["global_step"] == 42
     assert all(torch.equal(weight, other["state_dict"][name]) for name, weight in one["state_dict"].items())
-    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(each) for each in (signum, signal.SIGINT)] == handlers
 
 
 @pytest.mark.parametrize("step", [0, 25])
@@ -174,6 +174,9 @@ FAULTS = [
     ("term", 0, 143, "stopped by SIGTERM"),
     ("term", 1, 143, "stopped by SIGTERM"),
     ("int", 1, 130, "stopped by SIGINT"),
+    ("hup", 0, 129, "stopped by SIGHUP"),
+    ("hup", 1, 129, "stopped by SIGHUP"),
+    ("usr2", 1, 140, "stopped by SIGUSR2"),
     ("raise", 0, 1, "a fault of the test"),
     ("raise", 1, 1, "process 1 of the run failed: KeyError: 'a fault of the test'"),
     ("nan", 1, 2, "process 1 of the run failed: the loss is nan at step 5"),
@@ -198,7 +201,7 @@ def test_one_process_of_two_takes_the_other_along(
     assert child.returncode == code if code is not None else child.returncode != 0, errors[-2000:]
     assert message in errors
     saved = [read_checkpoint(path)["global_step"] for path in in_folder.glob("**/last.ckpt")]
-    if fault in ("term", "int"):
+    if fault in ("term", "int", "hup", "usr2"):
         assert len(saved) == 1
         assert 6 <= saved[0] <= 8  # at the step after the one in which the processes agreed
     else:

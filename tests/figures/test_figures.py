@@ -29,6 +29,7 @@ from arcface_pl.figures import (
     draw_sphere,
     save_all,
 )
+from arcface_pl.figures.closest_centers import closest_pairs
 from arcface_pl.figures.style import CLASS_COLORS, SERIES, save, shorten, thin, to_pixels
 from arcface_pl.metrics.functional import center_angles, verification_curve
 
@@ -234,16 +235,33 @@ def test_center_angles_show_every_pair_and_name_the_closest() -> None:
     assert len(axes.texts) == 12
 
 
-def test_sub_centers_count_by_the_nearest_and_too_many_classes_are_thinned() -> None:
+def test_sub_centers_count_by_the_nearest() -> None:
     # The first class's second center lies 10 degrees from the second class's first one.
     places = torch.deg2rad(torch.tensor([0.0, 100.0, 110.0, 200.0]))
     centers = torch.stack((places.cos(), places.sin()), dim=1)
     figure = draw_center_angles(centers, ["a", "b"], sub_centers=2)
     assert "closest: a and b, 10.0°" in figure.axes[0].get_title()
-    many = draw_center_angles(torch.randn(2500, 4, generator=draws()), [str(index) for index in range(2500)])
-    assert many.axes[0].images[0].get_array().shape == (834, 834)
-    assert "834 of 2,500 classes" in many.axes[0].get_title()
-    assert len(many.axes[0].get_xticks()) <= 25
+
+
+@pytest.mark.parametrize("sub_centers", [1, 3])
+def test_of_many_classes_all_pairs_are_counted_and_the_closest_named(
+    sub_centers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arcface_pl.figures.closest_centers.BLOCK", 10_000)  # several blocks
+    count = 120
+    centers = torch.randn(count * sub_centers, 16, generator=draws())
+    blocks = torch.rad2deg(center_angles(centers)).view(count, sub_centers, count, sub_centers).amin(dim=(1, 3))
+    rows, columns = torch.triu_indices(count, count, offset=1)
+    expected = blocks[rows, columns]
+    counts, angles, pairs = closest_pairs(centers, sub_centers)
+    assert int(counts.sum()) == len(expected)
+    near, order = expected.sort()
+    torch.testing.assert_close(angles, near[:20].float(), rtol=0, atol=1e-3)
+    assert pairs.tolist() == torch.stack((rows, columns), 1)[order[:20]].tolist()
+    figure = draw_center_angles(centers, [f"class {index}" for index in range(count)], sub_centers)
+    first, second = pairs[0].tolist()
+    assert figure.axes[1].get_yticklabels()[0].get_text() == f"class {first} and class {second}"
+    assert "120 classes, 7,140 pairs" in figure.axes[0].get_title()
 
 
 def polar(degrees: list[float]) -> Tensor:

@@ -1,6 +1,7 @@
 """The best and the last checkpoint of a run, and stopping at a resumable point."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from arcface_pl.callbacks.run.private_apis import validates_after
 from arcface_pl.callbacks.run.processes import Agreement
 from arcface_pl.callbacks.run.run_folder import join, run_folder
-from arcface_pl.callbacks.run.signals import Stopped, StopRequest
+from arcface_pl.callbacks.run.signals import STOP_SIGNALS, Stopped, StopRequest, check_signals
 from arcface_pl.checkpoints.atomic import check_writable, sweep
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.checkpoints.reading import read_checkpoint
@@ -25,13 +26,15 @@ class RunCheckpoint(Checkpoint):
     """Writes checkpoints/last.ckpt after every epoch and in between, and best.ckpt when a validation was never better.
 
     Without a validation split there is no best checkpoint: the last one counts, since the test set selects nothing.
-    The one before the last is kept as previous.ckpt. On SIGTERM, SIGINT, SIGHUP, SIGXCPU or SIGUSR1 the run writes
-    last.ckpt after the present step or validation and exits with 128 plus the signal's number.
+    The one before the last is kept as previous.ckpt. On one of ``signals`` the run writes last.ckpt
+    after the present step or validation and exits with 128 plus the signal's number.
 
     Args:
         monitor: Logged score that selects the best, measured in validation.
         mode: "max" if higher is better, "min" if lower is. Of two equal scores the later counts.
         every_n_minutes: Minutes between two last.ckpt within an epoch, above 0; unset: only after each epoch.
+        signals: Names of signals that stop training at a resumable point. On others that ask a process to end, it ends
+            at once.
 
     Attributes:
         best_score: ``monitor`` at the best checkpoint; None before the first validation.
@@ -43,6 +46,7 @@ class RunCheckpoint(Checkpoint):
         monitor: str = _DEFAULT_MONITOR,
         mode: Literal["min", "max"] = "max",
         every_n_minutes: float | None = 10.0,
+        signals: Sequence[str] = STOP_SIGNALS,
     ) -> None:
         super().__init__()
         check_choice("mode", mode, ("min", "max"))
@@ -55,7 +59,7 @@ class RunCheckpoint(Checkpoint):
         self.best_metrics: dict[str, float] = {}
         self._folder: Path | None = None
         self._resumed: dict[str, Any] = {}
-        self._request = StopRequest()
+        self._request = StopRequest(check_signals(signals))
         self._agreement: Agreement | None = None
         self._steps = 0
         self._validated_at = -1

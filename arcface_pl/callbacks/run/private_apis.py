@@ -12,9 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from arcface_pl.checkpoints.atomic import claim_folder
+from arcface_pl.checkpoints.atomic import claim_folder, unused_path
 from arcface_pl.data.base import batches_done as batches_done  # the same file's business, in a room below
 
 
@@ -102,21 +103,27 @@ def move_logger(logger: Any, folder: Path) -> None:
     set_version(logger, folder.name)
 
 
-def join_folder(logger: Any, folder: Path, resumed: bool = False) -> None:
-    """Have a TensorBoardLogger or CSVLogger that would choose a number next to ``folder`` write into ``folder``.
+def join_folder(logger: Any, folder: Path, apart: bool = False) -> None:
+    """Give a TensorBoardLogger or CSVLogger that would choose a number of its own a folder that no other run has.
 
-    Both choose the highest number plus one and create the folder later, so that two runs may choose the same.
+    Both choose the highest number plus one and create the folder later, so that two runs may choose the same. One that
+    would choose a number next to ``folder`` writes into ``folder``.
 
     Args:
         logger: Any logger; others are left alone.
         folder: The run's folder.
-        resumed: ``folder`` is an earlier run's. A CSVLogger, which would delete the rows there, gets a new folder.
+        apart: metrics.csv there is another's, so that a CSVLogger, which would delete it, gets a folder inside.
     """
     if not isinstance(logger, TensorBoardLogger | CSVLogger) or chosen_version(logger) is not None:
         return
-    if os.path.abspath(logger.root_dir) == os.path.abspath(folder.parent):
-        apart = resumed and isinstance(logger, CSVLogger)
-        set_version(logger, claim_folder(folder.parent).name if apart else folder.name)
+    version = folder.name
+    if os.path.abspath(logger.root_dir) != os.path.abspath(folder.parent):
+        if rank_zero_only.rank:  # type: ignore[attr-defined]
+            return
+        version = claim_folder(Path(logger.root_dir)).name
+    elif apart and isinstance(logger, CSVLogger):
+        version = f"{folder.name}/{unused_path(folder / 'csv').name}"
+    set_version(logger, version)
 
 
 def set_rates(schedule: Any, rates: list[float]) -> None:

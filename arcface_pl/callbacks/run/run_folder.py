@@ -11,6 +11,7 @@ import lightning as L
 from arcface_pl.callbacks.run.logger import RunLogger
 from arcface_pl.callbacks.run.private_apis import join_folder
 from arcface_pl.callbacks.run.resumed_settings import has_other_data
+from arcface_pl.callbacks.run.run_metrics import RunMetrics
 from arcface_pl.checkpoints.atomic import claim_folder, missing_folders
 from arcface_pl.checkpoints.runs import MARK, mark_run, owner_of, record_elsewhere
 from arcface_pl.errors import CheckpointError
@@ -77,7 +78,7 @@ class RunFolder(L.Callback):
             self.path, self.run_id = trainer.strategy.broadcast((self.path, self.run_id))
             self._agreed = True
             for logger in trainer.loggers:
-                join_folder(logger, self.path)
+                join_folder(logger, self.path, _has_metrics(trainer))
         assert self.path is not None
         return self.path
 
@@ -141,8 +142,12 @@ def claim(trainer: L.Trainer, suffix: str = "") -> Path:
     keeper.claim(trainer, suffix)
     assert keeper.path is not None
     for logger in trainer.loggers:
-        join_folder(logger, keeper.path)
+        join_folder(logger, keeper.path, _has_metrics(trainer))
     return keeper.path
+
+
+def _has_metrics(trainer: Any) -> bool:
+    return any(isinstance(each, RunMetrics) for each in trainer.loggers)
 
 
 def run_id(trainer: L.Trainer) -> str:
@@ -153,7 +158,7 @@ def run_id(trainer: L.Trainer) -> str:
 def continue_in(trainer: L.Trainer, folder: Path, run_id: str) -> None:
     """Continue in the folder of an earlier run.
 
-    Loggers that cannot append, such as CSVLogger, get a new folder.
+    Loggers that cannot append, such as CSVLogger, get a new folder inside.
     """
     keeper = _keeper(trainer)
     keeper.path, keeper.run_id, keeper._agreed = folder, run_id, True
@@ -161,7 +166,7 @@ def continue_in(trainer: L.Trainer, folder: Path, run_id: str) -> None:
         if isinstance(logger, RunLogger):
             logger.continue_in(folder)
         elif trainer.is_global_zero:
-            join_folder(logger, folder, resumed=True)
+            join_folder(logger, folder, _has_metrics(trainer))
 
 
 def release(trainer: L.Trainer) -> None:

@@ -1,5 +1,6 @@
 """Heads whose classes are sharded over processes, sampled, or updated in the backward pass."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -148,8 +149,9 @@ def _check_update(module: Any, trainer: Any) -> None:
     if not isinstance(optimizer, SGD) and module.head_lr is None:
         made = type(optimizer).__name__
         needed = f"a rate {together}, which moves the centers by SGD, while the optimizer is {made}"
-        raise _refused("head_lr", None, needed)
+        raise SettingsError(f"model.head_lr: not set; expected {needed}")
 
 
 def _refused(name: str, got: object, accepted: str) -> SettingsError:
-    return SettingsError(expected(name, got, accepted))
+    section = "trainer" if name in inspect.signature(L.Trainer).parameters else "model"
+    return SettingsError(expected(f"{section}.{name}", got, accepted))

@@ -1,14 +1,19 @@
 """Signals that ask a process to end: stop training at a resumable point, anything else at once."""
 
+import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-# A closed terminal sends HUP, a cluster XCPU or USR1 before its time limit. Windows has TERM and INT only.
-_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGXCPU", "SIGUSR1")
-_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
+from arcface_pl.errors import expected
+
+STOP_SIGNALS = ("TERM", "INT", "HUP", "XCPU", "USR1", "USR2")
+"""A closed terminal sends HUP; a cluster XCPU, USR1 or USR2 before its time limit. Windows has TERM and INT only."""
+
+_UNCATCHABLE = ("KILL", "STOP")
 
 
 class Stopped(SystemExit):
@@ -25,15 +30,47 @@ class Stopped(SystemExit):
         self.agreed = agreed
 
 
-def _handle_with(handler: Callable[[int, FrameType | None], Any]) -> dict[signal.Signals, Any]:
+def check_signals(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of signals without SIG.
+
+    Raises:
+        ValueError: If this system has no such signal, or no process may handle it.
+    """
+    short = tuple(str(name).upper().removeprefix("SIG") for name in names)
+    for given, name in zip(names, short, strict=True):
+        if name in _UNCATCHABLE or f"SIG{name}" not in {
+            *signal.Signals.__members__,
+            *map("SIG{}".format, STOP_SIGNALS),
+        }:
+            raise ValueError(expected("signals", given, f"names of signals, such as {', '.join(STOP_SIGNALS)}"))
+    return short
+
+
+def _handle_with(
+    handler: Callable[[int, FrameType | None], Any], names: Sequence[str] = STOP_SIGNALS
+) -> dict[signal.Signals, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}  # Python allows handlers in the main thread only
     # A signal that is ignored stays so: nohup ignores HUP.
-    heard = [signum for signum in _SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    known = [signal.Signals[f"SIG{name}"] for name in names if f"SIG{name}" in signal.Signals.__members__]
+    heard = [signum for signum in known if signal.getsignal(signum) is not signal.SIG_IGN]
     return {signum: signal.signal(signum, handler) for signum in heard}
 
 
+def _leave_terminal(signum: int) -> None:
+    """After a hangup, discard what is written to a terminal that is gone: it would be an error."""
+    if signum != getattr(signal, "SIGHUP", None):
+        return
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
 def _raise(signum: int, frame: FrameType | None) -> None:
+    _leave_terminal(signum)
     raise Stopped(signum)
 
 
@@ -55,16 +92,21 @@ def restore(handlers: dict[signal.Signals, Any]) -> None:
 
 
 class StopRequest:
-    """Notes a signal during training, which stops when it can; a second signal ends at once."""
+    """Notes a signal during training, which stops when it can; a second signal ends at once.
 
-    def __init__(self) -> None:
+    Args:
+        names: The signals, without SIG. Others keep their handlers.
+    """
+
+    def __init__(self, names: Sequence[str] = STOP_SIGNALS) -> None:
+        self.names = names
         self.signum = 0
         self._before: dict[signal.Signals, Any] = {}
 
     def listen(self) -> None:
         """Start noting signals."""
         self.signum = 0
-        self._before = _handle_with(self._note)
+        self._before = _handle_with(self._note, self.names)
 
     def release(self) -> None:
         """Reinstall the handlers before `listen`."""
@@ -72,6 +114,7 @@ class StopRequest:
         restore(before)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
+        _leave_terminal(signum)
         if self.signum:
             raise Stopped(signum)
         self.signum = signum

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback
-from arcface_pl.callbacks.tensorboard.writer import add_figure, split_name, writer_of
+from arcface_pl.callbacks.tensorboard.writer import add_figure, shows_figures, split_name, writer_of
 from arcface_pl.figures import AngleHistory, count_degrees, draw_angle_history
 from arcface_pl.functional.checks import check_count
 
@@ -74,7 +74,7 @@ class AngleHistograms(ScoredCallback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the angles over all epochs."""
         prefix, step = self._last
-        if prefix and writer_of(trainer) is not None:
+        if prefix and shows_figures(trainer) and trainer.is_global_zero:
             figure = draw_angle_history(AngleHistory(**self.state_dict()))
             add_figure(trainer, f"{prefix}/over_training", figure, step)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, num_classes_of
-from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, split_name, writer_of
+from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, shows_figures, split_name
 from arcface_pl.figures import draw_confusion
 from arcface_pl.functional.checks import check_count
 
@@ -62,7 +62,7 @@ class ConfusionMatrix(ScoredCallback):
         if self._counts is None:
             return
         counts = trainer.strategy.reduce(self._counts, reduce_op="sum").cpu()  # collective: every process calls it
-        if writer_of(trainer) is None or trainer.sanity_checking or not counts.any():
+        if not shows_figures(trainer) or not trainer.is_global_zero or trainer.sanity_checking or not counts.any():
             return
         split = split_name(trainer)
         figure = draw_confusion(counts, class_names_of(trainer, len(counts)), split)

@@ -15,13 +15,13 @@ from arcface_pl.callbacks.outputs import (
     scored_batch,
     share_of_rows,
 )
-from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, split_name, tensorboard_of
+from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, shows_figures, split_name
 from arcface_pl.figures import ClosedSet, Evaluated, Mistakes, draw_all
 from arcface_pl.functional.checks import check_count
 from arcface_pl.metrics.functional import VerificationCurve, all_pairs_curve
 
 MAX_MISTAKES = 24
-MAX_CENTERS = 1000  # the angles of more centers cannot be told apart in a picture
+MAX_CENTERS = 20_000  # all pairs of more take too long
 
 
 class EvaluationFigures(ScoredCallback):
@@ -62,7 +62,7 @@ class EvaluationFigures(ScoredCallback):
 
     def wants(self, trainer: L.Trainer) -> bool:
         """Return whether this process draws."""
-        return tensorboard_of(trainer) is not None and trainer.is_global_zero
+        return shows_figures(trainer) and trainer.is_global_zero
 
     def on_scored_batch(self, trainer: L.Trainer, scored: ScoredBatch, batch: Any, batch_idx: int) -> None:
         """Keep this batch's share of the embeddings and the worst mistakes so far, without a host sync."""

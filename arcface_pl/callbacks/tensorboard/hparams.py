@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from arcface_pl.callbacks.outputs import warn_once
 from arcface_pl.callbacks.run.checkpoint import RunCheckpoint
-from arcface_pl.callbacks.tensorboard.writer import datamodule_of, tensorboard_of, writer_of
+from arcface_pl.callbacks.tensorboard.writer import datamodule_of, log_settings, tensorboard_of, writer_of
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.seeding import run_seed
 
@@ -62,6 +62,7 @@ class HyperParameters(L.Callback):
             "val_fraction": _plain(given.get("val_fraction")),
             "weight_decay": _plain(optimizer.defaults.get("weight_decay", 0.0)),
         }
+        log_settings(trainer, self._values)
         writer = writer_of(trainer)
         if writer is not None:
             rows = "\n".join(f"| {name} | {str(value).replace('|', '')} |" for name, value in self._values.items())
@@ -69,6 +70,7 @@ class HyperParameters(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write them with the scores."""
+        log_settings(trainer, self._values)  # the test logged the data module's own arguments over them
         logger = tensorboard_of(trainer)
         if logger is None or not self._values:
             return

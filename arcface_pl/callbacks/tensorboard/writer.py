@@ -24,11 +24,44 @@ def writer_of(trainer: L.Trainer) -> "SummaryWriter | None":
     return logger.experiment if logger is not None and trainer.is_global_zero else None
 
 
+def shows_figures(trainer: L.Trainer) -> bool:
+    """Return whether any logger can show pictures (the same on every rank)."""
+    return any(map(_image_method, trainer.loggers))
+
+
 def add_figure(trainer: L.Trainer, tag: str, figure: "Figure", step: int) -> None:
-    """Show a figure in TensorBoard's Images tab, on rank 0."""
-    writer = writer_of(trainer)
-    if writer is not None:
-        writer.add_image(tag, to_pixels(figure), step, dataformats="HWC")
+    """Show a figure in every logger that can show pictures, on rank 0."""
+    if not trainer.is_global_zero or not shows_figures(trainer):
+        return
+    pixels = to_pixels(figure)
+    for logger in trainer.loggers:
+        method = _image_method(logger)
+        made: Any = getattr(logger, "experiment", None)
+        if method == "tensorboard":
+            made.add_image(tag, pixels, step, dataformats="HWC")
+        elif method == "wandb":
+            logger.log_image(tag, [pixels], step=step)  # type: ignore[attr-defined]
+        elif method == "mlflow":
+            made.log_image(getattr(logger, "run_id", None), pixels, artifact_file=f"{tag}_{step}.png")
+
+
+def _image_method(logger: Any) -> str:
+    """Return how a logger takes pictures; known by its methods, since it may not be installed; "" if it takes none."""
+    if isinstance(logger, TensorBoardLogger):
+        return "tensorboard"
+    if callable(getattr(logger, "log_image", None)):
+        return "wandb"
+    return "mlflow" if any(cls.__name__ == "MLFlowLogger" for cls in type(logger).__mro__) else ""
+
+
+def log_settings(trainer: L.Trainer, settings: dict[str, Any]) -> None:
+    """Give settings as one flat table to every logger but TensorBoard, which gets them with the final scores."""
+    given = dict(getattr(datamodule_of(trainer), "hparams", {}))
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if isinstance(logger, TensorBoardLogger):
+            continue
+        fixed = _image_method(logger) == "mlflow"  # a value cannot be replaced there, and Lightning has logged these
+        logger.log_hyperparams({name: value for name, value in settings.items() if not (fixed and name in given)})
 
 
 def datamodule_of(trainer: L.Trainer) -> Any:

@@ -1,0 +1,41 @@
+"""Logged scores over the steps of a run."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from arcface_pl.figures.style import SERIES, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANELS = {"loss": "loss", "accuracy": "accuracy"}
+"""Name that the keys of a panel end with, and the label of its axis."""
+
+
+def draw_curves(rows: Iterable[Mapping[str, float]]) -> "Figure | None":
+    """Draw losses and accuracies over the steps.
+
+    Args:
+        rows: What was logged, with ``step``; keys that end with ``loss`` or ``accuracy`` are drawn.
+
+    Returns:
+        A new figure with one panel each, or None if there is nothing to draw.
+    """
+    points: dict[str, dict[str, list[tuple[float, float]]]] = {ending: {} for ending in PANELS}
+    for row in rows:
+        for key, value in row.items():
+            ending = next((each for each in PANELS if key.endswith(each)), None)
+            if ending is not None:
+                points[ending].setdefault(key, []).append((row["step"], value))
+    panels = {ending: curves for ending, curves in points.items() if curves}
+    if not panels:
+        return None
+    figure = new_figure(5.0 * len(panels), 4.2)
+    for axes, (ending, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for number, (key, pairs) in enumerate(sorted(curves.items())):
+            steps, values = zip(*sorted(pairs), strict=True)
+            style = {**SERIES[number % len(SERIES)], "marker": "o" if len(steps) < 2 else None}
+            axes.plot(steps, values, label=key, markersize=4, **style)
+        axes.set(xlabel="step", ylabel=PANELS[ending])
+        axes.legend(frameon=False, fontsize=9)
+    return figure

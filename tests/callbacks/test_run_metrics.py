@@ -1,0 +1,197 @@
+"""metrics.csv and curves.png of every run; figures and settings in every logger that can show them."""
+
+import csv
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+from lightning.pytorch.loggers import Logger
+from PIL import Image
+
+from arcface_pl.callbacks.run.run_metrics import RunMetrics
+from arcface_pl.cli import main
+from arcface_pl.cli.report import flat
+
+FIT = [
+    "fit", "--data.dataset", "digits", "--max_epochs", "1", "--limit_train_batches", "3", "--limit_val_batches", "1",
+    "--limit_test_batches", "1", "--log_every_n_steps", "1", "--model.backbone", "FastCNN",
+    "--model.backbone.width", "4", "--model.head.margin", "0.25", "--seed_everything", "7",
+]  # fmt: skip
+RUN = Path("lightning_logs/version_0")
+
+
+class Stub(Logger):
+    """Takes pictures as WandbLogger does, and remembers all it is given."""
+
+    made: ClassVar[list[Any]] = []
+    name, version = "project", "3kdj2l"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings: dict[str, Any] = {}
+        self.metrics: set[str] = set()
+        self.pictures: dict[str, Any] = {}
+        self.made.append(self)
+
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        self.settings |= dict(params)
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.metrics |= set(metrics)
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        self.pictures[key] = images[0]
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    monkeypatch.setattr(Stub, "made", [])
+
+
+def rows() -> list[dict[str, str]]:
+    with (RUN / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_any_logger_gets_figures_and_settings(capsys: pytest.CaptureFixture) -> None:
+    main([*FIT, "--logger", f"[{__name__}.Stub, RunLogger]"])
+    (stub,) = Stub.made
+    assert {"lr", "margin", "head", "seed"} <= set(stub.settings)
+    assert (stub.settings["margin"], stub.settings["head"], stub.settings["seed"]) == (0.25, "ArcFaceHead", 7)
+    assert stub.settings["model.head.margin"] == 0.25
+    assert {"val/confusion_matrix", "test/confusion_matrix", "test/roc"} <= set(stub.pictures)
+    assert all(picture.ndim == 3 and picture.shape[2] == 3 for picture in stub.pictures.values())
+    assert {"train/loss", "val/accuracy", "test/accuracy"} <= stub.metrics
+    assert [row["step"] for row in rows()][-1] == "3"
+    printed = capsys.readouterr().out
+    assert "tensorboard --logdir lightning_logs" in printed
+    assert "curves       lightning_logs/version_0/curves.png" in printed
+
+
+def test_without_any_logger(capsys: pytest.CaptureFixture) -> None:
+    main([*FIT, "--logger", "false", "--trainer.callbacks", "null", "--trainer.callbacks+=RunCheckpoint"])
+    found = rows()
+    assert [row["train/loss"] != "" for row in found[:3]] == [True] * 3
+    assert float(found[-1]["test/accuracy"]) >= 0
+    assert any(row["val/accuracy"] for row in found)
+    with Image.open(RUN / "curves.png") as picture:
+        assert picture.size[0] > 500
+    assert "tensorboard" not in capsys.readouterr().out
+
+
+def test_a_resumed_run_has_the_rows_of_the_uninterrupted_one() -> None:
+    quick = [*FIT, "--logger", "false", "--model.lr_schedule", "null", "--trainer.callbacks", "null"]
+    main([*quick, "--trainer.callbacks+=RunCheckpoint", "--max_epochs", "2", "--default_root_dir", "whole"])
+    main([*quick, "--trainer.callbacks+=RunCheckpoint"])
+    main(["fit", "--ckpt_path", "last", "--max_epochs", "2"])
+
+    def logged(path: Path) -> list[dict[str, str]]:
+        with (path / "metrics.csv").open(newline="") as file:
+            kept = [{key: text for key, text in row.items() if "test" not in key} for row in csv.DictReader(file)]
+        return [row for row in kept if row["train/loss"] or row["val/loss"]]
+
+    assert logged(RUN) == logged(Path("whole") / RUN)
+    steps = [float(row["step"]) for row in logged(RUN)]
+    assert steps == sorted(set(steps))
+
+
+def test_rows_are_merged_by_step_and_replaced_on_resume(tmp_path: Path) -> None:
+    metrics = RunMetrics()
+    metrics.begin(tmp_path)
+    for step in range(4):
+        metrics.log_metrics({"train/loss": 1.0 / (step + 1)}, step)
+    metrics.log_metrics({"val/loss": 0.5, "epoch": 0}, 3)
+    metrics.finalize("success")
+    assert not (tmp_path / "curves.png").exists()
+    again = RunMetrics()
+    again.begin(tmp_path)
+    assert again.rows == metrics.rows
+    again.log_metrics({"train/loss": 9.0}, 2)
+    again.finalize("failed")
+    assert [row["step"] for row in again.rows] == [0, 1, 2]
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[-1] == ",2,9.0"
+    assert (tmp_path / "curves.png").is_file()
+
+
+def test_a_curves_file_of_the_user_stays(tmp_path: Path) -> None:
+    (tmp_path / "curves.png").write_bytes(b"mine")
+    metrics = RunMetrics()
+    metrics.begin(tmp_path)
+    metrics.log_metrics({"train/loss": 1.0}, 0)
+    assert metrics.draw() == tmp_path / "curves-1.png"
+    assert (tmp_path / "curves.png").read_bytes() == b"mine"
+
+
+def test_flat() -> None:
+    settings = {"seed": 1, "model": {"head": {"class_path": "a.B", "init_args": {"margin": 0.5}}, "x": [1, 2]},
+                "trainer": {"callbacks": [{"class_path": "c.D", "init_args": {"e": 2}}]}}  # fmt: skip
+    assert flat(settings) == {
+        "seed": 1, "model.head": "a.B", "model.head.margin": 0.5, "model.x": [1, 2],
+        "trainer.callbacks.D": "c.D", "trainer.callbacks.D.e": 2,
+    }  # fmt: skip
+
+
+class ServerError(Exception):
+    pass
+
+
+class TakesConfig(Stub):
+    """With an argument of WandbLogger's, which the command line must not take for its own."""
+
+    def __init__(self, config: dict[str, Any] | None = None, fails: bool = False) -> None:
+        super().__init__()
+        if fails:
+            raise ServerError("no server\nthere")
+
+
+def test_a_logger_may_have_an_argument_called_config() -> None:
+    main([*FIT, "--fast_dev_run", "true", "--logger", f"{__name__}.TakesConfig", "--trainer.logger.config.a", "1"])
+    assert Stub.made
+
+
+def test_a_logger_that_cannot_be_made_is_named_with_the_reason(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*FIT, "--logger", f"{__name__}.TakesConfig", "--trainer.logger.fails", "true"])
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert "trainer.logger: got 'TakesConfig'; expected a logger that can be made here. no server there" in said
+    assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_wandb_offline(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for _ in range(2):
+        main([*FIT, "--logger", "WandbLogger", "--trainer.logger.offline", "true"])
+        wandb.finish()
+    printed = capsys.readouterr().out
+    assert "dashboards   wandb sync" in printed
+    assert "tensorboard --logdir" not in printed
+    assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["version_0", "version_1"]
+    assert len(list(Path().glob("**/offline-run-*/*.wandb"))) == 2
+    pictures = [path.name for path in Path().glob("**/offline-run-*/files/media/images/**/*.png")]
+    assert any("confusion_matrix" in name for name in pictures)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_mlflow(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "mlruns").as_uri()
+    main([*FIT, "--logger", "MLFlowLogger", "--trainer.logger.tracking_uri", uri])
+    assert f"mlflow ui --backend-store-uri {uri}" in capsys.readouterr().out.replace("\n", "")
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    assert run.data.params["margin"] == "0.25"
+    assert run.data.params["model.head.margin"] == "0.25"
+    assert run.data.params["seed_everything"] == "7"
+    assert "test/accuracy" in run.data.metrics
+    assert [each.path for each in client.list_artifacts(run.info.run_id, "test")]
+    assert yaml.safe_load((RUN / "config.yaml").read_text())["seed_everything"] == 7

@@ -1,0 +1,27 @@
+"""An error names what was typed, and what to type instead."""
+
+import pytest
+
+from arcface_pl.cli import main
+
+SAID = {
+    "--model.lr_schedule=MultiStepLR --model.lr_schedule.milestones=3": "schedule.milestones: got 3; expected list",
+    "--model.lr_schedule=StepLR --model.lr_schedule.milestones=[3]": "unknown (StepLR accepts step_size, gamma)",
+    "--model.lr_schedule=LambdaLR": "model.lr_schedule.lr_lambda: not set; give --model.lr_schedule.lr_lambda",
+    "--model.head.num_classes=5": "model.head.num_classes: got 5; expected 10, that of the data. Leave it out",
+    "--model.head_sample_rate=0.5": "model.head_sample_rate: got 0.5; expected 1.0 without update_head_in_backward",
+    "--model.update_head_in_backward=true": "model.head_lr: not set; expected a rate together with",
+    "--model.update_head_in_backward=true --gradient_clip_val=1": "trainer.gradient_clip_val: got 1; expected null",
+    "--trainer.callbacks+=RunCheckpoint --trainer.callbacks.signals=[KILL]": "callbacks.signals: got 'KILL'",
+    "--trainer.callbacks+=LambdaCallback --trainer.callbacks.on_fit_start=print": "on_fit_start: got print; expected",
+}
+
+
+@pytest.mark.parametrize("flags", SAID)
+def test_the_setting_that_was_typed(flags: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--data.dataset", "digits", "--accelerator", "cpu", *flags.split(), "--print_config"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert SAID[flags] in error, error

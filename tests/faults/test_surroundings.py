@@ -1,0 +1,91 @@
+"""Odd but legal surroundings: a command works, or ends in one line and leaves nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_runs import TINY_FIT
+
+PROGRAM = f"{sys.executable} -c 'from arcface_pl.cli import main; main()'"
+NUMBERS = [
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "NODE_RANK",
+    "MASTER_PORT",
+    "SLURM_PROCID",
+    "SLURM_NTASKS",
+    "OMP_NUM_THREADS",
+]
+COMMANDS = ["fit", "test", "validate", "predict", "evaluate", "recognize", "export", "demo"]
+
+
+def shell(place: Path, line: str, **environment: str) -> subprocess.CompletedProcess:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHON"))}
+    variables |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        ["bash", "-c", line], cwd=place, env=variables, capture_output=True, timeout=250, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_variables_of_launchers(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    from arcface_pl.cli import main
+
+    for command in COMMANDS:
+        for value in ("x", "", "-1", "1.5"):
+            monkeypatch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main([command, "nosuch.ckpt"])
+            assert ended.value.code == 2
+            error = capsys.readouterr().err
+            assert error.startswith(f"arcface-pl {command}: error: ${name}: got {value!r}; expected a whole number")
+            assert error.count("\n") == 1
+
+
+LINES = {
+    "full": (f"{PROGRAM} --help > /dev/full", "standard output: cannot be written (No space left on device)"),
+    "little address space": (
+        f"ulimit -v 1000000; {PROGRAM} evaluate best",
+        "ulimit -v: got '1000000 kB'; expected at least",
+    ),
+    "folder gone": (f"mkdir x; cd x; rmdir ../x; {PROGRAM} nonsense", "no such command"),
+    "warnings are errors": (f"PYTHONWARNINGS=error {PROGRAM} nonsense", "no such command"),
+}
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_one_line_and_nothing_left(case: str, tmp_path: Path) -> None:
+    line, message = LINES[case]
+    done = shell(tmp_path, line)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert message in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("line", "code"), [("--help | head -1", 0), ("--help >&-", 0), ("nonsense 2>&-", 2)])
+def test_output_that_nobody_reads(line: str, code: int, tmp_path: Path) -> None:
+    done = shell(tmp_path, f"{PROGRAM} {line}")
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+WORKS = {
+    "no home": "env -u HOME ",
+    "home is a file": "HOME=/etc/passwd ",
+    "no folder for temporary files": "TMPDIR=/nonexistent ",
+    "warnings are errors": "PYTHONWARNINGS=error ",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("case", WORKS)
+def test_a_run_to_its_closing_table(case: str, tmp_path: Path) -> None:
+    flags = " ".join([*TINY_FIT, "--max_epochs", "1", "--enable_progress_bar", "false"])
+    done = shell(tmp_path, f"{WORKS[case]}{PROGRAM} fit {flags}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "trained in" in done.stdout
