@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arcface_pl.errors import expected
 from arcface_pl.functional.derivatives import first_order_only
+from arcface_pl.functional.eager import eager
 from arcface_pl.functional.non_target import NonTarget, Problem, Reweighting, non_target_backward, non_target_forward
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, tangent, unit_rows
 from arcface_pl.functional.process_group import Group
@@ -125,7 +126,7 @@ def sharded_target_angle(
     return cosine, sine
 
 
-@torch.compiler.disable  # a loop over a thousand chunks is not to be unrolled into a graph
+@eager  # a loop over a thousand chunks is not to be unrolled into a graph
 def _apply(*args: Any) -> tuple[Tensor | None, ...]:
     return _ChunkedTerms.apply(*args)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from arcface_pl.functional.checks import check_batch, check_embeddings, check_number
 from arcface_pl.functional.derivatives import first_order_only
+from arcface_pl.functional.eager import eager
 from arcface_pl.functional.loss import Reduction, reduce, smooth
 from arcface_pl.functional.non_target import NonTarget, Problem, non_target_backward, non_target_forward
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype
@@ -76,7 +77,7 @@ def linear_softmax_loss(
         return reduce(losses, reduction).to(compute_dtype(embeddings, weight))
 
 
-@torch.compiler.disable
+@eager
 def _apply_chunked(embeddings: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     keeps = torch.is_grad_enabled() and weight.requires_grad
     return _ChunkedLinear.apply(embeddings, weight, *args, keeps)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from arcface_pl.functional import arcface_psi, cosface_psi
 from arcface_pl.functional.checks import check_choice, check_number
+from arcface_pl.functional.eager import eager
 from arcface_pl.functional.process_group import Group
 from arcface_pl.heads.margin import MarginHead, check_angle
 from arcface_pl.seeding import derive_seed
@@ -80,7 +81,7 @@ class ElasticFaceHead(MarginHead):
             return cosface_psi(cosine, margin)
         return arcface_psi(cosine, margin.clamp(0, torch.pi) if isinstance(margin, Tensor) else margin, sine=sine)
 
-    @torch.compiler.disable
+    @eager
     def _draw(self, like: Tensor) -> Tensor:
         """Return a standard normal number per sample, the same on every kind of device."""
         seed = derive_seed(self._seed, "elasticface", self._step, self._batch, Group().rank)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as tv
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
@@ -25,9 +25,10 @@ def fit_image(image: Tensor, size: int) -> Tensor:
     height, width = image.shape[-2:]
     # Crop a very long image first: its ends are dropped anyway, and resizing them could take all memory.
     most = 8 * min(height, width)
-    if max(height, width) > most:
-        image = tv.center_crop(image, [min(height, most), min(width, most)])
-    return tv.center_crop(tv.resize(image, [size], antialias=True), [size, size])
+    image = _crop_center(image, min(height, most), min(width, most))
+    height, width = image.shape[-2:]
+    shorter = min(height, width)
+    return _crop_center(_resize(image, int(size * height / shorter), int(size * width / shorter)), size, size)
 
 
 def frame_object(image: Tensor, size: int) -> Tensor:
@@ -45,8 +46,9 @@ def frame_object(image: Tensor, size: int) -> Tensor:
     if corner > 127:
         image = 255 - image
     scale = size / max(height, width)
-    image = tv.resize(image, [max(1, round(height * scale)), max(1, round(width * scale))], antialias=True)
-    return tv.center_crop(image, [size, size])
+    image = _resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
+    (top, bottom), (left, right) = (((size - side) // 2, (size - side + 1) // 2) for side in image.shape[-2:])
+    return F.pad(image, [left, right, top, bottom])
 
 
 def as_framed(grey: Tensor, box: int) -> Tensor | None:
@@ -97,8 +99,7 @@ def frame_ink(ink: np.ndarray, box: int, size: int) -> Tensor:
     if abs(box / max(ink.shape) - 1) > NEARLY or max(ink.shape) > size:
         ink = _with_pen_width(ink, box)
         scale = box / max(ink.shape)
-        shape = [max(1, round(side * scale)) for side in ink.shape]
-        ink = tv.resize(torch.from_numpy(ink)[None], shape, antialias=True)[0].numpy()
+        ink = _resize(torch.from_numpy(ink)[None], *(max(1, round(side * scale)) for side in ink.shape))[0].numpy()
         ink = np.clip(ink / max(float(np.percentile(ink[ink > 0.05], 90)), 0.2), 0, 1)
     frame = np.zeros((size, size), np.float32)
     top, left = (
@@ -132,3 +133,17 @@ def crop_ink(ink: np.ndarray) -> np.ndarray:
     """Crop (H, W) to the bounding box of its ink."""
     rows, columns = (np.flatnonzero((ink > 0.05).any(axis=axis)) for axis in (1, 0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _crop_center(image: Tensor, height: int, width: int) -> Tensor:
+    top, left = (round((side - wanted) / 2) for side, wanted in zip(image.shape[-2:], (height, width), strict=True))
+    return image[:, top : top + height, left : left + width]
+
+
+def _resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Resize (C, H, W) as torchvision does, whose import takes a second."""
+    if image.shape[-2:] == (height, width):
+        return image
+    # The batch dimension goes where a picture's channels-last memory stays visible: 3 channels are resized at once
+    batch = image.movedim(0, -1)[None].movedim(-1, 1)
+    return F.interpolate(batch, (height, width), mode="bilinear", antialias=True)[0]

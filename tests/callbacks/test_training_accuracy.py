@@ -125,7 +125,14 @@ def test_files_are_measured_as_well(tmp_path: Path, make_trainer: Any, tiny_modu
     found = []
     for resident in (True, False):
         data = ImageFolderDataModule(
-            str(tmp_path / "images"), 28, 1, 8, num_workers=0, resident=resident, val_fraction=0.2, test_fraction=0.2
+            str(tmp_path / "images"),
+            image_size=28,
+            in_channels=1,
+            batch_size=8,
+            num_workers=0,
+            resident=resident,
+            val_fraction=0.2,
+            test_fraction=0.2,
         )
         notes = Notes()
         L.seed_everything(1, verbose=False)

@@ -16,7 +16,11 @@ BLOBS = ["--data", "guest_data.Blobs", "--data.num_images", "32"]
 DIGITS = ["--data.dataset", "digits"]
 SHORT = ["--max_epochs", "1", "--accelerator", "cpu", "--enable_progress_bar", "false"]
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [
+    pytest.mark.timeout(120),
+    # Loaders of a stranger's are measured as they are, which is said
+    pytest.mark.filterwarnings("ignore:TrainingAccuracy, training images come from the data set"),
+]
 
 
 @pytest.fixture(autouse=True)

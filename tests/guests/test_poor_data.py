@@ -12,6 +12,8 @@ import pytest
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
 from arcface_pl.cli import main
 
+# Loaders of a stranger's are measured as they are, which is said
+pytestmark = pytest.mark.filterwarnings("ignore:TrainingAccuracy, training images come from the data set")
 NAMES = ["DictBatches", "Int32Labels", "ListLabels", "BytesWithoutValidation", "OnlyTraining"]
 
 

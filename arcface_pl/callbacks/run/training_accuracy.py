@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from arcface_pl.callbacks.outputs import warn_once
 from arcface_pl.callbacks.tensorboard.writer import datamodule_of
+from arcface_pl.data.protocol import labelled
+from arcface_pl.errors import DataError
 from arcface_pl.evaluation.thresholds import evenly_spread
 from arcface_pl.functional.checks import check_count
 from arcface_pl.heads import Head
@@ -62,10 +64,12 @@ class TrainingAccuracy(L.Callback):
         counts = torch.zeros(3, dtype=torch.int64, device=module.device)
         assert self._batches is not None
         for batch in self._batches:
-            if not isinstance(batch, list | tuple) or len(batch) != 2:
-                self._unmeasured(f"batch: got {type(batch).__name__}; expected (images, labels)")
+            moved = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+            try:
+                images, labels = labelled(moved)
+            except DataError as error:
+                self._unmeasured(str(error))
                 break
-            images, labels = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
             with trainer.precision_plugin.forward_context():
                 embeddings = module(images)
             scores, labels = module.head.score(embeddings, labels), labels.long()
