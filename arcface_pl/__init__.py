@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from arcface_pl.backbones import FastCNN, SimpleCNN, SmallResNet, TorchvisionBackbone
+    from arcface_pl.backbones import FastCNN, IResNet, MobileFaceNet, SimpleCNN, SmallResNet, TorchvisionBackbone
     from arcface_pl.data import ImageFolderDataModule, MNISTDataModule, PairsDataModule
     from arcface_pl.heads import (
         AdaFaceHead,
@@ -34,10 +34,12 @@ __all__ = [
     "CurricularFaceHead",
     "ElasticFaceHead",
     "FastCNN",
+    "IResNet",
     "ImageFolderDataModule",
     "LinearHead",
     "MNISTDataModule",
     "MagFaceHead",
+    "MobileFaceNet",
     "NormalizedSoftmaxHead",
     "PairsDataModule",
     "Recognizer",
@@ -54,6 +56,8 @@ _ROOMS = {
     "SimpleCNN": "backbones",
     "FastCNN": "backbones",
     "SmallResNet": "backbones",
+    "IResNet": "backbones",
+    "MobileFaceNet": "backbones",
     "TorchvisionBackbone": "backbones",
     "ImageFolderDataModule": "data",
     "MNISTDataModule": "data",

@@ -22,6 +22,8 @@ from arcface_pl.cli.config import (
 )
 from arcface_pl.errors import SettingsError
 
+Flags = Sequence[tuple[str, str]]
+
 SWITCHES = ("print_config", "help", "help_all", "traceback", "env")
 ENV_PREFIX = "PL_"
 LISTS = ("trainer.callbacks", "trainer.logger")

@@ -114,7 +114,7 @@ def _embed(given: "argparse.Namespace", request: Request) -> "tuple[EmbeddingTab
     """Return the embeddings, and what is wrong with pictures that could not be read."""
     import os
 
-    from arcface_pl.cli.find_checkpoint import find_checkpoint
+    from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
     from arcface_pl.cli.inputs import find_pictures, open_model
 
     device = device_of(given.accelerator)

@@ -54,9 +54,9 @@ def run(args: list[str]) -> None:
     request = parse_command_line("fit", data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
+    from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
     from arcface_pl.checkpoints.runs import run_of
     from arcface_pl.cli import evaluation_report as report
-    from arcface_pl.cli.find_checkpoint import find_checkpoint
     from arcface_pl.cli.inputs import open_model
 
     report.check_places(options.json, options.figures)

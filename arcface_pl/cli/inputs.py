@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
 from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
-from arcface_pl.cli.find_checkpoint import find_checkpoint
 from arcface_pl.errors import SettingsError, expected, printable
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_out
 from arcface_pl.recognizer import TrainedModel

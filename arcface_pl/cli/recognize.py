@@ -48,7 +48,7 @@ def run(args: list[str]) -> int:
         UserError: If the model, the gallery or an argument cannot be used.
     """
     given = _parse(args)
-    from arcface_pl.cli.find_checkpoint import find_checkpoint
+    from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
     from arcface_pl.cli.inputs import open_model
     from arcface_pl.recognizer import Recognizer
 

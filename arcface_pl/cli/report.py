@@ -22,8 +22,8 @@ from rich.table import Table
 from arcface_pl.callbacks.run.run_folder import run_folder, run_id
 from arcface_pl.callbacks.tensorboard.writer import log_settings, writer_of
 from arcface_pl.checkpoints.atomic import replacing
+from arcface_pl.checkpoints.find_checkpoint import age
 from arcface_pl.cli.config import COMPLETE
-from arcface_pl.cli.find_checkpoint import age
 from arcface_pl.cli.parser import cell
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import fact

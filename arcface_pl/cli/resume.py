@@ -54,8 +54,9 @@ def _training_settings(found: CheckpointFile) -> dict[str, Any]:
     for role, registry in known.items():
         if role in saved:
             settings["model"][role] = saved[role] and _as_class(found.path, role, registry, saved[role])
-    if "head_lr" in saved:
-        settings["model"]["head_lr"] = saved["head_lr"]
+    for name in ("head_lr", "freeze", "trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor"):
+        if name in saved:
+            settings["model"][name] = saved[name]
     return settings
 
 

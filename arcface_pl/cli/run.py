@@ -22,24 +22,26 @@ from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.callbacks.run.run_folder import claim, continue_in, release, run_folder
 from arcface_pl.callbacks.run.run_metrics import RunMetrics
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
+from arcface_pl.checkpoints.find_checkpoint import NAMES, find_checkpoint
+from arcface_pl.checkpoints.network import is_known
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.checkpoints.runs import Run, run_of
 from arcface_pl.cli import report
-from arcface_pl.cli.command_line import parse_command_line
+from arcface_pl.cli.command_line import Flags, Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.error_lines import file_errors, library_errors
-from arcface_pl.cli.find_checkpoint import find_checkpoint
 from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_driver_search
 from arcface_pl.cli.own_networks import configured_networks, name_networks
 from arcface_pl.cli.parser import cell
 from arcface_pl.cli.result_files import write_csv_result, write_json_result
-from arcface_pl.cli.resume import resumed_run, settings_of_checkpoint, settings_of_run
+from arcface_pl.cli.resume import class_node, resumed_run, settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import check_loaders, fact
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.preprocessing import Preprocessor
+from arcface_pl.training.init_from import backbone_of
 
 NO_DATA = "a data module: the checkpoint was trained on loaders of which it knows nothing"
 TRAINER_ARGUMENTS = tuple(inspect.signature(L.Trainer).parameters)
@@ -78,6 +80,8 @@ def run(command: str, args: Sequence[str]) -> None:
         settings, flags = request.over(merge(base, layer))
         specs = found.content["hyper_parameters"]
         flags = name_networks(found.path, specs, settings, flags, configured_networks(found))
+    elif command == "fit" and not request.helps:
+        settings, flags = _start_from(request, base, settings, flags)
     precision = _last(settings, flags, "precision")
     if precision == "auto":
         precision = choose_precision(_last(settings, flags, "accelerator"))
@@ -112,6 +116,25 @@ def run(command: str, args: Sequence[str]) -> None:
     if dist.is_available() and dist.is_initialized():
         # Left to the interpreter's end, the group's threads may outlive what they use and abort the process.
         dist.destroy_process_group()
+
+
+def _start_from(request: Request, base: dict[str, Any], settings: dict[str, Any], flags: Flags) -> tuple[Any, Any]:
+    """Resolve ``model.init_from``: a name becomes a path, and the backbone in a file of ours the one to begin with."""
+    model = settings["model"].get("init_args", settings["model"])
+    typed = [text for name, text in flags if name == "model.init_from"]
+    source = typed[-1] if typed else model.get("init_from")
+    if source in (None, "null"):
+        return settings, flags
+    if source in NAMES:
+        source = str(find_checkpoint(source, _last(settings, flags, "default_root_dir"), option="model.init_from").path)
+    spec = backbone_of(source)
+    if is_known("backbone", spec):
+        node = class_node("backbone", spec)
+        for name in ("in_channels", "image_size"):  # those of the new data
+            node["init_args"].pop(name, None)
+        settings, flags = request.over(merge(base, {"model": {"backbone": node}}))
+    settings["model"].get("init_args", settings["model"])["init_from"] = source
+    return settings, [flag for flag in flags if flag[0] != "model.init_from"]
 
 
 def _last(settings: dict[str, Any], flags: Sequence[tuple[str, str]], name: str) -> Any:

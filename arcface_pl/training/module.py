@@ -15,6 +15,7 @@ from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.callbacks.run.compile import CompileMode
 from arcface_pl.callbacks.run.defaults import run_callbacks
 from arcface_pl.callbacks.run.exact_resume import check_networks
+from arcface_pl.callbacks.run.freezing import Freeze, check_freezing
 from arcface_pl.callbacks.run.private_apis import log_interval
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
 from arcface_pl.checkpoints.specs import spec_of
@@ -24,6 +25,7 @@ from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
 from arcface_pl.training.hyperparameters import load_module, plain, plain_hyperparameters, trainer_of
+from arcface_pl.training.init_from import load_weights
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
 from arcface_pl.training.schedules import configure_schedule
 from arcface_pl.training.scores import Scores
@@ -73,6 +75,16 @@ class ArcFaceModule(L.LightningModule):
         matmul_precision: Precision of float32 matrix products while training, including the head's: "highest", or
             "high" and "medium" for TF32 and bfloat16 where the device supports them; a cosine then has 3 and 2 digits.
             Unset: torch's. Convolutions on a GPU use TF32 by torch's default.
+        init_from: File of the backbone's initial weights: a checkpoint (.ckpt, best, last), a folder of
+            save_pretrained, a state dict (.pt, .pth, .safetensors), or a Hugging Face repository. Read when a new run
+            begins, and never again.
+        freeze: "backbone": train the head alone, and the last ``trainable_blocks``; "batch_norm": keep the statistics
+            of batch normalization in the backbone. Or both, as a list.
+        trainable_blocks: Blocks at the end of a frozen backbone that are trained, at least 0; see
+            `arcface_pl.backbones.blocks.blocks_of`. Unset: none.
+        unfreeze_at_epoch: First epoch, counted from 0, in which all of the backbone is trained, at least 1. Unset:
+            never.
+        backbone_lr_factor: Peak learning rate of the backbone as a multiple of the optimizer's, above 0. Unset: 1.
 
     Raises:
         ValueError: If head and backbone disagree on the width of embeddings, or a value is out of range.
@@ -92,6 +104,11 @@ class ArcFaceModule(L.LightningModule):
         num_threads: int | None = None,
         compile: CompileMode | None = None,
         matmul_precision: Literal["highest", "high", "medium"] | None = None,
+        init_from: str | Path | None = None,
+        freeze: Freeze | list[Freeze] | None = None,
+        trainable_blocks: int | None = None,
+        unfreeze_at_epoch: int | None = None,
+        backbone_lr_factor: float | None = None,
     ) -> None:
         super().__init__()
         width = getattr(backbone, "embedding_dim", head.embedding_dim)
@@ -101,6 +118,8 @@ class ArcFaceModule(L.LightningModule):
             )
         if head_lr is not None:
             check_number("head_lr", head_lr, low=0, low_open=True)
+        if backbone_lr_factor is not None:
+            check_number("backbone_lr_factor", backbone_lr_factor, low=0, low_open=True)
         if not 0.0 < head_sample_rate <= 1.0:
             raise ValueError(expected("head_sample_rate", head_sample_rate, "a number in (0, 1]"))
         if num_threads is not None:
@@ -118,13 +137,21 @@ class ArcFaceModule(L.LightningModule):
         self.num_threads = num_threads
         self.compile_mode = compile
         self.matmul_precision = matmul_precision
+        self.init_from = init_from
+        self.frozen_parts = [freeze] if isinstance(freeze, str) else freeze  # `freeze` is Lightning's method
+        self.trainable_blocks = trainable_blocks
+        self.unfreeze_at_epoch = unfreeze_at_epoch
+        self.backbone_lr_factor = backbone_lr_factor
+        check_freezing(self)
         self.scores = nn.ModuleDict({split: Scores(split, head.num_classes) for split in ("val", "test")})
         self.data_facts: dict[str, Any] = {}
         sizes: list[Any] = [getattr(backbone, name, None) for name in ("in_channels", "image_size", "image_size")]
         if all(isinstance(size, int) for size in sizes):
             self.example_input_array = torch.zeros(1, *sizes)
         self.specs = {"backbone": spec_of(backbone), "head": spec_of(head)}
-        self.save_hyperparameters({**self.specs, "head_lr": head_lr, "channels_last": channels_last}, logger=False)
+        kept = ("head_lr", "channels_last", "trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor")
+        settings = {**self.specs, "freeze": self.frozen_parts, **{name: getattr(self, name) for name in kept}}
+        self.save_hyperparameters(settings, logger=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images (B, C, H, W); returns embeddings (B, D), not normalized."""
@@ -164,7 +191,7 @@ class ArcFaceModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer with the parameter groups "backbone" and "head", and the schedule if there is one."""
-        optimizer = build_optimizer(self.backbone, self.head, self.optimizer, self.head_lr)
+        optimizer = build_optimizer(self.backbone, self.head, self.optimizer, self.head_lr, self.backbone_lr_factor)
         if self.lr_schedule is None:
             return optimizer
         config = configure_schedule(self.lr_schedule(optimizer), self.trainer)
@@ -185,6 +212,13 @@ class ArcFaceModule(L.LightningModule):
         self.data_facts = plain({"name": type(data).__name__, "kwargs": data.hparams, "seed": run_seed(), **facts})
         if (counts := fact(data, "class_counts")) is not None:
             self.head.set_class_counts(counts)
+
+    def on_fit_start(self) -> None:
+        """Read the backbone's initial weights, unless a checkpoint was restored, and only once."""
+        if self.init_from is not None:
+            found = load_weights(self.backbone, self.init_from, self.trainer.default_root_dir)
+            self.print(f"backbone's weights from {self.init_from}; the head is new\n{found.table()}")
+            self.init_from = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the head how far training is, in fractional epochs: margins that change depend on it."""
@@ -223,6 +257,7 @@ class ArcFaceModule(L.LightningModule):
         trainer = trainer_of(self)
         path = getattr(trainer, "ckpt_path", None) or "the checkpoint"
         self.data_facts = checkpoint.get("data", {})
+        self.init_from = None
         if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
             check_resumable(path, checkpoint)
             check_networks(self, checkpoint)

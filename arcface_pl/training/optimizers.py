@@ -17,7 +17,13 @@ def adam(params: Iterable) -> Optimizer:
     return torch.optim.Adam(params, lr=1e-3)
 
 
-def build_optimizer(backbone: nn.Module, head: Head, make: OptimizerCallable, head_lr: float | None) -> Optimizer:
+def build_optimizer(
+    backbone: nn.Module,
+    head: Head,
+    make: OptimizerCallable,
+    head_lr: float | None,
+    backbone_lr_factor: float | None = None,
+) -> Optimizer:
     """Make the optimizer, with the parameter groups "backbone" and "head", in this order.
 
     Args:
@@ -25,8 +31,12 @@ def build_optimizer(backbone: nn.Module, head: Head, make: OptimizerCallable, he
         head: Holds the class centers.
         make: Makes the optimizer from the groups.
         head_lr: Peak learning rate of the class centers; None for the optimizer's.
+        backbone_lr_factor: The backbone's peak rate as a multiple of the optimizer's; None for 1.
     """
     centers: dict[str, Any] = {"params": list(head.parameters()), "name": "head"}
     if head_lr is not None:
         centers["lr"] = head_lr
-    return make([{"params": list(backbone.parameters()), "name": "backbone"}, centers])
+    optimizer = make([{"params": list(backbone.parameters()), "name": "backbone"}, centers])
+    if backbone_lr_factor is not None:
+        optimizer.param_groups[0]["lr"] *= backbone_lr_factor
+    return optimizer

@@ -11,8 +11,8 @@ import pytest
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
 from arcface_pl.checkpoints.atomic import write_checkpoint
+from arcface_pl.checkpoints.find_checkpoint import age, find_checkpoint
 from arcface_pl.checkpoints.runs import ELSEWHERE, MARK, known_runs, owner_of
-from arcface_pl.cli.find_checkpoint import age, find_checkpoint
 from arcface_pl.errors import SettingsError
 
 

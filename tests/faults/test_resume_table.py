@@ -175,6 +175,14 @@ REFUSED = {
         **{"model.lr_schedule": lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.7, total_steps=9)},
     ),
     "model.head_lr": refused("model.head_lr: the checkpoint has None, this run 0.5", **{"model.head_lr": 0.5}),
+    "model.freeze": refused("None, this run ['backbone']", **{"model.freeze": "backbone"}),
+    "model.trainable_blocks": refused(
+        "None, this run 1", base={"model.freeze": "backbone"}, **{"model.trainable_blocks": 1}
+    ),
+    "model.unfreeze_at_epoch": refused(
+        "None, this run 1", base={"model.freeze": "backbone"}, **{"model.unfreeze_at_epoch": 1}
+    ),
+    "model.backbone_lr_factor": refused("None, this run 0.1", **{"model.backbone_lr_factor": 0.1}),
     "model.frozen": refused("the checkpoint has [], this run ['backbone.conv2.weight']", **{"model.frozen": True}),
     "model.update_head_in_backward": refused("False, this run True", **IN_BACKWARD),
     "trainer.callbacks.BaseFinetuning": refused(
@@ -253,6 +261,7 @@ def test_what_another_machine_would_change_is_refused(name: str, first: Made, tm
 
 
 HARMLESS: dict[str, Any] = {
+    "model.init_from": "no_such_file.ckpt",  # a resumed run does not read it
     "trainer.logger": lambda root: CSVLogger(root),
     "trainer.log_every_n_steps": 7,
     "trainer.limit_predict_batches": 1,

@@ -9,10 +9,12 @@ from arcface_pl.callbacks.run.arithmetic import Arithmetic
 from arcface_pl.callbacks.run.checkpoint_io import DurableCheckpoints
 from arcface_pl.callbacks.run.compile import CompileTraining, check_compiler
 from arcface_pl.callbacks.run.exact_resume import ExactResume
+from arcface_pl.callbacks.run.freezing import Freezing
 from arcface_pl.callbacks.run.nonfinite import NonFiniteGuard
 from arcface_pl.callbacks.run.refused import check_batch_norm, check_callbacks
 from arcface_pl.callbacks.run.sharding import HeadSharding, check_sharding, needs_sharding
 from arcface_pl.callbacks.run.step_seeds import StepSeeds
+from arcface_pl.errors import SettingsError, expected
 
 
 def run_callbacks(module: Any, present: Sequence[L.Callback]) -> list[L.Callback]:
@@ -32,6 +34,8 @@ def run_callbacks(module: Any, present: Sequence[L.Callback]) -> list[L.Callback
         StepSeeds(),
         ExactResume(),
     ]
+    if module.frozen_parts:
+        callbacks.append(Freezing(module.frozen_parts, module.trainable_blocks, module.unfreeze_at_epoch))
     if module.compile_mode is not None:
         callbacks.append(CompileTraining(module.compile_mode))
     if needs_sharding(module):
@@ -49,5 +53,9 @@ def check_trainer(module: Any, trainer: L.Trainer, datamodule: Any = None) -> No
     check_batch_norm(module, getattr(datamodule, "batch_size", None))
     if needs_sharding(module):
         check_sharding(module, trainer)
+    if module.unfreeze_at_epoch is not None and trainer.world_size > 1:
+        accepted = "null with several processes, which agree on the trained weights before training"
+        remedy = "Train with the backbone frozen, then start a new run with --model.init_from last"
+        raise SettingsError(expected("model.unfreeze_at_epoch", module.unfreeze_at_epoch, accepted, remedy))
     if module.compile_mode is not None:
         check_compiler(trainer.strategy.root_device)

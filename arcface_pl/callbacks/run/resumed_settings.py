@@ -19,6 +19,11 @@ RESUMED_SETTINGS = {
     "model.optimizer": "refused",
     "model.lr_schedule": "refused",
     "model.head_lr": "refused",
+    "model.init_from": "harmless",  # a resumed run does not read it
+    "model.freeze": "refused",
+    "model.trainable_blocks": "refused",
+    "model.unfreeze_at_epoch": "refused",
+    "model.backbone_lr_factor": "refused",
     "model.frozen": "refused",  # the parameters that are frozen before training begins
     "model.update_head_in_backward": "refused",
     "model.head_sample_rate": "applied",
@@ -88,6 +93,7 @@ harmless: the weights do not depend on it.
 """
 
 _MISSING = object()
+_FINE_TUNING = ("trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor")
 # What moves while a schedule runs, or follows from another setting
 _MOVING = {"last_epoch", "base_lrs", "lr_lambdas", "_step_count", "_last_lr", "_is_initial", "total_steps"}
 _MOVING |= {"_get_lr_called_within_step", "optimizer", "params"}
@@ -122,9 +128,10 @@ def network_settings(module: Any) -> dict[str, Any]:
 def training_settings(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
     """Return the settings of optimizers, schedules and callbacks by full name, before training has changed them."""
     found: dict[str, Any] = {}
-    for name in ("head_lr", "update_head_in_backward"):
+    for name in ("head_lr", "update_head_in_backward", *_FINE_TUNING):
         if hasattr(module, name):
             found[f"model.{name}"] = getattr(module, name)
+    found["model.freeze"] = getattr(module, "frozen_parts", None)
     for number, optimizer in enumerate(trainer.optimizers):
         place = f"model.optimizer{f'.{number}' if number else ''}"
         found |= _flat(place, {"name": type(optimizer).__name__, "kwargs": _plain_items(optimizer.defaults)})
