@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
 from arcface_pl import MNISTDataModule
@@ -60,7 +61,7 @@ def test_one_split_alone_has_no_empty_column(console: Console) -> None:
 
 def test_names_from_outside_are_shown_as_they_are(console: Console) -> None:
     results = {"dataset": "[red]\x1b[2J", "test/[bold]loss\n": 1.0, "fit_seconds": 1.0, "checkpoint": None}
-    report.conclude(console, results, Path("[blue]"))
+    report.conclude(console, results, Path("[blue]"), [], None)
     assert "[red]\\x1b[2J" in printed(console)
     assert "[bold]loss\\n" in printed(console)
     assert "[blue]/results.json" in printed(console)
@@ -113,13 +114,18 @@ def test_the_closing_lines_name_the_next_commands(console: Console, monkeypatch:
         "fit_seconds": 2.0,
         "checkpoint": "runs/v/checkpoints/best.ckpt",
     }
-    report.conclude(console, results, Path("runs/v"))
+    report.conclude(
+        console, results, Path("runs/v"), [CSVLogger("runs", name="", version="v")], Path("runs/v/curves.png")
+    )
     text = printed(console)
     assert "These are scikit-learn's digits, not MNIST." in text
-    assert "tensorboard --logdir runs\n" in text
+    assert "curves       runs/v/curves.png\n" in text
+    assert "metrics      runs/v/metrics.csv\n" in text
     assert "arcface-pl predict --ckpt_path runs/v/checkpoints/best.ckpt" in text
     other = Console(file=io.StringIO(), width=200)
-    report.conclude(other, {"dataset": "x", "test/loss": 0.5, "fit_seconds": 2.0, "checkpoint": "c"}, Path("runs/v"))
+    report.conclude(
+        other, {"dataset": "x", "test/loss": 0.5, "fit_seconds": 2.0, "checkpoint": "c"}, Path("runs/v"), [], None
+    )
     assert "arcface-pl predict" not in printed(other)  # a module whose answers it may not know
     assert "digits" not in printed(other)
 

@@ -1,0 +1,155 @@
+"""Four people, each from their own files to their result, with nothing imported that only insiders know."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+
+
+class Desk:
+    """A folder of somebody's, with a terminal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, command: str) -> str:
+        """Type ``arcface-pl ...``; return what it prints."""
+        return self._run([sys.executable, "-m", "arcface_pl", *command.split()])
+
+    def python(self, code: str) -> str:
+        """Run a script; return what it prints."""
+        (self.folder / "script.py").write_text(code)
+        return self._run([sys.executable, "script.py"])
+
+    def _run(self, command: list[str]) -> str:
+        kept = {name: value for name, value in os.environ.items() if name != "ARCFACE_PL_DATA_DIR"}
+        environment = {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=250)
+        assert done.returncode == 0, f"{' '.join(command[2:])}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def write_digits(folder: Path, each: int, classes: range = range(10)) -> None:
+    """Write pictures of digits, a folder for each class."""
+    digits = load_digits()
+    for label in classes:
+        (folder / f"digit_{label}").mkdir(parents=True)
+        for number, image in enumerate(digits.images[digits.target == label][:each]):
+            Image.fromarray((image * 255 / 16).astype(np.uint8)).resize((24, 24)).save(
+                folder / f"digit_{label}" / f"{number}.png"
+            )
+
+
+def test_a_student_repeats_the_lecture_and_has_its_curves(desk: Desk) -> None:
+    out = desk("fit -c source --data.dataset digits --max_epochs 2")
+    assert "train acc  with margin  test acc  with margin" in out
+    run = desk.folder / "lightning_logs" / "version_0"
+    lines = (run / "train.log").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["epoch", "1/2", "2/2"]
+    assert json.loads((run / "results.json").read_text())["test/accuracy"] > 0.5
+    assert list(run.glob("events.out.tfevents.*"))
+    desk("test --ckpt_path last")
+    assert desk("evaluate last --figures figures")
+    assert list((desk.folder / "figures").rglob("*.png"))
+
+
+def test_a_lightning_user_brings_a_module_a_logger_and_a_callback(desk: Desk) -> None:
+    out = desk.python(
+        "import lightning as L\n"
+        "import torch\n"
+        "from lightning.pytorch.loggers import CSVLogger\n"
+        "from torch import nn\n"
+        "from arcface_pl import ArcFaceHead, MNISTDataModule\n"
+        "from arcface_pl.callbacks import EpochLines\n"
+        "\n"
+        "class Mine(L.LightningModule):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.net = nn.Sequential(nn.Flatten(), nn.Linear(784, 32))\n"
+        "        self.head = ArcFaceHead(32, 10, margin=0.2)\n"
+        "    def training_step(self, batch, _):\n"
+        "        return self.head.loss(self.net(batch[0]), batch[1])\n"
+        "    def validation_step(self, batch, _):\n"
+        "        right = self.head(self.net(batch[0])).argmax(1) == batch[1]\n"
+        "        self.log('val_acc', right.float().mean(), prog_bar=True)\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.Adam(self.parameters(), 1e-3)\n"
+        "\n"
+        "class Said(L.Callback):\n"
+        "    def on_train_end(self, trainer, module):\n"
+        "        print('ended at', trainer.global_step)\n"
+        "\n"
+        "trainer = L.Trainer(max_epochs=2, accelerator='cpu', logger=CSVLogger('mine'),\n"
+        "                    callbacks=[EpochLines(), Said()],\n"
+        "                    enable_progress_bar=False, enable_model_summary=False)\n"
+        "trainer.fit(Mine(), datamodule=MNISTDataModule(dataset='digits'))\n"
+    )
+    assert "ended at 42" in out
+    assert ["epoch", "loss", "val_acc", "seconds"] in [line.split() for line in out.splitlines()]
+    assert "val_acc" in next((desk.folder / "mine").rglob("metrics.csv")).read_text()
+
+
+def test_a_face_person_measures_pairs_and_enrolls_one_image_each(desk: Desk) -> None:
+    write_digits(desk.folder / "faces", each=20)
+    lines = ["1\t10"]  # LFW's format: one fold of ten genuine and ten impostor pairs
+    (desk.folder / "lfw").mkdir()
+    for label in range(10):
+        name = f"digit_{label}"
+        (desk.folder / "lfw" / name).mkdir()
+        for number in (1, 2):
+            source = desk.folder / "faces" / name / f"{number}.png"
+            (desk.folder / "lfw" / name / f"{name}_{number:04}.png").write_bytes(source.read_bytes())
+        lines.append(f"{name}\t1\t2")
+    lines += [f"digit_{label}\t1\tdigit_{(label + 1) % 10}\t2" for label in range(10)]
+    (desk.folder / "pairs.txt").write_text("\n".join(lines) + "\n")
+    small = "--data.image_size 24 --data.in_channels 1 --data.flip false --data.num_workers 0"
+    desk(f"fit -c folder --data.root faces {small} --model.backbone FastCNN --max_epochs 4")
+    assert "equal error rate" in desk(
+        "evaluate best --data PairsDataModule --data.root lfw --data.pairs_file pairs.txt"
+    )
+    for name, path in (("ada", "faces/digit_0/0.png"), ("grace", "faces/digit_1/0.png")):
+        (desk.folder / "people" / name).mkdir(parents=True)
+        (desk.folder / "people" / name / "only.png").write_bytes((desk.folder / path).read_bytes())
+    desk("recognize enroll best people/ada people/grace")
+    answer = desk("recognize identify best people/ada/only.png --json")
+    assert answer.index('"ada"') < (answer + '"grace"').index('"grace"')  # the nearest comes first
+
+
+def test_somebody_who_only_uses_a_model_asks_it_in_every_form(desk: Desk) -> None:
+    write_digits(desk.folder / "digits", each=30, classes=range(4))
+    small = "--data.image_size 24 --data.in_channels 1 --data.flip false --data.num_workers 0"
+    desk(f"fit -c folder --data.root digits {small} --model.backbone FastCNN --max_epochs 3")
+    desk.python(
+        "from arcface_pl import Recognizer\n"
+        "recognizer = Recognizer.from_checkpoint('lightning_logs/version_0/checkpoints/best.ckpt')\n"
+        "recognizer.save_pretrained('model')\n"
+    )
+    out = desk.python(
+        "import io\n"
+        "import numpy as np\n"
+        "from PIL import Image\n"
+        "from arcface_pl import Recognizer\n"
+        "recognizer = Recognizer.from_pretrained('model')\n"
+        "path = 'digits/digit_2/0.png'\n"
+        "image = Image.open(path)\n"
+        "forms = [path, open(path, 'rb').read(), open(path, 'rb'), image, np.asarray(image)]\n"
+        "answers = [recognizer.classify(form)[0] for form in forms]\n"
+        "answers += recognizer.classify([path, np.asarray(image)])\n"
+        "print(len({(answer.name, round(answer.cosine, 5)) for answer in answers}), len(answers))\n"
+    )
+    assert out.split()[-2:] == ["1", "7"]
+    assert json.loads(desk("predict model digits/digit_2/0.png --json"))
