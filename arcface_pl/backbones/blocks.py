@@ -6,7 +6,9 @@ from torch import nn
 
 _Named = tuple[str, nn.Module]
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
-_JOINED = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_JOINED = (*BATCH_NORMS, *_INSTANCE_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
 
 
 def blocks_of(network: nn.Module) -> list[list[_Named]]:

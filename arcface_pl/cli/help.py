@@ -56,10 +56,8 @@ Flags of Lightning's Trainer need no prefix: --max_epochs 5.
   --trainer.logger+=NAME       add a logger
 {_MORE}
 examples:
-  arcface-pl fit
   arcface-pl fit -c fast
   arcface-pl fit --model.head CosFaceHead --model.head.margin 0.35
-  arcface-pl fit --accelerator cpu --devices 2 --strategy ddp
   arcface-pl fit --ckpt_path last
 """
 

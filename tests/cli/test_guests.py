@@ -44,7 +44,7 @@ def test_a_subclass_of_the_module(capsys: pytest.CaptureFixture) -> None:
     assert config["model"]["init_args"]["head"]["init_args"]["margin"] == 0.2
     assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.003  # the base's
     main(["fit", "--config", "lightning_logs/version_0/config.yaml", "--print_config"])
-    again = yaml.safe_load(capsys.readouterr().out.partition("# lightning")[2].partition("\n")[2])
+    again = yaml.safe_load(capsys.readouterr().out.partition("# arcface_pl settings\n")[2])
     assert again["model"] == config["model"]
 
 

@@ -112,7 +112,7 @@ WRONG = [
     (["--model.optimizer.lrr", "1"], "model.optimizer.lrr: unknown; did you mean model.optimizer.lr?"),
     (["--model.lr_schedule.warmup_fraction", "2"], "model.lr_schedule.warmup_fraction: got 2"),
     (["--seed_everything", "x"], "seed_everything: got x; expected"),
-    (["--config", "nosuch.yaml"], "--config nosuch.yaml: cannot be read (No such file or directory)"),
+    (["--config", "nosuch.yaml"], "--config: got 'nosuch.yaml'; expected a file, or one of accurate, "),
     (["--ckpt_path", "last"], "No run under lightning_logs has a checkpoints/last.ckpt"),
     (["--ckpt_path", "nosuch.ckpt"], "--ckpt_path: got 'nosuch.ckpt'; expected a checkpoint's path"),
 ]
@@ -177,7 +177,7 @@ def test_print_config_and_help_all(in_folder: Path, capsys: pytest.CaptureFixtur
 
 def test_overlays_hold_differences_only() -> None:
     base = read_config(Path(main.__code__.co_filename).parent.parent / "configs" / "base.yaml")
-    for path in CONFIGS.glob("*.yaml"):
+    for path in set(CONFIGS.glob("*.yaml")) - {CONFIGS / "base.yaml"}:
         overlay = read_config(path)
         assert merge(base, overlay) != base, f"{path.name} changes nothing"
         assert len(merge(base, overlay)["trainer"]["callbacks"]) >= len(base["trainer"]["callbacks"])

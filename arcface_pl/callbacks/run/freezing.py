@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import lightning as L
 from torch import nn
 
-from arcface_pl.backbones.blocks import blocks_of
+from arcface_pl.backbones.blocks import BATCH_NORMS, blocks_of
 from arcface_pl.errors import expected
 
 Freeze = Literal["backbone", "batch_norm"]
@@ -44,7 +44,7 @@ class Freezing(L.Callback):
         }
         frozen = [each for each in backbone.modules() if id(each) not in kept] if "backbone" in self.freeze else []
         if "batch_norm" in self.freeze:
-            frozen += [each for each in backbone.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+            frozen += [each for each in backbone.modules() if isinstance(each, BATCH_NORMS)]
         # What a user froze stays frozen
         self._modules = [each for each in frozen if each.training]
         if "backbone" in self.freeze:
