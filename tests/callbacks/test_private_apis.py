@@ -178,7 +178,7 @@ def test_no_other_file_uses_what_others_keep_private() -> None:
 
 
 def _defined(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield node.name
     elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
         yield node.id if isinstance(node, ast.Name) else node.attr
