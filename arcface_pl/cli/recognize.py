@@ -256,7 +256,7 @@ def _print(rows: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
         Console(emoji=False).print(table)
     for each in failed:
         message = printable(f"{each['file']}: {each['error']}")
-        Console(stderr=True).print(message, markup=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(message, markup=False, soft_wrap=True)
 
 
 def _cell(value: Any) -> str:
