@@ -71,7 +71,7 @@ def run(args: list[str]) -> None:
         "protocol": options.protocol,
         **report.as_json(found),
     }
-    console = Console()
+    console = Console(emoji=False)
     report.print_table(console, results["dataset"], options.split, found)
     run = run_of(*checkpoint)
     place = checkpoint.path.parent if run is None else run.folder

@@ -21,7 +21,7 @@ from arcface_pl.callbacks.run.private_apis import log_interval
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.data.protocol import check_names, fact, images_and_labels, labelled
-from arcface_pl.errors import DataError, expected
+from arcface_pl.errors import DataError, expected, printable
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
@@ -218,7 +218,7 @@ class ArcFaceModule(L.LightningModule):
         """Read the backbone's initial weights, unless a checkpoint was restored, and only once."""
         if self.init_from is not None:
             found = load_weights(self.backbone, self.init_from, self.trainer.default_root_dir)
-            self.print(f"backbone's weights from {self.init_from}; the head is new\n{found.table()}")
+            self.print(f"backbone's weights from {printable(self.init_from)}; the head is new\n{found.table()}")
             self.init_from = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
