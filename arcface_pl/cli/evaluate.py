@@ -161,7 +161,8 @@ def data_of(
     elif not check_loaders(data, {"train": "fit", "val": "validate"}.get(split, "test")):
         accepted = f"a data module with a {split}_dataloader"
         raise SettingsError(expected("--data", type(data).__name__, accepted))
-    check_names(data, fact(data, "num_classes", model.head.num_classes))
+    names = fact(data, "class_names", range(model.head.num_classes))
+    check_names(data, fact(data, "num_classes", len(names)))
     return data
 
 

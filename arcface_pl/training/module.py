@@ -1,5 +1,6 @@
 """`ArcFaceModule`: the LightningModule that trains a backbone and a margin head together."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,7 +21,7 @@ from arcface_pl.callbacks.run.private_apis import log_interval
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.data.protocol import check_names, fact, images_and_labels, labelled
-from arcface_pl.errors import expected, printable
+from arcface_pl.errors import DataError, expected, printable
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
@@ -223,8 +224,9 @@ class ArcFaceModule(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the head how far training is, in fractional epochs: margins that change depend on it."""
         if self.data_facts.get("in_channels") is None:  # a data module, or loaders, that do not tell
-            _, channels, height, width = images_and_labels(batch)[0].shape
-            self.data_facts |= {"in_channels": channels, "image_size": height if height == width else None}
+            with suppress(DataError):  # an overridden training_step may read batches of another form
+                _, channels, height, width = images_and_labels(batch)[0].shape
+                self.data_facts |= {"in_channels": channels, "image_size": height if height == width else None}
         epoch = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
         self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed(), batch=batch_idx)
 
