@@ -156,7 +156,7 @@ class ArcFaceModule(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images (B, C, H, W); returns embeddings (B, D), not normalized."""
-        if self.channels_last:
+        if self.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.backbone(images)
 
@@ -225,8 +225,10 @@ class ArcFaceModule(L.LightningModule):
         """Tell the head how far training is, in fractional epochs: margins that change depend on it."""
         if self.data_facts.get("in_channels") is None:  # a data module, or loaders, that do not tell
             with suppress(DataError):  # an overridden training_step may read batches of another form
-                _, channels, height, width = images_and_labels(batch)[0].shape
-                self.data_facts |= {"in_channels": channels, "image_size": height if height == width else None}
+                images, _ = images_and_labels(batch)
+                if images.ndim == 4:
+                    channels, height, width = images.shape[1:]
+                    self.data_facts |= {"in_channels": channels, "image_size": height if height == width else None}
         epoch = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
         self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed(), batch=batch_idx)
 
