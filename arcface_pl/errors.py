@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 _MOST_LISTED = 10
 
@@ -41,6 +42,18 @@ def printable(text: object) -> str:
         True
     """
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))
+
+
+def csv_value(value: Any) -> Any:
+    """Escape text that a spreadsheet would run as a formula, and control characters.
+
+    Example:
+        >>> csv_value("=1+1"), csv_value(-1.5)
+        ("'=1+1", -1.5)
+    """
+    if isinstance(value, str):
+        return f"'{printable(value)}" if value.startswith(("=", "+", "-", "@")) else printable(value)
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 class UserError(ValueError):

@@ -71,7 +71,7 @@ def run(args: list[str]) -> None:
         "protocol": options.protocol,
         **report.as_json(found),
     }
-    console = Console()
+    console = Console(emoji=False)
     report.print_table(console, results["dataset"], options.split, found)
     run = run_of(*checkpoint)
     place = checkpoint.path.parent if run is None else run.folder
@@ -161,7 +161,8 @@ def data_of(
     elif not check_loaders(data, {"train": "fit", "val": "validate"}.get(split, "test")):
         accepted = f"a data module with a {split}_dataloader"
         raise SettingsError(expected("--data", type(data).__name__, accepted))
-    check_names(data, fact(data, "num_classes", model.head.num_classes))
+    names = fact(data, "class_names", range(model.head.num_classes))
+    check_names(data, fact(data, "num_classes", len(names)))
     return data
 
 

@@ -94,10 +94,3 @@ def number(kind: type, low: float, high: float, accepted: str) -> Callable[[str]
 def cell(text: object) -> str:
     """Escape control characters and rich's markup: text of others for a rich table or panel."""
     return escape(printable(text))
-
-
-def csv_value(value: Any) -> Any:
-    """Escape text that a spreadsheet would run as a formula, and control characters."""
-    if isinstance(value, str):
-        return f"'{printable(value)}" if value.startswith(("=", "+", "-", "@")) else printable(value)
-    return str(value).lower() if isinstance(value, bool) else value

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, csv_value
-from arcface_pl.errors import UserError
+from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell
+from arcface_pl.errors import UserError, csv_value
 
 if TYPE_CHECKING:
     from arcface_pl.recognizer import Recognizer
@@ -124,4 +124,4 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             name = f"unknown (nearest: {row['label']})" if row["unknown"] else row["label"]
             numbers = (f"{row['cosine']:.4f}", f"{row['angle_degrees']:.1f}\N{DEGREE SIGN}")
             table.add_row(file, cell(name), *numbers)
-    Console().print(table)
+    Console(emoji=False).print(table)

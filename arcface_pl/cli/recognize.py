@@ -253,10 +253,10 @@ def _print(rows: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
         table = Table(*(key.replace("_", " ") for key in rows[0]))
         for row in rows:
             table.add_row(*(cell(_cell(value)) for value in row.values()))
-        Console().print(table)
+        Console(emoji=False).print(table)
     for each in failed:
         message = printable(f"{each['file']}: {each['error']}")
-        Console(stderr=True).print(message, markup=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(message, markup=False, soft_wrap=True)
 
 
 def _cell(value: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arcface_pl.checkpoints.results import MARK, writing_result
-from arcface_pl.cli.parser import csv_value
+from arcface_pl.errors import csv_value
 
 
 def write_json_result(path: Path, results: Mapping[str, Any], **where: Any) -> Path:

@@ -195,7 +195,7 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, traine
     metrics = RunMetrics()
     if not trainer.fast_dev_run:
         trainer.loggers = [*trainer.loggers, metrics]
-    console = Console(quiet=not trainer.is_global_zero)
+    console = Console(emoji=False, quiet=not trainer.is_global_zero)
     if resumed is not None and not has_other_data(datamodule, trained_on):  # else its scores and files are of the old
         continue_in(trainer, resumed.folder, resumed.run_id)
     folder = None
@@ -246,7 +246,7 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) 
     module, datamodule = cli.model, cli.datamodule
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
-    console = Console(quiet=not trainer.is_global_zero)
+    console = Console(emoji=False, quiet=not trainer.is_global_zero)
     place, replace = (checkpoint.parent, False) if run is None else (run.folder, True)
     entry = {"datamodule": datamodule, "ckpt_path": checkpoint, "weights_only": True}
     has_loaders = _check_data(trainer, datamodule, command)

@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
@@ -114,6 +114,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.held_out_classes = held_out_classes
         self._parts: Parts | None = None
         self._fingerprint = ""
+        self._given: Collection[str] = ("test",)  # parts that are not split off by seed
         self._said: set[str] = set()
         self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         # Subclasses' arguments as well, and with every default
@@ -363,7 +364,7 @@ class ImageDataModule(LightningDataModule, ABC):
             self._try_transforms(parts.train)
             self._parts = parts
             self._fingerprint = f"{self.dataset_name} {self._parts.fingerprint}"
-            self.notices = shortages(parts, watch_test=self.watch_test) if self.can_train else []
+            self.notices = shortages(parts, watch_test=self.watch_test, given=self._given) if self.can_train else []
         return self._fingerprint
 
     def _say(self, *notices: str) -> None:

@@ -201,8 +201,10 @@ class ImageFilesDataModule(ImageDataModule):
         plain = (0.0,) * self.in_channels, (1.0,) * self.in_channels
         framing = Preprocessor(self.image_size, self.in_channels, *plain, **self.picture_style)
         listing = self.listing
+        given = {name: ImageFiles(self.root, files, framing, listing) for name, files in self.list_files().items()}
+        self._given = tuple(given)
         found = divide(
-            {name: ImageFiles(self.root, files, framing, listing) for name, files in self.list_files().items()},
+            given,
             self.class_split,
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,

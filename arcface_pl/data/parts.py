@@ -1,6 +1,7 @@
 """`Parts`: the images for training, validation and test, and those of the held-out classes."""
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -53,12 +54,13 @@ class Parts(NamedTuple):
                 raise DataError(expected(f"labels of the {name} images", int(wrong[0]), f"0 to {count - 1}"))
 
 
-def shortages(parts: Parts, *, watch_test: bool) -> list[str]:
+def shortages(parts: Parts, *, watch_test: bool, given: Collection[str] = ()) -> list[str]:
     """Name what the validation and test images are too few for, with the setting that mends it.
 
     Args:
         parts: The images.
         watch_test: Whether validation uses the test images: there is then no threshold whatever their number.
+        given: "val" and "test" where the data set has its own images for them: fractions do not apply then.
     """
 
     def share(wanted: float, *chosen: Part) -> float:
@@ -72,7 +74,8 @@ def shortages(parts: Parts, *, watch_test: bool) -> list[str]:
     if not watch_test and (len(unseen) < 2 or int(unseen.max()) < 2):
         pairs, unlike = _pairs(parts.val)
         enough = share(math.sqrt(2.2 * FEWEST_PAIRS), parts.train, parts.val)
-        remedy = f"Set data.val_fraction {enough:g}, or data.held_out_classes 0.2"
+        split_off = f"Set data.val_fraction {enough:g}, or"
+        remedy = f"{'Add validation images, or set' if 'val' in given else split_off} data.held_out_classes 0.2"
         if not len(parts.val.labels):
             found.append(f"no validation image: there is no best checkpoint and no threshold. {remedy}")
         elif not pairs or not unlike:
@@ -83,7 +86,7 @@ def shortages(parts: Parts, *, watch_test: bool) -> list[str]:
             found.append(f"{few}: a false accept rate below 1 in {unlike:,} is a guess. {remedy}")
     if len(parts.test.labels) and not _pairs(parts.test)[0]:
         enough = share(0, parts.train, parts.val, parts.test)
-        remedy = f"Set data.test_fraction {enough:g}, or add test images"
+        remedy = "Add test images" if "test" in given else f"Set data.test_fraction {enough:g}, or add test images"
         found.append(f"no two test images are of one class: {lacks}. {remedy}")
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from arcface_pl.errors import UserError, expected
+from arcface_pl.errors import UserError, expected, printable
 from arcface_pl.preprocessing import ImageError
 from arcface_pl.recognizer import Recognizer, Thresholds
 from arcface_pl.recognizer.pictures import frame
@@ -49,9 +49,11 @@ class Demo:
         """Describe the model, its thresholds in degrees, and the enrolled names."""
         model, thresholds = self.recognizer.model, self._limits
         return {
-            "dataset": model.dataset_name,
+            "dataset": None if model.dataset_name is None else printable(model.dataset_name),
             "num_classes": len(model.class_names),
-            "classes": [{"label": name} for name in model.class_names] if len(model.class_names) <= SHOWN else [],
+            "classes": [{"label": printable(name)} for name in model.class_names]
+            if len(model.class_names) <= SHOWN
+            else [],
             "embedding_dim": model.head.embedding_dim,
             "style": model.preprocessor.style,
             "max_bytes": MAX_BYTES,
@@ -94,7 +96,7 @@ class Demo:
         shown = range(len(names)) if len(names) <= SHOWN else cosines.topk(SHOWN).indices.tolist()
         enrolled = [_row(*match, images=counts[match.name]) for match in identified.matches]
         if len(counts) <= SHOWN:
-            enrolled.sort(key=lambda row: list(counts).index(row["label"]))
+            enrolled.sort(key=lambda row: list(map(printable, counts)).index(row["label"]))
         return {
             "decision": max(answers, key=lambda answer: (not answer["unknown"], answer["cosine"])),
             "classes": [_row(names[index], float(cosines[index])) for index in shown],
@@ -123,7 +125,8 @@ class Demo:
             UserError: If there is no such name, or the gallery cannot be written.
         """
         with self.editing():
-            self.recognizer.remove(name)
+            shown = {printable(each): each for each in self.recognizer.gallery.counts}
+            self.recognizer.remove(shown.get(name, name))
         return self._names()
 
     @property
@@ -131,7 +134,7 @@ class Demo:
         return self.recognizer.thresholds if self.threshold is None else Thresholds(self.threshold, self.threshold)
 
     def _names(self) -> dict[str, Any]:
-        rows = [{"label": name, "images": count} for name, count in self.recognizer.gallery.counts.items()]
+        rows = [{"label": printable(name), "images": count} for name, count in self.recognizer.gallery.counts.items()]
         return {"num_enrolled": len(rows), "enrolled": rows[-SHOWN:]}
 
     def _pixels(self, content: bytes) -> Tensor:
@@ -144,7 +147,7 @@ class Demo:
 
 
 def _row(label: str, cosine: float, **more: Any) -> dict[str, Any]:
-    return {"label": label, "cosine": cosine, "angle_degrees": _degrees(cosine), **more}
+    return {"label": printable(label), "cosine": cosine, "angle_degrees": _degrees(cosine), **more}
 
 
 def _degrees(cosine: float | None) -> float | None:

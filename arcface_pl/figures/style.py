@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from arcface_pl.errors import printable
+
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -83,7 +85,8 @@ def draw_share(axes: "Axes", share: np.ndarray, edges: np.ndarray, label: str, s
 
 
 def shorten(name: str, length: int = 16) -> str:
-    """Cut a long name in the middle, since names may differ at either end."""
+    """Escape control characters, and cut a long name in the middle, since names may differ at either end."""
+    name = printable(name)
     tail = length // 2
     return name if len(name) <= length else f"{name[: length - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{name[-tail:]}"
 

@@ -76,14 +76,19 @@ def _to_parquet(table: EmbeddingTable) -> bytes:
     width = table.embeddings.shape[1]
     columns = {
         "id": pa.array(table.ids),
-        "path": pa.array([path.encode(errors="backslashreplace").decode() for path in table.paths]),
+        "path": pa.array(list(map(_encodable, table.paths))),
         "label": pa.array(table.labels),
-        "class": pa.array(table.classes),
+        "class": pa.array(list(map(_encodable, table.classes))),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(table.embeddings.ravel()), width),
     }
     file = io.BytesIO()
     pq.write_table(pa.table(columns).replace_schema_metadata({b"producer": MARK}), file)
     return file.getvalue()
+
+
+def _encodable(text: str) -> str:
+    """Escape what UTF-8 lacks: bytes of a file or class name that are not text."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 _WRITERS: dict[str, Callable[[EmbeddingTable], bytes]] = {

@@ -160,10 +160,7 @@ def _metadata(model: TrainedModel) -> dict[str, str]:
         "fingerprint": model.fingerprint,
         "arcface_pl": config,
     }
-    return {
-        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in values.items()
-    }
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
 def _program(model: TrainedModel) -> torch.export.ExportedProgram:
@@ -204,7 +201,7 @@ def _run_onnx(path: Path, images: Tensor) -> Outputs:
 
 def _to_torch(model: TrainedModel, metadata: dict[str, str], opset: int) -> bytes:
     file = io.BytesIO()
-    text = json.dumps(metadata, ensure_ascii=False)
+    text = json.dumps(metadata)
     with _quiet():
         torch.export.save(_program(model), file, extra_files={"metadata.json": text})
     return file.getvalue()

@@ -35,7 +35,7 @@ class Manifest:
         """Return the JSON text of ``values`` with format, version and digest."""
         values = {"format": self.kind, "version": self.version, **values}
         text = json.dumps({**values, self.digest_key: _digest(values)}, indent=1, ensure_ascii=False)
-        return text.encode()
+        return text.encode(errors="backslashreplace")  # JSON escapes a lone surrogate just so
 
     def read(self, path: Path) -> dict[str, Any]:
         """Read what `dump` returned.

@@ -1,5 +1,8 @@
 """The model card: a README.md that describes a trained model, with measured numbers only."""
 
+import re
+
+from arcface_pl.errors import printable
 from arcface_pl.evaluation.thresholds import Calibration, OperatingPoint
 from arcface_pl.recognizer.trained import TrainedModel
 
@@ -27,7 +30,7 @@ def model_card(model: TrainedModel) -> str:
 # {type(backbone).__name__} with {type(head).__name__}
 
 Maps a picture to an embedding of {head.embedding_dim} numbers; embeddings of one class point in similar directions.
- Trained with arcface_pl{f" on {model.dataset_name}" if model.dataset_name else ""}.
+ Trained with arcface_pl{f" on {_plain(model.dataset_name)}" if model.dataset_name else ""}.
 
 | | |
 |---|---|
@@ -58,8 +61,13 @@ Loading it needs no network access and runs no code from the files.
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:20])
-    return f"{len(names):,}: {shown}{', ...' if len(names) > 20 else ''}".replace("|", "\\|").replace("\n", " ")
+    shown = ", ".join(map(_plain, names[:20]))
+    return f"{len(names):,}: {shown}{', ...' if len(names) > 20 else ''}"
+
+
+def _plain(text: str) -> str:
+    """Escape control characters and Markdown's and HTML's markup."""
+    return re.sub(r"([\\`*\[\]<>&|])", r"\\\1", printable(text))
 
 
 def _measured(metrics: dict[str, float]) -> str:

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from arcface_pl.checkpoints.network import build_network, size_lazy_layers
 from arcface_pl.checkpoints.reading import check_fit, read_checkpoint
 from arcface_pl.checkpoints.specs import spec_of
-from arcface_pl.errors import CheckpointError
+from arcface_pl.errors import CheckpointError, listed
 from arcface_pl.training import schedules
 
 ModuleT = TypeVar("ModuleT")
@@ -147,7 +147,7 @@ def _arguments(cls: type, content: Mapping[str, Any], kwargs: Mapping[str, Any])
             del saved[name]
     lost = [name for name in content.get("not_restored") or [] if name in accepted and name not in kwargs]
     if lost:
-        names = ", ".join(map(str, lost))
+        names = listed(lost)
         warnings.warn(
             f"{cls.__name__}.load_from_checkpoint: {names} cannot be restored from the file and has its default; "
             f"pass it as a keyword argument to train on",

@@ -1,5 +1,6 @@
 """`ArcFaceModule`: the LightningModule that trains a backbone and a margin head together."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,7 +22,7 @@ from arcface_pl.callbacks.run.private_apis import log_interval
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.data.protocol import check_names, fact, images_and_labels, labelled
-from arcface_pl.errors import expected
+from arcface_pl.errors import DataError, expected, printable
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
@@ -156,7 +157,7 @@ class ArcFaceModule(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images (B, C, H, W); returns embeddings (B, D), not normalized."""
-        if self.channels_last:
+        if self.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.backbone(images)
 
@@ -218,7 +219,7 @@ class ArcFaceModule(L.LightningModule):
         """Read the backbone's initial weights, unless a checkpoint was restored, and only once; compare its images."""
         if self.init_from is not None:
             found = load_weights(self.backbone, self.init_from, self.trainer.default_root_dir)
-            self.print(f"backbone's weights from {self.init_from}; the head is new\n{found.table()}")
+            self.print(f"backbone's weights from {printable(self.init_from)}; the head is new\n{found.table()}")
             self.init_from = None
         backbone: Any = self.backbone
         new = isinstance(backbone, TimmBackbone) and self.trainer.ckpt_path is None
@@ -228,8 +229,11 @@ class ArcFaceModule(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the head how far training is, in fractional epochs: margins that change depend on it."""
         if self.data_facts.get("in_channels") is None:  # a data module, or loaders, that do not tell
-            _, channels, height, width = images_and_labels(batch)[0].shape
-            self.data_facts |= {"in_channels": channels, "image_size": height if height == width else None}
+            with suppress(DataError):  # an overridden training_step may read batches of another form
+                images, _ = images_and_labels(batch)
+                if images.ndim == 4:
+                    channels, height, width = images.shape[1:]
+                    self.data_facts |= {"in_channels": channels, "image_size": height if height == width else None}
         epoch = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
         self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed(), batch=batch_idx)
 

@@ -1,6 +1,7 @@
 """The moving average of the weights: its values, who sees it, and resuming."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ def test_validation_and_the_trained_module_have_the_average_and_training_does_no
     torch.testing.assert_close(watch.validated[-1].double(), expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(watch.validated[0].double(), averaged(watch.steps[:7], 0.5), rtol=0, atol=1e-6)
     assert not torch.allclose(module.head.weight, watch.steps[-1], atol=1e-4)
+    counts = [count for name, count in module.named_buffers() if name.endswith("num_batches_tracked")]
+    assert counts
+    assert all(count == 14 for count in counts)  # counted, not averaged
 
 
 @pytest.mark.parametrize("step", [3, 7, 10])
@@ -91,6 +95,19 @@ def test_the_checkpoint_holds_the_average(tmp_path: Path) -> None:
     fit([ExponentialMovingAverage(decay=0.9), watch])
     loaded = ArcFaceModule.load_from_checkpoint(path)
     torch.testing.assert_close(loaded.head.weight.double(), averaged(watch.steps[:9], 0.9), rtol=0, atol=1e-6)
+
+
+def test_after_training_the_module_is_validated_with_the_weights_it_has(
+    make_trainer: Callable[..., L.Trainer], tiny_module: Callable[..., ArcFaceModule], tiny_loader: Callable[..., Any]
+) -> None:
+    watch, module = Watch(), tiny_module()
+    trainer = make_trainer(callbacks=[ExponentialMovingAverage(decay=0.9), watch], max_epochs=1)
+    trainer.fit(module, tiny_loader(), tiny_loader())
+    with torch.no_grad():
+        module.head.weight.fill_(0.25)
+    trainer.validate(module, tiny_loader(), verbose=False)
+    assert torch.equal(watch.validated[-1], module.head.weight)
+    assert (module.head.weight == 0.25).all()
 
 
 @pytest.mark.slow

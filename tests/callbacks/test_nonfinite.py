@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -82,3 +85,18 @@ def test_what_is_finite_passes_untouched(optimizer_class: type) -> None:
     one, other = (trained(optimizer_class, deferred, None, fused=True) for deferred in (False, True))
     assert torch.equal(one.weight, other.weight)
     assert torch.equal(one.bias, other.bias)
+
+
+def test_a_masked_step_is_reported_at_the_next_logged_step() -> None:
+    guard = guard_of(True)
+    layer = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for step in range(3):
+        guard.check_loss(layer(torch.ones(1, 4)).sum() * (float("nan") if step == 1 else 1.0), step)
+        layer(torch.ones(1, 4)).sum().backward()
+        guard.check_gradients(optimizer, step)
+        trainer: Any = SimpleNamespace(global_step=step + 1, log_every_n_steps=3)
+        if step < 2:
+            guard.on_train_batch_end(trainer, layer)  # type: ignore[arg-type]
+    with pytest.raises(NonFiniteError, match="at step 1"):
+        guard.on_train_batch_end(trainer, layer)  # type: ignore[arg-type]

@@ -9,6 +9,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
 from tiny_runs import QUIET
 from torch import nn
 
@@ -159,3 +161,9 @@ def test_there_is_a_bar_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert RunProgressBar().is_enabled
     assert not RunProgressBar(refresh_rate=0).is_enabled
+
+
+def test_the_bar_does_not_show_the_number_of_the_run(tmp_path: Path, make_trainer: Any, tiny_module: Any) -> None:
+    trainer, module = make_trainer(logger=CSVLogger(tmp_path, version=3)), tiny_module()
+    assert TQDMProgressBar().get_metrics(trainer, module)["v_num"] == 3  # Lightning's own
+    assert "v_num" not in RunProgressBar().get_metrics(trainer, module)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
 from arcface_pl.figures import Evaluated, draw_all, draw_confusion, tinted
 from arcface_pl.figures.style import class_color
 from arcface_pl.heads import HEADS, ArcFaceHead
+from arcface_pl.seeding import run_seed
 
 
 def fit(folder: Path, *callbacks: L.Callback, epochs: int = 2, logger: object = None, **data: object) -> L.Trainer:
@@ -240,6 +242,12 @@ def test_projector_names_a_wrong_value(name: str, value: object) -> None:
         EmbeddingProjector(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("callback", [AngleHistograms, ConfusionMatrix])
+def test_an_interval_below_one_epoch_is_named(callback: type) -> None:
+    with pytest.raises(ValueError, match="^every_n_epochs: got 0; expected a whole number"):
+        callback(every_n_epochs=0)
+
+
 def test_hyperparameters_are_tied_to_the_final_scores(tmp_path: Path) -> None:
     policy = RunCheckpoint()
     trainer = fit(tmp_path, HyperParameters(), policy)
@@ -260,12 +268,14 @@ def test_hyperparameters_are_tied_to_the_final_scores(tmp_path: Path) -> None:
         "weight_decay": 1e-4,
         "lr_schedule": "Constant",
         "max_epochs": 2.0,
+        "seed": float(run_seed()),
         "precision": "32-true",
     }
     assert {name: shown[name] for name in wanted} == wanted
     content = tested.summary_metadata[metadata.EXPERIMENT_TAG].plugin_data.content
     metrics = [info.name.tag for info in metadata.parse_experiment_plugin_data(content).metric_infos]
     assert metrics[:2] == ["val/best/accuracy", "test/accuracy"]
+    assert {"val/best/loss", "test/loss", "test/margin_accuracy"} == {*metrics[2:]}
     for name in ("accuracy", "loss"):
         assert tested.Scalars(f"val/best/{name}")[-1].value == pytest.approx(policy.best_metrics[f"val/{name}"])
         assert tested.Scalars(f"test/{name}")[-1].value == pytest.approx(
@@ -311,6 +321,17 @@ def test_the_graph_runs_from_images_to_logits_without_a_warning(tmp_path: Path, 
     for part in ("Network/SimpleCNN[backbone]/Conv2d[conv1]", f"Network/{head.__name__}[head]"):
         assert any(name.startswith(part) for name in nodes)
     assert len(nodes) == len(set(nodes))
+
+
+class Talking(SimpleCNN):
+    def forward(self, images: Tensor) -> Tensor:
+        warnings.warn("of the network", UserWarning, stacklevel=2)
+        return super().forward(images)
+
+
+def test_a_networks_own_warnings_are_shown_while_its_graph_is_drawn(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="of the network"):
+        RunLogger(str(tmp_path)).log_graph(ArcFaceModule(Talking(8), ArcFaceHead(8, 10)))
 
 
 def test_no_graph_where_none_is_wanted(tmp_path: Path) -> None:

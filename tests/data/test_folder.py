@@ -1,5 +1,6 @@
 """Folders of images: which files are whose, and batches that are the same from memory and from files."""
 
+import io
 import os
 import unicodedata
 from pathlib import Path
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from arcface_pl.data import BatchLoader, DataError, ImageFolderDataModule
+from arcface_pl.data.folders import image_files
 from arcface_pl.data.folders.image_files import FileLoader
 from arcface_pl.data.folders.tree import class_folders, find_images, split_folders
 from arcface_pl.preprocessing import Preprocessor
@@ -45,6 +48,18 @@ def made(root: Path, **kwargs: Any) -> ImageFolderDataModule:
     data.prepare_data()
     data.setup("fit")
     return data
+
+
+@pytest.mark.parametrize(("terminal", "rank", "shown"), [(True, "0", True), (False, "0", False), (True, "1", False)])
+def test_a_bar_is_drawn_by_one_process_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool, rank: str, shown: bool
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(image_files, "Console", lambda **_: Console(file=screen, force_terminal=terminal, width=80))
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    made(tree(tmp_path, {"a": 8, "b": 8}))
+    assert ("images" in screen.getvalue()) == shown
+    assert bool(screen.getvalue()) == shown
 
 
 class TestTree:

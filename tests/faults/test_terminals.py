@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from arcface_pl.cli import main
-from arcface_pl.cli.parser import cell, csv_value
-from arcface_pl.errors import listed, printable
+from arcface_pl.cli.parser import cell
+from arcface_pl.errors import csv_value, listed, printable
 
 CLASSES = ["=1+1", "@b\x07", "-c", "[bold]d\x1b[31m", "é\nf"]
 """Of folders: formulas, a bell, markup of rich, a color, a line break, and a letter that ASCII lacks."""

@@ -149,7 +149,8 @@ def test_configs_that_are_no_text(tmp_path: Path, monkeypatch, capsys) -> None:
     for path, message in (
         ("b.yaml", "not UTF-8"),
         (".", "Is a directory"),
-        ("no", "No s"),
+        ("no", "--config: got 'no'; expected a file, or one of accurate, "),
+        ("no/such.yaml", "No such file"),
     ):
         check_refused(capsys, ["--config", path], message)
 

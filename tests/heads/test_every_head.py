@@ -22,6 +22,14 @@ margin_heads = pytest.mark.parametrize("name", MARGIN)
 angular_heads = pytest.mark.parametrize("name", [name for name, head in HEADS.items() if issubclass(head, AngularHead)])
 
 
+def test_a_head_without_a_loss_cannot_be_trained() -> None:
+    class Bare(Head):
+        """Lacks everything of its own."""
+
+    with pytest.raises(NotImplementedError):
+        Bare(16, 10).loss(*batch())
+
+
 def build(name: str, num_classes: int = 10, **kwargs: Any) -> Head:
     torch.manual_seed(0)
     return HEADS[name](16, num_classes, **kwargs)

@@ -1,5 +1,6 @@
-"""Four people, each from their own files to their result, with nothing imported that only insiders know."""
+"""Five people, each from their own files to their result, with nothing imported that only insiders know."""
 
+import csv
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,39 @@ def write_digits(folder: Path, each: int, classes: range = range(10)) -> None:
             Image.fromarray((image * 255 / 16).astype(np.uint8)).resize((24, 24)).save(
                 folder / f"digit_{label}" / f"{number}.png"
             )
+
+
+def write_products(folder: Path, num_products: int, mislabelled: int) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """Write eight photos of each of some made-up products, and a table of them with wrong labels on some training rows.
+
+    Returns:
+        The rows as they should be, and the wrong label by path.
+    """
+    random = np.random.default_rng(0)
+    rows = []
+    (folder / "photos").mkdir()
+    for product in range(num_products):
+        background, ink = random.integers(0, 256, (2, 3)).tolist()
+        corners = random.uniform(4, 28, (4, 2))
+        for shot, split in enumerate(("train",) * 4 + ("val",) * 2 + ("test",) * 2):
+            picture = Image.new("RGB", (32, 32), tuple(background))
+            outline = [tuple(corner) for corner in corners + random.normal(0, 0.7, (4, 2))]
+            ImageDraw.Draw(picture).polygon(outline, fill=tuple(ink))
+            path = f"photos/{product:03}_{shot}.png"
+            picture.save(folder / path)
+            rows.append({"path": path, "label": f"product {product:03}", "split": split})
+    train = [row for row in rows if row["split"] == "train"]
+    planted = random.choice(len(train), mislabelled, replace=False).tolist()
+    wrong = {train[i]["path"]: train[(i + 4 * 7) % len(train)]["label"] for i in planted}
+    write_table(folder / "products.csv", [{**row, "label": wrong.get(row["path"], row["label"])} for row in rows])
+    return rows, wrong
+
+
+def write_table(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["path", "label", "split"])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def test_a_student_repeats_the_lecture_and_has_its_curves(desk: Desk) -> None:
@@ -101,6 +135,63 @@ def test_a_lightning_user_brings_a_module_a_logger_and_a_callback(desk: Desk) ->
     assert "ended at 42" in out
     assert ["epoch", "loss", "val_acc", "seconds"] in [line.split() for line in out.splitlines()]
     assert "val_acc" in next((desk.folder / "mine").rglob("metrics.csv")).read_text()
+
+
+def test_an_engineer_goes_from_a_table_of_product_photos_to_an_exported_model(desk: Desk) -> None:
+    """Forty products of eight photos stand for an engineer's 300; the table names six training photos wrongly."""
+    rows, wrong = write_products(desk.folder, num_products=40, mislabelled=6)
+    small = "--data TableDataModule --data.image_size 32 --data.num_workers 0 --model.backbone FastCNN"
+    small += " --model.head.margin 0.2"
+    out = desk(f"fit {small} --data.table products.csv --max_epochs 10")
+    assert "160 train, 80 val, 80 test" in out
+    runs = desk.folder / "lightning_logs"
+    before = json.loads((runs / "version_0" / "results.json").read_text())
+    assert before["test/accuracy"] > 0.5  # by chance 1 of 40
+
+    # Training photos in which the model sees another product than the table names: few, with all the wrong ones
+    answers = json.loads(desk("predict best photos --json"))
+    labels = {row["path"]: wrong.get(row["path"], row["label"]) for row in rows if row["split"] == "train"}
+    suspects = {each["file"] for each in answers if each["label"] != labels.get(each["file"], each["label"])}
+    assert wrong.keys() <= suspects
+    assert len(suspects) <= 40
+
+    # The corrected table, trained from a local file of weights
+    write_table(desk.folder / "corrected.csv", rows)
+    desk.python(
+        "import torch\n"
+        "from arcface_pl import ArcFaceModule\n"
+        "module = ArcFaceModule.load_from_checkpoint('lightning_logs/version_0/checkpoints/best.ckpt')\n"
+        "weights = {f'module.{name}': each for name, each in module.backbone.state_dict().items()}\n"
+        "torch.save({'state_dict': weights}, 'pretrained.pth')\n"
+    )
+    out = desk(f"fit {small} --data.table corrected.csv --max_epochs 4 --model.init_from pretrained.pth")
+    assert "loaded       18 of 18" in out
+    after = json.loads((runs / "version_1" / "results.json").read_text())
+    assert after["test/accuracy"] >= before["test/accuracy"]
+
+    # Threshold: most photos are known, noise is not
+    noise = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(desk.folder / "noise.png")
+    answers = json.loads(desk("predict best photos noise.png --json"))
+    unknown = {each["file"]: each["unknown"] for each in answers}
+    assert unknown["noise.png"]
+    assert sum(not unknown[row["path"]] for row in rows if row["split"] == "test") > 40  # of 80
+
+    # Retrieval, printed and from the embeddings themselves
+    desk("evaluate best --json scores.json")
+    scores = json.loads((desk.folder / "scores.json").read_text())["trained"]["retrieval"]
+    desk("embed best photos --output products.npz")
+    with np.load(desk.folder / "products.npz") as embedded:
+        test = np.flatnonzero([path[-5] in "67" for path in embedded["paths"]])
+        unit, product = embedded["embeddings"][test], [path[-9:-6] for path in embedded["paths"][test]]
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    nearest = (unit @ unit.T - 2 * np.eye(len(unit))).argmax(axis=1)
+    hits = [product[i] == product[j] for i, j in enumerate(nearest)]
+    assert scores["recall_at_1"] == pytest.approx(sum(hits) / len(hits), abs=1.5 / len(hits))  # but for a near tie
+    assert scores["recall_at_1"] > 0.8
+
+    assert "256 of 256 in the same class" in desk("export best --format safetensors --output products.safetensors")
+    assert (desk.folder / "products.safetensors").is_file()
 
 
 def test_a_face_person_measures_pairs_and_enrolls_one_image_each(desk: Desk) -> None:

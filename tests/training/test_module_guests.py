@@ -131,6 +131,18 @@ def test_any_network_is_a_backbone(make_trainer: Make, tiny_loader: Make, tmp_pa
     assert torch.equal(loaded.backbone.layers[1].weight, module.backbone.layers[1].weight)  # type: ignore[index, union-attr]
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_inputs_need_not_be_images(make_trainer: Make) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    vectors = torch.eye(3)[labels].repeat(1, 4) + 0.1 * torch.randn(60, 12, generator=generator)
+    torch.manual_seed(0)
+    module = ArcFaceModule(nn.Linear(12, 8), ArcFaceHead(8, 3), partial(torch.optim.Adam, lr=0.05))
+    make_trainer(max_epochs=5).fit(module, DataLoader(TensorDataset(vectors, labels), batch_size=20))
+    assert torch.equal(module.head.predict(module(vectors))[0], labels)
+
+
 def test_weights_that_do_not_fit_are_taken_if_not_strict(make_trainer: Make, tiny_loader: Make, tmp_path: Path) -> None:
     class Larger(Plain):
         def __init__(self) -> None:

@@ -155,8 +155,8 @@ class _Watch(threading.Thread):
         if self._rank == 0:
             for logger in self._trainer.loggers:
                 logger.finalize("failed")
-            print(f"process {failure['rank']} of the run failed: {failure['message']}", file=sys.stderr)  # noqa: T201
-            sys.stderr.flush()
+            said = f"process {failure['rank']} of the run failed: {failure['message']}"
+            print(said, file=sys.stderr, flush=True)  # noqa: T201
         self._store.add("heard", 1)
         if self._rank == 0:  # which takes the store along
             self._wait_until_heard()

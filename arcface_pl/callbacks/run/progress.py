@@ -14,6 +14,7 @@ from torch import Tensor
 
 from arcface_pl.callbacks.run.run_folder import run_folder
 from arcface_pl.callbacks.tensorboard.writer import split_name
+from arcface_pl.errors import printable
 
 LOG_FILE = "train.log"
 WIDTH = 79
@@ -144,7 +145,7 @@ class EpochLines(L.Callback):
         for name, value in trainer.progress_bar_metrics.items():
             if not _has_column(name):
                 stale = name.startswith("val") and not self._validated
-                cells[name] = "-" if stale else f"{value:.2%}" if "acc" in name else _number(float(value))
+                cells[printable(name)] = "-" if stale else f"{value:.2%}" if "acc" in name else _number(float(value))
         return cells
 
     def _print(self, trainer: L.Trainer, cells: dict[str, str]) -> None:

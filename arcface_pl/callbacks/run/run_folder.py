@@ -101,7 +101,8 @@ class RunFolder(L.Callback):
             return
         for left in (self.path / MARK, *self.path.glob("events.out.tfevents.*")):
             left.unlink(missing_ok=True)
-        for folder in (self.path / "checkpoints", *self._made):
+        inside = [each for each in self.path.iterdir() if each.is_dir()]
+        for folder in (*inside, *self._made):
             with suppress(OSError):
                 folder.rmdir()
 

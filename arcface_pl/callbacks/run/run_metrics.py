@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.checkpoints.results import writing_result
+from arcface_pl.errors import csv_value
 
 FILE = "metrics.csv"
 SECONDS = 10  # between two writes of the whole file
@@ -65,7 +66,7 @@ class RunMetrics(Logger):
             self.rows, self._resumed = [row for row in self.rows if row["step"] < step], False
         if not self.rows or self.rows[-1]["step"] != step:
             self.rows.append({"step": step})
-        self.rows[-1].update(metrics)
+        self.rows[-1].update({csv_value(name): value for name, value in metrics.items()})
         if time.monotonic() - self._written > SECONDS:
             self._write()
 

@@ -43,7 +43,6 @@ class EvaluationFigures(ScoredCallback):
     def __init__(self, num_images: int = 2000) -> None:
         check_count("num_images", num_images, low=2)
         self.num_images = num_images
-        self._begin(0)
 
     def _begin(self, step: int) -> None:
         self._step = step

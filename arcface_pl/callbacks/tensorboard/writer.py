@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from arcface_pl.data.protocol import fact
+from arcface_pl.errors import printable
 from arcface_pl.figures.style import to_pixels
 
 if TYPE_CHECKING:
@@ -70,9 +71,12 @@ def datamodule_of(trainer: L.Trainer) -> Any:
 
 
 def class_names_of(trainer: L.Trainer, num_classes: int) -> list[str]:
-    """Return the names of all classes; a class that the data module does not name is called by its number."""
+    """Return the names of all classes; a class that the data module does not name is called by its number.
+
+    Control characters are escaped: the projector's table has a line per image, and tabs between columns.
+    """
     names = fact(datamodule_of(trainer), "class_names")
-    named = [str(name) for name in names[:num_classes]] if isinstance(names, list | tuple) else []
+    named = [printable(name) for name in names[:num_classes]] if isinstance(names, list | tuple) else []
     return named + [str(label) for label in range(len(named), num_classes)]
 
 
