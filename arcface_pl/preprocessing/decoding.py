@@ -182,8 +182,11 @@ def measure_white_level(paths: Iterable[Path]) -> float | None:
 
     Returns:
         For integers, the lowest level that no pixel exceeds. For floating point, the lowest that the brightest pixel of
-        at least half of the images does not exceed. None if no image has more than 8 bits per channel, or if both kinds
-        occur.
+        at least half of the images does not exceed. None if no image has more than 8 bits per channel, or if there are
+        integers up to 65,535 and floating point up to 1, which is what `read_image` takes None for. A PGM has its own.
+
+    Raises:
+        UserError: If both kinds occur and no level fits both.
     """
     brightest: dict[bool, list[float]] = {}
     for path in paths:
@@ -192,11 +195,19 @@ def measure_white_level(paths: Iterable[Path]) -> float | None:
                 values = np.asarray(image)
                 if np.isfinite(values).all():
                     brightest.setdefault(image.mode == "F", []).append(float(values.max()))
-    if len(brightest) != 1:
+    levels = {is_float: _level(is_float, maxima) for is_float, maxima in brightest.items()}
+    if len(set(levels.values())) < 2:
+        return next(iter(levels.values()), None)
+    if levels == {False: _WHITE_INTEGER, True: _WHITE_FLOAT}:
         return None
-    ((is_float, maxima),) = brightest.items()
+    got = f"integer images with {levels[False]:g} as white next to floating-point images with {levels[True]:g}"
+    remedy = "Convert the files of one kind, or set a level for all"
+    raise UserError(f"data.white_level: got {got}; expected one level for both kinds, or 65535 and 1. {remedy}")
+
+
+def _level(is_float: bool, maxima: list[float]) -> float:
     largest = float(np.median(maxima)) if is_float else max(maxima)
-    levels = (1.0, 255.0, _WHITE_INTEGER) if is_float else (255.0, 1023.0, 4095.0, 16_383.0, _WHITE_INTEGER)
+    levels = (_WHITE_FLOAT, 255.0, _WHITE_INTEGER) if is_float else (255.0, 1023.0, 4095.0, 16_383.0, _WHITE_INTEGER)
     return next((level for level in levels if largest <= level), largest)
 
 

@@ -7,8 +7,9 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.results import MARK, writing_result
 from arcface_pl.errors import ExportError, expected
 from arcface_pl.recognizer.answers import Thresholds
@@ -93,7 +95,7 @@ def make(model: TrainedModel, file_format: str, images: Tensor, *, opset: int = 
         with tempfile.TemporaryDirectory() as folder:
             trial = Path(folder) / "model"
             trial.write_bytes(content)
-            parity = compare(_run_model(model, images), run(trial, images))
+            parity = compare(_run_model(model, images), run(trial, images, model))
         if not parity.cosine <= TOLERANCE:
             fault = f"not written: cosines differ by up to {parity.cosine:.1e} from the model's"
             raise ExportError(f"{file_format}: {fault}; expected at most {TOLERANCE:.0e}")
@@ -133,7 +135,7 @@ def make_int8(
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "model"
         trial.write_bytes(made)
-        return made, measure(_run_model(model, judged_on), _run_onnx(trial, judged_on), labels)
+        return made, measure(_run_model(model, judged_on), _run_onnx(trial, judged_on, model), labels)
 
 
 @torch.inference_mode()
@@ -191,7 +193,7 @@ def _to_onnx(model: TrainedModel, metadata: dict[str, str], opset: int) -> bytes
     return program.model_proto.SerializeToString()
 
 
-def _run_onnx(path: Path, images: Tensor) -> Outputs:
+def _run_onnx(path: Path, images: Tensor, model: TrainedModel) -> Outputs:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -207,7 +209,7 @@ def _to_torch(model: TrainedModel, metadata: dict[str, str], opset: int) -> byte
     return file.getvalue()
 
 
-def _run_torch(path: Path, images: Tensor) -> Outputs:
+def _run_torch(path: Path, images: Tensor, model: TrainedModel) -> Outputs:
     with _quiet():
         network = torch.export.load(io.BytesIO(path.read_bytes())).module()
     with torch.inference_mode():
@@ -219,10 +221,15 @@ def _to_safetensors(model: TrainedModel, metadata: dict[str, str], opset: int) -
     return save(to_tensors(model), metadata)
 
 
-def _run_safetensors(path: Path, images: Tensor) -> Outputs:
+def _run_safetensors(path: Path, images: Tensor, model: TrainedModel) -> Outputs:
     with safe_open(path, "pt") as file:
         config = json.loads(file.metadata()["arcface_pl"])
-        return _run_model(from_config(config, {name: file.get_tensor(name) for name in file.keys()}, path), images)  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    # Classes that are not of this package cannot be built by name: a copy receives all weights of the file
+    own: dict[str, Any] = {
+        role: deepcopy(getattr(model, role)) for role in REGISTRIES if not is_known(role, config[role])
+    }
+    return _run_model(from_config(config, tensors, path, **own), images)
 
 
 @contextmanager
@@ -239,7 +246,9 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-_FORMATS: dict[str, tuple[Callable[[TrainedModel, dict[str, str], int], bytes], Callable[[Path, Tensor], Outputs]]] = {
+_Convert = Callable[[TrainedModel, dict[str, str], int], bytes]
+_Run = Callable[[Path, Tensor, TrainedModel], Outputs]
+_FORMATS: dict[str, tuple[_Convert, _Run]] = {
     "onnx": (_to_onnx, _run_onnx),
     "safetensors": (_to_safetensors, _run_safetensors),
     "torch": (_to_torch, _run_torch),

@@ -34,12 +34,13 @@ class Watch(L.Callback):
         self.validated.append(pl_module.head.weight.detach().clone())
 
 
-def fit(callbacks: list[L.Callback], checkpoint: Path | None = None) -> ArcFaceModule:
+def fit(callbacks: list[L.Callback], checkpoint: Path | None = None, precision: Any = "32-true") -> ArcFaceModule:
     L.seed_everything(3, verbose=False)
     module = ArcFaceModule(FastCNN(16, width=4), ArcFaceHead(16, 10), lambda params: torch.optim.Adam(params, 1e-2))
     data = MNISTDataModule(dataset="digits", batch_size=200, eval_batch_size=1000)
     trainer = L.Trainer(
         accelerator="cpu",
+        precision=precision,
         max_epochs=2,
         callbacks=callbacks,
         logger=False,
@@ -95,6 +96,23 @@ def test_the_checkpoint_holds_the_average(tmp_path: Path) -> None:
     fit([ExponentialMovingAverage(decay=0.9), watch])
     loaded = ArcFaceModule.load_from_checkpoint(path)
     torch.testing.assert_close(loaded.head.weight.double(), averaged(watch.steps[:9], 0.9), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_the_average_of_narrow_weights_is_in_float32(tmp_path: Path, precision: str) -> None:
+    """Rounded to bfloat16 after each step or validation it would be off by up to 2e-3 of a weight."""
+    watch, rest = Watch(9, tmp_path / "middle.ckpt"), Watch(14, tmp_path / "resumed.ckpt")
+    module = fit([ExponentialMovingAverage(decay=0.9), watch], precision=precision)
+    resumed = fit([ExponentialMovingAverage(decay=0.9), rest], tmp_path / "middle.ckpt", precision)
+    assert len({weights.dtype for weights in watch.steps + rest.steps} | {module.head.weight.dtype}) == 1
+    assert all(torch.equal(one, other) for one, other in zip(rest.steps, watch.steps[9:], strict=True))
+    assert torch.equal(resumed.head.weight, module.head.weight)
+    for name, steps in (("middle", watch.steps[:9]), ("resumed", watch.steps)):
+        average = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["state_dict"]["head.weight"]
+        assert average.dtype == torch.float32
+        torch.testing.assert_close(average.double(), averaged(steps, 0.9), rtol=0, atol=1e-6)
+    seen = averaged(watch.steps[:7], 0.9).to(watch.validated[0].dtype)
+    torch.testing.assert_close(watch.validated[0], seen, rtol=2**-8 if precision == "bf16-true" else 0, atol=1e-6)
 
 
 def test_after_training_the_module_is_validated_with_the_weights_it_has(

@@ -157,6 +157,23 @@ def test_the_cmc_is_recall_at_every_rank():
     assert curve[-1] == 1
 
 
+@pytest.mark.parametrize("count", [2, 5, 8, 11, 12])
+def test_without_a_number_few_items_give_what_they_can(count):
+    embeddings, _ = clusters(12, 3, seed=10)
+    embeddings, labels = embeddings[:count], torch.arange(count) // 2
+    curve = cumulative_match_characteristic(embeddings, labels)
+    assert torch.equal(curve, cumulative_match_characteristic(embeddings, labels, max_rank=min(10, count - 1)))
+    assert knn_accuracy(embeddings, labels) == knn_accuracy(embeddings, labels, k=min(5, count - 1))
+    gallery = {"gallery_embeddings": embeddings, "gallery_labels": labels}
+    assert len(cumulative_match_characteristic(embeddings, labels, **gallery)) == min(10, count)
+
+
+@pytest.mark.parametrize("score", [recall_at_k, cumulative_match_characteristic, knn_accuracy])
+def test_one_item_is_refused_in_terms_of_what_was_given(score):
+    with pytest.raises(ValueError, match=r"^embeddings: got one; expected at least two"):
+        score(torch.ones(1, 4), torch.zeros(1, dtype=torch.int64))
+
+
 def test_the_query_is_left_out_by_position_and_not_by_its_cosine():
     # The twin of a query is as near as the query itself: looked up by cosine one of them would hide the other.
     embeddings, labels = torch.eye(3).repeat(2, 1), torch.tensor([0, 1, 2, 0, 1, 2])

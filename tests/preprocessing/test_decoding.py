@@ -93,13 +93,31 @@ class TestScale:
             ([RAMP.astype(np.uint16), RAMP.astype(np.uint16) * 257], 65_535),
             ([RAMP.astype(np.float32) / 255] * 2 + [RAMP.astype(np.float32) / 100], 1),
             ([RAMP.astype(np.float32)], 255),
-            ([RAMP.astype(np.float32), RAMP.astype(np.uint16)], None),
+            ([RAMP.astype(np.float32), RAMP.astype(np.uint16)], 255),
+            ([RAMP.astype(np.float32) / 255, RAMP.astype(np.uint16) * 257], None),
         ],
     )
     def test_a_data_set_has_one_white_level(self, tmp_path: Path, images: list[np.ndarray], level: float) -> None:
         paths = [saved(tmp_path, Image.fromarray(image), f"{n}.tif") for n, image in enumerate(images)]
         (tmp_path / "damaged.tif").write_bytes(paths[0].read_bytes()[:50])
         assert measure_white_level([tmp_path / "damaged.tif", tmp_path / "missing.tif", *paths]) == level
+
+    @pytest.mark.parametrize("white", [4095, 255])
+    def test_integers_next_to_floating_point_on_another_scale_are_refused(self, tmp_path: Path, white: int) -> None:
+        """At one level for both, one kind would be nearly black."""
+        images = [np.round(RAMP / 255 * white).astype(np.uint16), RAMP.astype(np.float32) / 255]
+        paths = [saved(tmp_path, Image.fromarray(image), f"{n}.tif") for n, image in enumerate(images)]
+        with pytest.raises(
+            UserError, match=rf"^data\.white_level: got .* {white} as white .* with 1; expected one level"
+        ):
+            measure_white_level(paths)
+
+    def test_a_pgm_says_nothing_of_other_files(self, tmp_path: Path) -> None:
+        """Pillow has scaled it to 16 bits."""
+        (tmp_path / "a.pgm").write_bytes(b"P5 2 2 4095 " + np.array([0, 1, 2047, 4095], ">u2").tobytes())
+        twelve = saved(tmp_path, Image.fromarray(RAMP.astype(np.uint16) * 16), "a.tif")
+        assert measure_white_level([tmp_path / "a.pgm", twelve]) == 4095
+        assert measure_white_level([tmp_path / "a.pgm"]) is None
 
 
 def test_pixels_that_are_no_numbers_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import write_checkpoint
+from safetensors.torch import load
 
 from arcface_pl import ArcFaceModule, Recognizer
 from arcface_pl.backbones import BACKBONES
@@ -37,6 +38,8 @@ def test_every_head(name: str, sub_centers: int, tmp_path: Path, images: torch.T
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone(name: str, tmp_path: Path, images: torch.Tensor) -> None:
+    if name == "TimmBackbone":
+        pytest.importorskip("timm")
     backbone = BACKBONES[name](embedding_dim=16, in_channels=1, image_size=28)  # type: ignore[call-arg]
     model = make(tmp_path, backbone, HEADS["ArcFaceHead"](16, 4)).model
     assert export(model, tmp_path / "m.onnx", "onnx", images).cosine < 1e-5
@@ -88,6 +91,38 @@ def test_a_file_that_differs_is_not_kept(
     with pytest.raises(ExportError, match="not written"):
         export(recognizer.model, tmp_path / "m", "safetensors", images)
     assert (tmp_path / "m").read_text() == "the old one"
+
+
+class OwnNet(torch.nn.Module):
+    in_channels, image_size = 1, 28
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(28 * 28, 8))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+
+class OwnHead(HEADS["ArcFaceHead"]):  # type: ignore[misc]
+    pass
+
+
+@pytest.mark.parametrize("head", [HEADS["ArcFaceHead"], OwnHead])
+def test_weights_of_ones_own_network_are_compared_too(
+    head: type, tmp_path: Path, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    path = write_checkpoint(tmp_path / "m.ckpt", ArcFaceModule(OwnNet(), head(8, 4)))
+    model = Recognizer.from_checkpoint(path, backbone=OwnNet(), head=head(8, 4)).model
+    content, parity = make_file(model, "safetensors", images)
+    assert load(content)["backbone.layers.1.weight"].equal(model.backbone.layers[1].weight)
+    assert parity.cosine == 0
+    tensors = export_room.to_tensors(model)
+    changed = {name: value.roll(1, 0) if name.startswith("backbone") else value for name, value in tensors.items()}
+    monkeypatch.setattr(export_room, "to_tensors", lambda model: changed)
+    with pytest.raises(ExportError, match="not written"):
+        make_file(model, "safetensors", images)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Averaging the weights over the steps: validation, checkpoints and the trained model have the average."""
 
+from itertools import chain
 from typing import Any
 
 import lightning as L
@@ -17,7 +18,8 @@ class ExponentialMovingAverage(WeightAveraging):
     .. math:: \bar w_t = d_t \bar w_{t-1} + (1 - d_t) w_t, \qquad d_t = \min(d, (1 + t) / (10 + t))
 
     The growing :math:`d_t` forgets the random weights that training began with. A checkpoint's ``state_dict`` is the
-    average; the weights that training goes on from lie beside it, so that a resumed run is the uninterrupted one.
+    average; the weights that training goes on from lie beside it, so that a resumed run is the uninterrupted one. Under
+    ``bf16-true`` the average stays in float32, and validation sees it rounded.
 
     Args:
         decay: d, in [0, 1): the average reaches over about 1 / (1 - d) steps.
@@ -32,6 +34,7 @@ class ExponentialMovingAverage(WeightAveraging):
         super().__init__(multi_avg_fn=self._move)
         self.decay = decay
         self.step = 0
+        self._training: list[Tensor] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Begin the average on the training device."""
@@ -49,10 +52,23 @@ class ExponentialMovingAverage(WeightAveraging):
     def _move(self, averages: Any, current: Any, num_averaged: Tensor) -> None:
         if averages[0].is_floating_point():
             decay = min(self.decay, (1 + self.step) / (10 + self.step))
-            get_ema_multi_avg_fn(decay)(averages, current, num_averaged)
+            wide = [now.to(average.dtype) for average, now in zip(averages, current, strict=True)]
+            get_ema_multi_avg_fn(decay)(averages, wide, num_averaged)
         else:
             for average, now in zip(averages, current, strict=True):
                 average.copy_(now)  # a count of batches
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the average into the module. Lightning swaps both, which would round the average."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._training = [each.detach().clone() for each in chain(pl_module.parameters(), pl_module.buffers())]
+            super().on_train_end(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take back the weights that training goes on from."""
+        for each, kept in zip(chain(pl_module.parameters(), pl_module.buffers()), self._training, strict=False):
+            each.data.copy_(kept)
+        self._training = []
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take both sets of weights back where training goes on; evaluation keeps the average."""

@@ -81,6 +81,7 @@ class Search:
 
     def check_k(self, name: str, k: int) -> None:
         """Refuse a number of neighbors that the gallery does not have."""
+        check(self.num_candidates > 0, "embeddings", "one", "at least two, as each is looked up among the others")
         size = "the number of other queries" if self.excludes_self else "the size of the gallery"
         check(1 <= k <= self.num_candidates, name, k, f"a whole number from 1 to {self.num_candidates}, {size}")
 

@@ -49,14 +49,15 @@ def recall_at_k(embeddings: Tensor, labels: Tensor, k: int = 1, **gallery: Unpac
 
 @torch.no_grad()
 def cumulative_match_characteristic(
-    embeddings: Tensor, labels: Tensor, max_rank: int = 10, **gallery: Unpack[Gallery]
+    embeddings: Tensor, labels: Tensor, max_rank: int | None = None, **gallery: Unpack[Gallery]
 ) -> Tensor:
     """Compute the CMC: for each rank k, the share of queries with an item of their class at rank <= k (recall@k).
 
     Args:
         embeddings: Queries, (Q, D).
         labels: Classes of the queries, (Q,).
-        max_rank: Last rank, from 1 to the gallery's size (without a gallery: Q - 1).
+        max_rank: Last rank, from 1 to the gallery's size (without a gallery: Q - 1). None for 10, or that size if it is
+            smaller.
         **gallery: ``gallery_embeddings`` and ``gallery_labels``; see `Gallery`.
 
     Returns:
@@ -65,7 +66,8 @@ def cumulative_match_characteristic(
     Raises:
         ValueError: As `recall_at_k`.
     """
-    return _match_rates(Search(embeddings, labels, **gallery), "max_rank", max_rank)
+    search = Search(embeddings, labels, **gallery)
+    return _match_rates(search, "max_rank", min(10, search.num_candidates) if max_rank is None else max_rank)
 
 
 @torch.no_grad()
@@ -91,13 +93,14 @@ def precision_at_k(embeddings: Tensor, labels: Tensor, k: int = 1, **gallery: Un
 
 
 @torch.no_grad()
-def knn_accuracy(embeddings: Tensor, labels: Tensor, k: int = 5, **gallery: Unpack[Gallery]) -> float:
+def knn_accuracy(embeddings: Tensor, labels: Tensor, k: int | None = None, **gallery: Unpack[Gallery]) -> float:
     """Compute the share of queries whose class wins the vote of the k nearest neighbors; ties go to the lower label.
 
     Args:
         embeddings: Queries, (Q, D).
         labels: Classes of the queries, (Q,).
-        k: Number of neighbors that vote, from 1 to the gallery's size (without a gallery: Q - 1).
+        k: Number of neighbors that vote, from 1 to the gallery's size (without a gallery: Q - 1). None for 5, or that
+            size if it is smaller.
         **gallery: ``gallery_embeddings`` and ``gallery_labels``; see `Gallery`.
 
     Returns:
@@ -107,6 +110,7 @@ def knn_accuracy(embeddings: Tensor, labels: Tensor, k: int = 5, **gallery: Unpa
         ValueError: If shapes do not fit, a value is NaN or infinite, or ``k`` exceeds the gallery.
     """
     search = Search(embeddings, labels, **gallery)
+    k = min(5, search.num_candidates) if k is None else k
     search.check_k("k", k)
     queries = torch.arange(len(search.labels), device=search.labels.device)
     num_right = 0
