@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from arcface_pl.backbones import FastCNN, IResNet, MobileFaceNet, SimpleCNN, SmallResNet, TorchvisionBackbone
+    from arcface_pl.backbones import (
+        FastCNN,
+        IResNet,
+        MobileFaceNet,
+        SimpleCNN,
+        SmallResNet,
+        TimmBackbone,
+        TorchvisionBackbone,
+    )
     from arcface_pl.data import ImageFolderDataModule, MNISTDataModule, PairsDataModule
     from arcface_pl.heads import (
         AdaFaceHead,
@@ -47,6 +55,7 @@ __all__ = [
     "SimpleCNN",
     "SmallResNet",
     "SphereFaceHead",
+    "TimmBackbone",
     "TorchvisionBackbone",
     "shard_head",
 ]
@@ -58,6 +67,7 @@ _ROOMS = {
     "SmallResNet": "backbones",
     "IResNet": "backbones",
     "MobileFaceNet": "backbones",
+    "TimmBackbone": "backbones",
     "TorchvisionBackbone": "backbones",
     "ImageFolderDataModule": "data",
     "MNISTDataModule": "data",

@@ -6,6 +6,7 @@ from arcface_pl.backbones.iresnet import IResNet
 from arcface_pl.backbones.mobile_face_net import MobileFaceNet
 from arcface_pl.backbones.simple_cnn import SimpleCNN
 from arcface_pl.backbones.small_resnet import SmallResNet
+from arcface_pl.backbones.timm import TimmBackbone
 from arcface_pl.backbones.torchvision import TorchvisionBackbone, WeightsError
 
 __all__ = [
@@ -16,10 +17,12 @@ __all__ = [
     "MobileFaceNet",
     "SimpleCNN",
     "SmallResNet",
+    "TimmBackbone",
     "TorchvisionBackbone",
     "WeightsError",
 ]
 
 BACKBONES: dict[str, type[Backbone]] = {
-    cls.__name__: cls for cls in (SimpleCNN, FastCNN, SmallResNet, IResNet, MobileFaceNet, TorchvisionBackbone)
+    cls.__name__: cls
+    for cls in (SimpleCNN, FastCNN, SmallResNet, IResNet, MobileFaceNet, TorchvisionBackbone, TimmBackbone)
 }

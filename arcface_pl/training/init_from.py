@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from arcface_pl.backbones import TimmBackbone
 from arcface_pl.checkpoints.find_checkpoint import NAMES, find_checkpoint
 from arcface_pl.checkpoints.reading import is_finite, read_checkpoint
 from arcface_pl.errors import PretrainedError, SettingsError, UserError, expected, listed, printable
@@ -90,6 +91,39 @@ def load_weights(network: nn.Module, source: str | Path, root: str | Path = ".")
             if name in wanted and name not in fitting
         ],
     )
+
+
+def unlike_pretraining(backbone: TimmBackbone, facts: Mapping[str, Any]) -> str:
+    """Describe in one line how a run's images differ from those that its pretrained weights expect.
+
+    Args:
+        backbone: The network, with its pretrained weights or without.
+        facts: The run's ``normalization`` (mean and std), and the data module's settings ``kwargs``.
+
+    Returns:
+        Both, and the flags that mend it where the data module has such settings; empty if nothing differs.
+    """
+    if not backbone.trained_on:
+        return ""
+    mean, std = facts.get("normalization") or (None, None)
+    found = {"image_size": backbone.input_size, "mean": mean, "std": std}
+    wanted = backbone.trained_on
+    differing = [name for name, value in found.items() if value is not None and not _close(value, wanted[name])]
+    settings = facts.get("kwargs", {})
+    flags = [f'--data.{name} "{_short(wanted[name])}"' for name in differing if name in settings]
+    if "image_size" in differing and "image_size" not in settings:
+        flags.append(f"--model.backbone.input_size {wanted['image_size']}")
+    remedy = f". To match: {' '.join(flags)}" if flags else ""
+    pairs = [f"{name} {_short(wanted[name])}, here {_short(found[name])}" for name in differing]
+    return f"pretrained weights of {backbone.name} expect {'; '.join(pairs)}{remedy}" if pairs else ""
+
+
+def _close(one: Any, other: Any) -> bool:
+    return torch.allclose(torch.tensor(one).double(), torch.tensor(other).double(), rtol=0, atol=1e-3)
+
+
+def _short(value: Any) -> str:
+    return str([round(each, 4) for each in value]) if isinstance(value, list | tuple) else str(value)
 
 
 def read_weights(source: str | Path, root: str | Path = ".") -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from arcface_pl.backbones import TimmBackbone
 from arcface_pl.backbones.adapter import adapt
 from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.callbacks.run.compile import CompileMode
@@ -26,7 +27,7 @@ from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
 from arcface_pl.training.hyperparameters import load_module, plain, plain_hyperparameters, trainer_of
-from arcface_pl.training.init_from import load_weights
+from arcface_pl.training.init_from import load_weights, unlike_pretraining
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
 from arcface_pl.training.schedules import configure_schedule
 from arcface_pl.training.scores import Scores
@@ -215,11 +216,15 @@ class ArcFaceModule(L.LightningModule):
             self.head.set_class_counts(counts)
 
     def on_fit_start(self) -> None:
-        """Read the backbone's initial weights, unless a checkpoint was restored, and only once."""
+        """Read the backbone's initial weights, unless a checkpoint was restored, and only once; compare its images."""
         if self.init_from is not None:
             found = load_weights(self.backbone, self.init_from, self.trainer.default_root_dir)
             self.print(f"backbone's weights from {printable(self.init_from)}; the head is new\n{found.table()}")
             self.init_from = None
+        backbone: Any = self.backbone
+        new = isinstance(backbone, TimmBackbone) and self.trainer.ckpt_path is None
+        if new and (unlike := unlike_pretraining(backbone, self.data_facts)):
+            self.print(unlike)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the head how far training is, in fractional epochs: margins that change depend on it."""

@@ -105,6 +105,8 @@ def test_in_a_checkpoint() -> None:
 @pytest.mark.parametrize("name", [*BACKBONES, *HEADS])
 def test_in_the_settings_of_every_class(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
+    if name == "TimmBackbone":
+        pytest.importorskip("timm")
     backbone = BACKBONES[name](embedding_dim=8, in_channels=1, image_size=28) if name in BACKBONES else FastCNN(8)  # type: ignore[call-arg]
     head = HEADS[name](8, 3) if name in HEADS else ArcFaceHead(8, 3)
     module = ArcFaceModule(backbone, head)

@@ -38,6 +38,8 @@ def test_every_head(name: str, sub_centers: int, tmp_path: Path, images: torch.T
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone(name: str, tmp_path: Path, images: torch.Tensor) -> None:
+    if name == "TimmBackbone":
+        pytest.importorskip("timm")
     backbone = BACKBONES[name](embedding_dim=16, in_channels=1, image_size=28)  # type: ignore[call-arg]
     model = make(tmp_path, backbone, HEADS["ArcFaceHead"](16, 4)).model
     assert export(model, tmp_path / "m.onnx", "onnx", images).cosine < 1e-5
