@@ -106,7 +106,8 @@ class Clock(L.Callback):
 
 @pytest.mark.parametrize(
     ("minutes", "steps"),
-    [(None, [4, 8]), (10.0, [4, 8]), (2.0, [2, 4, 6, 8]), (3.0, [3, 4, 7, 8])],  # of two epochs of four steps
+    # Two epochs of four steps; within an epoch, at most every second step writes
+    [(None, [4, 8]), (10.0, [4, 8]), (3.0, [3, 4, 7, 8]), (2.0, [2, 4, 6, 8]), (0.5, [1, 3, 4, 6, 8])],
 )
 def test_the_last_checkpoint_is_as_old_as_the_clock_allows(
     make_trainer: Make,

@@ -3,6 +3,7 @@
 import copy
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,23 @@ def test_hooks_see_what_a_compiled_network_gives() -> None:
     assert len(read) == 14
     assert read[0].shape == (200, 16)
     assert "forward" not in vars(module.backbone)  # evaluation after training is uncompiled
+
+
+def test_every_batch_size_has_a_graph_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph for several sizes would depend on which came first: a resumed run may begin with another."""
+    torch._dynamo.reset()
+    sizes = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        sizes.append(next(each.shape[0] for each in inputs if each.dim() == 4))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    backbone = FastCNN(8, width=4).train()
+    CompileTraining("default").compile(backbone)
+    for size in (4, 6, 8, 6, 4):
+        backbone(torch.zeros(size, 1, 28, 28))
+    assert sizes == [4, 6, 8]
 
 
 def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

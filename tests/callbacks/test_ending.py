@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from arcface_pl.callbacks.run import processes
-from arcface_pl.callbacks.run.signals import STOP_SIGNALS, Stopped, end_at_once, restore
+from arcface_pl.callbacks.run.signals import STOP_SIGNALS, Stopped, StopRequest, end_at_once, restore
 
 NAMES = [f"SIG{name}" for name in STOP_SIGNALS if hasattr(signal, f"SIG{name}")]
 
@@ -32,6 +33,16 @@ def test_a_signal_ends_at_once_with_its_exit_code(handlers: dict[signal.Signals,
         assert stopped.value.code == 128 + number
         assert stopped.value.signum is number
     restore(before)
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+
+
+def test_outside_the_main_thread_handlers_stay(handlers: dict[signal.Signals, Any]) -> None:
+    """Python allows handlers in the main thread only; a Trainer may run in another."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: restore(end_at_once())).result()
+        request = StopRequest()
+        pool.submit(request.listen).result()
+        pool.submit(request.release).result()
     assert {number: signal.getsignal(number) for number in handlers} == handlers
 
 
