@@ -95,9 +95,7 @@ def _check_name(name: str) -> str:
     try:
         import timm
     except ImportError:
-        raise UserError(
-            expected("name", name, "the package timm to be installed", "pip install 'arcface_pl[timm]'")
-        ) from None
+        raise UserError("TimmBackbone needs timm, which is not installed; pip install 'arcface_pl[timm]'") from None
     plain = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
     known = {*timm.list_models(), *timm.list_pretrained()}
     if plain not in known:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from arcface_pl.backbones import BACKBONES, WeightsError
 from arcface_pl.checkpoints.network import rebuild
 from arcface_pl.checkpoints.specs import build, spec_of
 from arcface_pl.cli import main
+from arcface_pl.errors import UserError
 from arcface_pl.training.init_from import unlike_pretraining
 
 timm = pytest.importorskip("timm")
@@ -150,6 +152,12 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r"timm, which is not installed; pip install 'arcface_pl\[timm\]'"):
+        TimmBackbone()
+
+
 def test_names_from_the_hub_s_pages_are_taken() -> None:
     with torch.device("meta"):
         network = TimmBackbone("timm/resnet18.a1_in1k", 8, 3, 32)
@@ -177,5 +185,8 @@ def test_command_line_takes_it(
     assert "pretrained weights of mobilenetv3_small_050 expect image_size 224, here 28" in capsys.readouterr().out
     weights.unlink()
     main(["test", "--ckpt_path", "last", "--enable_progress_bar", "false"])
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "last", "--json"])
+    assert not ended.value.code
     results = json.loads(next(tmp_path.glob("lightning_logs/*/results.json")).read_text())
     assert results["num_parameters"] > 500_000
