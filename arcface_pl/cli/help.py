@@ -44,9 +44,8 @@ Flags of Lightning's Trainer need no prefix: --max_epochs 5.
   --model.head NAME            ArcFaceHead, CosFaceHead, LinearHead, ...
   --model.head.margin X        radians for ArcFaceHead (default: 0.5)
   --model.head.scale X         factor of the cosines (default: 30)
-  --model.backbone NAME        SimpleCNN, FastCNN, SmallResNet,
-                               TorchvisionBackbone, TimmBackbone, or your own
-                               my_package.Net
+  --model.backbone NAME        SimpleCNN, FastCNN, IResNet, TimmBackbone, ...,
+                               or your own my_package.Net
   --model.backbone.embedding_dim N
   --model.optimizer NAME       any of torch.optim (default: Adam)
   --model.optimizer.lr X       peak learning rate (default: 0.003)
