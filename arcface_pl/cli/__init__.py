@@ -123,7 +123,7 @@ def _output() -> Iterator[None]:
             for stream in filter(None, (sys.stdout, sys.stderr)):  # a process may be started without them
                 stream.flush()
     except (OSError, UserError) as error:
-        if isinstance(error, BrokenPipeError) or _is_stuck(sys.stdout) or _is_stuck(sys.stderr):
+        if isinstance(error, BrokenPipeError) or any(_is_stuck(each, error) for each in (sys.stdout, sys.stderr)):
             # Python would complain once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             if isinstance(error, BrokenPipeError):
@@ -132,10 +132,12 @@ def _output() -> Iterator[None]:
         raise
 
 
-def _is_stuck(stream: TextIO | None) -> bool:
+def _is_stuck(stream: TextIO | None, error: Exception) -> bool:
     """Whether what was printed cannot be written."""
     try:
         if stream is not None:
+            if isinstance(error, OSError) and error.filename is None:  # perhaps of a print, whose text is lost by now
+                stream.write("\n")
             stream.flush()
     except OSError:
         return True

@@ -6,7 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 from tiny_runs import TINY_FIT
+
+from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
 
 PROGRAM = f"{sys.executable} -c 'from arcface_pl.cli import main; main()'"
 NUMBERS = [
@@ -71,6 +75,30 @@ def test_output_that_nobody_reads(line: str, code: int, tmp_path: Path) -> None:
     done = shell(tmp_path, f"{PROGRAM} {line}")
     assert done.returncode == code
     assert "Traceback" not in done.stderr
+
+
+USES = {  # of a trained model: the shell's words around it, exit code, and what standard error ends in
+    "full": ("", ">/dev/full", 2, "error: standard output: cannot be written (No space left on device)\n"),
+    "closed": ("", ">&-", 0, ""),
+    "errors closed": ("", "2>&-", 0, ""),
+    "read in part": ("", "| head -1", 0, ""),
+    "no home, no folder for temporary files": ("env -u HOME TMPDIR=/nonexistent", "", 0, ""),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("case", USES)
+def test_a_use_of_a_model(case: str, tmp_path: Path) -> None:
+    module = ArcFaceModule(FastCNN(8, width=4), ArcFaceHead(8, 4))
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "data": {}}
+    torch.save(content, tmp_path / "m.ckpt")
+    Image.linear_gradient("L").save(tmp_path / "p.png")
+    before, after, code, end = USES[case]
+    done = shell(tmp_path, f"{before} {PROGRAM} predict m.ckpt p.png --threshold 0 {after}")
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("\n") == bool(end), done.stderr
+    assert done.stderr.endswith(end)
 
 
 WORKS = {
