@@ -43,6 +43,7 @@ class EvaluationFigures(ScoredCallback):
     def __init__(self, num_images: int = 2000) -> None:
         check_count("num_images", num_images, low=2)
         self.num_images = num_images
+        self._begin(0)  # training may end without a validation
 
     def _begin(self, step: int) -> None:
         self._step = step
