@@ -93,7 +93,7 @@ LIGHTNING_CALLBACKS: dict[str, dict[str, str]] = {
     "ProgressBar": {},
     "RichModelSummary": {},
     "RichProgressBar": {},
-    "StochasticWeightAveraging": {"swa_lrs": "0.01"},
+    "StochasticWeightAveraging": {"swa_lrs": "0.01", "swa_epoch_start": "1"},  # a share means another epoch later
     "TQDMProgressBar": {},
     "ThroughputMonitor": {"batch_size_fn": "operator.length_hint"},
     "Timer": {"duration": "00:00:10:00"},

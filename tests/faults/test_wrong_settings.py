@@ -29,7 +29,8 @@ def scalars(node: Any, place: str) -> list[str]:
 BASE = read_config(BASE_CONFIG)
 PLAIN = ["seed_everything", *(name for part in ("trainer", "model", "data") for name in scalars(BASE[part], part))]
 OF_HEADS = [(head, name) for head, cls in HEADS.items() for name in inspect.signature(cls).parameters]
-ARE_TEXT = ("name", "data_dir", "default_root_dir", "save_dir", "model_registry")  # a folder may be called [ or .nan
+# A folder or file may be called [ or .nan
+ARE_TEXT = ("name", "data_dir", "default_root_dir", "save_dir", "model_registry", "init_from")
 NAMES_OR_LISTS = ("scores", "name", "data_dir", "default_root_dir", "save_dir", "model_registry", "classes", "profiler")
 
 

@@ -47,6 +47,11 @@ class ExactResume(L.Callback):
         self._present: dict[str, Any] = {}
         self._given: dict[str, dict[str, Any]] = {}
         self._changes = ModuleChanges()
+        self._accumulation: int | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Note the accumulation that was asked for: StochasticWeightAveraging changes the Trainer's."""
+        self._accumulation = trainer.accumulate_grad_batches
 
     def facts(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Return what the run's numbers depend on besides its data and configuration, as plain values by full name."""
@@ -59,7 +64,7 @@ class ExactResume(L.Callback):
             "data": type(getattr(trainer, "datamodule", None)).__name__,
             "trainer.devices": trainer.world_size,
             # A scheduler's numbers are compared as its argument
-            "trainer.accumulate_grad_batches": None if scheduled else trainer.accumulate_grad_batches,
+            "trainer.accumulate_grad_batches": None if scheduled else self._accumulation,
             "seed_everything": run_seed(),
             "trainer.accelerator": _device_name(device),
             "model.num_threads": torch.get_num_threads() if device.type == "cpu" else None,
