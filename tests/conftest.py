@@ -1,6 +1,7 @@
 """Fixtures for any test: a Trainer that prints and writes nothing, a module and data that train in milliseconds."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,23 @@ def pytest_configure(config: pytest.Config) -> None:
         ".*does not have many workers",  # tensors in memory need none
     ):
         config.addinivalue_line("filterwarnings", f"ignore:{message}")
+
+
+LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK", "RANK")
+
+
+@pytest.fixture(autouse=True)
+def nothing_launched() -> Iterator[None]:
+    """End the process group of a run in this process, whose address the next test's processes would take for theirs."""
+    before = {name: os.environ.get(name) for name in LAUNCHER}
+    yield
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture
