@@ -40,7 +40,10 @@ class ExponentialMovingAverage(WeightAveraging):
         """Begin the average on the training device."""
         if stage == "fit":
             # Only now is the device known: the module is still on the CPU
-            super().__init__(trainer.strategy.root_device, multi_avg_fn=self._move)
+            narrow = trainer.precision in ("bf16-true", "16-true")
+            # torch 2.11 moves several tensors at once only where averages and weights have the same dtype
+            way: Any = {"avg_fn": self._move_one} if narrow else {"multi_avg_fn": self._move}
+            super().__init__(trainer.strategy.root_device, **way)
             super().setup(trainer, pl_module, stage)
             count_averages_on_host(self)
 
@@ -57,6 +60,10 @@ class ExponentialMovingAverage(WeightAveraging):
         else:
             for average, now in zip(averages, current, strict=True):
                 average.copy_(now)  # a count of batches
+
+    def _move_one(self, average: Tensor, current: Tensor, num_averaged: Tensor) -> Tensor:
+        self._move([average], [current], num_averaged)
+        return average
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the average into the module. Lightning swaps both, which would round the average."""

@@ -1,7 +1,7 @@
 """Image files read as square uint8 images, in this process or in worker processes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,18 +100,20 @@ class ImageFiles(NamedTuple):
                 unreadable.append(Unreadable(index, reason))
         return images, unreadable
 
-    def read_all(self, num_workers: int, purpose: str) -> Iterator[tuple[Tensor, list[Unreadable]]]:
+    def read_all(self, num_workers: int, purpose: str) -> Iterable[tuple[Tensor, list[Unreadable]]]:
         """Read all images in order, in chunks as from :meth:`read`, with a progress bar labelled ``purpose``."""
         chunks = torch.arange(len(self.labels)).split(_CHUNK)
+        read = Workers(self.read, num_workers).map(chunks)
         console = Console(stderr=True)
-        yield from track(
-            Workers(self.read, num_workers).map(chunks),
+        if not console.is_terminal or os.environ.get("LOCAL_RANK", "0") != "0":
+            return read  # rich's `disable` still prints an empty line in old releases
+        return track(
+            read,
             purpose,
             total=len(chunks),
             console=console,
             transient=True,
             auto_refresh=False,  # the thread that refreshes would be forked into the workers
-            disable=not console.is_terminal or os.environ.get("LOCAL_RANK", "0") != "0",
         )
 
     def load(self, num_workers: int) -> tuple[LabelledImages, list[Unreadable]]:
