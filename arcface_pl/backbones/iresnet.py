@@ -43,7 +43,7 @@ class IResNet(Backbone):
 
     The first convolution keeps the image's size; four stages halve it each; a linear layer sees the last features with
     their positions, after batch normalization and dropout, and its output is batch-normalized. Names and order of the
-    weights are those of the published ``backbone.pth`` files of insightface's arcface_torch, which ``init_from`` loads:
+    weights are those of the published ``backbone.pth`` files of insightface's arcface_torch, for ``init_from``:
     112 x 112 RGB, (pixel / 255 - 0.5) / 0.5. With 512 dimensions: 24.0 M parameters at depth 18, 34.1 M at 34, 43.6 M
     at 50 and 65.2 M at 100.
 
