@@ -249,7 +249,7 @@ class SaveConfig(SaveConfigCallback):
             return
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            text = first_line(run_id(trainer)) + self.parser.dump(self.config, format="arcface_pl", skip_none=False)
+            text = first_line(run_id(trainer)) + self.parser.dump(self.config, format="arcface_pl", skip_unset=False)
             with replacing(folder / self.config_filename) as file:
                 file.write(text.encode())
             writer = writer_of(trainer)

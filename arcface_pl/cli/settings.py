@@ -180,8 +180,8 @@ class ArcFaceCLI(LightningCLI):
             flags: What jsonargparse's --print_config takes, joined by commas: skip_null, skip_default, comments.
         """
         options = {
-            "skip_null": "skip_none",
-            "skip_unset": "skip_none",
+            "skip_null": "skip_unset",
+            "skip_unset": "skip_unset",
             "skip_default": "skip_default",
             "comments": "with_comments",
         }
@@ -189,7 +189,7 @@ class ArcFaceCLI(LightningCLI):
         if foreign := [flag for flag in chosen if flag not in options]:
             raise SettingsError(expected("--print_config", foreign[0], ", ".join(options)))
         with settings_errors("--print_config"):
-            wanted = {"skip_none": False} | {options[flag]: True for flag in chosen}
+            wanted = {"skip_unset": False} | {options[flag]: True for flag in chosen}
             written_by = "yaml" if "with_comments" in wanted else "arcface_pl"
             text = self.parser.dump(self.config, format=written_by, **wanted)
         print(f"{COMPLETE}settings\n{text}", end="")  # noqa: T201

@@ -1,6 +1,7 @@
 """A whole run inside a Jupyter notebook, executed by its own kernel."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule, cal
 """,
     """
 logger = callbacks.RunLogger("runs")
-bars = [callbacks.RunProgressBar(), callbacks.RunCheckpoint(), callbacks.EndTogether(), callbacks.HealthCheck()]
+bars = [callbacks.RunProgressBar(), callbacks.EpochLines(), callbacks.RunCheckpoint(), callbacks.EndTogether(),
+        callbacks.HealthCheck()]
 trainer = L.Trainer(max_epochs=2, accelerator="cpu", devices=DEVICES, strategy=STRATEGY, logger=logger, callbacks=bars,
                     use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False)
 module = ArcFaceModule(FastCNN(16, width=4), ArcFaceHead(16, 10), partial(torch.optim.Adam, lr=1e-2), num_threads=1)
@@ -59,5 +61,6 @@ def test_a_run_in_a_notebook(tmp_path: Path, strategy: str, devices: int) -> Non
     outputs = [cell["outputs"] for cell in json.loads((tmp_path / "done.ipynb").read_text(encoding="utf-8"))["cells"]]
     text = ["".join("".join(each.get("text", "")) for each in cell) for cell in outputs]
     assert "finished True True" in text[2]
-    assert "val/accuracy=" in text[1] or "application/vnd.jupyter.widget-view+json" in json.dumps(outputs[1])
+    assert "Epoch 2/2" in text[1] or "application/vnd.jupyter.widget-view+json" in json.dumps(outputs[1])
+    assert re.search(r"epoch +loss +val acc .*\n +1/2 +\d", text[1])
     assert "image/png" in json.dumps(outputs[3])

@@ -113,6 +113,8 @@ def check_same(capsys: pytest.CaptureFixture, *words: str) -> None:
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in GIVEN]
 )
 def test_settings_survive_their_file(name: str, capsys: pytest.CaptureFixture) -> None:
+    if name == "backbone TimmBackbone":
+        pytest.importorskip("timm")
     backbone = [] if name.startswith("backbone") else ["--model.backbone", "FastCNN"]
     check_same(capsys, *DIGITS, *backbone, *GIVEN[name])
 
