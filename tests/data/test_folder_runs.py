@@ -111,7 +111,7 @@ def test_from_every_step_the_rest_is_that_of_the_uninterrupted_run(
     root = request.getfixturevalue(source)
     whole = run(root, callbacks=[Saver(tmp_path)], num_workers=workers)
     assert len(whole.seen) == 12
-    for step in (1, 4, 6, 9):
+    for step in (1, 4, 6, 9) if source == "faces" else (4,):
         # With other workers, and from memory: neither has a part in what comes.
         for other in ({"num_workers": workers}, {"num_workers": 2 - workers}, {"resident": True, "num_workers": 0}):
             rest = run(root, tmp_path / f"{step}.ckpt", **other)
