@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
     pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist"),
-    pytest.mark.filterwarnings("ignore:You are trying to `self.log()` but"),
+    pytest.mark.filterwarnings("ignore:You are trying to .self.log.* but .Trainer.barebones"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 

@@ -19,7 +19,7 @@ from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, ImageFolderDataModul
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.callbacks.run.resumed_settings import RESUMED_SETTINGS, verdict
 from arcface_pl.checkpoints.specs import spec_of
-from arcface_pl.data import ImageDataModule, PairsDataModule, TableDataModule
+from arcface_pl.data import ImageDataModule, PairsDataModule, RecordDataModule, TableDataModule
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.sources.catalog import CATALOG
 from arcface_pl.data.sources.find import find_folder
@@ -43,11 +43,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if root == "pictures":
             part = ("train", "val", "test")[max(0, number - 7)]
             role = ("query", "gallery")[number % 2] if part == "test" else ""
-            rows.append([f"{name}/{number}.png", name, CLASSES[-CLASSES.index(name)], f"{name}/{9 - number}.png", part, SECOND[number], role])
+            other = CLASSES[-CLASSES.index(name)], f"{name}/{9 - number}.png"
+            rows.append([f"{name}/{number}.png", name, *other, part, SECOND[number], role])
     header = ["path", "label", "other", "path2", "split", "split2", "role"]
     for table, shown in (("table.csv", rows), ("fewer.csv", rows[1:])):
         lines = [",".join(row) for row in (header, *shown)]
         (place / "pictures" / table).write_text("\n".join(lines) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[1] / "data")
+        from record_files import write_set
+
+        for root in ("pictures", "others"):
+            files = sorted((place / root).rglob("*.png"))
+            write_set(place / f"{root}_rec", [(each.read_bytes(), CLASSES.index(each.parent.name)) for each in files])
     return place
 
 
@@ -105,6 +113,7 @@ CHANGES: dict[Any, dict[str, dict[str, Any]]] = {
         "elastic": {"elastic": 2.0},
     },
     ImageFolderDataModule: {**FILES, "root": {"root": "others"}},
+    RecordDataModule: {**FILES, "classes": {"classes": ["1", "0"]}, "root": {"root": "others_rec"}},
     TableDataModule: {
         **{name: change for name, change in FILES.items() if name not in ("val_fraction", "test_fraction")},
         "table": {"table": "pictures/fewer.csv"},
@@ -121,6 +130,7 @@ FILE_SIZES = {"image_size": 28, "in_channels": 1, "num_workers": 0}
 GIVEN: dict[Any, dict[str, Any]] = {
     MNISTDataModule: {"dataset": "digits"},
     ImageFolderDataModule: {"root": "pictures", **FILE_SIZES},
+    RecordDataModule: {"root": "pictures_rec", **FILE_SIZES},
     TableDataModule: {"table": "pictures/table.csv", **FILE_SIZES},
 }
 
