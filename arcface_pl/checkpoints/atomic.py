@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         path: The file to write.
 
     Raises:
-        OSError: If it cannot be written. The file at ``path`` is then unchanged.
+        OSError: If it cannot be written; names ``path``. The file there is then unchanged.
     """
     partial = _partial(path)
     try:
@@ -34,9 +34,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         _put(partial, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):  # a full disk names no file
+            error.filename, error.filename2 = str(path), None
         raise
 
 

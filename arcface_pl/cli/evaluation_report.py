@@ -7,11 +7,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from arcface_pl.checkpoints.atomic import writing
 from arcface_pl.checkpoints.results import check_result
 from arcface_pl.cli.parser import cell
 from arcface_pl.cli.result_files import write_json_result
 from arcface_pl.data.protocol import fact, images_and_labels
-from arcface_pl.errors import SettingsError
+from arcface_pl.errors import FileError, SettingsError
 from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
 from arcface_pl.figures.style import SOFTWARE
@@ -122,12 +123,10 @@ def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Pa
         The file, which has another name than ``path`` if that was taken.
 
     Raises:
-        SettingsError: If the file cannot be written.
+        FileError: If the file cannot be written.
     """
-    try:
-        return write_json_result(path, results, option="--json" if chosen else None, replace=in_run)
-    except OSError as error:
-        raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
+    remedy = "give --json a folder that can be written"
+    return write_json_result(path, results, option="--json" if chosen else None, replace=in_run, remedy=remedy)
 
 
 def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:
@@ -180,7 +179,7 @@ def save_figures(
     """Draw what there is to draw of each set, in a folder a set; with the trained classes, the angles over training.
 
     Raises:
-        SettingsError: If a file cannot be written.
+        FileError: If a file cannot be written.
     """
     paths = []
     for name, each in found.items():
@@ -189,10 +188,8 @@ def save_figures(
             batches = data.val_dataloader() if split == "val" else data.test_dataloader()
             closed = _closed_set(model.head, each, batches)
         evaluated = Evaluated(split, each.class_names, *each.embedded, each.curve, closed, history if trained else None)
-        try:
+        with writing(folder / name, FileError, "give --figures a folder that can be written"):
             paths += save_all(evaluated, folder / name)
-        except OSError as error:
-            raise SettingsError(f"--figures {folder}: cannot be written ({error.strerror})") from None
     return paths
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, number
-from arcface_pl.errors import GalleryError, SettingsError, UserError, expected, printable
+from arcface_pl.errors import CheckpointError, GalleryError, SettingsError, UserError, expected, printable
 
 if TYPE_CHECKING:
     from arcface_pl.cli.inputs import FramedPictures
@@ -160,7 +160,7 @@ def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 
 def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    from arcface_pl.checkpoints.atomic import write_checkpoint
+    from arcface_pl.checkpoints.atomic import write_checkpoint, writing
     from arcface_pl.checkpoints.reading import CheckpointFile
     from arcface_pl.cli.inputs import name_folders
 
@@ -174,7 +174,8 @@ def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     except ValueError as error:
         raise SettingsError(f"{given.inputs[0]}: {error}") from error
     if isinstance(given.model, CheckpointFile):
-        write_checkpoint({**given.model.content, "calibration": found.to_dict()}, given.model.path)
+        with writing(given.model.path, CheckpointError, "give a copy in a folder that can be written"):
+            write_checkpoint({**given.model.content, "calibration": found.to_dict()}, given.model.path)
     else:
         recognizer.save_pretrained(given.model)
     points = {"two pictures": found.verification, "class of a picture": found.classification}
