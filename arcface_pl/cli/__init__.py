@@ -42,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     args = list(sys.argv[1:] if args is None else args)
     if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):  # python -u drops what a full disk takes in part
-        whole = io.BufferedWriter(sys.stdout.buffer)  # type: ignore[type-var]
+        whole = io.BufferedWriter(sys.stdout.buffer)
         sys.stdout = io.TextIOWrapper(whole, sys.stdout.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 shows escapes, not a traceback
