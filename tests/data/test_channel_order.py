@@ -17,6 +17,7 @@ from arcface_pl.cli import main
 from arcface_pl.preprocessing import Preprocessor, in_order, normalize_images
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.deployed import DeployedModel
+from arcface_pl.recognizer.exporters import export
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.3, 0.5, 0.7)
 SIZE = 16
@@ -85,7 +86,24 @@ def test_it_is_saved_and_belongs_to_the_fingerprint(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "bgr" / "config.json").read_text())["preprocessing"]["channel_order"] == "bgr"
     assert Recognizer.from_pretrained(tmp_path / "bgr").model.preprocessor == model("bgr").preprocessor
     assert "channel_order" not in model("rgb").preprocessor.to_dict()  # galleries of earlier releases still fit
+    assert "sees BGR" in (tmp_path / "bgr" / "README.md").read_text()
     assert model("bgr").fingerprint != model("rgb").fingerprint
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_an_onnx_file_takes_rgb_and_notes_the_order(pixels: np.ndarray, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    bgr = model("bgr")
+    framed = bgr.preprocessor.frame(torch.from_numpy(pixels).permute(2, 0, 1))[None]
+    export(bgr, tmp_path / "bgr.onnx", "onnx", framed)
+    session = onnxruntime.InferenceSession(tmp_path / "bgr.onnx")
+    about = session.get_modelmeta().custom_metadata_map
+    assert about["channel_order"] == "bgr"
+    assert "red, green, blue" in about["input"]
+    embedding = session.run(["embedding"], {"pixels": framed.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(embedding), Recognizer(bgr).embed(pixels), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("resident", [True, False])
