@@ -124,6 +124,22 @@ def train(people: People, head: Any, options: argparse.Namespace) -> ArcFaceModu
     return module.eval()
 
 
+def folds_of(listing: Path, faces: Faces) -> list[list[ListedPair]]:
+    """Return the pairs of each fold, all of whose images are there."""
+    found = read_pairs(listing)
+    missing = sorted({name for pair in found.pairs for name in _files(pair)} - faces.numbers.keys())
+    if missing:
+        raise SystemExit(f"{listing}: {len(missing):,} images are not in --images, such as {missing[0]}")
+    folds: list[list[ListedPair]] = [[] for _ in range(int(found.folds.max()) + 1)]
+    for pair, fold in zip(found.pairs, found.folds.tolist(), strict=True):
+        folds[fold].append(pair)
+    return folds
+
+
+def _files(pair: ListedPair) -> list[str]:
+    return [f"{name}/{name}_{int(number):04d}" for name, number in (pair.first, pair.second)]
+
+
 def people_of(pairs: list[ListedPair]) -> set[str]:
     """Return the names of all people in pairs."""
     return {image[0] for pair in pairs for image in (pair.first, pair.second)}
@@ -132,10 +148,9 @@ def people_of(pairs: list[ListedPair]) -> set[str]:
 def measure(module: ArcFaceModule, faces: Faces, chooses: list[ListedPair], tests: list[ListedPair]) -> dict[str, Any]:
     """Score the pairs of the test fold, with the threshold of the other one."""
     pairs = chooses + tests
-    sides = [[faces.numbers[f"{each[0]}/{each[0]}_{each[1]:04d}"] for each in side] for side in _sides(pairs)]
-    used, places = torch.tensor(sides).unique(return_inverse=True)
-    part = faces.images.select(used)
-    scores = listed_pair_scores(*embedded(module, part), *places)
+    numbers = torch.tensor([[faces.numbers[name] for name in _files(pair)] for pair in pairs])
+    used, places = numbers.unique(return_inverse=True)
+    scores = listed_pair_scores(*embedded(module, faces.images.select(used)), *places.unbind(1))
     is_genuine = torch.tensor([pair.is_genuine for pair in pairs])
     is_test = torch.arange(len(pairs)) >= len(chooses)
     found = fold_accuracy(scores, is_genuine, is_test.long())
@@ -150,10 +165,6 @@ def measure(module: ArcFaceModule, faces: Faces, chooses: list[ListedPair], test
         "accuracy_of_next_fold": choosing.mean,
         "tar": reached.tolist(),
     }
-
-
-def _sides(pairs: list[ListedPair]) -> Any:
-    return [[getattr(pair, name) for pair in pairs] for name in ("first", "second")]
 
 
 @torch.no_grad()
@@ -171,10 +182,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     faces = read_faces(options.images, options.image_size)
-    listing = read_pairs(options.pairs)
-    folds: list[list[ListedPair]] = [[] for _ in range(int(listing.folds.max()) + 1)]
-    for pair, fold in zip(listing.pairs, listing.folds.tolist(), strict=True):
-        folds[fold].append(pair)
+    folds = folds_of(options.pairs, faces)
     orl = None if options.orl is None else read_faces(options.orl, options.image_size)
     rows: list[dict[str, Any]] = json.loads(options.json.read_text()) if options.json.exists() else []
     done = {(row["fold"], row["head"], row["seed"]) for row in rows}
