@@ -203,6 +203,7 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, traine
         folder = claim(trainer, f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else "")
         metrics.begin(folder)
     tests = is_overridden("test_step", module) and _check_data(trainer, datamodule, "fit", "test")
+    tests = tests and fact(datamodule, "num_test") != 0
     report.announce(console, trainer, module, datamodule, folder, checkpoint)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())  # before processes share the classes
     begun = time.perf_counter()
@@ -246,6 +247,11 @@ def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) 
     module, datamodule = cli.model, cli.datamodule
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
+        datamodule.setup("test")
+        if command != "validate" and not datamodule.num_test:
+            got = f"{datamodule.dataset_name} without test images of trained classes"
+            remedy = "arcface-pl evaluate measures the held-out classes" if datamodule.held_out_class_names else ""
+            raise SettingsError(expected("data", got, f"images to {command} on", remedy))
     console = Console(emoji=False, quiet=not trainer.is_global_zero)
     place, replace = (checkpoint.parent, False) if run is None else (run.folder, True)
     entry = {"datamodule": datamodule, "ckpt_path": checkpoint, "weights_only": True}
