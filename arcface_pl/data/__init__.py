@@ -8,6 +8,7 @@ from arcface_pl.data.loader import BatchLoader
 from arcface_pl.data.mnist import MNISTDataModule
 from arcface_pl.data.omniglot import OmniglotDataModule
 from arcface_pl.data.pairs import Pairs, PairsDataModule
+from arcface_pl.data.record import RecordDataModule
 from arcface_pl.data.table import TableDataModule
 from arcface_pl.errors import DataError
 
@@ -22,5 +23,6 @@ __all__ = [
     "OmniglotDataModule",
     "Pairs",
     "PairsDataModule",
+    "RecordDataModule",
     "TableDataModule",
 ]
