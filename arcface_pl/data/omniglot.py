@@ -13,7 +13,7 @@ from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.parts import Parts
 from arcface_pl.data.sources import catalog
 from arcface_pl.data.sources.find import fetch_dataset, find_folder, how_to_get, is_first_of_machine
-from arcface_pl.data.sources.omniglot import DRAWERS, SIZE, OneShotRun, read_characters, read_runs, shrink
+from arcface_pl.data.sources.omniglot_files import DRAWERS, SIZE, OneShotRun, read_characters, read_runs, shrink
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_choice, check_count
 from arcface_pl.seeding import derive_seed

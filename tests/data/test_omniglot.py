@@ -11,7 +11,7 @@ from loopback import serve
 
 from arcface_pl.data import DataError, OmniglotDataModule
 from arcface_pl.data.sources import catalog
-from arcface_pl.data.sources.omniglot import shrink
+from arcface_pl.data.sources.omniglot_files import shrink
 
 INK = drawings()
 FILES = members(INK)
