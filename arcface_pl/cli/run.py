@@ -26,7 +26,7 @@ from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
 from arcface_pl.checkpoints.find_checkpoint import NAMES, find_checkpoint
 from arcface_pl.checkpoints.network import is_known
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
-from arcface_pl.checkpoints.reading import CheckpointFile
+from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
 from arcface_pl.checkpoints.runs import Run, run_of
 from arcface_pl.cli import report
 from arcface_pl.cli.command_line import Flags, Request, parse_command_line
@@ -42,6 +42,7 @@ from arcface_pl.data import ImageDataModule
 from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import check_loaders, fact
 from arcface_pl.errors import SettingsError, expected
+from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.training.init_from import backbone_of
 
@@ -250,13 +251,19 @@ def _train(cli: ArcFaceCLI, start: _Start) -> None:
         "seed": cli.config.seed_everything,
         "checkpoint": None if best is None else str(best),
         "fit_seconds": seconds,
-        "notices": list(fact(datamodule, "notices", ())),
+        "notices": _notices(datamodule, best),
         "versions": report.versions(),
     }
     folder = run_folder(trainer)  # a collective call: every process makes it
     if trainer.is_global_zero:
         report.write_json(folder / "results.json", results)
         report.conclude(console, results, folder, trainer.loggers, metrics.draw())
+
+
+def _notices(datamodule: Any, best: Path | None) -> list[str]:
+    saved = None if best is None else read_checkpoint(best).get("calibration")
+    threshold = None if saved is None else Calibration.from_dict(saved).notice
+    return [*fact(datamodule, "notices", ()), *([] if threshold is None else [threshold])]
 
 
 def _check_data(trainer: Any, datamodule: Any, *stages: str) -> bool:
