@@ -9,7 +9,7 @@ from rich.console import Console
 from arcface_pl.cli.command_line import Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.parser import ToolParser, cell, split_words
-from arcface_pl.errors import SettingsError, expected
+from arcface_pl.errors import SettingsError, expected, listed
 from arcface_pl.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ protocols:
 examples:
   arcface-pl evaluate best
   arcface-pl evaluate model.ckpt --protocol mnist-8-9 --figures figures
+  arcface-pl evaluate model.ckpt --protocol omniglot
   arcface-pl evaluate model.ckpt --data.dataset fashion_mnist --split val
   arcface-pl evaluate model.ckpt --data ImageFolderDataModule --data.root photos
   arcface-pl evaluate model.ckpt --data PairsDataModule --data.root lfw --data.pairs_file pairs.txt --flip
@@ -154,8 +155,8 @@ def data_of(
 
 def _check_protocol(name: str, model: "TrainedModel") -> None:
     protocol = PROTOCOLS[name]
-    if (model.dataset_name, model.class_names) != (protocol.trained_on, protocol.trained_class_names):
-        trained = f"a checkpoint trained on {', '.join(model.class_names)} of {model.dataset_name}"
+    if not protocol.accepts(model.dataset_name, model.class_names):
+        trained = f"a checkpoint trained on {listed(model.class_names)} of {model.dataset_name}"
         raise SettingsError(f"--protocol {name}: got {trained}; expected one trained with {protocol.training_flags}")
 
 
