@@ -137,7 +137,8 @@ def folds_of(listing: Path, faces: Faces) -> list[list[ListedPair]]:
 
 
 def _files(pair: ListedPair) -> list[str]:
-    return [f"{name}/{name}_{int(number):04d}" for name, number in (pair.first, pair.second)]
+    sides: Any = (pair.first, pair.second)
+    return [f"{name}/{name}_{number:04d}" for name, number in sides]
 
 
 def people_of(pairs: list[ListedPair]) -> set[str]:
