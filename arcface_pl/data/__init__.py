@@ -7,6 +7,7 @@ from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
 from arcface_pl.data.mnist import MNISTDataModule
 from arcface_pl.data.pairs import Pairs, PairsDataModule
+from arcface_pl.data.record import RecordDataModule
 from arcface_pl.data.table import TableDataModule
 from arcface_pl.errors import DataError
 
@@ -20,5 +21,6 @@ __all__ = [
     "MNISTDataModule",
     "Pairs",
     "PairsDataModule",
+    "RecordDataModule",
     "TableDataModule",
 ]
