@@ -19,6 +19,7 @@ from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
 from arcface_pl.figures.confusion import count_confusions
 from arcface_pl.figures.style import SOFTWARE
+from arcface_pl.preprocessing import in_order
 from arcface_pl.recognizer import TrainedModel
 
 MOST_MISTAKES = 24
@@ -40,6 +41,8 @@ _LABELS = {
     "knn_accuracy": "k-NN accuracy",
     "rank_1_of_1_enrolled": "rank 1, one image of each class enrolled",
     "rank_1_of_5_enrolled": "rank 1, five enrolled",
+    "one_shot_accuracy": "accuracy",
+    "one_shot_standard_error": "its standard error",
 }
 _NOT_SHOWN = {"pairs": ["tar_at_far_0.0001"]}  # only the JSON has it: published lists have too few pairs
 _TITLES = {"trained": "trained classes", "unseen": "other classes", "held_out": "held-out classes"}
@@ -49,10 +52,13 @@ _KINDS = {
     "pairs": "verification, listed pairs",
     "retrieval": "retrieval, each among the others",
     "identification": "identification, ten galleries",
+    "one_shot": "one-shot classification",
 }
 
 
-def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.device) -> dict[str, Evaluation]:
+def evaluate_data(
+    model: TrainedModel, data: Any, split: str, device: torch.device, *, flip: bool = False
+) -> dict[str, Evaluation]:
     """Evaluate a data module's classes and those it holds out.
 
     Args:
@@ -60,24 +66,30 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
         data: A data module after ``setup``.
         split: "val" or "test".
         device: Device of the network.
+        flip: Embed each image together with its mirror image.
 
     Returns:
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
     """
-    batches = data.test_dataloader() if split == "test" else None
-    if split == "val":
-        batches = data.val_dataloader() if fact(data, "num_val") else None
-    if not batches:
-        raise SettingsError(f"--split val: {type(data).__name__} has no validation images with these settings")
+    batches: Any = data.test_dataloader() if split == "test" else []
+    if split == "val" and fact(data, "num_val"):
+        batches = data.val_dataloader()
     pairs = getattr(data, "pairs", None) if split == "test" else None
     is_trained = list(data.class_names) == model.class_names
-    sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)}
+    sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)} if batches else {}
     if fact(data, "held_out_class_names") and (unseen := data.held_out_dataloader(split)):
         sets["held_out"] = (unseen, data.held_out_class_names)
+    if not sets:
+        kind = {"val": "validation"}.get(split, split)
+        raise SettingsError(f"--split {split}: {type(data).__name__} has no {kind} images with these settings")
     roles = fact(data, "is_query", {}) if split == "test" else {}
     network = model.to(device).backbone
-    embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
+    embedded = {name: embed(network, batches, device, flip=flip) for name, (batches, _) in sets.items()}
     model.to("cpu")
+    if "held_out" in sets:  # the other split may have other classes
+        classes, labels = embedded["held_out"].labels.unique(return_inverse=True)
+        embedded["held_out"] = embedded["held_out"]._replace(labels=labels)
+        sets["held_out"] = (unseen, [data.held_out_class_names[label] for label in classes.tolist()])
     return {
         name: evaluate(
             embedded[name],
@@ -85,6 +97,7 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
             head=model.head if name == "trained" else None,
             pairs=None if name == "held_out" else pairs,
             is_query=roles.get("held_out" if name == "held_out" else "test"),
+            runs=fact(data, "one_shot_runs", {}).get(split) if name == "held_out" else None,
         )
         for name, (_, class_names) in sets.items()
     }
@@ -136,9 +149,9 @@ def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Pa
         raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
 
 
-def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:
-    """Print one table, a column a set of images."""
-    table = Table(title=cell(f"{dataset}, {split}"), title_justify="left")
+def print_table(console: Console, title: str, found: dict[str, Evaluation]) -> None:
+    """Print one table, a column per set of images."""
+    table = Table(title=cell(title), title_justify="left")
     table.add_column("")
     for name, each in found.items():
         table.add_column(
@@ -150,9 +163,9 @@ def print_table(console: Console, dataset: str, split: str, found: dict[str, Eva
         rows = [score for score in _LABELS if score in shown and any(score in each for each in scores)]
         if rows:
             table.add_section()
-            table.add_row(f"[bold]{title}", *map(_pairs, scores))
+            table.add_row(f"[bold]{title}", *map(_count, scores))
         for score in rows:
-            cells = (_shown(score, each.scores.get(kind, {}).get(score), each) for each in found.values())
+            cells = (_shown(score, each.scores.get(kind, {}), each) for each in found.values())
             table.add_row(f"  {_LABELS[score]}", *cells)
     console.print(table)
     for name, each in found.items():
@@ -164,14 +177,17 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) if sum(map(len, names)) < 24 else f"{len(names)}"
 
 
-def _pairs(scores: dict[str, float]) -> str:
+def _count(scores: dict[str, float]) -> str:
     total = scores.get("num_genuine", 0) + scores.get("num_impostor", 0)
-    return f"{total:,} pairs" if total else ""
+    return f"{total:,} pairs" if total else f"{scores['num_runs']:,} runs" if "num_runs" in scores else ""
 
 
-def _shown(score: str, value: float | None, each: Evaluation) -> str:
+def _shown(score: str, scores: dict[str, float], each: Evaluation) -> str:
+    value = scores.get(score)
     if value is None:
         return ""
+    if (error := scores.get(f"{score}_standard_error")) is not None:
+        return f"{value:.2%} \N{PLUS-MINUS SIGN} {error:.2%}"
     if score.endswith("_mean"):
         return f"{value:.1f}\N{DEGREE SIGN}"
     if score == "accuracy":
@@ -201,7 +217,7 @@ def save_figures(
         batches = data.val_dataloader() if split == "val" else data.test_dataloader()
         if trained and model.head.num_classes > 1:
             judged = judge(model.head, *each.embedded)
-            closed = _closed_set(model.head, judged, batches)
+            closed = _closed_set(model, judged, batches)
         evaluated = Evaluated(split, each.class_names, *each.embedded, each.curve, closed, history if trained else None)
         try:
             paths += save_all(evaluated, folder / name)
@@ -214,16 +230,18 @@ def save_figures(
     return paths
 
 
-def _closed_set(head: Any, judged: Judged, batches: Any) -> ClosedSet:
+def _closed_set(model: TrainedModel, judged: Judged, batches: Any) -> ClosedSet:
+    head: Any = model.head
     wrong = judged.mistakes()
     shown = wrong[:MOST_MISTAKES]
+    images = in_order(_images_at(batches, shown.tolist()), model.preprocessor.channel_order)
     columns = (judged.labels, judged.predictions, judged.target_angle, judged.predicted_angle)
     return ClosedSet(
         centers=head.weight.detach(),
         sub_centers=head.sub_centers,
         confusion=count_confusions(judged.labels, judged.predictions, head.num_classes),
         angles=(count_degrees(judged.target_angle), count_degrees(judged.nearest_other_angle)),
-        mistakes=Mistakes(_images_at(batches, shown.tolist()), *(column[shown] for column in columns)),
+        mistakes=Mistakes(images, *(column[shown] for column in columns)),
         num_wrong=len(wrong),
         num_images=len(judged.labels),
     )
