@@ -208,7 +208,7 @@ def test_a_mistake_ends_in_one_line(trained: Path, tmp_path: Path, capsys: pytes
         ([trained, "--data.held_out_classes", "[1]"], "data.held_out_classes: got ['1']; expected at least two"),
         ([trained, "--data.dataset", "cifar10"], "data: got images with in_channels 3; expected 1"),
         (
-            [trained, "--split", "val", "--data.val_fraction", "0"],
+            [trained, "--split", "val", "--data.val_fraction", "0", "--data.held_out_classes", "[]"],
             "--split val: MNISTDataModule has no validation images with these settings",
         ),
         ([trained, "--json", tmp_path], "cannot be written"),
