@@ -11,7 +11,7 @@ from arcface_pl.evaluation.measure import Embedded, evaluate
 
 def test_what_was_not_measured_is_printed_and_written() -> None:
     lone = evaluate(Embedded(torch.randn(3, 8), torch.arange(3)), list("abc"))
-    enough = evaluate(Embedded(torch.randn(24, 8), torch.arange(24) % 2), list("ab"))
+    enough = evaluate(Embedded(torch.randn(202, 8), torch.arange(202) % 2), list("ab"))
     sets = {"unseen": lone, "held_out": enough}
     reason = "verification, retrieval and identification: no class has two images"
     written = as_json(sets)
