@@ -229,6 +229,7 @@ def _train(cli: ArcFaceCLI, start: _Start) -> None:
         folder = claim(trainer, f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else "")
         metrics.begin(folder)
     tests = is_overridden("test_step", module) and _check_data(trainer, datamodule, "fit", "test")
+    tests = tests and fact(datamodule, "num_test") != 0
     report.announce(console, trainer, module, datamodule, folder, start.path)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())  # before processes share the classes
     begun = time.perf_counter()
@@ -278,6 +279,11 @@ def _evaluate(cli: ArcFaceCLI, start: _Start) -> None:
     command, datamodule = cli.command, cli.datamodule
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
+        datamodule.setup("test")
+        if command != "validate" and not datamodule.num_test:
+            got = f"{datamodule.dataset_name} without test images of trained classes"
+            remedy = "arcface-pl evaluate measures the held-out classes" if datamodule.held_out_class_names else ""
+            raise SettingsError(expected("data", got, f"images to {command} on", remedy))
     has_loaders = _check_data(trainer, datamodule, command)
     if not has_loaders and (command != "predict" or not _check_data(trainer, datamodule, "test")):
         what = "val" if command == "validate" else command
@@ -331,6 +337,6 @@ def _write_predictions(
     for index, (prediction, cosine) in enumerate(zip(joined["predictions"], joined["cosine"], strict=True)):
         angle = torch.rad2deg(torch.tensor(cosine, dtype=torch.float64).clamp(-1, 1).acos()).item()
         label = named(joined["labels"][index]) if "labels" in joined else None
-        row = [index, label, named(prediction), f"{cosine:.6f}", f"{angle:.3f}"]
+        row = [index, label, named(prediction), round(cosine, 6), round(angle, 3)]
         rows.append([*row, paths[index]] if paths else row)
     return write_csv_result(path, header, rows, replace=replace)
