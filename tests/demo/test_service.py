@@ -232,7 +232,19 @@ def test_it_serves_and_ends_in_order(trained: Path) -> None:
     import sys
 
     code = "from arcface_pl.cli import main; main()"
-    command = [sys.executable, "-c", code, "serve", str(trained), "--port", "0", "--accelerator", "cpu"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "serve",
+        str(trained),
+        "--port",
+        "0",
+        "--threshold",
+        "0.5",
+        "--accelerator",
+        "cpu",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
