@@ -34,7 +34,8 @@ examples:
   arcface-pl evaluate model.ckpt --protocol mnist-8-9 --figures figures
   arcface-pl evaluate model.ckpt --data.dataset fashion_mnist --split val
   arcface-pl evaluate model.ckpt --data ImageFolderDataModule --data.root photos
-  arcface-pl evaluate model.ckpt --data PairsDataModule --data.root lfw --data.pairs_file pairs.txt
+  arcface-pl evaluate model.ckpt --pairs lfw/pairs.txt --data.root lfw/images
+  arcface-pl evaluate model.ckpt --pairs lfw.bin
 """
 
 
@@ -51,6 +52,8 @@ def run(args: list[str]) -> None:
     """
     data_words, words = split_words(args)
     options = _parser().parse_args(words)
+    if options.pairs:
+        data_words = ["--data", "PairsDataModule", "--data.pairs_file", options.pairs, *data_words]
     request = parse_command_line("fit", data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
@@ -63,7 +66,11 @@ def run(args: list[str]) -> None:
     checkpoint = find_checkpoint(options.checkpoint)
     model = open_model(checkpoint, options.networks)
     data = data_of(checkpoint, model, request, options.split, options.protocol)
-    found = report.evaluate_data(model, data, options.split, device_of(options.accelerator))
+    pairs_as_insightface = options.insightface or getattr(data, "holds_images", False)
+    if pairs_as_insightface and getattr(data, "pairs", None) is None:
+        raise SettingsError(expected("--insightface", "data without a list of pairs", "--pairs"))
+    device = device_of(options.accelerator)
+    found = report.evaluate_data(model, data, options.split, device, as_insightface=pairs_as_insightface)
     results = {
         "checkpoint": str(checkpoint.path),
         "dataset": data.dataset_name if hasattr(data, "dataset_name") else type(data).__name__,
@@ -87,6 +94,12 @@ def _parser() -> ToolParser:
     listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
     parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint; last, best or last-good for the newest run's")
+    parser.add_argument(
+        "--pairs", metavar="FILE", help="a list of pairs, such as LFW's pairs.txt, or insightface's lfw.bin"
+    )
+    parser.add_argument(
+        "--insightface", action="store_true", help="score the pairs as insightface does, too (a .bin file always is)"
+    )
     parser.add_argument("--protocol", choices=PROTOCOLS, metavar="NAME", help="a fixed protocol; see below")
     parser.add_argument(
         "--split",

@@ -12,7 +12,8 @@ from arcface_pl.cli.parser import cell
 from arcface_pl.cli.result_files import write_json_result
 from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import SettingsError
-from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
+from arcface_pl.evaluation.insightface import insightface_lines, insightface_scores, with_mirrored
+from arcface_pl.evaluation.measure import FAR, Embedded, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
 from arcface_pl.figures.style import SOFTWARE
 from arcface_pl.metrics.functional import target_angles
@@ -49,7 +50,9 @@ _KINDS = {
 }
 
 
-def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.device) -> dict[str, Evaluation]:
+def evaluate_data(
+    model: TrainedModel, data: Any, split: str, device: torch.device, *, as_insightface: bool = False
+) -> dict[str, Evaluation]:
     """Evaluate a data module's classes and those it holds out.
 
     Args:
@@ -57,6 +60,7 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
         data: A data module after ``setup``.
         split: "val" or "test".
         device: Device of the network.
+        as_insightface: Score the pairs as insightface does as well, which embeds mirrored images too.
 
     Returns:
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
@@ -72,10 +76,15 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
     if fact(data, "held_out_class_names") and (unseen := data.held_out_dataloader(split)):
         sets["held_out"] = (unseen, data.held_out_class_names)
     roles = fact(data, "is_query", {}) if split == "test" else {}
-    network = model.to(device).backbone
+    network = with_mirrored(model.to(device).backbone) if as_insightface else model.to(device).backbone
     embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
     model.to("cpu")
-    return {
+    mirrored: dict[str, Any] = {}
+    if as_insightface:
+        for name, (both, labels) in embedded.items():
+            plain, mirrored[name] = both.chunk(2, dim=1)
+            embedded[name] = Embedded(plain, labels)
+    found = {
         name: evaluate(
             embedded[name],
             list(class_names),
@@ -85,6 +94,10 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
         )
         for name, (_, class_names) in sets.items()
     }
+    if as_insightface and pairs is not None:
+        name = next(iter(found))
+        found[name].scores["insightface"] = insightface_scores(embedded[name].embeddings, mirrored[name], pairs)
+    return found
 
 
 def as_json(found: dict[str, Evaluation]) -> dict[str, Any]:
@@ -136,7 +149,7 @@ def print_table(console: Console, dataset: str, split: str, found: dict[str, Eva
     table.add_column("")
     for name, each in found.items():
         table.add_column(
-            f"{_TITLES[name]}: {cell(_listed(each.class_names))}\n{each.num_images:,} images", justify="right"
+            f"{_TITLES[name]}{cell(_listed(each.class_names))}\n{each.num_images:,} images", justify="right"
         )
     for kind, title in _KINDS.items():
         scores = [each.scores.get(kind, {}) for each in found.values()]
@@ -152,10 +165,14 @@ def print_table(console: Console, dataset: str, split: str, found: dict[str, Eva
     for name, each in found.items():
         for text in each.not_measured:
             console.print(cell(f"{_TITLES[name]}: not measured: {text}"))
+        for line in insightface_lines(dataset, each.scores["insightface"]) if "insightface" in each.scores else ():
+            console.print(cell(line), soft_wrap=True)
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names) if sum(map(len, names)) < 24 else f"{len(names)}"
+    if not names:
+        return ""
+    return f": {', '.join(names)}" if sum(map(len, names)) < 24 else f": {len(names)}"
 
 
 def _pairs(scores: dict[str, float]) -> str:
