@@ -56,14 +56,12 @@ def run(args: list[str]) -> None:
     request = parse_command_line("fit", data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
-    from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
     from arcface_pl.checkpoints.runs import run_of
     from arcface_pl.cli import evaluation_report as report
-    from arcface_pl.cli.inputs import open_model
+    from arcface_pl.cli.inputs import find_model
 
     report.check_places(options.json, options.figures)
-    checkpoint = find_checkpoint(options.checkpoint)
-    model = open_model(checkpoint, options.networks)
+    checkpoint, model = find_model(options.checkpoint, options.networks)
     data = data_of(checkpoint, model, request, options.split, options.protocol)
     pairs_as_insightface = options.insightface or getattr(data, "holds_images", False)
     if pairs_as_insightface and getattr(data, "pairs", None) is None:
@@ -92,7 +90,9 @@ def run(args: list[str]) -> None:
 def _parser() -> ToolParser:
     listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
     parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint; last, best or last-good for the newest run's")
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="a checkpoint, or an ONNX file; last, best or last-good for the newest run's"
+    )
     parser.add_argument(
         "--pairs", metavar="FILE", help="a list of pairs, such as LFW's pairs.txt, or insightface's lfw.bin"
     )
@@ -129,7 +129,8 @@ def data_of(
     from arcface_pl.data import ImageDataModule, PairsDataModule
     from arcface_pl.data.protocol import check_loaders, check_names, fact
 
-    settings = settings_of_checkpoint(checkpoint, other_data=request.names_data)
+    known = bool(checkpoint.content)  # of an ONNX file nothing is
+    settings = settings_of_checkpoint(checkpoint, other_data=request.names_data) if known else {}
     if "data" not in settings and not request.names_data:
         raise SettingsError(
             f"{checkpoint.path}: it does not say what data it was trained on; give --data and its settings"

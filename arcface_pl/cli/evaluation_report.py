@@ -71,7 +71,7 @@ def evaluate_data(
     if not batches:
         raise SettingsError(f"--split val: {type(data).__name__} has no validation images with these settings")
     pairs = getattr(data, "pairs", None) if split == "test" else None
-    is_trained = list(data.class_names) == model.class_names
+    is_trained = bool(model.class_names) and list(data.class_names) == model.class_names
     sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)}
     if fact(data, "held_out_class_names") and (unseen := data.held_out_dataloader(split)):
         sets["held_out"] = (unseen, data.held_out_class_names)

@@ -15,6 +15,8 @@ from PIL import Image
 
 from arcface_pl import ArcFaceModule, MNISTDataModule
 from arcface_pl.cli import main
+from arcface_pl.cli.inputs import open_model
+from arcface_pl.data import PairsDataModule
 from arcface_pl.evaluation.measure import embed, evaluate
 
 QUICK = ["--data.dataset", "digits", "--max_epochs", "1", "--enable_progress_bar", "false"]
@@ -204,11 +206,13 @@ def test_a_verification_set_of_insightface(
         in " ".join(printed.split())
     )
     assert found["classes"] == []
-    model = ArcFaceModule.load_from_checkpoint(trained).eval()
-    mean, std = model.data_facts["normalization"]
-    pixels = (images / 255 - mean[0]) / std[0]
+    model = open_model(str(trained))
+    pairs = PairsDataModule(pairs_file="own.bin")
+    pairs.use_preprocessing(model.preprocessor)
+    pairs.setup("test")
+    pixels = next(iter(pairs.test_dataloader()))[0]
     with torch.no_grad():
-        lengths = torch.cat([model(pixels), model(pixels.flip(3))]).norm(dim=1)
+        lengths = torch.cat([model.backbone(pixels), model.backbone(pixels.flip(3))]).norm(dim=1)
     assert scores["xnorm"] == pytest.approx(float(lengths.mean()), rel=1e-5)
     run(trained, "--pairs", "pairs.txt", "--json", "plain.json")
     assert "insightface" not in json.loads(Path("plain.json").read_text())["unseen"]
