@@ -12,11 +12,12 @@ from arcface_pl.cli.parser import cell
 from arcface_pl.cli.result_files import write_json_result
 from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import SettingsError
-from arcface_pl.evaluation.insightface import insightface_lines, insightface_scores, with_mirrored
+from arcface_pl.evaluation.insightface import insightface_scores, with_mirrored
 from arcface_pl.evaluation.measure import FAR, Embedded, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
 from arcface_pl.figures.style import SOFTWARE
 from arcface_pl.metrics.functional import target_angles
+from arcface_pl.preprocessing import in_order
 from arcface_pl.recognizer import TrainedModel
 
 MOST_MISTAKES = 24
@@ -38,6 +39,8 @@ _LABELS = {
     "knn_accuracy": "k-NN accuracy, k = 5",
     "rank_1_of_1_enrolled": "rank 1, one image of each class enrolled",
     "rank_1_of_5_enrolled": "rank 1, five enrolled",
+    "one_shot_accuracy": "accuracy",
+    "one_shot_standard_error": "its standard error",
 }
 _NOT_SHOWN = {"pairs": ["tar_at_far_0.0001"]}  # only the JSON has it: published lists have too few pairs
 _TITLES = {"trained": "trained classes", "unseen": "other classes", "held_out": "held-out classes"}
@@ -47,11 +50,18 @@ _KINDS = {
     "pairs": "verification, listed pairs",
     "retrieval": "retrieval, each among the others",
     "identification": "identification, ten galleries",
+    "one_shot": "one-shot classification",
 }
 
 
 def evaluate_data(
-    model: TrainedModel, data: Any, split: str, device: torch.device, *, as_insightface: bool = False
+    model: TrainedModel,
+    data: Any,
+    split: str,
+    device: torch.device,
+    *,
+    flip: bool = False,
+    as_insightface: bool = False,
 ) -> dict[str, Evaluation]:
     """Evaluate a data module's classes and those it holds out.
 
@@ -60,30 +70,39 @@ def evaluate_data(
         data: A data module after ``setup``.
         split: "val" or "test".
         device: Device of the network.
-        as_insightface: Score the pairs as insightface does as well, which embeds mirrored images too.
+        flip: Embed each image together with its mirror image.
+        as_insightface: Score the pairs as insightface does as well, which embeds mirror images too.
 
     Returns:
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
     """
-    batches = data.test_dataloader() if split == "test" else None
-    if split == "val":
-        batches = data.val_dataloader() if fact(data, "num_val") else None
-    if not batches:
-        raise SettingsError(f"--split val: {type(data).__name__} has no validation images with these settings")
+    batches: Any = data.test_dataloader() if split == "test" else []
+    if split == "val" and fact(data, "num_val"):
+        batches = data.val_dataloader()
     pairs = getattr(data, "pairs", None) if split == "test" else None
     is_trained = bool(model.class_names) and list(data.class_names) == model.class_names
-    sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)}
+    sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)} if batches else {}
     if fact(data, "held_out_class_names") and (unseen := data.held_out_dataloader(split)):
         sets["held_out"] = (unseen, data.held_out_class_names)
+    if not sets:
+        kind = {"val": "validation"}.get(split, split)
+        raise SettingsError(f"--split {split}: {type(data).__name__} has no {kind} images with these settings")
     roles = fact(data, "is_query", {}) if split == "test" else {}
-    network = with_mirrored(model.to(device).backbone) if as_insightface else model.to(device).backbone
-    embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
+    network = model.to(device).backbone
+    insightface = {}
+    if as_insightface and pairs is not None:
+        (name,) = sets
+        both, labels = embed(with_mirrored(network), batches, device)
+        plain, mirrored = both.chunk(2, dim=1)
+        insightface["insightface"] = insightface_scores(plain, mirrored, pairs)
+        embedded = {name: Embedded((plain + mirrored) / 2 if flip else plain, labels)}
+    else:
+        embedded = {name: embed(network, batches, device, flip=flip) for name, (batches, _) in sets.items()}
     model.to("cpu")
-    mirrored: dict[str, Any] = {}
-    if as_insightface:
-        for name, (both, labels) in embedded.items():
-            plain, mirrored[name] = both.chunk(2, dim=1)
-            embedded[name] = Embedded(plain, labels)
+    if "held_out" in sets:  # the other split may have other classes
+        classes, labels = embedded["held_out"].labels.unique(return_inverse=True)
+        embedded["held_out"] = embedded["held_out"]._replace(labels=labels)
+        sets["held_out"] = (unseen, [data.held_out_class_names[label] for label in classes.tolist()])
     found = {
         name: evaluate(
             embedded[name],
@@ -91,12 +110,11 @@ def evaluate_data(
             head=model.head if name == "trained" else None,
             pairs=None if name == "held_out" else pairs,
             is_query=roles.get("held_out" if name == "held_out" else "test"),
+            runs=fact(data, "one_shot_runs", {}).get(split) if name == "held_out" else None,
         )
         for name, (_, class_names) in sets.items()
     }
-    if as_insightface and pairs is not None:
-        name = next(iter(found))
-        found[name].scores["insightface"] = insightface_scores(embedded[name].embeddings, mirrored[name], pairs)
+    next(iter(found.values())).scores.update(insightface)
     return found
 
 
@@ -143,9 +161,9 @@ def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Pa
         raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
 
 
-def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:
-    """Print one table, a column a set of images."""
-    table = Table(title=cell(f"{dataset}, {split}"), title_justify="left")
+def print_table(console: Console, title: str, found: dict[str, Evaluation]) -> None:
+    """Print one table, a column per set of images."""
+    table = Table(title=cell(title), title_justify="left")
     table.add_column("")
     for name, each in found.items():
         table.add_column(
@@ -157,16 +175,14 @@ def print_table(console: Console, dataset: str, split: str, found: dict[str, Eva
         rows = [score for score in _LABELS if score in shown and any(score in each for each in scores)]
         if rows:
             table.add_section()
-            table.add_row(f"[bold]{title}", *map(_pairs, scores))
+            table.add_row(f"[bold]{title}", *map(_count, scores))
         for score in rows:
-            cells = (_shown(score, each.scores.get(kind, {}).get(score), each) for each in found.values())
+            cells = (_shown(score, each.scores.get(kind, {}), each) for each in found.values())
             table.add_row(f"  {_LABELS[score]}", *cells)
     console.print(table)
     for name, each in found.items():
         for text in each.not_measured:
             console.print(cell(f"{_TITLES[name]}: not measured: {text}"))
-        for line in insightface_lines(dataset, each.scores["insightface"]) if "insightface" in each.scores else ():
-            console.print(cell(line), soft_wrap=True)
 
 
 def _listed(names: list[str]) -> str:
@@ -175,14 +191,17 @@ def _listed(names: list[str]) -> str:
     return f": {', '.join(names)}" if sum(map(len, names)) < 24 else f": {len(names)}"
 
 
-def _pairs(scores: dict[str, float]) -> str:
+def _count(scores: dict[str, float]) -> str:
     total = scores.get("num_genuine", 0) + scores.get("num_impostor", 0)
-    return f"{total:,} pairs" if total else ""
+    return f"{total:,} pairs" if total else f"{scores['num_runs']:,} runs" if "num_runs" in scores else ""
 
 
-def _shown(score: str, value: float | None, each: Evaluation) -> str:
+def _shown(score: str, scores: dict[str, float], each: Evaluation) -> str:
+    value = scores.get(score)
     if value is None:
         return ""
+    if (error := scores.get(f"{score}_standard_error")) is not None:
+        return f"{value:.2%} \N{PLUS-MINUS SIGN} {error:.2%}"
     if score.endswith("_mean"):
         return f"{value:.1f}\N{DEGREE SIGN}"
     if score == "accuracy":
@@ -204,7 +223,7 @@ def save_figures(
         closed, trained = None, name == "trained"
         if trained:
             batches = data.val_dataloader() if split == "val" else data.test_dataloader()
-            closed = _closed_set(model.head, each, batches)
+            closed = _closed_set(model, each, batches)
         evaluated = Evaluated(split, each.class_names, *each.embedded, each.curve, closed, history if trained else None)
         try:
             paths += save_all(evaluated, folder / name)
@@ -213,12 +232,14 @@ def save_figures(
     return paths
 
 
-def _closed_set(head: Any, each: Evaluation, batches: Any) -> ClosedSet:
+def _closed_set(model: TrainedModel, each: Evaluation, batches: Any) -> ClosedSet:
+    head: Any = model.head
     embeddings, labels = each.embedded
     predictions = head(embeddings).argmax(1)
     angles = torch.rad2deg(head.cosine(embeddings).double().clamp(-1, 1).acos())
     wrong = (predictions != labels).nonzero().flatten()
-    images = torch.cat([images_and_labels(batch)[0].cpu() for batch in batches])[wrong]
+    inputs = torch.cat([images_and_labels(batch)[0].cpu() for batch in batches])[wrong]
+    images = in_order(inputs, model.preprocessor.channel_order)
     shown = (angles[wrong, classes[wrong]] for classes in (labels, predictions))
     own = target_angles(embeddings, labels, head.weight, sub_centers=head.sub_centers)
     counts = torch.bincount(labels * head.num_classes + predictions, minlength=head.num_classes**2)

@@ -40,26 +40,22 @@ class OnnxBackbone(Backbone):
         session: Of the file.
         shape: Of the input: images at once (0 for any number), channels, height and width.
         layout: "nchw" or "nhwc".
-        reverses: Whether the network takes blue, green, red.
         digest: SHA-256 of the file.
     """
 
     sha256: Tensor
 
-    def __init__(
-        self, session: Any, shape: tuple[int, int, int], layout: Layout, *, reverses: bool, digest: bytes
-    ) -> None:
+    def __init__(self, session: Any, shape: tuple[int, int, int], layout: Layout, *, digest: bytes) -> None:
         super().__init__()
         self.at_once, self.in_channels, self.image_size = shape
-        self.layout, self.reverses = layout, reverses
-        self._session = session
+        self.layout, self._session = layout, session
         self.register_buffer("sha256", torch.frombuffer(bytearray(digest), dtype=torch.uint8))  # for fingerprints
         self.embedding_dim = 0
         blank = torch.zeros(1, self.in_channels, self.image_size, self.image_size)
         self.embedding_dim = self(blank).shape[1]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images, (B, C, S, S) in RGB, on the CPU."""
+        """Embed images, (B, C, S, S), on the CPU."""
         chunks = images.float().cpu().split(self.at_once or len(images)) if len(images) else ()
         rows = [self._run(chunk) for chunk in chunks]
         return torch.cat(rows).to(images.device) if rows else images.new_empty(0, self.embedding_dim)
@@ -68,7 +64,6 @@ class OnnxBackbone(Backbone):
         count = len(images)
         if self.at_once > count:  # the last ones of a network for a fixed number
             images = torch.cat((images, images[-1:].expand(self.at_once - count, -1, -1, -1)))
-        images = images.flip(1) if self.reverses else images
         given = images.permute(0, 2, 3, 1) if self.layout == "nhwc" else images
         place = self._session.get_inputs()[0]
         values = np.ascontiguousarray(given.numpy()).astype(np.float16 if "float16" in place.type else np.float32)
@@ -123,12 +118,13 @@ def read_onnx(path: str | Path, given: Mapping[str, Any]) -> TrainedModel:
     channels = 1 if settings["channel_order"] == "gray" else 3
     layout, size, at_once = _shape(path, list(place.shape), settings, channels)
     mean, std = (_per_channel(path, name, settings[name], channels) for name in ("mean", "std"))
-    shape, reverses = (at_once, channels, size), settings["channel_order"] == "bgr"
-    order = -1 if reverses else 1
-    preprocessor = Preprocessor(size, channels, mean[::order], std[::order])
+    if settings["channel_order"] == "bgr":  # a Preprocessor has them in RGB
+        preprocessor = Preprocessor(size, channels, mean[::-1], std[::-1], channel_order="bgr")
+    else:
+        preprocessor = Preprocessor(size, channels, mean, std)
     try:
         digest = hashlib.sha256(path.read_bytes()).digest()
-        backbone = OnnxBackbone(session, shape, layout, reverses=reverses, digest=digest)
+        backbone = OnnxBackbone(session, (at_once, channels, size), layout, digest=digest)
     except UserError as error:
         raise ExportError(f"{path}: {error}") from None
     except Exception as error:  # ONNX Runtime's own, which only it can import
