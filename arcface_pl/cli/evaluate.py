@@ -36,6 +36,7 @@ examples:
   arcface-pl evaluate model.ckpt --data ImageFolderDataModule --data.root photos
   arcface-pl evaluate model.ckpt --pairs lfw/pairs.txt --data.root lfw/images --flip
   arcface-pl evaluate model.ckpt --pairs lfw.bin
+  arcface-pl evaluate sface.onnx --pairs lfw.bin --onnx.mean 0 --onnx.std 1 --onnx.channel_order rgb
 """
 
 
