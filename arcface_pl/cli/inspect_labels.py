@@ -21,10 +21,9 @@ Find images whose label looks wrong: all images are ranked by the angle to the c
 the nearest other class, in degrees. Above 0, an image looks like the other class. Images that two classes share,
 identical or nearly so, are listed as well.
 
-A network that has trained on a wrong label may have learned it by heart. --folds 5 trains five new networks with the
-settings of the checkpoint's run, each without a fifth of the training images, and judges every image by the one that
-has not seen it: five times about the time of the run, and the way to find wrong labels among training images. Without
---folds, the checkpoint's own network judges: at once, and sound for images that it was not trained on.
+A network that has trained on a wrong label may have learned it by heart. --folds 2 trains two new networks with the
+settings of the checkpoint's run, each without half of the training images, and judges every image by the one that has
+not seen it: about twice the time of the run. Without --folds the checkpoint's own network judges, at once.
 
 The data are those of the checkpoint's run; --data and --data.SETTING change them as in 'arcface-pl fit'. If their
 classes are not the network's, class centers are means of the images of each class.
@@ -34,7 +33,7 @@ shared.png (pairs of images of two classes) and labels.json (all of it)."""
 
 _EPILOG = """\
 examples:
-  arcface-pl inspect best --folds 5
+  arcface-pl inspect best --folds 2
   arcface-pl inspect best --split test --output audit
   arcface-pl inspect best --data ImageFolderDataModule --data.root photos"""
 

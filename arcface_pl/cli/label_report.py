@@ -101,7 +101,7 @@ def print_findings(found: Findings, facts: dict[str, Any], most: int) -> None:
         console.print(f"not measured: {facts['not_measured']}")
     if not facts["folds"] and "train" in found.audited.loaders:
         console.print("The network has trained on the training images: wrong labels that it has learned are not found.")
-        console.print("--folds 5 judges each image by a network that has not seen it; it trains five.")
+        console.print("--folds 2 trains two networks, and judges each image by the one that has not seen it.")
 
 
 def write(found: Findings, facts: dict[str, Any], folder: Path, num_shown: int) -> None:
