@@ -85,4 +85,4 @@ class Refit:
         return cli.model.backbone, cli.model.head
 
     def _build(self) -> Any:
-        return ArcFaceCLI(self.settings, self.flags)
+        return ArcFaceCLI(self.settings, self.flags, command="inspect")  # which leaves no run behind

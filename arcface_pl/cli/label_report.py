@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ class Findings:
         """Number of images nearer to another class than to their own."""
         return int((self.angles.score > 0).sum())
 
+    @cached_property
     def rows(self) -> list[tuple[Any, ...]]:
         """Return the values of `COLUMNS` for every image, the most suspicious first; None if unknown."""
-        values = zip(*(each.tolist() for each in (*self.angles, self.angles.score)), strict=True)
-        known = list(values)
+        known = list(zip(*(each.tolist() for each in (*self.angles, self.angles.score)), strict=True))
         rows = []
         for rank, place in enumerate(self.angles.ranked().tolist(), start=1):
             target, other, nearest, dominant, score = known[place]
@@ -55,10 +56,14 @@ class Findings:
             rows.append((rank, *self._image(place), self.class_names[nearest], *angles, dominant))
         return rows
 
+    @cached_property
+    def pairs(self) -> list[tuple[int, int, float]]:
+        """Images of two classes that are alike, the most similar first; see `Twins.pairs`."""
+        return self.twins.pairs()
+
     def shared_rows(self) -> list[tuple[Any, ...]]:
         """Return the values of `SHARED_COLUMNS` for every pair, the most similar first."""
-        pairs = self.twins.pairs()
-        return [(*self._image(first), *self._image(second), round(value, 4)) for first, second, value in pairs]
+        return [(*self._image(first), *self._image(second), round(value, 4)) for first, second, value in self.pairs]
 
     def _image(self, place: int) -> tuple[str, str, str]:
         audited = self.audited
@@ -84,13 +89,13 @@ def check_places(folder: Path) -> None:
 def print_findings(found: Findings, facts: dict[str, Any], most: int) -> None:
     """Print how many labels look wrong, and the most suspicious images as a table."""
     console = Console(emoji=False)
-    count, shared = len(found.audited.labels), len(found.twins.pairs())
+    count, shared = len(found.audited.labels), len(found.pairs)
     table = Table(title=f"the most suspicious of {count:,} images", title_justify="left")
     for name, justify in (("image", "left"), ("label", "left"), ("looks like", "left"), ("own class", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("other class", justify="right")
     table.add_column("score", justify="right")
-    for _, path, split, label, looks_like, *angles, _ in found.rows()[:most]:
+    for _, path, split, label, looks_like, *angles, _ in found.rows[:most]:
         name = f"{split} {path}" if path.isdecimal() else path
         shown = ("" if each is None else f"{each:.1f}{_DEGREE}" for each in angles)
         table.add_row(cell(name), cell(label), cell(looks_like), *shown)
@@ -116,7 +121,7 @@ def write(found: Findings, facts: dict[str, Any], folder: Path, num_shown: int) 
     Raises:
         SettingsError: If a file cannot be written.
     """
-    rows, shared = found.rows(), found.shared_rows()
+    rows, shared = found.rows, found.shared_rows()
     where = {"option": "--output"}
     try:
         for sheet in ("labels.png", "shared.png"):  # of an earlier inspection: `check_places` has seen to that
@@ -142,16 +147,16 @@ def _draw(found: Findings, folder: Path, most: int) -> None:
     places = found.angles.ranked()[:most].tolist()
     captions = [
         f"{shorten(label)},\nlike {shorten(other)}\n{'' if score is None else f'score {score:.0f}{_DEGREE}'}"
-        for _, _, _, label, other, _, _, score, _ in found.rows()[: len(places)]
+        for _, _, _, label, other, _, _, score, _ in found.rows[: len(places)]
     ]
     title = f"The {len(places)} most suspicious labels of {len(found.audited.labels):,}"
     _save(found, places, captions, title, folder / "labels.png")
-    pairs = found.twins.pairs()[: most // 2]
+    pairs = found.pairs[: most // 2]
     if pairs:
         places = [place for first, second, _ in pairs for place in (first, second)]
         names = [shorten(found.class_names[found.audited.labels[place]]) for place in places]
         captions = [f"{name}\npair {i // 2 + 1}, {pairs[i // 2][2]:.3f}" for i, name in enumerate(names)]
-        title = f"{len(pairs)} of {len(found.twins.pairs()):,} pairs of images that two classes share"
+        title = f"{len(pairs)} of {len(found.pairs):,} pairs of images that two classes share"
         _save(found, places, captions, title, folder / "shared.png")
 
 

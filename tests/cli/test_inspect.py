@@ -150,9 +150,12 @@ def test_planted_labels_are_found_from_the_command_line(place: Path) -> None:
     small = ["--data.image_size", "28", "--data.in_channels", "1", "--data.flip", "false", "--data.num_workers", "0"]
     small += ["--model.backbone", "FastCNN", "--accelerator", "cpu", "--data.root", "digits", "--data.batch_size", "32"]
     main(["fit", "-c", "folder", *small, "--max_epochs", "6", "--model.head.margin", "0.2"])
+    before = set(place.rglob("*"))
     with pytest.raises(SystemExit) as ended:
         main(["inspect", "best", "--folds", "3"])
     assert not ended.value.code
+    left = {path.name for path in set(place.rglob("*")) - before}
+    assert left - {"inspect", "labels.csv", "labels.json", "labels.png", "shared.csv", "shared.png"} == set()
     rows = read("lightning_logs/version_0/inspect/labels.csv")
     assert len(rows) == 600
     first = {row["path"] for row in rows[:60]}
