@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcface_pl.cli.command_line import Request, parse_command_line
-from arcface_pl.cli.evaluate import data_of, device_of, split_words
-from arcface_pl.cli.parser import ToolParser, number
+from arcface_pl.cli.evaluate import data_of, device_of
+from arcface_pl.cli.parser import ToolParser, number, split_words
 from arcface_pl.errors import DataError, SettingsError, expected
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run(args: list[str]) -> None:
     Raises:
         UserError: If the checkpoint, the data, a setting or a path cannot be used.
     """
-    data_words, words = split_words(args)
+    data_words, words = split_words(args, "--data")
     given = _parse(words)
     request = parse_command_line("fit", data_words, ())
     from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
