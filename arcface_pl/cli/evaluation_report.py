@@ -16,6 +16,7 @@ from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
 from arcface_pl.figures.style import SOFTWARE
 from arcface_pl.metrics.functional import target_angles
+from arcface_pl.preprocessing import in_order
 from arcface_pl.recognizer import TrainedModel
 
 MOST_MISTAKES = 24
@@ -52,7 +53,9 @@ _KINDS = {
 }
 
 
-def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.device) -> dict[str, Evaluation]:
+def evaluate_data(
+    model: TrainedModel, data: Any, split: str, device: torch.device, *, flip: bool = False
+) -> dict[str, Evaluation]:
     """Evaluate a data module's classes and those it holds out.
 
     Args:
@@ -60,6 +63,7 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
         data: A data module after ``setup``.
         split: "val" or "test".
         device: Device of the network.
+        flip: Embed each image together with its mirror image.
 
     Returns:
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
@@ -77,7 +81,7 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
         raise SettingsError(f"--split {split}: {type(data).__name__} has no {kind} images with these settings")
     roles = fact(data, "is_query", {}) if split == "test" else {}
     network = model.to(device).backbone
-    embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
+    embedded = {name: embed(network, batches, device, flip=flip) for name, (batches, _) in sets.items()}
     model.to("cpu")
     if "held_out" in sets:  # the other split may have other classes
         classes, labels = embedded["held_out"].labels.unique(return_inverse=True)
@@ -139,9 +143,9 @@ def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Pa
         raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
 
 
-def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:
-    """Print one table, a column a set of images."""
-    table = Table(title=cell(f"{dataset}, {split}"), title_justify="left")
+def print_table(console: Console, title: str, found: dict[str, Evaluation]) -> None:
+    """Print one table, a column per set of images."""
+    table = Table(title=cell(title), title_justify="left")
     table.add_column("")
     for name, each in found.items():
         table.add_column(
@@ -155,7 +159,7 @@ def print_table(console: Console, dataset: str, split: str, found: dict[str, Eva
             table.add_section()
             table.add_row(f"[bold]{title}", *map(_count, scores))
         for score in rows:
-            cells = (_shown(score, each.scores.get(kind, {}).get(score), each) for each in found.values())
+            cells = (_shown(score, each.scores.get(kind, {}), each) for each in found.values())
             table.add_row(f"  {_LABELS[score]}", *cells)
     console.print(table)
     for name, each in found.items():
@@ -172,9 +176,12 @@ def _count(scores: dict[str, float]) -> str:
     return f"{total:,} pairs" if total else f"{scores['num_runs']:,} runs" if "num_runs" in scores else ""
 
 
-def _shown(score: str, value: float | None, each: Evaluation) -> str:
+def _shown(score: str, scores: dict[str, float], each: Evaluation) -> str:
+    value = scores.get(score)
     if value is None:
         return ""
+    if (error := scores.get(f"{score}_standard_error")) is not None:
+        return f"{value:.2%} \N{PLUS-MINUS SIGN} {error:.2%}"
     if score.endswith("_mean"):
         return f"{value:.1f}\N{DEGREE SIGN}"
     if score == "accuracy":
@@ -196,7 +203,7 @@ def save_figures(
         closed, trained = None, name == "trained"
         if trained:
             batches = data.val_dataloader() if split == "val" else data.test_dataloader()
-            closed = _closed_set(model.head, each, batches)
+            closed = _closed_set(model, each, batches)
         evaluated = Evaluated(split, each.class_names, *each.embedded, each.curve, closed, history if trained else None)
         try:
             paths += save_all(evaluated, folder / name)
@@ -205,12 +212,14 @@ def save_figures(
     return paths
 
 
-def _closed_set(head: Any, each: Evaluation, batches: Any) -> ClosedSet:
+def _closed_set(model: TrainedModel, each: Evaluation, batches: Any) -> ClosedSet:
+    head: Any = model.head
     embeddings, labels = each.embedded
     predictions = head(embeddings).argmax(1)
     angles = torch.rad2deg(head.cosine(embeddings).double().clamp(-1, 1).acos())
     wrong = (predictions != labels).nonzero().flatten()
-    images = torch.cat([images_and_labels(batch)[0].cpu() for batch in batches])[wrong]
+    inputs = torch.cat([images_and_labels(batch)[0].cpu() for batch in batches])[wrong]
+    images = in_order(inputs, model.preprocessor.channel_order)
     shown = (angles[wrong, classes[wrong]] for classes in (labels, predictions))
     own = target_angles(embeddings, labels, head.weight, sub_centers=head.sub_centers)
     counts = torch.bincount(labels * head.num_classes + predictions, minlength=head.num_classes**2)

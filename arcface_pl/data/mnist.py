@@ -13,7 +13,7 @@ from arcface_pl.data.sources.catalog import CATALOG, DatasetSpec
 from arcface_pl.data.sources.find import fetch_dataset, find_folder, how_to_get, is_first_of_machine, load_dataset
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_choice
-from arcface_pl.preprocessing import style_of_dataset
+from arcface_pl.preprocessing import check_channel_order, style_of_dataset
 
 _LOG = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ class MNISTDataModule(ImageDataModule):
         self.data_dir = data_dir
         self.dataset = dataset
         self._wanted = CATALOG["mnist" if dataset == "auto" else dataset]
+        check_channel_order(self.channel_order, self._wanted.in_channels)
         self._found: DatasetSpec | None = None
         _ = self.class_split  # raises before any work
 

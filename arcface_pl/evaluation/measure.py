@@ -35,6 +35,19 @@ NUM_NEIGHBOURS = 5
 NUM_DRAWS = 10  # random galleries per number of enrolled images
 
 
+def with_mirror_images(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Embed each image together with its mirror image: the flip test of face recognition.
+
+    Args:
+        network: Maps images (B, C, H, W) to embeddings (B, D).
+
+    Returns:
+        The same, with the mean of both embeddings: the direction of their sum, at the length of one, which a head
+        without normalization depends on.
+    """
+    return lambda images: (network(images) + network(images.flip(-1))) / 2
+
+
 class Embedded(NamedTuple):
     """Embeddings of a set of images, on the CPU.
 
@@ -76,6 +89,8 @@ def embed(
     network: Callable[[Tensor], Tensor],
     batches: Iterable[Any],
     device: torch.device | str = "cpu",
+    *,
+    flip: bool = False,
 ) -> Embedded:
     """Embed all images of a loader.
 
@@ -83,10 +98,12 @@ def embed(
         network: Maps images (B, C, H, W) to embeddings (B, D), in evaluation mode, on ``device``.
         batches: Images and labels, in any form of `arcface_pl.data.protocol.images_and_labels`.
         device: Device of the network.
+        flip: Embed each image together with its mirror image; see `with_mirror_images`.
 
     Returns:
         Embeddings and labels in the order of the batches.
     """
+    network = with_mirror_images(network) if flip else network
     embeddings, labels = [], []
     for images, numbers in map(labelled, batches):
         embeddings.append(network(images.to(device)).float().cpu())

@@ -65,6 +65,20 @@ def test_table_and_json_hold_both_sets(trained: Path, capsys: pytest.CaptureFixt
     assert f"{found['trained']['retrieval']['recall_at_1']:.2%}" in printed
 
 
+def test_the_flip_test_is_that_of_the_doubled_network(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    run(trained, "--flip")
+    assert "digits, test, with mirror images" in capsys.readouterr().out
+    found = json.loads((trained.parent.parent / "evaluate-digits-flip.json").read_text())
+    module = ArcFaceModule.load_from_checkpoint(trained)
+    data = MNISTDataModule(dataset="digits", held_out_classes=[8, 9])
+    data.prepare_data()
+    data.setup("test")
+    data.normalize_as(*module.data_facts["normalization"])
+    doubled = embed(lambda images: module(images) + module(images.flip(-1)), data.held_out_dataloader("test"))
+    assert found["flip"] is True
+    assert found["held_out"]["verification"] == pytest.approx(evaluate(doubled, list("89")).scores["verification"])
+
+
 def test_validation_looks_at_the_runs_own_validation_images(trained: Path, tmp_path: Path) -> None:
     run(trained, "--split", "val", "--json", tmp_path / "val.json")
     found = json.loads((tmp_path / "val.json").read_text())
@@ -153,7 +167,7 @@ def test_a_mistake_ends_in_one_line(trained: Path, tmp_path: Path, capsys: pytes
         ([trained, "--data.held_out_classes", "[1]"], "data.held_out_classes: got ['1']; expected at least two"),
         ([trained, "--data.dataset", "cifar10"], "data: got images with in_channels 3; expected 1"),
         (
-            [trained, "--split", "val", "--data.val_fraction", "0"],
+            [trained, "--split", "val", "--data.val_fraction", "0", "--data.held_out_classes", "[]"],
             "--split val: MNISTDataModule has no validation images with these settings",
         ),
         ([trained, "--json", tmp_path], "cannot be written"),

@@ -66,6 +66,19 @@ def test_embed_keeps_the_order_of_the_batches() -> None:
     assert embedded.labels.equal(labels)
 
 
+def test_the_flip_test_adds_the_mirror_images() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
+    images, labels = torch.randn(6, 1, 3, 4), torch.tensor([0, 0, 1, 1, 2, 2])
+    with torch.no_grad():
+        mirrored = torch.from_numpy(images.numpy()[..., ::-1].copy())
+        total = network(images) + network(mirrored)
+        found = embed(network, [(images[:4], labels[:4]), (images[4:], labels[4:])], flip=True)
+    torch.testing.assert_close(found.embeddings, total / 2, rtol=0, atol=1e-6)
+    assert evaluate(found, list("abc")).scores == evaluate(Embedded(total, labels), list("abc")).scores
+    assert found.labels.equal(labels)
+
+
 def test_verification_is_scikit_learns() -> None:
     embedded = clusters(60, 4)
     scores = evaluate(embedded, list("abcd")).scores["verification"]

@@ -70,7 +70,7 @@ class EvaluationFigures(ScoredCallback):
         rows = share_of_rows(labels, self.num_images, num_batches_of(trainer), batch_idx)
         self._parts.append((scored["embeddings"][rows], labels[rows]))
         found = scored_batch(self, scored, "labels", "predictions", "target_angle", "predicted_angle")
-        images = images_of(self, batch, len(labels), None if self._mistakes is None else self._mistakes.images)
+        images = images_of(self, trainer, batch, len(labels), None if self._mistakes is None else self._mistakes.images)
         if found is None or images is None:
             return
         self._num_images += len(labels)
