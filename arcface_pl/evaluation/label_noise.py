@@ -183,8 +183,8 @@ def find_twins(small: Tensor, digests: Sequence[bytes], labels: Tensor, least: f
     if least < 1 and len(labels) <= MOST_COMPARED:
         for chunk in torch.arange(len(labels)).split(_ROWS):
             cosine = cosine_block(small[chunk], small).masked_fill_(labels[chunk, None] == labels, -1)
-            best, place = cosine.max(dim=1)
-            index[chunk], similarity[chunk] = place.where(best >= least, -1), best.clamp(0, 1).where(best >= least, 0)
+            best, nearest = cosine.max(dim=1)
+            index[chunk], similarity[chunk] = nearest.where(best >= least, -1), best.clamp(0, 1).where(best >= least, 0)
     groups = defaultdict(list)
     for place, digest in enumerate(digests):
         groups[digest].append(place)

@@ -41,9 +41,9 @@ STYLES = {0: ("#D55E00", "--"), 2: ("#0072B2", "-")}
 class Planted(ImageDataModule):
     """Training images in memory, with the labels that are given."""
 
-    in_channels, image_size = 1, 28  # type: ignore[assignment]  # properties of the base class, constant here
-    dataset_name = property(lambda self: self.name)  # type: ignore[assignment]
-    all_class_names = property(lambda self: self.names)  # type: ignore[assignment]
+    in_channels, image_size = 1, 28
+    dataset_name = property(lambda self: self.name)
+    all_class_names = property(lambda self: self.names)
 
     def __init__(self, name: str, images: LabelledImages, num_classes: int, **kwargs: Any) -> None:
         self.name, self.given, self.names = name, images, [str(number) for number in range(num_classes)]
