@@ -82,7 +82,9 @@ def run(args: list[str]) -> None:
     if options.figures:
         history = angle_history_of(checkpoint.content)
         paths = report.save_figures(model, data, options.split, found, options.figures, history)
-        console.print(f"{len(paths)} figures in {cell(options.figures)}", soft_wrap=True)
+        tables = [path.name for path in paths if path.suffix == ".csv"]
+        written = ", ".join([f"{len(paths) - len(tables)} figures", *tables])
+        console.print(f"{written} in {cell(options.figures)}", soft_wrap=True)
 
 
 def _parser() -> ToolParser:

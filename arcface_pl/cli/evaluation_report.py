@@ -8,14 +8,17 @@ from rich.console import Console
 from rich.table import Table
 
 from arcface_pl.checkpoints.results import check_result
+from arcface_pl.cli.mistake_tables import CONFUSIONS, MISTAKES, write_confusions, write_mistakes
 from arcface_pl.cli.parser import cell
 from arcface_pl.cli.result_files import write_json_result
+from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import SettingsError
+from arcface_pl.evaluation.judged import Judged, judge
 from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
+from arcface_pl.figures.confusion import count_confusions
 from arcface_pl.figures.style import SOFTWARE
-from arcface_pl.metrics.functional import target_angles
 from arcface_pl.preprocessing import in_order
 from arcface_pl.recognizer import TrainedModel
 
@@ -35,7 +38,7 @@ _LABELS = {
     "recall_at_10": "recall@10",
     "r_precision": "R-precision",
     "map_at_r": "MAP@R",
-    "knn_accuracy": "k-NN accuracy, k = 5",
+    "knn_accuracy": "k-NN accuracy",
     "rank_1_of_1_enrolled": "rank 1, one image of each class enrolled",
     "rank_1_of_5_enrolled": "rank 1, five enrolled",
     "one_shot_accuracy": "accuracy",
@@ -120,6 +123,9 @@ def check_places(json_file: Path | None, figures: Path | None) -> None:
     for path in sorted(each for name in _TITLES for each in (figures or Path()).glob(f"{name}/*.png")):
         if figures is not None:
             check_result("--figures", path, SOFTWARE)
+    for header, name in ((MISTAKES, "mistakes.csv"), (CONFUSIONS, "confusions.csv")):
+        if figures is not None:
+            check_result("--figures", figures / "trained" / name, ",".join(header).encode())
 
 
 def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Path:
@@ -186,6 +192,8 @@ def _shown(score: str, scores: dict[str, float], each: Evaluation) -> str:
         return f"{value:.1f}\N{DEGREE SIGN}"
     if score == "accuracy":
         return f"{value:.2%} ({round(value * each.num_images):,})"
+    if score == "knn_accuracy":
+        return f"{value:.2%} (k = {each.scores['retrieval']['knn_neighbours']:.0f})"
     return f"{value:.4f}" if score == "auc" else f"{value:.2%}"
 
 
@@ -193,42 +201,58 @@ def _shown(score: str, scores: dict[str, float], each: Evaluation) -> str:
 def save_figures(
     model: TrainedModel, data: Any, split: str, found: dict[str, Evaluation], folder: Path, history: AngleHistory | None
 ) -> list[Path]:
-    """Draw what there is to draw of each set, in a folder a set; with the trained classes, the angles over training.
+    """Draw what there is to draw of each set, in a folder a set.
+
+    With the trained classes also the angles over training, and mistakes.csv and confusions.csv.
+
+    Returns:
+        The files written.
 
     Raises:
         SettingsError: If a file cannot be written.
     """
     paths = []
     for name, each in found.items():
-        closed, trained = None, name == "trained"
-        if trained:
-            batches = data.val_dataloader() if split == "val" else data.test_dataloader()
-            closed = _closed_set(model, each, batches)
+        closed, judged, trained = None, None, name == "trained"
+        batches = data.val_dataloader() if split == "val" else data.test_dataloader()
+        if trained and model.head.num_classes > 1:
+            judged = judge(model.head, *each.embedded)
+            closed = _closed_set(model, judged, batches)
         evaluated = Evaluated(split, each.class_names, *each.embedded, each.curve, closed, history if trained else None)
         try:
             paths += save_all(evaluated, folder / name)
+            if judged is not None:
+                names, files, place = each.class_names, paths_of(batches), folder / name
+                paths.append(write_mistakes(place / "mistakes.csv", judged, names, files, option="--figures"))
+                paths.append(write_confusions(place / "confusions.csv", judged, names, option="--figures"))
         except OSError as error:
             raise SettingsError(f"--figures {folder}: cannot be written ({error.strerror})") from None
     return paths
 
 
-def _closed_set(model: TrainedModel, each: Evaluation, batches: Any) -> ClosedSet:
+def _closed_set(model: TrainedModel, judged: Judged, batches: Any) -> ClosedSet:
     head: Any = model.head
-    embeddings, labels = each.embedded
-    predictions = head(embeddings).argmax(1)
-    angles = torch.rad2deg(head.cosine(embeddings).double().clamp(-1, 1).acos())
-    wrong = (predictions != labels).nonzero().flatten()
-    inputs = torch.cat([images_and_labels(batch)[0].cpu() for batch in batches])[wrong]
-    images = in_order(inputs, model.preprocessor.channel_order)
-    shown = (angles[wrong, classes[wrong]] for classes in (labels, predictions))
-    own = target_angles(embeddings, labels, head.weight, sub_centers=head.sub_centers)
-    counts = torch.bincount(labels * head.num_classes + predictions, minlength=head.num_classes**2)
+    wrong = judged.mistakes()
+    shown = wrong[:MOST_MISTAKES]
+    images = in_order(_images_at(batches, shown.tolist()), model.preprocessor.channel_order)
+    columns = (judged.labels, judged.predictions, judged.target_angle, judged.predicted_angle)
     return ClosedSet(
         centers=head.weight.detach(),
         sub_centers=head.sub_centers,
-        confusion=counts.view(head.num_classes, -1),
-        angles=(count_degrees(torch.rad2deg(own.target)), count_degrees(torch.rad2deg(own.nearest_other))),
-        mistakes=Mistakes(images, labels[wrong], predictions[wrong], *shown).hardest(MOST_MISTAKES),
+        confusion=count_confusions(judged.labels, judged.predictions, head.num_classes),
+        angles=(count_degrees(judged.target_angle), count_degrees(judged.nearest_other_angle)),
+        mistakes=Mistakes(images, *(column[shown] for column in columns)),
         num_wrong=len(wrong),
-        num_images=len(labels),
+        num_images=len(judged.labels),
     )
+
+
+def _images_at(batches: Any, rows: list[int]) -> torch.Tensor:
+    """Return the images at some rows of a loader, in the order of the rows; the others are not held."""
+    found: dict[int, torch.Tensor] = {}
+    start = 0
+    for batch in batches:
+        images = images_and_labels(batch)[0]
+        found |= {row: images[row - start].cpu() for row in rows if start <= row < start + len(images)}
+        start += len(images)
+    return torch.stack([found[row] for row in rows]) if rows else torch.empty(0, 1, 1, 1)

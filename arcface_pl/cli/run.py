@@ -337,6 +337,6 @@ def _write_predictions(
     for index, (prediction, cosine) in enumerate(zip(joined["predictions"], joined["cosine"], strict=True)):
         angle = torch.rad2deg(torch.tensor(cosine, dtype=torch.float64).clamp(-1, 1).acos()).item()
         label = named(joined["labels"][index]) if "labels" in joined else None
-        row = [index, label, named(prediction), f"{cosine:.6f}", f"{angle:.3f}"]
+        row = [index, label, named(prediction), round(cosine, 6), round(angle, 3)]
         rows.append([*row, paths[index]] if paths else row)
     return write_csv_result(path, header, rows, replace=replace)

@@ -3,7 +3,7 @@
 Nothing here reads files, parses settings or prints. Every score is a plain float: a fraction, or degrees.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,12 +26,15 @@ from arcface_pl.metrics.functional import (
     target_angles,
     verification_curve,
 )
+from arcface_pl.metrics.functional.neighbours import Search
+from arcface_pl.metrics.functional.retrieval import NUM_NEIGHBOURS
 from arcface_pl.seeding import derive_seed
 
 FAR = (1e-1, 1e-2, 1e-3, 1e-4)
 """False accept rates for which the true accept rate is reported."""
 RECALL_AT = (1, 5, 10)
-NUM_NEIGHBOURS = 5
+ENROLLED = (1, 5)
+"""Images per class in the galleries of `identification`."""
 NUM_DRAWS = 10  # random galleries per number of enrolled images
 
 
@@ -162,8 +165,23 @@ def evaluate(
         scores["one_shot"] = one_shot(embeddings, runs)
     elif runs is not None:
         not_measured.append("one-shot classification: its runs are missing")
+    if curve is not None:
+        not_measured += _too_few(scores)
     found = {kind: each for kind, each in scores.items() if each}
     return Evaluation(class_names, embedded, found, curve, not_measured)
+
+
+def _too_few(scores: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Name the scores whose number of neighbors, enrolled images or pairs exceeds what the classes have."""
+    rates = [f"{100 * far:g}%" for far in FAR if f"tar_at_far_{far:g}" not in scores["verification"]]
+    if rates:
+        yield f"TAR at FAR {', '.join(rates)}: {scores['verification']['num_impostor']:,} impostor pairs are too few"
+    if "retrieval" in scores and (
+        ranks := [f"recall@{rank}" for rank in RECALL_AT if f"recall_at_{rank}" not in scores["retrieval"]]
+    ):
+        yield f"{', '.join(ranks)}: with so few images of other classes there is always one of the class among them"
+    if numbers := [count for count in ENROLLED if f"rank_1_of_{count}_enrolled" not in scores["identification"]]:
+        yield f"identification with {' or '.join(map(str, numbers))} enrolled: a class has no more images than that"
 
 
 @torch.no_grad()
@@ -238,25 +256,27 @@ def retrieval(embeddings: Tensor, labels: Tensor, is_query: Tensor | None = None
         is_query: (N,) bool, queries; the others are the gallery. Queries without an image of their class are left out.
 
     Returns:
-        ``recall_at_K`` for each K in `RECALL_AT` below N, ``r_precision``, ``map_at_r`` and, with more than
-        `NUM_NEIGHBOURS` images, ``knn_accuracy``.
+        ``recall_at_K`` for each K in `RECALL_AT` that no query's images of other classes fall short of, since it could
+        not fail there; ``r_precision``, ``map_at_r``, ``knn_accuracy`` and ``knn_neighbours``, the number that vote.
     """
-    most, gallery = len(labels) - 1, {}
+    gallery: dict[str, Any] = {}
     if is_query is not None:
-        most = int((~is_query).sum())
         gallery = {"gallery_embeddings": embeddings[~is_query], "gallery_labels": labels[~is_query]}
         embeddings, labels = embeddings[is_query], labels[is_query]
-    ranks = [rank for rank in RECALL_AT if rank <= most]
-    matched = cumulative_match_characteristic(embeddings, labels, ranks[-1], **gallery)
-    scores = {f"recall_at_{rank}": float(matched[rank - 1]) for rank in ranks}
+    search = Search(embeddings, labels, **gallery)
+    scores: dict[str, float] = {}
+    if ranks := [rank for rank in RECALL_AT if rank <= search.num_candidates - int(search.num_relevant.max())]:
+        matched = cumulative_match_characteristic(embeddings, labels, ranks[-1], **gallery)
+        scores = {f"recall_at_{rank}": float(matched[rank - 1]) for rank in ranks}
     scores["r_precision"], scores["map_at_r"] = precision_at_r(embeddings, labels, **gallery)
-    if most >= NUM_NEIGHBOURS:
-        scores["knn_accuracy"] = knn_accuracy(embeddings, labels, NUM_NEIGHBOURS, **gallery)
-    return scores
+    neighbours, answerable = search.default_k(NUM_NEIGHBOURS), (search.num_relevant > 0).double().mean()
+    # Queries without an image of their class, which it counts as wrong, are left out here too
+    scores["knn_accuracy"] = knn_accuracy(embeddings, labels, neighbours, **gallery) / float(answerable)
+    return scores | {"knn_neighbours": neighbours}
 
 
 def identification(
-    embeddings: Tensor, labels: Tensor, *, enrolled: Iterable[int] = (1, 5), seed: int = 0
+    embeddings: Tensor, labels: Tensor, *, enrolled: Iterable[int] = ENROLLED, seed: int = 0
 ) -> dict[str, float]:
     """Classify images by the nearest of a few enrolled ones; means over `NUM_DRAWS` random galleries.
 

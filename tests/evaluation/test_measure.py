@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from arcface_pl.data.sources.catalog import CATALOG
 from arcface_pl.evaluation.measure import (
     NUM_DRAWS,
-    NUM_NEIGHBOURS,
     Embedded,
     classification,
     embed,
@@ -121,8 +120,52 @@ def test_retrieval_is_a_plain_search() -> None:
     scores = retrieval(*embedded)
     for rank in (1, 5, 10):
         assert scores[f"recall_at_{rank}"] == pytest.approx(ranked[:, :rank].any(1).mean())
-    assert scores["knn_accuracy"] == knn_accuracy(*embedded, k=NUM_NEIGHBOURS) > 0
-    assert set(retrieval(*clusters(4, 2))) == {"recall_at_1", "r_precision", "map_at_r"}  # nor five neighbors
+    smallest = int(embedded.labels.bincount().min())
+    assert scores["knn_neighbours"] == smallest - 1 == 3
+    assert scores["knn_accuracy"] == knn_accuracy(*embedded, k=3) > 0
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (2, 2, 2), (3, 3, 3), (2, 7, 30), (40, 4), (20, 20, 20), (2, 1, 1, 5)])
+def test_embeddings_that_separate_the_classes_score_everything(sizes: tuple[int, ...]) -> None:
+    """No score is below 100% for its classes' sizes alone, however few images they have."""
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    found = evaluate(Embedded(torch.eye(len(sizes))[labels], labels), [*map(str, range(len(sizes)))])
+    shares = {
+        name: value for name, value in found.scores["retrieval"].items() if name != "knn_neighbours"
+    } | found.scores.get("identification", {})
+    assert shares == dict.fromkeys(shares, 1.0)
+    assert found.scores["retrieval"]["knn_neighbours"] == min(5, *(size - 1 for size in sizes if size > 1))
+
+
+def test_scores_that_classes_of_two_do_not_allow_are_named() -> None:
+    labels = torch.arange(3).repeat_interleave(2)
+    found = evaluate(Embedded(torch.eye(3)[labels], labels), list("abc"))
+    assert set(found.scores["retrieval"]) == {
+        "recall_at_1",
+        "r_precision",
+        "map_at_r",
+        "knn_accuracy",
+        "knn_neighbours",
+    }
+    assert found.not_measured == [
+        "TAR at FAR 1%, 0.1%, 0.01%: 12 impostor pairs are too few",
+        "recall@5, recall@10: with so few images of other classes there is always one of the class among them",
+        "identification with 5 enrolled: a class has no more images than that",
+    ]
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 3, 3), (2, 7, 30), (40, 4), (20, 20, 20)])
+def test_the_worst_embeddings_score_nothing_in_retrieval(sizes: tuple[int, ...]) -> None:
+    """No score is above 0 for its classes' sizes alone: each image is nearer to all others than to its class."""
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    centers, count = torch.eye(len(sizes))[labels], len(labels)
+    # Images of a class are orthogonal, and at a positive cosine to those of all other classes
+    gram = 2 * count * torch.eye(count) + (1 - centers @ centers.T)
+    scores = retrieval(torch.linalg.cholesky(gram), labels)
+    scores.pop("knn_neighbours")
+    assert {name: value for name, value in scores.items() if name.startswith(("recall", "knn"))} == dict.fromkeys(
+        (name for name in scores if name.startswith(("recall", "knn"))), 0.0
+    )
 
 
 def test_identification_draws_galleries_from_its_seed() -> None:
@@ -157,6 +200,9 @@ def test_what_the_images_do_not_allow_is_left_out_and_named() -> None:
     assert set(evaluate(lone, list("abc"), head=ArcFaceHead(8, 3).eval()).scores) == {"classification"}
 
 
+TOO_FEW = "TAR at FAR 0.01%: 1,169 impostor pairs are too few"
+
+
 @pytest.mark.parametrize("kind", [True, False])
 def test_a_list_of_one_kind_is_counted_and_said(kind: bool) -> None:
     embedded = clusters(60, 3)
@@ -168,7 +214,7 @@ def test_a_list_of_one_kind_is_counted_and_said(kind: bool) -> None:
     count = int(keep.sum())
     assert found.scores["pairs"] == {"num_genuine": count * kind, "num_impostor": count * (not kind)}
     missing = "impostor" if kind else "genuine"
-    assert found.not_measured == [f"error rates of the listed pairs: the list has no {missing} pairs"]
+    assert found.not_measured == [f"error rates of the listed pairs: the list has no {missing} pairs", TOO_FEW]
     assert {"verification", "retrieval"} <= set(found.scores)
 
 
@@ -179,7 +225,8 @@ def test_a_fold_of_one_kind_leaves_the_error_rates_of_the_list() -> None:
     found = evaluate(embedded, list("abc"), pairs=pairs)
     assert "eer" in found.scores["pairs"]
     assert "fold_accuracy" not in found.scores["pairs"]
-    assert found.not_measured == ["accuracy by folds: not every one of two or more folds has pairs of both kinds"]
+    reason = "accuracy by folds: not every one of two or more folds has pairs of both kinds"
+    assert found.not_measured == [reason, TOO_FEW]
 
 
 def test_a_pair_of_an_image_that_is_not_there_is_refused() -> None:

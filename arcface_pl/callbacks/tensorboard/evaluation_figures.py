@@ -29,7 +29,7 @@ class EvaluationFigures(ScoredCallback):
 
     ROC and score histogram over all pairs of some images, the worst mistakes with their images and angles, the angles
     between class centers, and embeddings of two or three dimensions. Nothing is computed a second time for them; of
-    several processes rank 0's images are shown. Draws only into a TensorBoard logger.
+    several processes rank 0's images are shown. Draws into every logger that can show pictures.
 
     Args:
         num_images: Images whose pairs are compared, evenly spread over the split, at least 2.
