@@ -14,6 +14,7 @@ from torch import Tensor
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, ImageFolderDataModule, MNISTDataModule, Recognizer
 from arcface_pl.cli import main
+from arcface_pl.data import OmniglotDataModule
 from arcface_pl.preprocessing import Preprocessor, in_order, normalize_images
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.deployed import DeployedModel
@@ -145,8 +146,9 @@ def test_impossible_orders_are_refused(tmp_path: Path, settings: dict[str, Any],
     channels = settings.get("in_channels", 3)
     with pytest.raises(ValueError, match=message):
         Preprocessor(28, channels, (0.5,) * channels, (0.5,) * channels, channel_order=settings["channel_order"])
-    with pytest.raises(ValueError, match="the images are gray"):
-        MNISTDataModule(dataset="mnist", channel_order="bgr")
+    for cls in (MNISTDataModule, OmniglotDataModule):
+        with pytest.raises(ValueError, match="the images are gray"):
+            cls(channel_order="bgr")
 
 
 def fit(folder: Path, *flags: str) -> Path:
