@@ -9,7 +9,7 @@ from rich.console import Console
 from arcface_pl.cli.command_line import Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.parser import ToolParser, cell, split_words
-from arcface_pl.errors import SettingsError, expected
+from arcface_pl.errors import SettingsError, expected, listed
 from arcface_pl.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -31,9 +31,12 @@ protocols:
 examples:
   arcface-pl evaluate best
   arcface-pl evaluate model.ckpt --protocol mnist-8-9 --figures figures
+  arcface-pl evaluate model.ckpt --protocol omniglot
   arcface-pl evaluate model.ckpt --data.dataset fashion_mnist --split val
   arcface-pl evaluate model.ckpt --data ImageFolderDataModule --data.root photos
-  arcface-pl evaluate model.ckpt --data PairsDataModule --data.root lfw --data.pairs_file pairs.txt
+  arcface-pl evaluate model.ckpt --pairs lfw/pairs.txt --data.root lfw/images --flip
+  arcface-pl evaluate model.ckpt --pairs lfw.bin
+  arcface-pl evaluate sface.onnx --pairs lfw.bin --onnx.mean 0 --onnx.std 1 --onnx.channel_order rgb
 """
 
 
@@ -50,28 +53,37 @@ def run(args: list[str]) -> None:
     """
     data_words, words = split_words(args, "--data")
     options = _parser().parse_args(words)
+    if options.pairs:
+        data_words = ["--data", "PairsDataModule", "--data.pairs_file", options.pairs, *data_words]
     request = parse_command_line("fit", data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
-    from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
     from arcface_pl.checkpoints.runs import run_of
     from arcface_pl.cli import evaluation_report as report
-    from arcface_pl.cli.inputs import open_model
+    from arcface_pl.cli.inputs import find_model
+    from arcface_pl.evaluation.insightface import insightface_lines
 
     report.check_places(options.json, options.figures)
-    checkpoint = find_checkpoint(options.checkpoint)
-    model = open_model(checkpoint, options.networks)
+    checkpoint, model = find_model(options.checkpoint, options.networks)
     data = data_of(checkpoint, model, request, options.split, options.protocol)
-    found = report.evaluate_data(model, data, options.split, device_of(options.accelerator))
+    as_insightface = options.insightface or getattr(data, "holds_images", False)
+    if as_insightface and getattr(data, "pairs", None) is None:
+        raise SettingsError(expected("--insightface", "data without a list of pairs", "--pairs"))
+    device, how = device_of(options.accelerator), {"flip": options.flip, "as_insightface": as_insightface}
+    found = report.evaluate_data(model, data, options.split, device, **how)
     results = {
         "checkpoint": str(checkpoint.path),
         "dataset": data.dataset_name if hasattr(data, "dataset_name") else type(data).__name__,
         "split": options.split,
         "protocol": options.protocol,
+        "flip": options.flip,
         **report.as_json(found),
     }
     console = Console(emoji=False)
-    report.print_table(console, results["dataset"], options.split, found)
+    title = f"{results['dataset']}, {options.split}{', with mirror images' * options.flip}"
+    report.print_table(console, title, found)
+    for scores in (each.scores["insightface"] for each in found.values() if "insightface" in each.scores):
+        console.print(cell("\n".join(insightface_lines(results["dataset"], scores))), soft_wrap=True)
     run = run_of(*checkpoint)
     place = checkpoint.path.parent if run is None else run.folder
     path = report.write(options.json or place / _file_name(results), results, options.json is not None, run is not None)
@@ -79,13 +91,23 @@ def run(args: list[str]) -> None:
     if options.figures:
         history = angle_history_of(checkpoint.content)
         paths = report.save_figures(model, data, options.split, found, options.figures, history)
-        console.print(f"{len(paths)} figures in {cell(options.figures)}", soft_wrap=True)
+        tables = [path.name for path in paths if path.suffix == ".csv"]
+        written = ", ".join([f"{len(paths) - len(tables)} figures", *tables])
+        console.print(f"{written} in {cell(options.figures)}", soft_wrap=True)
 
 
 def _parser() -> ToolParser:
     listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
     parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint; last, best or last-good for the newest run's")
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="a checkpoint, or an ONNX file; last, best or last-good for the newest run's"
+    )
+    parser.add_argument(
+        "--pairs", metavar="FILE", help="a list of pairs, such as LFW's pairs.txt, or insightface's lfw.bin"
+    )
+    parser.add_argument(
+        "--insightface", action="store_true", help="score the pairs as insightface does, too (a .bin file always is)"
+    )
     parser.add_argument("--protocol", choices=PROTOCOLS, metavar="NAME", help="a fixed protocol; see below")
     parser.add_argument(
         "--split",
@@ -93,6 +115,7 @@ def _parser() -> ToolParser:
         default="test",
         help="test images (default), or val: validation images and held-out classes' training images, to choose by",
     )
+    parser.add_argument("--flip", action="store_true", help="flip test: add the embedding of each image's mirror image")
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto", help="default: auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to (default: evaluate-DATA.json in its run)")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw ROC, scores, confusions, mistakes, ... there")
@@ -116,7 +139,8 @@ def data_of(
     from arcface_pl.data import ImageDataModule, PairsDataModule
     from arcface_pl.data.protocol import check_loaders, check_names, fact
 
-    settings = settings_of_checkpoint(checkpoint, other_data=request.names_data)
+    known = bool(checkpoint.content)  # of an ONNX file nothing is
+    settings = settings_of_checkpoint(checkpoint, other_data=request.names_data) if known else {}
     if "data" not in settings and not request.names_data:
         raise SettingsError(
             f"{checkpoint.path}: it does not say what data it was trained on; give --data and its settings"
@@ -138,8 +162,6 @@ def data_of(
     data = build_data(*request.over(merge(read_config(BASE_CONFIG), settings)), sizes)
     if hasattr(data, "use_preprocessing"):
         data.use_preprocessing(preprocessor)
-    elif hasattr(data, "normalize_as"):
-        data.normalize_as(preprocessor.mean, preprocessor.std)
     data.prepare_data()
     if isinstance(data, ImageDataModule | PairsDataModule):
         data.setup("test")
@@ -153,8 +175,8 @@ def data_of(
 
 def _check_protocol(name: str, model: "TrainedModel") -> None:
     protocol = PROTOCOLS[name]
-    if (model.dataset_name, model.class_names) != (protocol.trained_on, protocol.trained_class_names):
-        trained = f"a checkpoint trained on {', '.join(model.class_names)} of {model.dataset_name}"
+    if not protocol.accepts(model.dataset_name, model.class_names):
+        trained = f"a checkpoint trained on {listed(model.class_names)} of {model.dataset_name}"
         raise SettingsError(f"--protocol {name}: got {trained}; expected one trained with {protocol.training_flags}")
 
 
@@ -170,4 +192,4 @@ def device_of(accelerator: str) -> Any:
 
 def _file_name(results: dict[str, Any]) -> str:
     measured = re.sub(r"[^\w.-]", "_", str(results["protocol"] or results["dataset"]))
-    return f"evaluate-{measured}{'-val' * (results['split'] == 'val')}.json"
+    return f"evaluate-{measured}{'-val' * (results['split'] == 'val')}{'-flip' * results['flip']}.json"

@@ -44,11 +44,14 @@ def run(args: list[str]) -> None:
     from arcface_pl.checkpoints.results import check_result, writing_result
     from arcface_pl.cli.inputs import open_model
     from arcface_pl.recognizer.exporters import OPSETS, make, make_int8
+    from arcface_pl.recognizer.onnx_model import is_onnx
 
     option = "--output" if given.output else None
     path = Path(given.output or f"model{_SUFFIXES[given.format]}")
     if option:
         check_result(option, path)
+    if is_onnx(given.model):
+        raise SettingsError(expected("MODEL", given.model, "a checkpoint or folder: this is an ONNX file already"))
     model = open_model(given.model, given.networks)
     (images, _), source = _images(model, given.images, step=2 if given.quantize else 1)
     content, parity = make(model, given.format, images, opset=OPSETS[0] if given.opset is None else given.opset)
@@ -127,6 +130,9 @@ def _images(
             pictures.pixels[int(test and len(pictures.paths) > 1) :: 2 if test else 1][:NUM_IMAGES],
             None,
         ), "your own"
+    if step > 1 and model.dataset_name not in CATALOG:  # scales from other pictures would be wrong in silence
+        got = "none" if model.dataset_name is None else f"none for a model of {model.dataset_name!r}"
+        raise SettingsError(f"--images: got {got}; expected pictures of your own to choose the scales of int8 by")
     spec = CATALOG.get(model.dataset_name or "", CATALOG["digits"])
     folder = find_folder(spec, "data") if spec.files else None
     if spec.files and folder is None:
@@ -142,4 +148,7 @@ def _images(
         numbers = [names.index(name) for name in model.class_names]
         kept = torch.isin(labels, torch.tensor(numbers))
         images, labels = images[kept], torch.tensor([numbers.index(int(label)) for label in labels[kept]])
-    return (images, labels if is_own else None), spec.title
+    return (
+        images,
+        labels if is_own else None,
+    ), spec.title if is_own else f"{spec.title}; --images compares on your own"

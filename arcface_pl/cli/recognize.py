@@ -51,8 +51,9 @@ def run(args: list[str]) -> int:
     from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
     from arcface_pl.cli.inputs import open_model
     from arcface_pl.recognizer import Recognizer
+    from arcface_pl.recognizer.onnx_model import is_onnx
 
-    if not os.path.isdir(given.model):
+    if not os.path.isdir(given.model) and not is_onnx(given.model):
         given.model = find_checkpoint(given.model)
     recognizer = Recognizer(open_model(given.model, given.networks))
     rows, errors = _ACTIONS[given.action](recognizer, given)
@@ -124,10 +125,10 @@ def _list(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 
 def _identify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    from arcface_pl.cli.inputs import find_pictures, warn_without_threshold
+    from arcface_pl.cli.inputs import find_pictures, warn_of_threshold
 
     recognizer.load_gallery(given.gallery)
-    warn_without_threshold(given.threshold, recognizer.thresholds.verification)
+    warn_of_threshold(given.threshold, recognizer, "verification")
     files = find_pictures(given.inputs)
     rows, errors = [], {}
     for path, answer in zip(files, recognizer.identify(files, threshold=given.threshold), strict=True):
@@ -148,9 +149,9 @@ def _identify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 
 def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    from arcface_pl.cli.inputs import warn_without_threshold
+    from arcface_pl.cli.inputs import warn_of_threshold
 
-    warn_without_threshold(given.threshold, recognizer.thresholds.verification)
+    warn_of_threshold(given.threshold, recognizer, "verification")
     pictures = _read(recognizer, [Path(each) for each in given.inputs])
     if pictures.errors:
         return [], pictures.errors
@@ -163,6 +164,7 @@ def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     from arcface_pl.checkpoints.atomic import write_checkpoint, writing
     from arcface_pl.checkpoints.reading import CheckpointFile
     from arcface_pl.cli.inputs import name_folders
+    from arcface_pl.recognizer.onnx_model import is_onnx, write_thresholds
 
     named = list(name_folders(given.inputs))
     pictures = _read(recognizer, [path for _, paths in named for path in paths])
@@ -176,6 +178,8 @@ def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     if isinstance(given.model, CheckpointFile):
         with writing(given.model.path, CheckpointError, "give a copy in a folder that can be written"):
             write_checkpoint({**given.model.content, "calibration": found.to_dict()}, given.model.path)
+    elif is_onnx(given.model):
+        write_thresholds(given.model, found)
     else:
         recognizer.save_pretrained(given.model)
     points = {"two pictures": found.verification, "class of a picture": found.classification}

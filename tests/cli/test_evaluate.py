@@ -1,18 +1,26 @@
 """``arcface-pl evaluate`` on checkpoints of real runs."""
 
+import csv
+import io
 import itertools
 import json
+import pickle
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from arcface_pl import ArcFaceModule, MNISTDataModule
+from arcface_pl import ArcFaceModule, MNISTDataModule, Recognizer
 from arcface_pl.cli import main
+from arcface_pl.cli.inputs import open_model
+from arcface_pl.data import PairsDataModule
 from arcface_pl.evaluation.measure import embed, evaluate
 
 QUICK = ["--data.dataset", "digits", "--max_epochs", "1", "--enable_progress_bar", "false"]
@@ -63,6 +71,20 @@ def test_table_and_json_hold_both_sets(trained: Path, capsys: pytest.CaptureFixt
     assert pairs["num_genuine"] + pairs["num_impostor"] == 71 * 70 // 2
     assert f"{pairs['eer']:.2%}" in printed
     assert f"{found['trained']['retrieval']['recall_at_1']:.2%}" in printed
+
+
+def test_the_flip_test_is_that_of_the_doubled_network(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    run(trained, "--flip")
+    assert "digits, test, with mirror images" in capsys.readouterr().out
+    found = json.loads((trained.parent.parent / "evaluate-digits-flip.json").read_text())
+    module = ArcFaceModule.load_from_checkpoint(trained)
+    data = MNISTDataModule(dataset="digits", held_out_classes=[8, 9])
+    data.prepare_data()
+    data.setup("test")
+    data.normalize_as(*module.data_facts["normalization"])
+    doubled = embed(lambda images: module(images) + module(images.flip(-1)), data.held_out_dataloader("test"))
+    assert found["flip"] is True
+    assert found["held_out"]["verification"] == pytest.approx(evaluate(doubled, list("89")).scores["verification"])
 
 
 def test_validation_looks_at_the_runs_own_validation_images(trained: Path, tmp_path: Path) -> None:
@@ -137,6 +159,43 @@ def test_figures_are_drawn_for_each_set(trained: Path, tmp_path: Path) -> None:
     assert "held_out/confusion.png" not in drawn
 
 
+def test_mistakes_and_confusions_are_tables_with_files_and_names(trained: Path, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for name in "01234567":
+        (tmp_path / "photos/test" / name).mkdir(parents=True)
+        (tmp_path / "photos/train" / name).mkdir(parents=True)
+        for number in range(4):
+            image = torch.randint(0, 256, (28, 28), generator=generator, dtype=torch.uint8).numpy()
+            Image.fromarray(image).save(tmp_path / f"photos/test/{name}/{number}.png")
+            Image.fromarray(image).save(tmp_path / f"photos/train/{name}/{number}.png")
+    where = ("--data", "ImageFolderDataModule", "--data.root", tmp_path / "photos", "--figures", tmp_path / "figures")
+    run(trained, *where, "--json", tmp_path / "found.json")
+    run(trained, *where, "--json", tmp_path / "found.json")  # ours are replaced
+    with (tmp_path / "figures/trained/mistakes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = json.loads((tmp_path / "found.json").read_text())["trained"]
+    assert len(rows) == round(32 * (1 - found["classification"]["accuracy"])) > 8
+    recognizer = Recognizer.from_checkpoint(trained)
+    centers = F.normalize(recognizer.model.head.weight.double(), dim=1)
+    for row in rows:
+        true, index = int(row["label"]), int(row["index"])
+        assert Path(row["file"]) == tmp_path / f"photos/test/{true}/{index % 4}.png"
+        pixels = torch.from_numpy(np.array(Image.open(row["file"])))[None, None]
+        angles = (recognizer.embed(pixels, framed=True).double() @ centers.T).acos().rad2deg().squeeze()
+        others = torch.cat((angles[:true], angles[true + 1 :]))
+        # Embeddings in float32, whose cosines an arc cosine turns into angles
+        assert float(row["angle_degrees"]) == pytest.approx(float(angles[true]), abs=0.02)
+        assert float(row["predicted_angle_degrees"]) == pytest.approx(float(angles[int(row["prediction"])]), abs=0.02)
+        assert float(row["margin_degrees"]) == pytest.approx(float(others.min() - angles[true]), abs=0.04)
+    depths = [float(row["angle_degrees"]) - float(row["predicted_angle_degrees"]) for row in rows]
+    assert all(one >= other - 0.002 for one, other in itertools.pairwise(depths))
+    with (tmp_path / "figures/trained/confusions.csv").open() as file:
+        confusions = {(row["label"], row["prediction"]): row for row in csv.DictReader(file)}
+    counted = Counter((row["label"], row["prediction"]) for row in rows)
+    assert {pair: int(row["images"]) for pair, row in confusions.items()} == counted
+    assert all(float(row["share_of_class"]) == int(row["images"]) / 4 for row in confusions.values())
+
+
 def test_a_mistake_ends_in_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for args, message in (
         (["nosuch.ckpt"], "checkpoint: got 'nosuch.ckpt'; expected a checkpoint's path"),
@@ -153,7 +212,7 @@ def test_a_mistake_ends_in_one_line(trained: Path, tmp_path: Path, capsys: pytes
         ([trained, "--data.held_out_classes", "[1]"], "data.held_out_classes: got ['1']; expected at least two"),
         ([trained, "--data.dataset", "cifar10"], "data: got images with in_channels 3; expected 1"),
         (
-            [trained, "--split", "val", "--data.val_fraction", "0"],
+            [trained, "--split", "val", "--data.val_fraction", "0", "--data.held_out_classes", "[]"],
             "--split val: MNISTDataModule has no validation images with these settings",
         ),
         ([trained, "--json", tmp_path], "cannot be written"),
@@ -169,3 +228,51 @@ def test_help_does_not_wait_for_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "mnist-8-9" in done.stdout
+
+
+def test_a_verification_set_of_insightface(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same pairs as files and as a .bin: the same scores, insightface's beside ours; figures as far as they go."""
+    data = MNISTDataModule(dataset="digits", seed=0)
+    data.setup("test")
+    images, contents, lines = data.val_images[:80], [], []
+    for number, image in enumerate(images):
+        file = io.BytesIO()
+        Image.fromarray(image[0].numpy()).save(file, "PNG")
+        (tmp_path / f"{number}.png").write_bytes(file.getvalue())
+        contents.append(file.getvalue())
+    same = (data.val_labels[0:80:2] == data.val_labels[1:80:2]).tolist()
+    same[0] = same[11] = True
+    lines = [f"{2 * pair}.png {2 * pair + 1}.png {int(alike)}" for pair, alike in enumerate(same)]
+    (tmp_path / "pairs.txt").write_text("\n".join(lines))
+    (tmp_path / "own.bin").write_bytes(pickle.dumps((contents, same), 2))
+    run(trained, "--pairs", "own.bin", "--json", "bin.json", "--figures", "figures")
+    printed = capsys.readouterr().out
+    run(trained, "--pairs", "pairs.txt", "--insightface", "--json", "txt.json")
+    assert "[pairs]XNorm" in capsys.readouterr().out
+    found, listed = (json.loads(Path(f"{name}.json").read_text())["unseen"] for name in ("bin", "txt"))
+    assert found["pairs"] == pytest.approx(listed["pairs"], abs=1e-9)
+    scores = found["insightface"]
+    assert scores == pytest.approx(listed["insightface"], abs=1e-6)
+    assert f"[own]Accuracy-Flip: {scores['accuracy']:.5f}+-{scores['accuracy_std']:.5f}" in printed
+    assert (
+        "not measured: verification, retrieval and identification: the classes of the images are not known"
+        in " ".join(printed.split())
+    )
+    assert found["classes"] == []
+    model = open_model(str(trained))
+    pairs = PairsDataModule(pairs_file="own.bin")
+    pairs.use_preprocessing(model.preprocessor)
+    pairs.setup("test")
+    pixels = next(iter(pairs.test_dataloader()))[0]
+    with torch.no_grad():
+        lengths = torch.cat([model.backbone(pixels), model.backbone(pixels.flip(3))]).norm(dim=1)
+    assert scores["xnorm"] == pytest.approx(float(lengths.mean()), rel=1e-5)
+    run(trained, "--pairs", "pairs.txt", "--json", "plain.json")
+    assert "insightface" not in json.loads(Path("plain.json").read_text())["unseen"]
+    assert "--insightface: got 'data without a list of pairs'; expected --pairs" in refused(
+        capsys, trained, "--insightface"
+    )
+    message = refused(capsys, trained, "--pairs", "none.bin")
+    assert "data.pairs_file: got 'none.bin'; expected" in message

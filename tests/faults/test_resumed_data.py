@@ -93,6 +93,7 @@ FILES = {
     "classes": {"classes": ["b", "a"]},
     "image_size": {"image_size": 32},
     "in_channels": {"in_channels": 3},
+    "channel_order": {"in_channels": 3, "channel_order": "bgr"},
     "test_fraction": {"test_fraction": 0.4},
     "mean": {"mean": [0.5], "std": [0.5]},
     "std": {"mean": [0.4], "std": [0.25]},
@@ -111,6 +112,7 @@ CHANGES: dict[Any, dict[str, dict[str, Any]]] = {
         "data_dir": {"data_dir": "elsewhere"},
         "dataset": {"dataset": "mnist"},
         "elastic": {"elastic": 2.0},
+        "channel_order": {"dataset": "cifar10", "channel_order": "bgr"},
     },
     ImageFolderDataModule: {**FILES, "root": {"root": "others"}},
     RecordDataModule: {**FILES, "classes": {"classes": ["1", "0"]}, "root": {"root": "others_rec"}},
@@ -207,7 +209,7 @@ def test_each_is_refused_or_changes_nothing(whole: Any, tmp_path: Path, monkeypa
     cls, checkpoint, weights = whole
     wrong = []
     for name, changes in CHANGES[cls].items():
-        if name == "dataset" and find_folder(CATALOG["mnist"], "data") is None:
+        if "dataset" in changes and find_folder(CATALOG[changes["dataset"]], "data") is None:
             continue
         try:
             found = run(cls, tmp_path, 2, checkpoint, **changes)

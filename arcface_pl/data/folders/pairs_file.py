@@ -65,7 +65,7 @@ def read_pairs(path: Path) -> PairList:
     number, header = lines[0]
     if not all(map(_is_number, header)) or len(header) > 2:
         pairs = [_path_pair(path, *line) for line in lines]
-        return PairList(pairs, _dealt(torch.tensor([pair.is_genuine for pair in pairs])))
+        return PairList(pairs, dealt_folds(torch.tensor([pair.is_genuine for pair in pairs])))
     num_folds, num_each = (1, int(header[0])) if len(header) == 1 else map(int, header)
     pairs = [_name_pair(path, *line) for line in lines[1:]]
     if len(pairs) != 2 * num_folds * num_each or not pairs:
@@ -78,7 +78,7 @@ def read_pairs(path: Path) -> PairList:
         if count != num_each:
             begin = pairs[2 * num_each * fold].line
             raise DataError(f"{path}, line {begin}: fold {fold + 1} has {count} pairs of one person, says {num_each}")
-    return PairList(pairs, folds if num_folds > 1 else _dealt(genuine))
+    return PairList(pairs, folds if num_folds > 1 else dealt_folds(genuine))
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
@@ -102,23 +102,30 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
 
 def _path_pair(path: Path, line: int, words: list[str]) -> ListedPair:
     if len(words) == 3 and words[2] in ("0", "1"):
-        return ListedPair(words[0], words[1], words[2] == "1", line)
+        return _of_two_images(path, ListedPair(words[0], words[1], words[2] == "1", line))
     raise DataError(f"{path}, line {line}: got {' '.join(words)!r}; expected {_FORMATS}")
 
 
 def _name_pair(path: Path, line: int, words: list[str]) -> ListedPair:
     if len(words) == 3 and _is_number(words[1]) and _is_number(words[2]):
-        return ListedPair((words[0], int(words[1])), (words[0], int(words[2])), True, line)
+        return _of_two_images(path, ListedPair((words[0], int(words[1])), (words[0], int(words[2])), True, line))
     if len(words) == 4 and _is_number(words[1]) and _is_number(words[3]) and words[0] != words[2]:
         return ListedPair((words[0], int(words[1])), (words[2], int(words[3])), False, line)
     raise DataError(f"{path}, line {line}: got {' '.join(words)!r}; expected 'name 1 2' or 'name 1 other 2'")
+
+
+def _of_two_images(path: Path, pair: ListedPair) -> ListedPair:
+    if pair.first == pair.second:
+        name = pair.first if isinstance(pair.first, str) else f"{pair.first[0]} {pair.first[1]}"
+        raise DataError(expected(f"{path}, line {pair.line}", f"{name} twice", "two different images"))
+    return pair
 
 
 def _is_number(word: str) -> bool:
     return word.isdecimal() and len(word) < 10  # Python refuses to convert thousands of digits
 
 
-def _dealt(genuine: Tensor) -> Tensor:
+def dealt_folds(genuine: Tensor) -> Tensor:
     """Deal the pairs of each kind into folds; one fold if a kind has a single pair."""
     count = max(1, min(_MOST_FOLDS, int(genuine.sum()), int((~genuine).sum())))
     folds = torch.empty(len(genuine), dtype=torch.int64)
