@@ -42,7 +42,8 @@ def main(args: Sequence[str] | None = None) -> None:
             used; with code 130 if interrupted; with the code of a tool that has one.
     """
     args = list(sys.argv[1:] if args is None else args)
-    if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):  # python -u drops what a full disk takes in part
+    if sys.stdout is sys.__stdout__ and isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
+        # python -u drops the rest of a line of which a full disk takes a part
         whole = io.BufferedWriter(sys.stdout.buffer)
         sys.stdout = io.TextIOWrapper(whole, sys.stdout.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
