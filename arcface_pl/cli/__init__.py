@@ -42,10 +42,10 @@ def main(args: Sequence[str] | None = None) -> None:
             used; with code 130 if interrupted; with the code of a tool that has one.
     """
     args = list(sys.argv[1:] if args is None else args)
-    if sys.stdout is sys.__stdout__ and isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
+    out = sys.__stdout__
+    if out is not None and out is sys.stdout and isinstance(out.buffer, io.RawIOBase):
         # python -u drops the rest of a line of which a full disk takes a part
-        whole = io.BufferedWriter(sys.stdout.buffer)
-        sys.stdout = io.TextIOWrapper(whole, sys.stdout.encoding, line_buffering=True)
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(out.buffer), out.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 shows escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
