@@ -9,7 +9,10 @@ from rich.markup import escape
 from arcface_pl.cli.program import as_typed, program
 from arcface_pl.errors import SettingsError, printable
 
-MODEL_HELP = "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote"
+MODEL_HELP = (
+    "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote; or a "
+    "file that export --format safetensors wrote"
+)
 
 
 _OWN_NETWORKS = """\
