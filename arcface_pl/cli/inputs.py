@@ -54,8 +54,8 @@ def read_model(
     """Find and read a trained model in any form.
 
     Args:
-        asked: A checkpoint by path or name (best, last, last-good), a folder that `save_pretrained` wrote, a .safetensors
-            file of ``arcface-pl export``, or an ONNX file, whose content is then empty.
+        asked: A checkpoint by path or name (best, last, last-good), a folder that `save_pretrained` wrote, a
+            .safetensors file of ``arcface-pl export``, or an ONNX file, whose content is then empty.
         root: See `find_checkpoint`.
         option: See `find_checkpoint`.
         announces: See `find_checkpoint`.
@@ -100,6 +100,8 @@ def open_model(model: str | CheckpointFile, networks: Sequence[str] = ()) -> Tra
 
 def find_model(name: str, networks: Sequence[str] = ()) -> tuple[CheckpointFile, TrainedModel]:
     """Open a model as `open_model` does, with its checkpoint, whose content is empty for an ONNX file."""
+    if split_words(networks, "--onnx")[0]:  # refused with other files, before these are read
+        return CheckpointFile(Path(name), {}), open_model(name, networks)
     found = read_model(name)
     return found, open_model(found, networks)
 

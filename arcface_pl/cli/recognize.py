@@ -52,11 +52,11 @@ def run(args: list[str]) -> int:
         UserError: If the model, the gallery or an argument cannot be used.
     """
     given = _parse(args)
-    from arcface_pl.cli.inputs import open_model, read_model
+    from arcface_pl.cli.inputs import find_model
     from arcface_pl.recognizer import Recognizer
 
-    given.model = read_model(given.model)
-    recognizer = Recognizer(open_model(given.model, given.networks))
+    given.model, model = find_model(given.model, given.networks)
+    recognizer = Recognizer(model)
     rows, errors = _ACTIONS[given.action](recognizer, given)
     failed = [{"file": str(path), "error": error} for path, error in errors.items()]
     if given.json:
