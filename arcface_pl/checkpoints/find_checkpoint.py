@@ -34,6 +34,8 @@ def find_checkpoint(
         CheckpointError: If the file is damaged; for last and best this names the newest one that is not.
     """
     if asked not in NAMES:
+        if os.path.isfile(asked) and Path(asked).suffix in (".onnx", ".pt2"):
+            raise SettingsError(expected(option, asked, ACCEPTED, "An exported file is not a checkpoint"))
         check_asked(asked, option)
         return CheckpointFile(Path(asked), read_checkpoint(asked))
     folder = _newest_run(asked, Path(root or "."), option)

@@ -114,7 +114,7 @@ def _check_words(command: str, words: list[str]) -> None:
 
     request = parse_command_line(command, words, read_config(BASE_CONFIG)["trainer"])
     if request.ckpt_path is not None and not request.helps:
-        check_asked(request.ckpt_path, "--ckpt_path")
+        check_asked(request.ckpt_path, "--ckpt_path", folders=True)
 
 
 class _Folded(logging.Formatter):

@@ -11,7 +11,8 @@ from arcface_pl.cli.program import as_typed, laid_out, program
 from arcface_pl.errors import SettingsError, printable
 
 MODEL_HELP = (
-    "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote; an ONNX file"
+    "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote; a file that "
+    "export --format safetensors wrote; an ONNX file"
 )
 
 
@@ -63,7 +64,7 @@ class ToolParser(argparse.ArgumentParser):
         given = super().parse_args(others, namespace)
         given.networks = networks
         for name in {"model", "checkpoint"} & vars(given).keys():  # before torch is imported
-            check_asked(getattr(given, name), "checkpoint", folders=name == "model")
+            check_asked(getattr(given, name), "checkpoint", folders=True)
         return given
 
     def error(self, message: str) -> NoReturn:
