@@ -249,9 +249,8 @@ class SaveConfig(SaveConfigCallback):
             return
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            text = first_line(RunFolder.of(trainer).run_id) + self.parser.dump(
-                self.config, format="arcface_pl", skip_unset=False
-            )
+            text = first_line(RunFolder.of(trainer).run_id)
+            text += self.parser.dump(self.config, format="arcface_pl", skip_unset=False)
             with replacing(folder / self.config_filename) as file:
                 file.write(text.encode())
             writer = writer_of(trainer)
