@@ -18,6 +18,7 @@ from arcface_pl.callbacks.run.defaults import run_callbacks
 from arcface_pl.callbacks.run.exact_resume import check_networks
 from arcface_pl.callbacks.run.freezing import Freeze, check_freezing
 from arcface_pl.callbacks.run.private_apis import log_interval
+from arcface_pl.callbacks.tensorboard.writer import datamodule_of, split_name
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.data.protocol import check_names, fact, facts_of, images_and_labels, labelled, sizes_of
@@ -159,7 +160,7 @@ class ArcFaceModule(L.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> ScoredBatch:
         """Score (images, labels); returns what callbacks read, see `ScoredBatch`."""
-        return self._score(self._val_split, batch)
+        return self._score(split_name(self.trainer), batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> ScoredBatch:
         """Score (images, labels) of the test set; returns what `validation_step` does."""
@@ -190,7 +191,7 @@ class ArcFaceModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take class counts and facts from the data module; skip label checks that it has already made."""
-        data = getattr(self.trainer, "datamodule", None)
+        data = datamodule_of(self.trainer)
         self.head.check_labels = not getattr(data, "labels_checked", False)
         if stage != "fit" or data is None:
             return
@@ -218,7 +219,7 @@ class ArcFaceModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation split."""
-        self._log_scores(self._val_split)
+        self._log_scores(split_name(self.trainer))
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test set."""
@@ -277,10 +278,6 @@ class ArcFaceModule(L.LightningModule):
             CheckpointError: If the file is damaged, unsafe, or does not fit the classes.
         """
         return load_module(cls, checkpoint_path, map_location, strict, kwargs)
-
-    @property
-    def _val_split(self) -> str:
-        return getattr(getattr(self.trainer, "datamodule", None), "val_prefix", "val")
 
     def _score(self, split: str, batch: Any) -> ScoredBatch:
         images, labels = labelled(batch)
