@@ -9,9 +9,10 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from arcface_pl.data.protocol import images_and_labels
+from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import DataError
 from arcface_pl.evaluation.thresholds import evenly_spread
+from arcface_pl.preprocessing import in_order
 
 _WARNED: WeakKeyDictionary[L.Callback, set[str]] = WeakKeyDictionary()
 
@@ -87,11 +88,14 @@ class ScoredCallback(L.Callback):
             self.on_scored_batch(trainer, scored, batch, batch_idx)
 
 
-def images_of(callback: L.Callback, batch: Any, num_images: int, like: Tensor | None = None) -> Tensor | None:
-    """Return a batch's images (B, C, H, W) if they can be shown; otherwise warn once and return None.
+def images_of(
+    callback: L.Callback, trainer: L.Trainer, batch: Any, num_images: int, like: Tensor | None = None
+) -> Tensor | None:
+    """Return a batch's images (B, C, H, W) in RGB if they can be shown; otherwise warn once and return None.
 
     Args:
         callback: The callback that shows them.
+        trainer: Its data module knows the order of the channels.
         batch: What the loader yields.
         num_images: B.
         like: Images of an earlier batch, whose C, H and W these must have.
@@ -107,7 +111,8 @@ def images_of(callback: L.Callback, batch: Any, num_images: int, like: Tensor | 
         and shape[1] in (1, 3)
         and (like is None or like.shape[1:] == shape[1:])
     ):
-        return images
+        preprocessing = fact(getattr(trainer, "datamodule", None), "preprocessing", {})
+        return in_order(images, preprocessing.get("channel_order", "rgb"))
     warn_once(
         callback,
         f"batch: got {type(batch).__name__}; expected (images, labels) with images (B, 1 or 3, H, W), all of one size. "

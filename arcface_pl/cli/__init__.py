@@ -13,7 +13,7 @@ from typing import TextIO
 from arcface_pl import __version__
 from arcface_pl.cli.help import HELP, SUBCOMMANDS
 from arcface_pl.cli.launchers import check_address_space, check_launcher
-from arcface_pl.cli.program import as_typed, program
+from arcface_pl.cli.program import as_typed, folded, program
 from arcface_pl.errors import SettingsError, UserError, printable
 
 __all__ = ["main"]
@@ -21,6 +21,7 @@ __all__ = ["main"]
 TOOLS: dict[str, str] = {
     "evaluate": "arcface_pl.cli.evaluate",
     "embed": "arcface_pl.cli.embed",
+    "inspect": "arcface_pl.cli.inspect_labels",
     "recognize": "arcface_pl.cli.recognize",
     "export": "arcface_pl.cli.export",
     "demo": "arcface_pl.cli.demo",
@@ -49,6 +50,8 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.path.append(here)  # my_package.MyNet; last, so that it hides nothing that is installed
     if any(option.startswith("error") for option in sys.warnoptions):  # is for this package, not for what it uses
         warnings.filterwarnings("default", module=r"(?!arcface_pl)")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Folded())
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which complains where there is no home folder
     command = args.pop(0) if args else "--help"
     while command in ("-c", "--config") and len(args) > 1:  # LightningCLI takes configs before the subcommand too
@@ -63,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         line = " ".join(f"{program(command)}: error: {error}".split())
         with suppress(OSError):
-            print(printable(line), file=sys.stderr)  # noqa: T201
+            print(folded(printable(line), sys.stderr), file=sys.stderr)  # noqa: T201
         sys.exit(2)
 
 
@@ -93,6 +96,13 @@ def _perform(command: str, args: list[str]) -> None:
     from arcface_pl.cli.run import run
 
     run(command, words)
+
+
+class _Folded(logging.Formatter):
+    """Warnings, broken between words on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return folded(super().format(record), sys.stderr)
 
 
 def _print_completion(shell: str) -> None:

@@ -89,13 +89,13 @@ def run_server(
     except ModuleNotFoundError as error:
         raise SettingsError(f"{command}: {error.name} is not installed; pip install 'arcface_pl[{command}]'") from error
     from arcface_pl.cli.evaluate import device_of
-    from arcface_pl.cli.inputs import open_model, warn_without_threshold
+    from arcface_pl.cli.inputs import open_model, warn_of_threshold
     from arcface_pl.recognizer import Recognizer
 
     with _listen(given.host, given.port) as listener:
         recognizer = Recognizer(open_model(given.model, given.networks), device=device_of(given.accelerator))
         app = make_app(recognizer)
-        warn_without_threshold(given.threshold, recognizer.thresholds.classification)
+        warn_of_threshold(given.threshold, recognizer)
         address = f"http://{given.host}:{listener.getsockname()[1]}"
         print(f"{address}{address_shows} (Ctrl-C ends it)", flush=True)  # noqa: T201
         config = uvicorn.Config(

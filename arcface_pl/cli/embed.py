@@ -90,6 +90,7 @@ def _parse(words: list[str]) -> "argparse.Namespace":
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or quoted patterns")
     parser.add_argument("--output", metavar="FILE", help="default: embeddings.npz; numbered if there is one")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="of the data; default: test")
+    parser.add_argument("--flip", action="store_true", help="flip test: add the embedding of each mirror image")
     parser.add_argument("--tsne", type=Path, metavar="FILE", help="draw them with t-SNE, as a PNG")
     parser.add_argument("--umap", type=Path, metavar="FILE", help="draw them with UMAP, as a PNG (extra 'umap')")
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto", help="default: auto")
@@ -119,39 +120,42 @@ def _embed(given: "argparse.Namespace", request: Request) -> "tuple[EmbeddingTab
 
     device = device_of(given.accelerator)
     if given.images:
-        return _embed_pictures(open_model(given.model, given.networks), find_pictures(given.images), device)
+        return _embed_pictures(open_model(given.model, given.networks), find_pictures(given.images), device, given.flip)
     if os.path.isdir(given.model):
         raise SettingsError(expected("IMAGE", "none", "pictures: a folder of save_pretrained names no data"))
     checkpoint = find_checkpoint(given.model)
     model = open_model(checkpoint, given.networks)
-    return _embed_data(model, data_of(checkpoint, model, request, given.split), given.split, device), []
+    return _embed_data(model, data_of(checkpoint, model, request, given.split), given.split, device, given.flip), []
 
 
-def _embed_pictures(model: Any, files: list[Path], device: "torch.device") -> "tuple[EmbeddingTable, list[str]]":
+def _embed_pictures(
+    model: Any, files: list[Path], device: "torch.device", flip: bool
+) -> "tuple[EmbeddingTable, list[str]]":
     import numpy as np
     import torch
     import torch.nn.functional as F
 
+    from arcface_pl.evaluation.measure import with_mirror_images
     from arcface_pl.recognizer.embedding_files import EmbeddingTable
 
-    model.to(device)
+    network = with_mirror_images(model.to(device).backbone) if flip else model.to(device).backbone
     rows, faults = [], []
     with torch.inference_mode():
         for batch, errors in model.batches(files):
-            rows.append(F.normalize(model.backbone(batch), dim=1).cpu().numpy())
+            rows.append(F.normalize(network(batch), dim=1).cpu().numpy())
             faults += errors
     ids = [place for place, fault in enumerate(faults) if fault is None]
     if not ids:
         raise SettingsError(expected("IMAGE", str(files[0]), "pictures that can be read", str(faults[0])))
     paths = [str(files[place]) for place in ids]
-    table = EmbeddingTable(np.concatenate(rows), np.full(len(ids), -1), model.class_names, paths, np.array(ids))
+    table = EmbeddingTable(np.concatenate(rows), np.full(len(ids), -1), model.class_names, paths, np.array(ids), flip)
     named = [
         f"{path}: {str(fault).removeprefix(f'{path}: ')}" for path, fault in zip(files, faults, strict=True) if fault
     ]
     return table, named
 
 
-def _embed_data(model: Any, data: Any, split: str, device: "torch.device") -> "EmbeddingTable":
+def _embed_data(model: Any, data: Any, split: str, device: "torch.device", flip: bool) -> "EmbeddingTable":
     import numpy as np
     import torch.nn.functional as F
 
@@ -165,10 +169,10 @@ def _embed_data(model: Any, data: Any, split: str, device: "torch.device") -> "E
     batches = getattr(data, loaders.get(split, f"{split}_dataloader"))()
     if not batches:
         raise SettingsError(f"--split {split}: {type(data).__name__} has no such images with these settings")
-    found = embed(model.to(device).backbone, batches, device)
+    found = embed(model.to(device).backbone, batches, device, flip=flip)
     paths = paths_of(batches) or [""] * len(found.labels)
     embeddings = F.normalize(found.embeddings, dim=1).numpy()
-    return EmbeddingTable(embeddings, found.labels.numpy(), list(data.class_names), paths, np.arange(len(paths)))
+    return EmbeddingTable(embeddings, found.labels.numpy(), list(data.class_names), paths, np.arange(len(paths)), flip)
 
 
 def _draw(table: "EmbeddingTable", method: str, path: Path) -> None:

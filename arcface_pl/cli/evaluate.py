@@ -9,7 +9,7 @@ from rich.console import Console
 from arcface_pl.cli.command_line import Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.parser import ToolParser, cell, split_words
-from arcface_pl.errors import SettingsError, expected
+from arcface_pl.errors import SettingsError, expected, listed
 from arcface_pl.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -31,9 +31,10 @@ protocols:
 examples:
   arcface-pl evaluate best
   arcface-pl evaluate model.ckpt --protocol mnist-8-9 --figures figures
+  arcface-pl evaluate model.ckpt --protocol omniglot
   arcface-pl evaluate model.ckpt --data.dataset fashion_mnist --split val
   arcface-pl evaluate model.ckpt --data ImageFolderDataModule --data.root photos
-  arcface-pl evaluate model.ckpt --data PairsDataModule --data.root lfw --data.pairs_file pairs.txt
+  arcface-pl evaluate model.ckpt --data PairsDataModule --data.root lfw --data.pairs_file pairs.txt --flip
 """
 
 
@@ -62,16 +63,18 @@ def run(args: list[str]) -> None:
     checkpoint = find_checkpoint(options.checkpoint)
     model = open_model(checkpoint, options.networks)
     data = data_of(checkpoint, model, request, options.split, options.protocol)
-    found = report.evaluate_data(model, data, options.split, device_of(options.accelerator))
+    found = report.evaluate_data(model, data, options.split, device_of(options.accelerator), flip=options.flip)
     results = {
         "checkpoint": str(checkpoint.path),
         "dataset": data.dataset_name if hasattr(data, "dataset_name") else type(data).__name__,
         "split": options.split,
         "protocol": options.protocol,
+        "flip": options.flip,
         **report.as_json(found),
     }
     console = Console(emoji=False)
-    report.print_table(console, results["dataset"], options.split, found)
+    title = f"{results['dataset']}, {options.split}{', with mirror images' * options.flip}"
+    report.print_table(console, title, found)
     run = run_of(*checkpoint)
     place = checkpoint.path.parent if run is None else run.folder
     path = report.write(options.json or place / _file_name(results), results, options.json is not None, run is not None)
@@ -79,7 +82,9 @@ def run(args: list[str]) -> None:
     if options.figures:
         history = angle_history_of(checkpoint.content)
         paths = report.save_figures(model, data, options.split, found, options.figures, history)
-        console.print(f"{len(paths)} figures in {cell(options.figures)}", soft_wrap=True)
+        tables = [path.name for path in paths if path.suffix == ".csv"]
+        written = ", ".join([f"{len(paths) - len(tables)} figures", *tables])
+        console.print(f"{written} in {cell(options.figures)}", soft_wrap=True)
 
 
 def _parser() -> ToolParser:
@@ -93,6 +98,7 @@ def _parser() -> ToolParser:
         default="test",
         help="test images (default), or val: validation images and held-out classes' training images, to choose by",
     )
+    parser.add_argument("--flip", action="store_true", help="flip test: add the embedding of each image's mirror image")
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto", help="default: auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to (default: evaluate-DATA.json in its run)")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw ROC, scores, confusions, mistakes, ... there")
@@ -138,8 +144,6 @@ def data_of(
     data = build_data(*request.over(merge(read_config(BASE_CONFIG), settings)), sizes)
     if hasattr(data, "use_preprocessing"):
         data.use_preprocessing(preprocessor)
-    elif hasattr(data, "normalize_as"):
-        data.normalize_as(preprocessor.mean, preprocessor.std)
     data.prepare_data()
     if isinstance(data, ImageDataModule | PairsDataModule):
         data.setup("test")
@@ -153,8 +157,8 @@ def data_of(
 
 def _check_protocol(name: str, model: "TrainedModel") -> None:
     protocol = PROTOCOLS[name]
-    if (model.dataset_name, model.class_names) != (protocol.trained_on, protocol.trained_class_names):
-        trained = f"a checkpoint trained on {', '.join(model.class_names)} of {model.dataset_name}"
+    if not protocol.accepts(model.dataset_name, model.class_names):
+        trained = f"a checkpoint trained on {listed(model.class_names)} of {model.dataset_name}"
         raise SettingsError(f"--protocol {name}: got {trained}; expected one trained with {protocol.training_flags}")
 
 
@@ -170,4 +174,4 @@ def device_of(accelerator: str) -> Any:
 
 def _file_name(results: dict[str, Any]) -> str:
     measured = re.sub(r"[^\w.-]", "_", str(results["protocol"] or results["dataset"]))
-    return f"evaluate-{measured}{'-val' * (results['split'] == 'val')}.json"
+    return f"evaluate-{measured}{'-val' * (results['split'] == 'val')}{'-flip' * results['flip']}.json"

@@ -8,14 +8,18 @@ from rich.console import Console
 from rich.table import Table
 
 from arcface_pl.checkpoints.results import check_result
+from arcface_pl.cli.mistake_tables import CONFUSIONS, MISTAKES, write_confusions, write_mistakes
 from arcface_pl.cli.parser import cell
 from arcface_pl.cli.result_files import write_json_result
+from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import SettingsError
+from arcface_pl.evaluation.judged import Judged, judge
 from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
+from arcface_pl.figures.confusion import count_confusions
 from arcface_pl.figures.style import SOFTWARE
-from arcface_pl.metrics.functional import target_angles
+from arcface_pl.preprocessing import in_order
 from arcface_pl.recognizer import TrainedModel
 
 MOST_MISTAKES = 24
@@ -34,9 +38,11 @@ _LABELS = {
     "recall_at_10": "recall@10",
     "r_precision": "R-precision",
     "map_at_r": "MAP@R",
-    "knn_accuracy": "k-NN accuracy, k = 5",
+    "knn_accuracy": "k-NN accuracy",
     "rank_1_of_1_enrolled": "rank 1, one image of each class enrolled",
     "rank_1_of_5_enrolled": "rank 1, five enrolled",
+    "one_shot_accuracy": "accuracy",
+    "one_shot_standard_error": "its standard error",
 }
 _NOT_SHOWN = {"pairs": ["tar_at_far_0.0001"]}  # only the JSON has it: published lists have too few pairs
 _TITLES = {"trained": "trained classes", "unseen": "other classes", "held_out": "held-out classes"}
@@ -46,10 +52,13 @@ _KINDS = {
     "pairs": "verification, listed pairs",
     "retrieval": "retrieval, each among the others",
     "identification": "identification, ten galleries",
+    "one_shot": "one-shot classification",
 }
 
 
-def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.device) -> dict[str, Evaluation]:
+def evaluate_data(
+    model: TrainedModel, data: Any, split: str, device: torch.device, *, flip: bool = False
+) -> dict[str, Evaluation]:
     """Evaluate a data module's classes and those it holds out.
 
     Args:
@@ -57,24 +66,30 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
         data: A data module after ``setup``.
         split: "val" or "test".
         device: Device of the network.
+        flip: Embed each image together with its mirror image.
 
     Returns:
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
     """
-    batches = data.test_dataloader() if split == "test" else None
-    if split == "val":
-        batches = data.val_dataloader() if fact(data, "num_val") else None
-    if not batches:
-        raise SettingsError(f"--split val: {type(data).__name__} has no validation images with these settings")
+    batches: Any = data.test_dataloader() if split == "test" else []
+    if split == "val" and fact(data, "num_val"):
+        batches = data.val_dataloader()
     pairs = getattr(data, "pairs", None) if split == "test" else None
     is_trained = list(data.class_names) == model.class_names
-    sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)}
+    sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)} if batches else {}
     if fact(data, "held_out_class_names") and (unseen := data.held_out_dataloader(split)):
         sets["held_out"] = (unseen, data.held_out_class_names)
+    if not sets:
+        kind = {"val": "validation"}.get(split, split)
+        raise SettingsError(f"--split {split}: {type(data).__name__} has no {kind} images with these settings")
     roles = fact(data, "is_query", {}) if split == "test" else {}
     network = model.to(device).backbone
-    embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
+    embedded = {name: embed(network, batches, device, flip=flip) for name, (batches, _) in sets.items()}
     model.to("cpu")
+    if "held_out" in sets:  # the other split may have other classes
+        classes, labels = embedded["held_out"].labels.unique(return_inverse=True)
+        embedded["held_out"] = embedded["held_out"]._replace(labels=labels)
+        sets["held_out"] = (unseen, [data.held_out_class_names[label] for label in classes.tolist()])
     return {
         name: evaluate(
             embedded[name],
@@ -82,6 +97,7 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
             head=model.head if name == "trained" else None,
             pairs=None if name == "held_out" else pairs,
             is_query=roles.get("held_out" if name == "held_out" else "test"),
+            runs=fact(data, "one_shot_runs", {}).get(split) if name == "held_out" else None,
         )
         for name, (_, class_names) in sets.items()
     }
@@ -107,6 +123,9 @@ def check_places(json_file: Path | None, figures: Path | None) -> None:
     for path in sorted(each for name in _TITLES for each in (figures or Path()).glob(f"{name}/*.png")):
         if figures is not None:
             check_result("--figures", path, SOFTWARE)
+    for header, name in ((MISTAKES, "mistakes.csv"), (CONFUSIONS, "confusions.csv")):
+        if figures is not None:
+            check_result("--figures", figures / "trained" / name, ",".join(header).encode())
 
 
 def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Path:
@@ -130,9 +149,9 @@ def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Pa
         raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
 
 
-def print_table(console: Console, dataset: str, split: str, found: dict[str, Evaluation]) -> None:
-    """Print one table, a column a set of images."""
-    table = Table(title=cell(f"{dataset}, {split}"), title_justify="left")
+def print_table(console: Console, title: str, found: dict[str, Evaluation]) -> None:
+    """Print one table, a column per set of images."""
+    table = Table(title=cell(title), title_justify="left")
     table.add_column("")
     for name, each in found.items():
         table.add_column(
@@ -144,9 +163,9 @@ def print_table(console: Console, dataset: str, split: str, found: dict[str, Eva
         rows = [score for score in _LABELS if score in shown and any(score in each for each in scores)]
         if rows:
             table.add_section()
-            table.add_row(f"[bold]{title}", *map(_pairs, scores))
+            table.add_row(f"[bold]{title}", *map(_count, scores))
         for score in rows:
-            cells = (_shown(score, each.scores.get(kind, {}).get(score), each) for each in found.values())
+            cells = (_shown(score, each.scores.get(kind, {}), each) for each in found.values())
             table.add_row(f"  {_LABELS[score]}", *cells)
     console.print(table)
     for name, each in found.items():
@@ -158,18 +177,23 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) if sum(map(len, names)) < 24 else f"{len(names)}"
 
 
-def _pairs(scores: dict[str, float]) -> str:
+def _count(scores: dict[str, float]) -> str:
     total = scores.get("num_genuine", 0) + scores.get("num_impostor", 0)
-    return f"{total:,} pairs" if total else ""
+    return f"{total:,} pairs" if total else f"{scores['num_runs']:,} runs" if "num_runs" in scores else ""
 
 
-def _shown(score: str, value: float | None, each: Evaluation) -> str:
+def _shown(score: str, scores: dict[str, float], each: Evaluation) -> str:
+    value = scores.get(score)
     if value is None:
         return ""
+    if (error := scores.get(f"{score}_standard_error")) is not None:
+        return f"{value:.2%} \N{PLUS-MINUS SIGN} {error:.2%}"
     if score.endswith("_mean"):
         return f"{value:.1f}\N{DEGREE SIGN}"
     if score == "accuracy":
         return f"{value:.2%} ({round(value * each.num_images):,})"
+    if score == "knn_accuracy":
+        return f"{value:.2%} (k = {each.scores['retrieval']['knn_neighbours']:.0f})"
     return f"{value:.4f}" if score == "auc" else f"{value:.2%}"
 
 
@@ -177,40 +201,58 @@ def _shown(score: str, value: float | None, each: Evaluation) -> str:
 def save_figures(
     model: TrainedModel, data: Any, split: str, found: dict[str, Evaluation], folder: Path, history: AngleHistory | None
 ) -> list[Path]:
-    """Draw what there is to draw of each set, in a folder a set; with the trained classes, the angles over training.
+    """Draw what there is to draw of each set, in a folder a set.
+
+    With the trained classes also the angles over training, and mistakes.csv and confusions.csv.
+
+    Returns:
+        The files written.
 
     Raises:
         SettingsError: If a file cannot be written.
     """
     paths = []
     for name, each in found.items():
-        closed, trained = None, name == "trained"
-        if trained:
-            batches = data.val_dataloader() if split == "val" else data.test_dataloader()
-            closed = _closed_set(model.head, each, batches)
+        closed, judged, trained = None, None, name == "trained"
+        batches = data.val_dataloader() if split == "val" else data.test_dataloader()
+        if trained and model.head.num_classes > 1:
+            judged = judge(model.head, *each.embedded)
+            closed = _closed_set(model, judged, batches)
         evaluated = Evaluated(split, each.class_names, *each.embedded, each.curve, closed, history if trained else None)
         try:
             paths += save_all(evaluated, folder / name)
+            if judged is not None:
+                names, files, place = each.class_names, paths_of(batches), folder / name
+                paths.append(write_mistakes(place / "mistakes.csv", judged, names, files, option="--figures"))
+                paths.append(write_confusions(place / "confusions.csv", judged, names, option="--figures"))
         except OSError as error:
             raise SettingsError(f"--figures {folder}: cannot be written ({error.strerror})") from None
     return paths
 
 
-def _closed_set(head: Any, each: Evaluation, batches: Any) -> ClosedSet:
-    embeddings, labels = each.embedded
-    predictions = head(embeddings).argmax(1)
-    angles = torch.rad2deg(head.cosine(embeddings).double().clamp(-1, 1).acos())
-    wrong = (predictions != labels).nonzero().flatten()
-    images = torch.cat([images_and_labels(batch)[0].cpu() for batch in batches])[wrong]
-    shown = (angles[wrong, classes[wrong]] for classes in (labels, predictions))
-    own = target_angles(embeddings, labels, head.weight, sub_centers=head.sub_centers)
-    counts = torch.bincount(labels * head.num_classes + predictions, minlength=head.num_classes**2)
+def _closed_set(model: TrainedModel, judged: Judged, batches: Any) -> ClosedSet:
+    head: Any = model.head
+    wrong = judged.mistakes()
+    shown = wrong[:MOST_MISTAKES]
+    images = in_order(_images_at(batches, shown.tolist()), model.preprocessor.channel_order)
+    columns = (judged.labels, judged.predictions, judged.target_angle, judged.predicted_angle)
     return ClosedSet(
         centers=head.weight.detach(),
         sub_centers=head.sub_centers,
-        confusion=counts.view(head.num_classes, -1),
-        angles=(count_degrees(torch.rad2deg(own.target)), count_degrees(torch.rad2deg(own.nearest_other))),
-        mistakes=Mistakes(images, labels[wrong], predictions[wrong], *shown).hardest(MOST_MISTAKES),
+        confusion=count_confusions(judged.labels, judged.predictions, head.num_classes),
+        angles=(count_degrees(judged.target_angle), count_degrees(judged.nearest_other_angle)),
+        mistakes=Mistakes(images, *(column[shown] for column in columns)),
         num_wrong=len(wrong),
-        num_images=len(labels),
+        num_images=len(judged.labels),
     )
+
+
+def _images_at(batches: Any, rows: list[int]) -> torch.Tensor:
+    """Return the images at some rows of a loader, in the order of the rows; the others are not held."""
+    found: dict[int, torch.Tensor] = {}
+    start = 0
+    for batch in batches:
+        images = images_and_labels(batch)[0]
+        found |= {row: images[row - start].cpu() for row in rows if start <= row < start + len(images)}
+        start += len(images)
+    return torch.stack([found[row] for row in rows]) if rows else torch.empty(0, 1, 1, 1)

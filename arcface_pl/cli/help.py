@@ -87,6 +87,7 @@ Image embeddings with angular-margin losses (ArcFace and its family).
   predict    classify your own pictures, or write a CSV for the test set
   evaluate   classification, verification and retrieval scores; figures
   embed      embeddings of pictures or data, as one file
+  inspect    find wrong labels, and images that two classes share
   recognize  enroll names from a few pictures, identify, compare
   export     write a model as an ONNX, torch or safetensors file
   demo       serve a web page to try a model: draw, see angles, enroll

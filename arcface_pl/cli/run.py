@@ -26,7 +26,7 @@ from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
 from arcface_pl.checkpoints.find_checkpoint import NAMES, find_checkpoint
 from arcface_pl.checkpoints.network import is_known
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
-from arcface_pl.checkpoints.reading import CheckpointFile
+from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
 from arcface_pl.checkpoints.runs import Run, run_of
 from arcface_pl.cli import report
 from arcface_pl.cli.command_line import Flags, Request, parse_command_line
@@ -42,6 +42,7 @@ from arcface_pl.data import ImageDataModule
 from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import check_loaders, fact
 from arcface_pl.errors import SettingsError, expected
+from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.training.init_from import backbone_of
 
@@ -229,6 +230,7 @@ def _train(cli: ArcFaceCLI, start: _Start) -> None:
         folder = RunFolder.of(trainer).claim(trainer, suffix)
         metrics.begin(folder)
     tests = is_overridden("test_step", module) and _check_data(trainer, datamodule, "fit", "test")
+    tests = tests and fact(datamodule, "num_test") != 0
     report.announce(console, trainer, module, datamodule, folder, start.path)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())  # before processes share the classes
     begun = time.perf_counter()
@@ -250,13 +252,19 @@ def _train(cli: ArcFaceCLI, start: _Start) -> None:
         "seed": cli.config.seed_everything,
         "checkpoint": None if best is None else str(best),
         "fit_seconds": seconds,
-        "notices": list(fact(datamodule, "notices", ())),
+        "notices": _notices(datamodule, best),
         "versions": report.versions(),
     }
     folder = run_folder(trainer)  # a collective call: every process makes it
     if trainer.is_global_zero:
         report.write_json(folder / "results.json", results)
         report.conclude(console, results, folder, trainer.loggers, metrics.draw())
+
+
+def _notices(datamodule: Any, best: Path | None) -> list[str]:
+    saved = None if best is None else read_checkpoint(best).get("calibration")
+    threshold = None if saved is None else Calibration.from_dict(saved).notice
+    return [*fact(datamodule, "notices", ()), *([] if threshold is None else [threshold])]
 
 
 def _check_data(trainer: Any, datamodule: Any, *stages: str) -> bool:
@@ -272,6 +280,11 @@ def _evaluate(cli: ArcFaceCLI, start: _Start) -> None:
     command, datamodule = cli.command, cli.datamodule
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
+        datamodule.setup("test")
+        if command != "validate" and not datamodule.num_test:
+            got = f"{datamodule.dataset_name} without test images of trained classes"
+            remedy = "arcface-pl evaluate measures the held-out classes" if datamodule.held_out_class_names else ""
+            raise SettingsError(expected("data", got, f"images to {command} on", remedy))
     has_loaders = _check_data(trainer, datamodule, command)
     if not has_loaders and (command != "predict" or not _check_data(trainer, datamodule, "test")):
         what = "val" if command == "validate" else command
@@ -325,6 +338,6 @@ def _write_predictions(
     for index, (prediction, cosine) in enumerate(zip(joined["predictions"], joined["cosine"], strict=True)):
         angle = torch.rad2deg(torch.tensor(cosine, dtype=torch.float64).clamp(-1, 1).acos()).item()
         label = named(joined["labels"][index]) if "labels" in joined else None
-        row = [index, label, named(prediction), f"{cosine:.6f}", f"{angle:.3f}"]
+        row = [index, label, named(prediction), round(cosine, 6), round(angle, 3)]
         rows.append([*row, paths[index]] if paths else row)
     return write_csv_result(path, header, rows, replace=replace)

@@ -6,6 +6,7 @@ from arcface_pl.data.folder import ImageFolderDataModule
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
 from arcface_pl.data.mnist import MNISTDataModule
+from arcface_pl.data.omniglot import OmniglotDataModule
 from arcface_pl.data.pairs import Pairs, PairsDataModule
 from arcface_pl.data.record import RecordDataModule
 from arcface_pl.data.table import TableDataModule
@@ -19,6 +20,7 @@ __all__ = [
     "ImageFolderDataModule",
     "LabelledImages",
     "MNISTDataModule",
+    "OmniglotDataModule",
     "Pairs",
     "PairsDataModule",
     "RecordDataModule",

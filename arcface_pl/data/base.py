@@ -1,9 +1,10 @@
 """`ImageDataModule`: splits, loaders, distribution over processes and exact resume for every data module of images."""
 
+import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from lightning import LightningDataModule
@@ -20,7 +21,7 @@ from arcface_pl.data.parts import Part, Parts, shortages, split_parts
 from arcface_pl.data.transform import ImageTransform, Transform
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_count, check_number
-from arcface_pl.preprocessing import Preprocessor
+from arcface_pl.preprocessing import ChannelOrder, Normalization, Preprocessor
 from arcface_pl.seeding import run_seed
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +49,9 @@ class ImageDataModule(LightningDataModule, ABC):
             numbers are no longer tested on unseen images.
         normalize: Subtract the training images' mean and divide by their standard deviation, per channel. Otherwise
             pixels are in [0, 1].
+        channel_order: Order of the color channels in the network's input: rgb, or bgr for pretrained weights that want
+            it. Mean, standard deviation and transforms see RGB. Stored in checkpoints, with which every command honors
+            it; evaluation takes the checkpoint's.
         augmentation: Random changes to training images, or None.
         transform: Changes training images in the place of the built-in augmentation: a torchvision v2 transform or
             another callable, or a list of them. It maps uint8 images (C, H, W) to images of the same shape.
@@ -85,6 +89,7 @@ class ImageDataModule(LightningDataModule, ABC):
         val_fraction: float = 0.1,
         watch_test: bool = False,
         normalize: bool = True,
+        channel_order: ChannelOrder = "rgb",
         augmentation: ImageChange | None = None,
         transform: list[Transform] | Transform | None = None,
         eval_transform: list[Transform] | Transform | None = None,
@@ -106,6 +111,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.val_fraction = val_fraction
         self.watch_test = watch_test
         self.normalize = normalize
+        self.channel_order = channel_order
         self.augmentation = augmentation if transform is None else ImageTransform("transform", transform)
         self.eval_transform = None if eval_transform is None else ImageTransform("eval_transform", eval_transform)
         self.seed = seed
@@ -204,11 +210,17 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         self._normalization = tuple(mean), tuple(std)
 
+    def use_preprocessing(self, preprocessor: Preprocessor) -> None:
+        """Prepare images as a trained network expects them."""
+        self.normalize_as(preprocessor.mean, preprocessor.std)
+        self.channel_order = preprocessor.channel_order
+
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Preprocessing of any image for this network, as from `Preprocessor.to_dict`; stored in checkpoints."""
         mean, std = self.normalization
-        values = Preprocessor(self.image_size, self.in_channels, mean, std, **self.picture_style).to_dict()
+        style = {**self.picture_style, "channel_order": self.channel_order}
+        values = Preprocessor(self.image_size, self.in_channels, mean, std, **style).to_dict()
         return values if self.eval_transform is None else {**values, "eval_transform": str(self.eval_transform)}
 
     @property
@@ -290,6 +302,16 @@ class ImageDataModule(LightningDataModule, ABC):
             part = part.select(torch.linspace(0, count - 1, wanted).round().long())
         return self._loader(part, self.eval_batch_size)
 
+    def training_on(self, places: Tensor) -> Self:
+        """Return a copy that trains on some of the training images only, after :meth:`setup`.
+
+        Args:
+            places: (M,) int64, indices of the training images.
+        """
+        other = copy.copy(self)
+        other._parts = self._loaded._replace(train=self._loaded.train.select(places))
+        return other
+
     def val_dataloader(self) -> Batches | list[Batches]:
         """Validation batches, in order; an empty list if there are none."""
         return self._eval_loader(self._loaded.val)
@@ -322,6 +344,8 @@ class ImageDataModule(LightningDataModule, ABC):
             "world_size": self.trainer.world_size if self.trainer else 1,
             "seed": self._run_seed,
             "normalize": self.normalize,
+            # None for RGB, as in checkpoints from before there was a choice.
+            "channel_order": None if self.channel_order == "rgb" else self.channel_order,
             "augmentation": str(self.augmentation),
             "eval_transform": self.eval_transform and str(self.eval_transform),
             # None if nothing is held out, as in checkpoints from before classes could be held out.
@@ -389,7 +413,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.batches_of(
             part,
             batch_size=batch_size,
-            normalization=self.normalization,
+            normalization=Normalization(*self.normalization, self.channel_order),
             seed=self._run_seed,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,

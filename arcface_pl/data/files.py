@@ -20,7 +20,7 @@ from arcface_pl.data.labelled import LabelledFiles, LabelledImages
 from arcface_pl.data.parts import Part, Parts
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_count, check_number
-from arcface_pl.preprocessing import Preprocessor, measure_white_level
+from arcface_pl.preprocessing import Preprocessor, check_channel_order, measure_white_level
 from arcface_pl.seeding import derive_seed
 
 RESIDENT_LIMIT = 2 << 30
@@ -98,6 +98,7 @@ class ImageFilesDataModule(ImageDataModule):
             kwargs["augmentation"] = strengths  # a saved config has null
         super().__init__(**kwargs)
         _check_images(image_size, in_channels, mean, std)
+        check_channel_order(self.channel_order, in_channels)
         _check_reading(num_workers, check_files, skip_unreadable, resident)
         check_number("test_fraction", test_fraction, low=0, high=1, low_open=True)
         if white_level is not None:
@@ -131,7 +132,7 @@ class ImageFilesDataModule(ImageDataModule):
 
     def use_preprocessing(self, preprocessor: Preprocessor) -> None:
         """Prepare images as a trained network expects them, whatever would be measured on them."""
-        self.normalize_as(preprocessor.mean, preprocessor.std)
+        super().use_preprocessing(preprocessor)
         self.white_level = preprocessor.white_level if self.white_level is None else self.white_level
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor
 from arcface_pl.data.augment import ImageChange
 from arcface_pl.data.epochs import Batch, Batches, Step
 from arcface_pl.data.labelled import LabelledImages
-from arcface_pl.preprocessing import normalize_images
+from arcface_pl.preprocessing import Normalization, normalize_images
 
 
 class BatchLoader(Batches):
@@ -17,16 +17,14 @@ class BatchLoader(Batches):
 
     Args:
         data: Images and labels, on the device of the batches.
-        normalization: Mean and standard deviation per channel, on a scale of 0 to 1.
+        normalization: Mean, standard deviation and order of the channels.
         **kwargs: Arguments of `Batches`: batch size, order, augmentation, seed, rank.
 
     Raises:
         ValueError: If there are fewer images than processes.
     """
 
-    def __init__(
-        self, data: LabelledImages, *, normalization: tuple[tuple[float, ...], tuple[float, ...]], **kwargs: Any
-    ) -> None:
+    def __init__(self, data: LabelledImages, *, normalization: Normalization, **kwargs: Any) -> None:
         super().__init__(data.labels, data.images.shape[-1], **kwargs)
         self.data = data
         self.normalization = normalization
@@ -42,7 +40,7 @@ def network_input(
     images: Tensor,
     augmentation: ImageChange | None,
     draws: Tensor | None,
-    normalization: tuple[tuple[float, ...], tuple[float, ...]],
+    normalization: Normalization,
 ) -> Tensor:
     """Augment and normalize a batch; bit-identical for images in memory and from worker processes.
 
@@ -50,7 +48,7 @@ def network_input(
         images: (B, C, H, W) uint8.
         augmentation: Random changes, or None.
         draws: Random parameters per image from ``augmentation.draw``, or None.
-        normalization: Mean and standard deviation per channel, on a scale of 0 to 1.
+        normalization: Mean, standard deviation and order of the channels.
 
     Returns:
         (B, C, H, W) float32, channels-last if C > 1.

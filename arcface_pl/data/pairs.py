@@ -110,7 +110,7 @@ class PairsDataModule(LightningDataModule):
         return FileLoader(
             ImageFiles(self.root, files, preprocessor),
             batch_size=self.eval_batch_size,
-            normalization=(preprocessor.mean, preprocessor.std),
+            normalization=preprocessor.normalization,
             num_workers=self.num_workers,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,

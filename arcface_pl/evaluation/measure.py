@@ -3,11 +3,12 @@
 Nothing here reads files, parses settings or prints. Every score is a plain float: a fraction, or degrees.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from arcface_pl.data.protocol import labelled
@@ -25,13 +26,29 @@ from arcface_pl.metrics.functional import (
     target_angles,
     verification_curve,
 )
+from arcface_pl.metrics.functional.neighbours import Search
+from arcface_pl.metrics.functional.retrieval import NUM_NEIGHBOURS
 from arcface_pl.seeding import derive_seed
 
 FAR = (1e-1, 1e-2, 1e-3, 1e-4)
 """False accept rates for which the true accept rate is reported."""
 RECALL_AT = (1, 5, 10)
-NUM_NEIGHBOURS = 5
+ENROLLED = (1, 5)
+"""Images per class in the galleries of `identification`."""
 NUM_DRAWS = 10  # random galleries per number of enrolled images
+
+
+def with_mirror_images(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Embed each image together with its mirror image: the flip test of face recognition.
+
+    Args:
+        network: Maps images (B, C, H, W) to embeddings (B, D).
+
+    Returns:
+        The same, with the mean of both embeddings: the direction of their sum, at the length of one, which a head
+        without normalization depends on.
+    """
+    return lambda images: (network(images) + network(images.flip(-1))) / 2
 
 
 class Embedded(NamedTuple):
@@ -53,7 +70,7 @@ class Evaluation:
     Attributes:
         class_names: Names of the classes, in label order.
         embedded: Embeddings and labels of the images.
-        scores: By kind (classification, verification, pairs, retrieval, identification), then by name.
+        scores: By kind (classification, verification, pairs, retrieval, identification, one_shot), then by name.
         curve: Verification over all pairs, if there are genuine and impostor ones.
         not_measured: What the images or the list of pairs do not allow, and why, one sentence each.
     """
@@ -75,6 +92,8 @@ def embed(
     network: Callable[[Tensor], Tensor],
     batches: Iterable[Any],
     device: torch.device | str = "cpu",
+    *,
+    flip: bool = False,
 ) -> Embedded:
     """Embed all images of a loader.
 
@@ -82,10 +101,12 @@ def embed(
         network: Maps images (B, C, H, W) to embeddings (B, D), in evaluation mode, on ``device``.
         batches: Images and labels, in any form of `arcface_pl.data.protocol.images_and_labels`.
         device: Device of the network.
+        flip: Embed each image together with its mirror image; see `with_mirror_images`.
 
     Returns:
         Embeddings and labels in the order of the batches.
     """
+    network = with_mirror_images(network) if flip else network
     embeddings, labels = [], []
     for images, numbers in map(labelled, batches):
         embeddings.append(network(images.to(device)).float().cpu())
@@ -100,6 +121,7 @@ def evaluate(
     head: Head | None = None,
     pairs: Any = None,
     is_query: Tensor | None = None,
+    runs: Sequence[Any] | None = None,
 ) -> Evaluation:
     """Measure everything that a set of images allows, and name what it does not allow.
 
@@ -110,6 +132,7 @@ def evaluate(
         pairs: A list of pairs of these images: ``first`` and ``second``, (P,) int64 indices, ``is_genuine``, (P,) bool,
             and ``folds``, (P,) int64; None for no list.
         is_query: Whether each image is looked up among the others, (N,) bool; None to look up each among all others.
+        runs: Runs of one-shot classification, see `one_shot`; None if the images have none.
 
     Raises:
         ValueError: If an embedding is NaN or infinite, or an index is outside the images.
@@ -138,8 +161,27 @@ def evaluate(
             not_measured.append(f"error rates of the listed pairs: the list has no {kind} pairs")
         elif "fold_accuracy" not in scores["pairs"]:
             not_measured.append("accuracy by folds: not every one of two or more folds has pairs of both kinds")
+    if runs:
+        scores["one_shot"] = one_shot(embeddings, runs)
+    elif runs is not None:
+        not_measured.append("one-shot classification: its runs are missing")
+    if curve is not None:
+        not_measured += _too_few(scores)
     found = {kind: each for kind, each in scores.items() if each}
     return Evaluation(class_names, embedded, found, curve, not_measured)
+
+
+def _too_few(scores: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Name the scores whose number of neighbors, enrolled images or pairs exceeds what the classes have."""
+    rates = [f"{100 * far:g}%" for far in FAR if f"tar_at_far_{far:g}" not in scores["verification"]]
+    if rates:
+        yield f"TAR at FAR {', '.join(rates)}: {scores['verification']['num_impostor']:,} impostor pairs are too few"
+    if "retrieval" in scores and (
+        ranks := [f"recall@{rank}" for rank in RECALL_AT if f"recall_at_{rank}" not in scores["retrieval"]]
+    ):
+        yield f"{', '.join(ranks)}: with so few images of other classes there is always one of the class among them"
+    if numbers := [count for count in ENROLLED if f"rank_1_of_{count}_enrolled" not in scores["identification"]]:
+        yield f"identification with {' or '.join(map(str, numbers))} enrolled: a class has no more images than that"
 
 
 @torch.no_grad()
@@ -214,25 +256,27 @@ def retrieval(embeddings: Tensor, labels: Tensor, is_query: Tensor | None = None
         is_query: (N,) bool, queries; the others are the gallery. Queries without an image of their class are left out.
 
     Returns:
-        ``recall_at_K`` for each K in `RECALL_AT` below N, ``r_precision``, ``map_at_r`` and, with more than
-        `NUM_NEIGHBOURS` images, ``knn_accuracy``.
+        ``recall_at_K`` for each K in `RECALL_AT` that no query's images of other classes fall short of, since it could
+        not fail there; ``r_precision``, ``map_at_r``, ``knn_accuracy`` and ``knn_neighbours``, the number that vote.
     """
-    most, gallery = len(labels) - 1, {}
+    gallery: dict[str, Any] = {}
     if is_query is not None:
-        most = int((~is_query).sum())
         gallery = {"gallery_embeddings": embeddings[~is_query], "gallery_labels": labels[~is_query]}
         embeddings, labels = embeddings[is_query], labels[is_query]
-    ranks = [rank for rank in RECALL_AT if rank <= most]
-    matched = cumulative_match_characteristic(embeddings, labels, ranks[-1], **gallery)
-    scores = {f"recall_at_{rank}": float(matched[rank - 1]) for rank in ranks}
+    search = Search(embeddings, labels, **gallery)
+    scores: dict[str, float] = {}
+    if ranks := [rank for rank in RECALL_AT if rank <= search.num_candidates - int(search.num_relevant.max())]:
+        matched = cumulative_match_characteristic(embeddings, labels, ranks[-1], **gallery)
+        scores = {f"recall_at_{rank}": float(matched[rank - 1]) for rank in ranks}
     scores["r_precision"], scores["map_at_r"] = precision_at_r(embeddings, labels, **gallery)
-    if most >= NUM_NEIGHBOURS:
-        scores["knn_accuracy"] = knn_accuracy(embeddings, labels, NUM_NEIGHBOURS, **gallery)
-    return scores
+    neighbours, answerable = search.default_k(NUM_NEIGHBOURS), (search.num_relevant > 0).double().mean()
+    # Queries without an image of their class, which it counts as wrong, are left out here too
+    scores["knn_accuracy"] = knn_accuracy(embeddings, labels, neighbours, **gallery) / float(answerable)
+    return scores | {"knn_neighbours": neighbours}
 
 
 def identification(
-    embeddings: Tensor, labels: Tensor, *, enrolled: Iterable[int] = (1, 5), seed: int = 0
+    embeddings: Tensor, labels: Tensor, *, enrolled: Iterable[int] = ENROLLED, seed: int = 0
 ) -> dict[str, float]:
     """Classify images by the nearest of a few enrolled ones; means over `NUM_DRAWS` random galleries.
 
@@ -261,4 +305,25 @@ def identification(
             chosen = {"gallery_embeddings": embeddings[gallery], "gallery_labels": labels[gallery]}
             found.append(recall_at_k(embeddings[is_query], labels[is_query], 1, **chosen))
         scores[f"rank_1_of_{count}_enrolled"] = sum(found) / len(found)
+    return scores
+
+
+def one_shot(embeddings: Tensor, runs: Sequence[Any]) -> dict[str, float]:
+    """Classify the queries of each run by the enrolled image with the largest cosine.
+
+    Args:
+        embeddings: (N, D).
+        runs: Each has ``enrolled``, (K,), and ``queries``, (Q,), int64 indices of embeddings, and ``targets``, (Q,)
+            int64, the position in ``enrolled`` of the image of each query's class.
+
+    Returns:
+        ``one_shot_accuracy``, the mean over the runs; with two or more runs ``one_shot_standard_error``, its standard
+        error; and ``num_runs``.
+    """
+    unit = F.normalize(embeddings.double(), dim=1)
+    nearest = [(unit[run.queries] @ unit[run.enrolled].T).argmax(1) for run in runs]
+    rates = torch.stack([(found == run.targets).double().mean() for found, run in zip(nearest, runs, strict=True)])
+    scores = {"one_shot_accuracy": float(rates.mean()), "num_runs": len(runs)}
+    if len(runs) > 1:
+        scores["one_shot_standard_error"] = float(rates.std() / len(runs) ** 0.5)
     return scores

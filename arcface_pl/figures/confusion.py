@@ -17,23 +17,61 @@ MAX_CELLS = 50
 NUM_BARS = 25
 
 
+def count_confusions(labels: Tensor, predictions: Tensor, num_classes: int, counts: Tensor | None = None) -> Tensor:
+    """Count images by true and predicted class.
+
+    Args:
+        labels: (N,) int64 in [0, C).
+        predictions: (N,) int64 in [0, C).
+        num_classes: C.
+        counts: (N,) int64, number of images of each pair; None for one each.
+
+    Returns:
+        (C, C) int64, sparse: memory grows with the pairs that occur, not with the square of the classes.
+    """
+    places, counts = torch.stack((labels, predictions)), torch.ones_like(labels) if counts is None else counts
+    with torch.sparse.check_sparse_tensor_invariants(True):  # torch warns unless it is told
+        return torch.sparse_coo_tensor(places, counts, (num_classes, num_classes)).coalesce()  # sums equal pairs
+
+
+def worst_confusions(counts: Tensor) -> list[tuple[int, int, int, float]]:
+    """Return the most frequent confusions, most frequent first, of equal ones by class.
+
+    Args:
+        counts: (C, C) int64, dense, or sparse and coalesced.
+
+    Returns:
+        True class, predicted class, number of images, and their share of the true class's images, of each.
+    """
+    counts = counts.cpu()
+    rows, columns = counts.indices() if counts.is_sparse else counts.nonzero().T
+    values = counts.values() if counts.is_sparse else counts[rows, columns]
+    sizes = torch.zeros(len(counts), dtype=torch.int64).index_add_(0, rows, values)
+    off = ((rows != columns) & (values > 0)).nonzero().squeeze(1)
+    chosen = off[values[off].argsort(descending=True, stable=True)]
+    found = zip(*(each[chosen].tolist() for each in (rows, columns, values)), sizes[rows[chosen]].tolist(), strict=True)
+    return [(row, column, value, value / size) for row, column, value, size in found]
+
+
 def draw_confusion(counts: Tensor, class_names: list[str], split: str) -> "Figure":
     """Draw a confusion matrix with counts, colored by the share of the true class.
 
     Beyond 50 classes the most frequent confusions are drawn as bars instead.
 
     Args:
-        counts: (C, C) integers, true class by predicted class.
+        counts: (C, C) integers, true class by predicted class, dense or sparse.
         class_names: C names.
         split: Name of the split, for the title.
 
     Returns:
         A new figure.
     """
-    right, total = int(counts.trace()), int(counts.sum())
-    title = f"{split}: {right:,} of {total:,} correct"
-    cells = counts.cpu().numpy()
-    return _draw_cells(cells, class_names, title) if len(cells) <= MAX_CELLS else _draw_bars(cells, class_names, title)
+    worst = worst_confusions(counts)
+    total = int(counts.sum())
+    title = f"{split}: {total - sum(count for _, _, count, _ in worst):,} of {total:,} correct"
+    if len(counts) <= MAX_CELLS:
+        return _draw_cells(counts.cpu().to_dense().numpy(), class_names, title)
+    return _draw_bars(worst[:NUM_BARS], class_names, title)
 
 
 def _draw_cells(counts: np.ndarray, class_names: list[str], title: str) -> "Figure":
@@ -58,39 +96,32 @@ def _draw_cells(counts: np.ndarray, class_names: list[str], title: str) -> "Figu
     return figure
 
 
-def _draw_bars(counts: np.ndarray, class_names: list[str], title: str) -> "Figure":
+def _draw_bars(worst: list[tuple[int, int, int, float]], class_names: list[str], title: str) -> "Figure":
     figure = new_figure(7.0, 6.4)
     axes = figure.add_subplot()
     axes.set_title(title)
-    off = torch.from_numpy(counts).clone().fill_diagonal_(0).flatten()
-    most = off.topk(min(NUM_BARS, int((off > 0).sum())))
-    if not len(most.values):
-        axes.text(0.5, 0.5, f"No class of {len(counts):,} was taken for another", ha="center", va="center")
+    if not worst:
+        axes.text(0.5, 0.5, f"No class of {len(class_names):,} was taken for another", ha="center", va="center")
         axes.set_axis_off()
         return figure
-    _label_bars(axes, counts, most.values.numpy(), most.indices.numpy(), class_names)
+    _label_bars(axes, worst, class_names)
     axes.set_title(
-        f"{title}\nthe {len(most.values)} most frequent confusions among {len(counts):,} classes", fontsize=11
+        f"{title}\nthe {len(worst)} most frequent confusions among {len(class_names):,} classes", fontsize=11
     )
     axes.set_xlabel("images")
     return figure
 
 
-def _label_bars(
-    axes: "Axes", counts: np.ndarray, values: np.ndarray, indices: np.ndarray, class_names: list[str]
-) -> None:
+def _label_bars(axes: "Axes", worst: list[tuple[int, int, int, float]], class_names: list[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    rows, columns = indices // len(counts), indices % len(counts)
-    position = np.arange(len(values))
+    position, values = np.arange(len(worst)), [count for _, _, count, _ in worst]
     axes.barh(position, values, color=SERIES[0]["color"])
-    names = [f"{shorten(class_names[row])}, taken for {shorten(class_names[column])}" for row, column in
-             zip(rows, columns, strict=True)]  # fmt: skip
+    names = [f"{shorten(class_names[row])}, taken for {shorten(class_names[column])}" for row, column, *_ in worst]
     axes.set_yticks(position, names, fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for at, (value, row) in enumerate(zip(values, rows, strict=True)):
-        share = 100 * value / counts[row].sum()
-        axes.text(value, at, f" {value:,} ({share:.3g}% of the class)", va="center", fontsize=8)
-    axes.set_xlim(0, 1.7 * values.max())
+    for at, (_, _, count, share) in enumerate(worst):
+        axes.text(count, at, f" {count:,} ({100 * share:.3g}% of the class)", va="center", fontsize=8)
+    axes.set_xlim(0, 1.7 * max(values))
     axes.spines[["top", "right"]].set_visible(False)

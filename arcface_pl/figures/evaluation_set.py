@@ -29,7 +29,7 @@ class ClosedSet:
     Attributes:
         centers: (C * sub_centers, D) class centers, the centers of a class adjacent.
         sub_centers: Centers per class.
-        confusion: (C, C) int64, true class by predicted class.
+        confusion: (C, C) int64, true class by predicted class, dense or sparse.
         angles: Number of images per degree of the angle to the target class and to the nearest other class, (180,)
             int64 each.
         mistakes: The worst ones.

@@ -23,7 +23,8 @@ class Retrieval(EmbeddingMetric):
 
     Args:
         recall_at: The k of recall@k, each at least 1.
-        num_neighbours: Number of neighbors that vote in the k-NN accuracy, at least 1.
+        num_neighbours: Number of neighbors that vote in the k-NN accuracy, at least 1. None for 5, or what the smallest
+            class has besides the query.
         kwargs: Passed to `torchmetrics.Metric`.
 
     Raises:
@@ -37,10 +38,11 @@ class Retrieval(EmbeddingMetric):
         {'recall_at_1': 0.75, 'recall_at_2': 0.75, 'r_precision': 0.75, 'map_at_r': 0.75, 'knn_accuracy': 0.75}
     """
 
-    def __init__(self, recall_at: Sequence[int] = (1, 5, 10), num_neighbours: int = 5, **kwargs: Any) -> None:
+    def __init__(self, recall_at: Sequence[int] = (1, 5, 10), num_neighbours: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check(bool(recall_at) and min(recall_at) >= 1, "recall_at", list(recall_at), "whole numbers of at least 1")
-        check(num_neighbours >= 1, "num_neighbours", num_neighbours, "a whole number of at least 1")
+        if num_neighbours is not None:
+            check(num_neighbours >= 1, "num_neighbours", num_neighbours, "a whole number of at least 1")
         self.recall_at = list(recall_at)
         self.num_neighbours = num_neighbours
 
@@ -57,6 +59,6 @@ class Retrieval(EmbeddingMetric):
             values |= {f"recall_at_{k}": float(matched[k - 1]) for k in possible}
         if repeats:
             values["r_precision"], values["map_at_r"] = precision_at_r(embeddings, labels)
-        if self.num_neighbours <= most:
+        if most and (self.num_neighbours or 1) <= most:
             values["knn_accuracy"] = knn_accuracy(embeddings, labels, self.num_neighbours)
         return self.reported(values, f"{len(labels)} embeddings of {len(labels.unique())} classes")

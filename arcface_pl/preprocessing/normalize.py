@@ -1,20 +1,51 @@
 """Pixel values to the network's input."""
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from arcface_pl.errors import expected
 
+ChannelOrder = Literal["rgb", "bgr"]
+CHANNEL_ORDERS: tuple[ChannelOrder, ...] = get_args(ChannelOrder)
 
-def normalize_images(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+
+class Normalization(NamedTuple):
+    """How pixels become the network's input; the arguments of `normalize_images`.
+
+    Attributes:
+        mean: Mean per channel, on a scale of 0 to 1, in the order of the images.
+        std: Standard deviation per channel, in the order of the images.
+        channel_order: Order of the channels in the network's input.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    channel_order: ChannelOrder = "rgb"
+
+
+def in_order(images: Tensor, channel_order: ChannelOrder) -> Tensor:
+    """Turn RGB images into the network's order of channels, or the network's input into RGB: the same exchange.
+
+    Args:
+        images: (B, C, H, W), any dtype.
+        channel_order: The network's.
+    """
+    return images.flip(1) if channel_order == "bgr" else images
+
+
+def normalize_images(
+    images: Tensor, mean: Sequence[float], std: Sequence[float], channel_order: ChannelOrder = "rgb"
+) -> Tensor:
     r"""Turn pixel values into the network's input, :math:`(x / 255 - \mu_c) / \sigma_c` for each channel c.
 
     Args:
         images: (B, C, H, W), pixel values from 0 to 255, uint8 or floating point. Not changed.
         mean: C means, on a scale of 0 to 1.
         std: C standard deviations, on the same scale, above 0.
+        channel_order: Order of the channels in the result; images, ``mean`` and ``std`` are in RGB.
 
     Returns:
         (B, C, H, W) float32, on the device of ``images``.
@@ -37,4 +68,4 @@ def normalize_images(images: Tensor, mean: Sequence[float], std: Sequence[float]
         # Python numbers: a tensor would make every batch wait for a copy to the device.
         if values != (0, 1):
             pixels[:, channel].sub_(values[0]).div_(values[1])
-    return pixels
+    return in_order(pixels, channel_order)

@@ -13,7 +13,7 @@ from arcface_pl.functional.checks import check_choice
 from arcface_pl.preprocessing.decoding import ImageError, read_image
 from arcface_pl.preprocessing.drawing.ink import find_ink
 from arcface_pl.preprocessing.framing import as_framed, fit_image, frame_ink, frame_object
-from arcface_pl.preprocessing.normalize import normalize_images
+from arcface_pl.preprocessing.normalize import CHANNEL_ORDERS, ChannelOrder, Normalization, normalize_images
 
 _LOG = logging.getLogger(__name__)
 Style = Literal["ink", "object", "picture"]
@@ -48,11 +48,12 @@ class Preprocessor:
     Args:
         image_size: Height and width of the network's input, in pixels.
         in_channels: Channels of the network's input, 1 or 3.
-        mean: Mean per channel, on a scale of 0 to 1.
-        std: Standard deviation per channel.
+        mean: Mean per channel, on a scale of 0 to 1; of color images in the order red, green, blue.
+        std: Standard deviation per channel, in the same order.
         style: "ink", "object" or "picture".
         ink_share: Longer side of a character divided by ``image_size``, in (0, 1]; 20 / 28 in MNIST.
         white_level: Pixel value of white in files of more than 8 bits per channel; see `read_image`.
+        channel_order: Order of the channels in the network's input, "rgb" or "bgr". Images are RGB everywhere else.
 
     Raises:
         ValueError: If a value is out of range.
@@ -65,6 +66,7 @@ class Preprocessor:
     style: Style = "picture"
     ink_share: float = 20 / 28
     white_level: float | None = None
+    channel_order: ChannelOrder = "rgb"
 
     def __post_init__(self) -> None:
         # Tuples are hashable, unlike the lists of JSON and checkpoints.
@@ -83,6 +85,12 @@ class Preprocessor:
             raise ValueError(expected("ink_share", self.ink_share, "a fraction in (0, 1]"))
         if self.white_level is not None and not 0 < self.white_level < float("inf"):
             raise ValueError(expected("white_level", self.white_level, "a pixel value above 0, or null"))
+        check_channel_order(self.channel_order, self.in_channels)
+
+    @property
+    def normalization(self) -> Normalization:
+        """Arguments of `normalize_images`."""
+        return Normalization(self.mean, self.std, self.channel_order)
 
     def read(self, source: str | Path | bytes) -> Tensor:
         """Read an image file and frame it.
@@ -110,7 +118,7 @@ class Preprocessor:
         Raises:
             ImageError: If nothing is drawn and the style is "ink".
         """
-        return normalize_images(self.frame(image)[None], self.mean, self.std)[0]
+        return normalize_images(self.frame(image)[None], *self.normalization)[0]
 
     def frame(self, image: Tensor) -> Tensor:
         """Resize and frame an image, without normalizing it.
@@ -147,9 +155,12 @@ class Preprocessor:
         return frame_ink(ink, box, self.image_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values for JSON or a checkpoint; ``white_level`` only if it is set."""
+        """Return the settings as plain values for JSON or a checkpoint.
+
+        ``white_level`` and ``channel_order`` are left out at their defaults, as in files from before there were such.
+        """
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if (name, value) not in _LEFT_OUT}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -187,6 +198,20 @@ class Preprocessor:
         mean, std = facts.get("normalization") or ((0.0,) * in_channels, (1.0,) * in_channels)
         style = style_of_dataset(facts.get("dataset_name"))
         return cls(image_size, in_channels, mean, std, **style)
+
+
+_LEFT_OUT = (("white_level", None), ("channel_order", "rgb"))
+
+
+def check_channel_order(channel_order: ChannelOrder, in_channels: int) -> None:
+    """Refuse an order of channels that does not exist, or that gray images cannot have.
+
+    Raises:
+        ValueError: Names ``channel_order``.
+    """
+    check_choice("channel_order", channel_order, CHANNEL_ORDERS)
+    if channel_order != "rgb" and in_channels != 3:
+        raise ValueError(expected("channel_order", channel_order, "rgb, since the images are gray"))
 
 
 def _grey(image: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcface_pl.heads import AngularHead, LinearHead
+from arcface_pl.preprocessing import in_order
 from arcface_pl.recognizer.trained import TrainedModel
 
 
@@ -40,6 +41,7 @@ class DeployedModel(nn.Module):
         self.backbone = model.backbone
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(model.preprocessor, name))[:, None, None])
+        self.channel_order = model.preprocessor.channel_order
         head = model.head
         self.sub_centers = head.sub_centers
         self.register_buffer("class_centers", F.normalize(head.weight.detach().double(), dim=1).float())
@@ -52,8 +54,8 @@ class DeployedModel(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the `Outputs` of pixels (B, C, S, S) uint8."""
-        embedding = self.backbone((pixels.float() / 255 - self.mean) / self.std)
+        """Compute the `Outputs` of pixels (B, C, S, S) uint8, of color images in RGB."""
+        embedding = self.backbone(in_order((pixels.float() / 255 - self.mean) / self.std, self.channel_order))
         unit = F.normalize(embedding, dim=1)
         cosine = (unit @ self.class_centers.T).clamp(-1, 1)
         if self.sub_centers > 1:

@@ -20,6 +20,7 @@ class EmbeddingTable:
         class_names: Names of the classes, in label order.
         paths: N paths; empty text if a picture is not a file.
         ids: (N,) int64, position of the picture among those that were asked for.
+        flip: Whether each embedding is that of a picture together with its mirror image.
     """
 
     embeddings: np.ndarray
@@ -27,6 +28,7 @@ class EmbeddingTable:
     class_names: list[str]
     paths: list[str]
     ids: np.ndarray
+    flip: bool = False
 
     @property
     def classes(self) -> list[str]:
@@ -56,6 +58,7 @@ def _to_npz(table: EmbeddingTable) -> bytes:
         classes=np.array(table.classes, dtype=np.str_),
         paths=np.array(table.paths, dtype=np.str_),
         ids=table.ids,
+        flip=np.array(table.flip),
         producer=np.array(MARK),
     )
     return file.getvalue()
@@ -65,7 +68,8 @@ def _to_safetensors(table: EmbeddingTable) -> bytes:
     from safetensors.numpy import save
 
     tensors = {"embeddings": table.embeddings, "labels": table.labels, "ids": table.ids}
-    texts = {"class_names": json.dumps(table.class_names), "paths": json.dumps(table.paths), "producer": MARK.decode()}
+    texts = {"class_names": json.dumps(table.class_names), "paths": json.dumps(table.paths)}
+    texts |= {"flip": json.dumps(table.flip), "producer": MARK.decode()}
     return save({name: np.ascontiguousarray(each) for name, each in tensors.items()}, texts)
 
 
@@ -81,8 +85,9 @@ def _to_parquet(table: EmbeddingTable) -> bytes:
         "class": pa.array(list(map(_encodable, table.classes))),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(table.embeddings.ravel()), width),
     }
+    facts = {b"producer": MARK, b"flip": json.dumps(table.flip).encode()}
     file = io.BytesIO()
-    pq.write_table(pa.table(columns).replace_schema_metadata({b"producer": MARK}), file)
+    pq.write_table(pa.table(columns).replace_schema_metadata(facts), file)
     return file.getvalue()
 
 

@@ -149,12 +149,14 @@ def _metadata(model: TrainedModel) -> dict[str, str]:
     """Return everything but the weights as text; values that are not text become JSON."""
     config, thresholds = to_config(model), Thresholds.of(model.calibration)
     values = {
-        "input": "pixels: uint8 (batch, channels, height, width), values from 0 to 255, not normalized",
+        "input": "pixels: uint8 (batch, channels, height, width), values from 0 to 255, not normalized; colors in the "
+        "order red, green, blue, whatever channel_order is",
         "outputs": "embedding: (batch, D), unit length; cosine: (batch, classes), to the class centers; logits: "
         "(batch, classes), the class is where they are largest",
         "class_names": config["class_names"],
         "mean": list(model.preprocessor.mean),
         "std": list(model.preprocessor.std),
+        "channel_order": model.preprocessor.channel_order,
         "threshold_classification": thresholds.classification,
         "threshold_verification": thresholds.verification,
         "producer": MARK.decode(),

@@ -25,6 +25,7 @@ def model_card(model: TrainedModel) -> str:
         The text of a ``README.md``.
     """
     backbone, head, to_input = model.backbone, model.head, model.preprocessor
+    order = ", sees BGR; pictures are RGB" if to_input.channel_order == "bgr" else ""
     count = sum(weight.numel() for part in (backbone, head) for weight in part.parameters())
     return f"""\
 # {type(backbone).__name__} with {type(head).__name__}
@@ -34,7 +35,7 @@ Maps a picture to an embedding of {head.embedding_dim} numbers; embeddings of on
 
 | | |
 |---|---|
-| backbone | {type(backbone).__name__}, {to_input.in_channels} x {to_input.image_size} x {to_input.image_size} |
+| backbone | {type(backbone).__name__}, {to_input.in_channels} x {to_input.image_size} x {to_input.image_size}{order} |
 | head | {type(head).__name__} |
 | parameters | {count:,} |
 | classes | {_listed(model.class_names)} |

@@ -135,7 +135,7 @@ class TrainedModel:
             yield self._normalized(torch.stack(pixels) if pixels else none), errors
 
     def _normalized(self, pixels: Tensor) -> Tensor:
-        return normalize_images(pixels.to(self.head.weight.device), self.preprocessor.mean, self.preprocessor.std)
+        return normalize_images(pixels.to(self.head.weight.device), *self.preprocessor.normalization)
 
     def _framed(self, images: Pictures) -> Tensor:
         pixels = torch.from_numpy(images) if isinstance(images, np.ndarray) else images

@@ -55,6 +55,18 @@ def test_pictures(place: Path, capsys: pytest.CaptureFixture) -> None:
     torch.testing.assert_close(torch.from_numpy(found["embeddings"]), expected, rtol=0, atol=1e-6)
 
 
+def test_flip_adds_the_mirror_images(place: Path) -> None:
+    files = [f"people/eve/{number}.png" for number in range(5)]
+    assert call("people/eve", "--flip") == 0
+    model = Recognizer.from_checkpoint("model.ckpt").model
+    ((batch, _),) = model.batches(files)
+    mirrored = torch.from_numpy(batch.numpy()[..., ::-1].copy())
+    total = model.backbone(batch) + model.backbone(mirrored)
+    with np.load("embeddings.npz") as file:
+        np.testing.assert_allclose(file["embeddings"], F.normalize(total).numpy(), atol=1e-6)
+        assert file["flip"]
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_the_data_of_the_run_in_every_format(place: Path, split: str) -> None:
     pq = pytest.importorskip("pyarrow.parquet")

@@ -1,17 +1,21 @@
 """``arcface-pl evaluate`` on checkpoints of real runs."""
 
+import csv
 import itertools
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from arcface_pl import ArcFaceModule, MNISTDataModule
+from arcface_pl import ArcFaceModule, MNISTDataModule, Recognizer
 from arcface_pl.cli import main
 from arcface_pl.evaluation.measure import embed, evaluate
 
@@ -59,6 +63,20 @@ def test_table_and_json_hold_both_sets(trained: Path, capsys: pytest.CaptureFixt
     assert pairs["num_genuine"] + pairs["num_impostor"] == 71 * 70 // 2
     assert f"{pairs['eer']:.2%}" in printed
     assert f"{found['trained']['retrieval']['recall_at_1']:.2%}" in printed
+
+
+def test_the_flip_test_is_that_of_the_doubled_network(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    run(trained, "--flip")
+    assert "digits, test, with mirror images" in capsys.readouterr().out
+    found = json.loads((trained.parent.parent / "evaluate-digits-flip.json").read_text())
+    module = ArcFaceModule.load_from_checkpoint(trained)
+    data = MNISTDataModule(dataset="digits", held_out_classes=[8, 9])
+    data.prepare_data()
+    data.setup("test")
+    data.normalize_as(*module.data_facts["normalization"])
+    doubled = embed(lambda images: module(images) + module(images.flip(-1)), data.held_out_dataloader("test"))
+    assert found["flip"] is True
+    assert found["held_out"]["verification"] == pytest.approx(evaluate(doubled, list("89")).scores["verification"])
 
 
 def test_validation_looks_at_the_runs_own_validation_images(trained: Path, tmp_path: Path) -> None:
@@ -133,6 +151,43 @@ def test_figures_are_drawn_for_each_set(trained: Path, tmp_path: Path) -> None:
     assert "held_out/confusion.png" not in drawn
 
 
+def test_mistakes_and_confusions_are_tables_with_files_and_names(trained: Path, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for name in "01234567":
+        (tmp_path / "photos/test" / name).mkdir(parents=True)
+        (tmp_path / "photos/train" / name).mkdir(parents=True)
+        for number in range(4):
+            image = torch.randint(0, 256, (28, 28), generator=generator, dtype=torch.uint8).numpy()
+            Image.fromarray(image).save(tmp_path / f"photos/test/{name}/{number}.png")
+            Image.fromarray(image).save(tmp_path / f"photos/train/{name}/{number}.png")
+    where = ("--data", "ImageFolderDataModule", "--data.root", tmp_path / "photos", "--figures", tmp_path / "figures")
+    run(trained, *where, "--json", tmp_path / "found.json")
+    run(trained, *where, "--json", tmp_path / "found.json")  # ours are replaced
+    with (tmp_path / "figures/trained/mistakes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = json.loads((tmp_path / "found.json").read_text())["trained"]
+    assert len(rows) == round(32 * (1 - found["classification"]["accuracy"])) > 8
+    recognizer = Recognizer.from_checkpoint(trained)
+    centers = F.normalize(recognizer.model.head.weight.double(), dim=1)
+    for row in rows:
+        true, index = int(row["label"]), int(row["index"])
+        assert Path(row["file"]) == tmp_path / f"photos/test/{true}/{index % 4}.png"
+        pixels = torch.from_numpy(np.array(Image.open(row["file"])))[None, None]
+        angles = (recognizer.embed(pixels, framed=True).double() @ centers.T).acos().rad2deg().squeeze()
+        others = torch.cat((angles[:true], angles[true + 1 :]))
+        # Embeddings in float32, whose cosines an arc cosine turns into angles
+        assert float(row["angle_degrees"]) == pytest.approx(float(angles[true]), abs=0.02)
+        assert float(row["predicted_angle_degrees"]) == pytest.approx(float(angles[int(row["prediction"])]), abs=0.02)
+        assert float(row["margin_degrees"]) == pytest.approx(float(others.min() - angles[true]), abs=0.04)
+    depths = [float(row["angle_degrees"]) - float(row["predicted_angle_degrees"]) for row in rows]
+    assert all(one >= other - 0.002 for one, other in itertools.pairwise(depths))
+    with (tmp_path / "figures/trained/confusions.csv").open() as file:
+        confusions = {(row["label"], row["prediction"]): row for row in csv.DictReader(file)}
+    counted = Counter((row["label"], row["prediction"]) for row in rows)
+    assert {pair: int(row["images"]) for pair, row in confusions.items()} == counted
+    assert all(float(row["share_of_class"]) == int(row["images"]) / 4 for row in confusions.values())
+
+
 def test_a_mistake_ends_in_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for args, message in (
         (["nosuch.ckpt"], "checkpoint: got 'nosuch.ckpt'; expected a checkpoint's path"),
@@ -149,7 +204,7 @@ def test_a_mistake_ends_in_one_line(trained: Path, tmp_path: Path, capsys: pytes
         ([trained, "--data.held_out_classes", "[1]"], "data.held_out_classes: got ['1']; expected at least two"),
         ([trained, "--data.dataset", "cifar10"], "data: got images with in_channels 3; expected 1"),
         (
-            [trained, "--split", "val", "--data.val_fraction", "0"],
+            [trained, "--split", "val", "--data.val_fraction", "0", "--data.held_out_classes", "[]"],
             "--split val: MNISTDataModule has no validation images with these settings",
         ),
         ([trained, "--json", tmp_path], "cannot be written"),

@@ -199,8 +199,17 @@ def test_the_face_recipe_learns_made_up_faces(tmp_path: Path, monkeypatch: pytes
     impostor = [f"{names[n % 5]}\t{n % 4 + 1}\t{names[(n + 1) % 5]}\t{n % 3 + 1}" for n in range(20)]
     lines = [line for fold in range(2) for kind in (genuine, impostor) for line in kind[10 * fold : 10 * fold + 10]]
     (tmp_path / "pairs.txt").write_text("\n".join(["2\t10", *lines]))
-    small = ["--model.backbone.name", "resnet18", "--data.batch_size", "32", "--data.val_fraction", "0.1"]
-    small += ["--data.test_fraction", "0.1", "--max_epochs", "3", "--precision", "32-true"]
+    small = ["--model.backbone.depth", "18", "--data.image_size", "48", "--data.batch_size", "32"]
+    small += [
+        "--data.val_fraction",
+        "0.1",
+        "--data.test_fraction",
+        "0.1",
+        "--max_epochs",
+        "3",
+        "--precision",
+        "32-true",
+    ]
     small += ["--model.optimizer.lr", "0.00625"]  # the recipe's, for a batch of 32 in place of 512
     main(["fit", "--config", str(CONFIGS / "face.yaml"), "--data.root", "faces", *small, *QUICK])
     module = ArcFaceModule.load_from_checkpoint(next(tmp_path.glob("lightning_logs/*/checkpoints/last.ckpt")))

@@ -65,6 +65,8 @@ class TestReading:
             ("10 300\nAnn 1 2\n", r"line 1: says 10 x 300 pairs of each kind, but 1 pairs follow"),
             ("2 1\nAnn 1 2\nAnn 2 3\nAnn 1 Bob 1\nAnn 2 Bob 1\n", r"line 2: fold 1 has 2 pairs of one person, says 1"),
             ("0 0\n", r"line 1: says 0 x 0"),
+            ("1 1\nAnn 1 01\nAnn 1 Bob 2\n", r"line 2: got 'Ann 1 twice'; expected two different images"),
+            ("a.png b.png 0\na.png a.png 1\n", r"line 2: got 'a\.png twice'; expected two different images"),
         ],
     )
     def test_a_wrong_line_is_named(self, tmp_path: Path, text: str, message: str) -> None:

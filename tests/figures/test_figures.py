@@ -30,6 +30,7 @@ from arcface_pl.figures import (
     save_all,
 )
 from arcface_pl.figures.closest_centers import closest_pairs
+from arcface_pl.figures.confusion import count_confusions, worst_confusions
 from arcface_pl.figures.style import CLASS_COLORS, SERIES, save, shorten, thin, to_pixels
 from arcface_pl.metrics.functional import center_angles, verification_curve
 
@@ -155,6 +156,26 @@ def test_a_confusion_matrix_says_what_it_counts() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Coat", "Shirt", "Bag"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
     assert axes.get_title() == "val: 156 of 160 correct"
+
+
+def test_sparse_counts_are_drawn_as_dense_ones() -> None:
+    labels, predictions = torch.randint(0, 60, (2, 400), generator=draws())
+    for count in (10, 60):
+        pairs = labels % count, predictions % count
+        dense = torch.bincount(pairs[0] * count + pairs[1], minlength=count**2).view(count, count)
+        sparse = count_confusions(*pairs, count)
+        assert torch.equal(sparse.to_dense(), dense)
+        names = [f"n{index}" for index in range(count)]
+        one, other = (draw_confusion(counts, names, "val").axes[0] for counts in (dense, sparse))
+        assert texts(one) == texts(other)
+        assert one.get_title() == other.get_title() != ""
+    drawn = draw_confusion(count_confusions(labels, predictions, 1_000_000), [*map(str, range(1_000_000))], "val")
+    assert len(drawn.axes[0].patches) == 25
+    worst = worst_confusions(dense)
+    right = {(row, column): int(dense[row, column]) for row in range(60) for column in range(60) if row != column}
+    assert {(row, column): number for row, column, number, _ in worst} == {key: n for key, n in right.items() if n}
+    assert [number for *_, number, _ in worst] == sorted((n for n in right.values() if n), reverse=True)
+    assert all(share == number / dense[row].sum() for row, _, number, share in worst)
 
 
 def test_of_many_classes_the_commonest_confusions_are_bars() -> None:

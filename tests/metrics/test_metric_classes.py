@@ -246,7 +246,7 @@ def test_retrieval_on_eight_items_reports_what_eight_items_allow() -> None:
     expected = cumulative_match_characteristic(EMBEDDINGS[:8], torch.arange(8) // 2, 5)
     assert float(found["recall_at_1"]) == pytest.approx(float(expected[0]))
     assert float(found["recall_at_5"]) == pytest.approx(float(expected[4]))
-    assert float(found["knn_accuracy"]) == pytest.approx(knn_accuracy(EMBEDDINGS[:8], torch.arange(8) // 2, 5))
+    assert float(found["knn_accuracy"]) == pytest.approx(knn_accuracy(EMBEDDINGS[:8], torch.arange(8) // 2, 1))
     assert [name for name, value in found.items() if math.isnan(value)] == ["recall_at_10"]
 
 

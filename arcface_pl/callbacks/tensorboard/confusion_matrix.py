@@ -9,17 +9,17 @@ from torch import Tensor
 from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, num_classes_of
 from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, shows_figures, split_name
 from arcface_pl.figures import draw_confusion
+from arcface_pl.figures.confusion import count_confusions
 from arcface_pl.functional.checks import check_count
-
-# More classes would need more than 32 MB of counts
-MAX_CLASSES = 2000
+from arcface_pl.functional.process_group import Group
 
 
 class ConfusionMatrix(ScoredCallback):
     """Draws a confusion matrix after each validation and after the test; beyond 50 classes the top confusions.
 
-    Predictions are made without the label. Counts are summed over all processes. Draws only into a TensorBoard logger
-    and for at most 2,000 classes.
+    Predictions are made without the label. Counts are summed over all processes; only the pairs of classes that occur
+    are counted, so that memory grows with the images, not with the square of the classes. Draws into every logger that
+    can show pictures.
 
     Args:
         every_n_epochs: Draw every n epochs, at least 1. The test is always drawn.
@@ -33,39 +33,41 @@ class ConfusionMatrix(ScoredCallback):
     def __init__(self, every_n_epochs: int = 1) -> None:
         check_count("every_n_epochs", every_n_epochs, low=1)
         self.every_n_epochs = every_n_epochs
-        self._counts: Tensor | None = None
+        self._num_classes: int | None = None
+        self._cells: list[Tensor] = []
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting if this epoch is to be drawn."""
-        self._counts = None
         due = trainer.testing or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        num_classes = num_classes_of(self, pl_module) if due else None
-        if num_classes is not None and num_classes <= MAX_CLASSES:
-            self._counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=pl_module.device)
+        self._num_classes = num_classes_of(self, pl_module) if due else None
+        self._cells = [torch.empty(0, dtype=torch.int64, device=pl_module.device)]  # a process may have no batch
 
     def wants(self, trainer: L.Trainer) -> bool:
         """Return whether this epoch is to be drawn."""
-        return self._counts is not None
+        return self._num_classes is not None
 
     def on_scored_batch(self, trainer: L.Trainer, scored: ScoredBatch, batch: Any, batch_idx: int) -> None:
-        """Count a batch's (label, prediction) pairs."""
-        assert self._counts is not None
-        num_classes = len(self._counts)
+        """Keep a batch's (label, prediction) pairs, as one number each and without a host sync."""
+        assert self._num_classes is not None
         pairs = torch.stack((scored["labels"].long(), scored["predictions"].long()))
-        inside = ((pairs >= 0) & (pairs < num_classes)).all(0)
-        # What is no class of the head is counted in one cell more, and not drawn
-        cells = torch.where(inside, pairs[0] * num_classes + pairs[1], num_classes**2)
-        self._counts += torch.bincount(cells, minlength=num_classes**2 + 1)[:-1].view_as(self._counts)
+        inside = ((pairs >= 0) & (pairs < self._num_classes)).all(0)
+        self._cells.append(torch.where(inside, pairs[0] * self._num_classes + pairs[1], -1))  # -1: no class of the head
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Sum over processes and draw."""
-        if self._counts is None:
+        """Count over processes and draw."""
+        if self._num_classes is None:
             return
-        counts = trainer.strategy.reduce(self._counts, reduce_op="sum").cpu()  # collective: every process calls it
-        if not shows_figures(trainer) or not trainer.is_global_zero or trainer.sanity_checking or not counts.any():
+        cells, counts = torch.cat(self._cells).unique(return_counts=True)
+        self._cells, group = [], Group()  # collective from here on: every process calls it
+        found = torch.stack((cells, counts), 1)
+        cells, counts = group.gather(found, group.sizes(found)).cpu().unbind(1)
+        known = cells >= 0
+        if not shows_figures(trainer) or not trainer.is_global_zero or trainer.sanity_checking or not known.any():
             return
-        split = split_name(trainer)
-        figure = draw_confusion(counts, class_names_of(trainer, len(counts)), split)
+        number, split = self._num_classes, split_name(trainer)
+        cells = cells[known]
+        confusion = count_confusions(cells // number, cells % number, number, counts[known])
+        figure = draw_confusion(confusion, class_names_of(trainer, number), split)
         add_figure(trainer, f"{split}/confusion_matrix", figure, trainer.global_step)
 
     on_test_epoch_start = on_validation_epoch_start

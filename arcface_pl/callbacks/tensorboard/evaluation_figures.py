@@ -29,7 +29,7 @@ class EvaluationFigures(ScoredCallback):
 
     ROC and score histogram over all pairs of some images, the worst mistakes with their images and angles, the angles
     between class centers, and embeddings of two or three dimensions. Nothing is computed a second time for them; of
-    several processes rank 0's images are shown. Draws only into a TensorBoard logger.
+    several processes rank 0's images are shown. Draws into every logger that can show pictures.
 
     Args:
         num_images: Images whose pairs are compared, evenly spread over the split, at least 2.
@@ -70,7 +70,7 @@ class EvaluationFigures(ScoredCallback):
         rows = share_of_rows(labels, self.num_images, num_batches_of(trainer), batch_idx)
         self._parts.append((scored["embeddings"][rows], labels[rows]))
         found = scored_batch(self, scored, "labels", "predictions", "target_angle", "predicted_angle")
-        images = images_of(self, batch, len(labels), None if self._mistakes is None else self._mistakes.images)
+        images = images_of(self, trainer, batch, len(labels), None if self._mistakes is None else self._mistakes.images)
         if found is None or images is None:
             return
         self._num_images += len(labels)

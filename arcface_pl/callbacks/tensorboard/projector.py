@@ -49,7 +49,7 @@ class EmbeddingProjector(ScoredCallback):
     def on_scored_batch(self, trainer: L.Trainer, scored: ScoredBatch, batch: Any, batch_idx: int) -> None:
         """Keep this batch's share of the images."""
         like = self._parts[0][0] if self._parts else None
-        images = images_of(self, batch, len(scored["labels"]), like)
+        images = images_of(self, trainer, batch, len(scored["labels"]), like)
         if images is None:
             return
         rows = share_of_rows(scored["labels"], self.num_images, num_batches_of(trainer), batch_idx)

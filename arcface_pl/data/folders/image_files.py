@@ -17,7 +17,7 @@ from arcface_pl.data.folders.workers import Workers
 from arcface_pl.data.labelled import LabelledFiles, LabelledImages
 from arcface_pl.data.loader import network_input
 from arcface_pl.errors import DataError, listed
-from arcface_pl.preprocessing import ImageError, Preprocessor
+from arcface_pl.preprocessing import ImageError, Normalization, Preprocessor
 
 _CHUNK = 64  # images that a worker reads at once where no batch is asked for
 _MOST_MEASURED = 4096
@@ -150,7 +150,7 @@ class FileLoader(Batches):
 
     Args:
         pictures: The files and their preprocessing.
-        normalization: Mean and standard deviation per channel, on a scale of 0 to 1.
+        normalization: Mean, standard deviation and order of the channels.
         num_workers: Number of processes; 0 to read in this one.
         pin_memory: Put batches in page-locked memory, for fast copies to a GPU.
         **kwargs: Arguments of `Batches`: batch size, order, augmentation, seed, rank.
@@ -163,7 +163,7 @@ class FileLoader(Batches):
         self,
         pictures: ImageFiles,
         *,
-        normalization: tuple[tuple[float, ...], tuple[float, ...]],
+        normalization: Normalization,
         num_workers: int,
         pin_memory: bool = False,
         **kwargs: Any,
@@ -190,7 +190,7 @@ class FileLoader(Batches):
 def _make(
     pictures: ImageFiles,
     augmentation: ImageChange | None,
-    normalization: tuple[tuple[float, ...], tuple[float, ...]],
+    normalization: Normalization,
     step: Step,
 ) -> tuple[Tensor, Tensor, list[Unreadable]]:
     images, unreadable = pictures.read(step.indices)

@@ -102,16 +102,23 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
 
 def _path_pair(path: Path, line: int, words: list[str]) -> ListedPair:
     if len(words) == 3 and words[2] in ("0", "1"):
-        return ListedPair(words[0], words[1], words[2] == "1", line)
+        return _of_two_images(path, ListedPair(words[0], words[1], words[2] == "1", line))
     raise DataError(f"{path}, line {line}: got {' '.join(words)!r}; expected {_FORMATS}")
 
 
 def _name_pair(path: Path, line: int, words: list[str]) -> ListedPair:
     if len(words) == 3 and _is_number(words[1]) and _is_number(words[2]):
-        return ListedPair((words[0], int(words[1])), (words[0], int(words[2])), True, line)
+        return _of_two_images(path, ListedPair((words[0], int(words[1])), (words[0], int(words[2])), True, line))
     if len(words) == 4 and _is_number(words[1]) and _is_number(words[3]) and words[0] != words[2]:
         return ListedPair((words[0], int(words[1])), (words[2], int(words[3])), False, line)
     raise DataError(f"{path}, line {line}: got {' '.join(words)!r}; expected 'name 1 2' or 'name 1 other 2'")
+
+
+def _of_two_images(path: Path, pair: ListedPair) -> ListedPair:
+    if pair.first == pair.second:
+        name = pair.first if isinstance(pair.first, str) else f"{pair.first[0]} {pair.first[1]}"
+        raise DataError(expected(f"{path}, line {pair.line}", f"{name} twice", "two different images"))
+    return pair
 
 
 def _is_number(word: str) -> bool:

@@ -85,6 +85,15 @@ class Search:
         size = "the number of other queries" if self.excludes_self else "the size of the gallery"
         check(1 <= k <= self.num_candidates, name, k, f"a whole number from 1 to {self.num_candidates}, {size}")
 
+    def default_k(self, most: int) -> int:
+        """Return ``most``, or the number of relevant items of the query that has fewest, if that is smaller.
+
+        With more neighbors, items of other classes would outvote a class however close its items are. Queries without a
+        relevant item do not count.
+        """
+        relevant = self.num_relevant[self.num_relevant > 0]
+        return min(most, int(relevant.min()) if len(relevant) else self.num_candidates)
+
     def with_relevant(self) -> Tensor:
         """Return the indices (Q',) of queries whose class is in the gallery: for others nothing can be retrieved."""
         found = self.num_relevant.nonzero().squeeze(1)

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from arcface_pl.metrics.functional.neighbours import Gallery, Search
 
+NUM_NEIGHBOURS = 5
+"""Neighbors that vote, where the classes have as many."""
+
 
 @torch.no_grad()
 def recall_at_k(embeddings: Tensor, labels: Tensor, k: int = 1, **gallery: Unpack[Gallery]) -> float:
@@ -99,8 +102,9 @@ def knn_accuracy(embeddings: Tensor, labels: Tensor, k: int | None = None, **gal
     Args:
         embeddings: Queries, (Q, D).
         labels: Classes of the queries, (Q,).
-        k: Number of neighbors that vote, from 1 to the gallery's size (without a gallery: Q - 1). None for 5, or that
-            size if it is smaller.
+        k: Number of neighbors that vote, from 1 to the gallery's size (without a gallery: Q - 1). None for 5, or what
+            the smallest class has in the gallery (without one: besides the query), if that is smaller: other classes
+            would outvote it.
         **gallery: ``gallery_embeddings`` and ``gallery_labels``; see `Gallery`.
 
     Returns:
@@ -110,7 +114,7 @@ def knn_accuracy(embeddings: Tensor, labels: Tensor, k: int | None = None, **gal
         ValueError: If shapes do not fit, a value is NaN or infinite, or ``k`` exceeds the gallery.
     """
     search = Search(embeddings, labels, **gallery)
-    k = min(5, search.num_candidates) if k is None else k
+    k = search.default_k(NUM_NEIGHBOURS) if k is None else k
     search.check_k("k", k)
     queries = torch.arange(len(search.labels), device=search.labels.device)
     num_right = 0
