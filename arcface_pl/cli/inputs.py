@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import yaml
 from torch import Tensor
 
 from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
 from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
+from arcface_pl.cli.parser import split_words
 from arcface_pl.cli.program import folded
-from arcface_pl.errors import SettingsError, expected, printable
+from arcface_pl.errors import SettingsError, expected, listed, printable
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_out
 from arcface_pl.recognizer import TrainedModel
+from arcface_pl.recognizer.onnx_model import SETTINGS, is_onnx, read_onnx
 from arcface_pl.recognizer.pretrained import CONFIG, MANIFEST, read_pretrained
 
 if TYPE_CHECKING:
@@ -42,20 +45,51 @@ class FramedPictures(NamedTuple):
 
 
 def open_model(model: str | CheckpointFile, networks: Sequence[str] = ()) -> TrainedModel:
-    """Open a checkpoint by path or name (best, last, last-good), or a folder that `save_pretrained` wrote.
+    """Open a checkpoint by path or name (best, last, last-good), a folder of `save_pretrained`, or an ONNX file.
 
     Args:
         model: The path or name, or a checkpoint that was read before.
-        networks: Flags below ``--model.backbone`` and ``--model.head``: classes that are not of this package.
+        networks: Flags below ``--model.backbone`` and ``--model.head``: classes that are not of this package; and below
+            ``--onnx``: how an ONNX file's pictures are prepared.
 
     Raises:
         UserError: If there is none, or it cannot be used.
     """
+    onnx, networks = split_words(networks, "--onnx")
+    if is_onnx(model):
+        if networks:
+            raise SettingsError(
+                f"{networks[0].partition('=')[0]}: not accepted with an ONNX file, which is the network"
+            )
+        return read_onnx(str(model), _onnx_settings(onnx))
+    if onnx:
+        raise SettingsError(expected(onnx[0].partition("=")[0], str(model), "a model that is an ONNX file"))
     if isinstance(model, str) and os.path.isdir(model):
         return read_pretrained(model, **_own_networks(model, MANIFEST.read(Path(model) / CONFIG), networks))
     found = find_checkpoint(model) if isinstance(model, str) else model
     specs = found.content["hyper_parameters"]
     return TrainedModel.from_checkpoint(found, **_own_networks(found.path, specs, networks, found))
+
+
+def find_model(name: str, networks: Sequence[str] = ()) -> tuple[CheckpointFile, TrainedModel]:
+    """Open a model as `open_model` does, with its checkpoint, whose content is empty for an ONNX file."""
+    found = CheckpointFile(Path(name), {}) if is_onnx(name) else find_checkpoint(name)
+    return found, open_model(name if is_onnx(name) else found, networks)
+
+
+def _onnx_settings(words: Sequence[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    remaining = iter(words)
+    for word in remaining:
+        flag = word if "=" in word else f"{word}={next(remaining, '')}"
+        name, _, text = flag.removeprefix("--onnx").removeprefix(".").partition("=")
+        if name not in SETTINGS or not text:
+            raise SettingsError(expected(flag.partition("=")[0], text, f"--onnx. and one of {listed(SETTINGS)}"))
+        try:
+            settings[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            settings[name] = text
+    return settings
 
 
 def _own_networks(

@@ -51,8 +51,9 @@ def run(args: list[str]) -> int:
     from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
     from arcface_pl.cli.inputs import open_model
     from arcface_pl.recognizer import Recognizer
+    from arcface_pl.recognizer.onnx_model import is_onnx
 
-    if not os.path.isdir(given.model):
+    if not os.path.isdir(given.model) and not is_onnx(given.model):
         given.model = find_checkpoint(given.model)
     recognizer = Recognizer(open_model(given.model, given.networks))
     rows, errors = _ACTIONS[given.action](recognizer, given)
@@ -163,6 +164,7 @@ def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     from arcface_pl.checkpoints.atomic import write_checkpoint
     from arcface_pl.checkpoints.reading import CheckpointFile
     from arcface_pl.cli.inputs import name_folders
+    from arcface_pl.recognizer.onnx_model import is_onnx, write_thresholds
 
     named = list(name_folders(given.inputs))
     pictures = _read(recognizer, [path for _, paths in named for path in paths])
@@ -175,6 +177,8 @@ def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
         raise SettingsError(f"{given.inputs[0]}: {error}") from error
     if isinstance(given.model, CheckpointFile):
         write_checkpoint({**given.model.content, "calibration": found.to_dict()}, given.model.path)
+    elif is_onnx(given.model):
+        write_thresholds(given.model, found)
     else:
         recognizer.save_pretrained(given.model)
     points = {"two pictures": found.verification, "class of a picture": found.classification}
