@@ -4,7 +4,7 @@ python scripts/lfw.py --images lfw --pairs pairs.txt --orl orl_faces
 
 Reads the official layout: NAME/NAME_0001.jpg, aligned, and the ten folds of pairs.txt. For each test fold a network is
 trained on people in neither that fold nor the next; the next fold's pairs choose the threshold. Results are kept in
---json, and a run that is there already is not repeated.
+--json, and a run that is there already with the same recipe is not repeated.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from arcface_pl.training.schedules import OneCycle
 
 HEADS: dict[str, Any] = {"softmax": LinearHead, "ArcFace": partial(ArcFaceHead, margin=0.2, scale=24)}
 WIDTH, DIMENSIONS = 32, 128
+RECIPE = ("seed", "epochs", "image_size", "lr", "least", "precision")
 RATES = torch.logspace(-3, 0, 61, dtype=torch.float64)  # false accept rates at which curves are kept
 # LFW's results page, http://vis-www.cs.umass.edu/lfw/results.html, unrestricted training
 PUBLISHED = {"LDML-MkNN, funneled": 0.8750, "LBP multishot, aligned": 0.8517, "Combined multishot, aligned": 0.8950}
@@ -164,7 +165,7 @@ def measure(module: ArcFaceModule, faces: Faces, chooses: list[ListedPair], test
         "threshold": float(found.thresholds[1]),
         "eer": curve.equal_error_rate()[0],
         "accuracy_of_next_fold": choosing.mean,
-        "tar": reached.tolist(),
+        "tar": [round(each, 5) for each in reached.tolist()],
     }
 
 
@@ -185,17 +186,22 @@ def main() -> None:
     faces = read_faces(options.images, options.image_size)
     folds = folds_of(options.pairs, faces)
     orl = None if options.orl is None else read_faces(options.orl, options.image_size)
-    rows: list[dict[str, Any]] = json.loads(options.json.read_text()) if options.json.exists() else []
-    done = {(row["fold"], row["head"], row["seed"]) for row in rows}
+    if wrong := [fold for fold in options.folds if not 1 <= fold <= len(folds)]:
+        raise SystemExit(f"--folds: got {wrong[0]}; expected 1 to {len(folds)}")
+    recipe = {name: getattr(options, name) for name in RECIPE}
+    found: list[dict[str, Any]] = json.loads(options.json.read_text()) if options.json.exists() else []
+    rows = [row for row in found if recipe.items() <= row.items()]
+    others = [row for row in found if row not in rows]
+    done = {(row["fold"], row["head"]) for row in rows}
     for fold in options.folds:
         chooses, tests = folds[fold % len(folds)], folds[fold - 1]
         for head in options.heads:
-            if (fold, head, options.seed) in done:
+            if (fold, head) in done:
                 continue
             people = People.of(faces, people_of(chooses + tests), options.least)
             began = time.perf_counter()
             module = train(people, HEADS[head], options)
-            row = {"fold": fold, "head": head, "seed": options.seed, "epochs": options.epochs}
+            row = {"fold": fold, "head": head, **recipe}
             row |= {"people": people.num_classes, "images": people.num_train}
             row |= {"seconds": round(time.perf_counter() - began, 1), **measure(module, faces, chooses, tests)}
             if orl is not None:
@@ -204,7 +210,7 @@ def main() -> None:
                 row["orl_rank_1_of_1_enrolled"] = scores["identification"]["rank_1_of_1_enrolled"]
             rows.append(row)
             print({name: value for name, value in row.items() if name != "tar"}, flush=True)
-            options.json.write_text(json.dumps(rows, indent=1))
+            options.json.write_text("[\n" + ",\n".join(map(json.dumps, others + rows)) + "\n]\n")
     print(table(rows))
     if options.figure is not None:
         draw(rows, options.figure)
@@ -241,10 +247,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         curves.fill_between(RATES, tar.amin(0), tar.amax(0), color=style["color"], alpha=0.15, linewidth=0)
         folds, values = [row["fold"] for row in own], [100 * row["accuracy"] for row in own]
         label = f"{head}: {_mean(own, 'accuracy')}"
-        dots.plot(folds, values, markersize=7, label=label, **style)
+        dots.plot(folds, values, markersize=8, label=label, **{**style, "linestyle": "none"})
     for style, (name, value) in zip(SERIES[3:], PUBLISHED.items(), strict=False):
         dots.axhline(100 * value, color=style["color"], linestyle=style["linestyle"], linewidth=1, label=name)
-    curves.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 100), xlabel="false accept rate", ylabel="true accept rate, %")
+    curves.set(xscale="log", xlim=(1 / 300, 1), ylim=(0, 100), xlabel="false accept rate", ylabel="true accept rate, %")
     curves.set_title("LFW, view 2: mean and range over test folds", fontsize=11)
     dots.set(xlabel="test fold", ylabel="accuracy, %", xticks=sorted({row["fold"] for row in rows}))
     dots.set_title("accuracy, threshold from the next fold", fontsize=11)

@@ -21,6 +21,7 @@ __all__ = ["main"]
 TOOLS: dict[str, str] = {
     "evaluate": "arcface_pl.cli.evaluate",
     "embed": "arcface_pl.cli.embed",
+    "inspect": "arcface_pl.cli.inspect_labels",
     "recognize": "arcface_pl.cli.recognize",
     "export": "arcface_pl.cli.export",
     "demo": "arcface_pl.cli.demo",

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from arcface_pl.cli.command_line import Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
-from arcface_pl.cli.parser import ToolParser, cell, split_words
-from arcface_pl.errors import SettingsError, expected, listed
+from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, split_words
+from arcface_pl.errors import SettingsError, expected, listed, printable
 from arcface_pl.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from arcface_pl.recognizer import TrainedModel
 
 DESCRIPTION = """\
-Score a checkpoint: classification of the classes it was trained on; verification (every pair of two images), retrieval
+Score a model: classification of the classes it was trained on; verification (every pair of two images), retrieval
 (each image looked up among the others) and identification (each named by the nearest of a few enrolled ones) of those
 and of classes it has never seen. Prints one table and writes the same numbers as JSON.
 
-The data are those of the checkpoint's run, its held-out classes included; --data and --data.SETTING change them as in
-'arcface-pl fit', and images are then normalized as the network knows it. No config of the run is read."""
+The data are those of a checkpoint's run, its held-out classes included; --data and --data.SETTING change them as in
+'arcface-pl fit', and are needed for other models. Images are then normalized as the network knows it. No config of the
+run is read."""
 
 EPILOG = """\
 protocols:
@@ -34,7 +35,9 @@ examples:
   arcface-pl evaluate model.ckpt --protocol omniglot
   arcface-pl evaluate model.ckpt --data.dataset fashion_mnist --split val
   arcface-pl evaluate model.ckpt --data ImageFolderDataModule --data.root photos
-  arcface-pl evaluate model.ckpt --data PairsDataModule --data.root lfw --data.pairs_file pairs.txt --flip
+  arcface-pl evaluate model.ckpt --pairs lfw/pairs.txt --data.root lfw/images --flip
+  arcface-pl evaluate model.ckpt --pairs lfw.bin
+  arcface-pl evaluate sface.onnx --pairs lfw.bin --onnx.mean 0 --onnx.std 1 --onnx.channel_order rgb
 """
 
 
@@ -51,19 +54,24 @@ def run(args: list[str]) -> None:
     """
     data_words, words = split_words(args, "--data")
     options = _parser().parse_args(words)
+    if options.pairs:
+        data_words = ["--data", "PairsDataModule", "--data.pairs_file", options.pairs, *data_words]
     request = parse_command_line("fit", data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
-    from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
     from arcface_pl.checkpoints.runs import run_of
     from arcface_pl.cli import evaluation_report as report
-    from arcface_pl.cli.inputs import open_model
+    from arcface_pl.cli.inputs import find_model
+    from arcface_pl.evaluation.insightface import insightface_lines
 
     report.check_places(options.json, options.figures)
-    checkpoint = find_checkpoint(options.checkpoint)
-    model = open_model(checkpoint, options.networks)
+    checkpoint, model = find_model(options.checkpoint, options.networks)
     data = data_of(checkpoint, model, request, options.split, options.protocol)
-    found = report.evaluate_data(model, data, options.split, device_of(options.accelerator), flip=options.flip)
+    as_insightface = options.insightface or getattr(data, "holds_images", False)
+    if as_insightface and getattr(data, "pairs", None) is None:
+        raise SettingsError(expected("--insightface", "data without a list of pairs", "--pairs"))
+    device, how = device_of(options.accelerator), {"flip": options.flip, "as_insightface": as_insightface}
+    found = report.evaluate_data(model, data, options.split, device, **how)
     results = {
         "checkpoint": str(checkpoint.path),
         "dataset": data.dataset_name if hasattr(data, "dataset_name") else type(data).__name__,
@@ -75,6 +83,8 @@ def run(args: list[str]) -> None:
     console = Console(emoji=False)
     title = f"{results['dataset']}, {options.split}{', with mirror images' * options.flip}"
     report.print_table(console, title, found)
+    for scores in (each.scores["insightface"] for each in found.values() if "insightface" in each.scores):
+        console.print(cell("\n".join(insightface_lines(results["dataset"], scores))), soft_wrap=True)
     run = run_of(*checkpoint)
     place = checkpoint.path.parent if run is None else run.folder
     path = report.write(options.json or place / _file_name(results), results, options.json is not None, run is not None)
@@ -90,7 +100,13 @@ def run(args: list[str]) -> None:
 def _parser() -> ToolParser:
     listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
     parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint; last, best or last-good for the newest run's")
+    parser.add_argument("checkpoint", metavar="CKPT", help=MODEL_HELP)
+    parser.add_argument(
+        "--pairs", metavar="FILE", help="a list of pairs, such as LFW's pairs.txt, or insightface's lfw.bin"
+    )
+    parser.add_argument(
+        "--insightface", action="store_true", help="score the pairs as insightface does, too (a .bin file always is)"
+    )
     parser.add_argument("--protocol", choices=PROTOCOLS, metavar="NAME", help="a fixed protocol; see below")
     parser.add_argument(
         "--split",
@@ -122,11 +138,11 @@ def data_of(
     from arcface_pl.data import ImageDataModule, PairsDataModule
     from arcface_pl.data.protocol import check_loaders, check_names, fact
 
-    settings = settings_of_checkpoint(checkpoint, other_data=request.names_data)
+    known = bool(checkpoint.content)  # of an ONNX file nothing is
+    settings = settings_of_checkpoint(checkpoint, other_data=request.names_data) if known else {}
     if "data" not in settings and not request.names_data:
-        raise SettingsError(
-            f"{checkpoint.path}: it does not say what data it was trained on; give --data and its settings"
-        )
+        accepted = f"a data module and its settings: {printable(checkpoint.path)} does not say what it was trained on"
+        raise SettingsError(expected("--data", None, accepted))
     arguments = settings.get("data", {}).get("init_args", {})
     if arguments.get("seed") is None:
         arguments["seed"] = settings.get("seed_everything")  # the validation images are those of the run

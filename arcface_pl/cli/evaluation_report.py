@@ -14,8 +14,9 @@ from arcface_pl.cli.result_files import write_json_result
 from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import SettingsError
+from arcface_pl.evaluation.insightface import insightface_scores, with_mirrored
 from arcface_pl.evaluation.judged import Judged, judge
-from arcface_pl.evaluation.measure import FAR, Evaluation, embed, evaluate
+from arcface_pl.evaluation.measure import FAR, Embedded, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
 from arcface_pl.figures.confusion import count_confusions
 from arcface_pl.figures.style import SOFTWARE
@@ -57,7 +58,13 @@ _KINDS = {
 
 
 def evaluate_data(
-    model: TrainedModel, data: Any, split: str, device: torch.device, *, flip: bool = False
+    model: TrainedModel,
+    data: Any,
+    split: str,
+    device: torch.device,
+    *,
+    flip: bool = False,
+    as_insightface: bool = False,
 ) -> dict[str, Evaluation]:
     """Evaluate a data module's classes and those it holds out.
 
@@ -67,6 +74,7 @@ def evaluate_data(
         split: "val" or "test".
         device: Device of the network.
         flip: Embed each image together with its mirror image.
+        as_insightface: Score the pairs as insightface does as well, which embeds mirror images too.
 
     Returns:
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
@@ -75,7 +83,7 @@ def evaluate_data(
     if split == "val" and fact(data, "num_val"):
         batches = data.val_dataloader()
     pairs = getattr(data, "pairs", None) if split == "test" else None
-    is_trained = list(data.class_names) == model.class_names
+    is_trained = bool(model.class_names) and list(data.class_names) == model.class_names
     sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)} if batches else {}
     if fact(data, "held_out_class_names") and (unseen := data.held_out_dataloader(split)):
         sets["held_out"] = (unseen, data.held_out_class_names)
@@ -84,14 +92,22 @@ def evaluate_data(
         raise SettingsError(f"--split {split}: {type(data).__name__} has no {kind} images with these settings")
     roles = fact(data, "is_query", {}) if split == "test" else {}
     network = model.to(device).backbone
-    embedded = {name: embed(network, batches, device, flip=flip) for name, (batches, _) in sets.items()}
+    insightface = {}
+    if as_insightface and pairs is not None:
+        (name,) = sets
+        both, labels = embed(with_mirrored(network), batches, device)
+        plain, mirrored = both.chunk(2, dim=1)
+        insightface["insightface"] = insightface_scores(plain, mirrored, pairs)
+        embedded = {name: Embedded((plain + mirrored) / 2 if flip else plain, labels)}
+    else:
+        embedded = {name: embed(network, batches, device, flip=flip) for name, (batches, _) in sets.items()}
     model.to("cpu")
     if "held_out" in sets:  # the other split may have other classes
         classes, labels = embedded["held_out"].labels.unique(return_inverse=True)
         embedded["held_out"] = embedded["held_out"]._replace(labels=labels)
         names = data.held_out_class_names
         sets["held_out"] = (unseen, [names[label] for label in classes.tolist()])
-    return {
+    found = {
         name: evaluate(
             embedded[name],
             list(class_names),
@@ -102,6 +118,8 @@ def evaluate_data(
         )
         for name, (_, class_names) in sets.items()
     }
+    next(iter(found.values())).scores.update(insightface)
+    return found
 
 
 def as_json(found: dict[str, Evaluation]) -> dict[str, Any]:
@@ -156,7 +174,7 @@ def print_table(console: Console, title: str, found: dict[str, Evaluation]) -> N
     table.add_column("")
     for name, each in found.items():
         table.add_column(
-            f"{_TITLES[name]}: {cell(_listed(each.class_names))}\n{each.num_images:,} images", justify="right"
+            f"{_TITLES[name]}{cell(_listed(each.class_names))}\n{each.num_images:,} images", justify="right"
         )
     for kind, title in _KINDS.items():
         scores = [each.scores.get(kind, {}) for each in found.values()]
@@ -175,7 +193,9 @@ def print_table(console: Console, title: str, found: dict[str, Evaluation]) -> N
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names) if sum(map(len, names)) < 24 else f"{len(names)}"
+    if not names:
+        return ""
+    return f": {', '.join(names)}" if sum(map(len, names)) < 24 else f": {len(names)}"
 
 
 def _count(scores: dict[str, float]) -> str:

@@ -44,11 +44,14 @@ def run(args: list[str]) -> None:
     from arcface_pl.checkpoints.results import check_result, writing_result
     from arcface_pl.cli.inputs import open_model
     from arcface_pl.recognizer.exporters import OPSETS, make, make_int8
+    from arcface_pl.recognizer.onnx_model import is_onnx
 
     option = "--output" if given.output else None
     path = Path(given.output or f"model{_SUFFIXES[given.format]}")
     if option:
         check_result(option, path)
+    if is_onnx(given.model):
+        raise SettingsError(expected("MODEL", given.model, "a checkpoint or folder: this is an ONNX file already"))
     model = open_model(given.model, given.networks)
     (images, _), source = _images(model, given.images, step=2 if given.quantize else 1)
     content, parity = make(model, given.format, images, opset=OPSETS[0] if given.opset is None else given.opset)

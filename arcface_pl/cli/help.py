@@ -11,8 +11,8 @@ _COMMON = """\
   --precision 32-true|bf16-mixed|16-mixed|auto
   --data.data_dir DIR          folder that holds or receives MNIST/raw/
   --data.dataset auto|mnist|fashion_mnist|kmnist|cifar10|digits
-  --data ImageFolderDataModule --data.root DIR
-                               your own images, one folder per class
+  --data ImageFolderDataModule --data.root DIR  your images, a folder per class
+  --data TableDataModule --data.table FILE      your images, listed in a CSV
   --data.batch_size N          images per step and process (default: 64)
   --ckpt_path PATH|last|best|last-good
                                a checkpoint, or one of the newest run
@@ -87,6 +87,7 @@ Image embeddings with angular-margin losses (ArcFace and its family).
   predict    classify your own pictures, or write a CSV for the test set
   evaluate   classification, verification and retrieval scores; figures
   embed      embeddings of pictures or data, as one file
+  inspect    find wrong labels, and images that two classes share
   recognize  enroll names from a few pictures, identify, compare
   export     write a model as an ONNX, torch or safetensors file
   demo       serve a web page to try a model: draw, see angles, enroll

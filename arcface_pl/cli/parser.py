@@ -6,21 +6,29 @@ from typing import Any, NoReturn
 
 from rich.markup import escape
 
-from arcface_pl.cli.program import as_typed, program
+from arcface_pl.cli.program import as_typed, laid_out, program
 from arcface_pl.errors import SettingsError, printable
 
-MODEL_HELP = "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote"
+MODEL_HELP = (
+    "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote; a file that "
+    "export --format safetensors wrote; an ONNX file"
+)
 
 
 _OWN_NETWORKS = """\
 own networks:
   --model.backbone my_package.MyNet   class of a backbone that is not of this package; not needed in the run's folder,
                                       where config.yaml names it. --model.backbone.SETTING: its arguments.
-                                      --model.head: likewise"""
+                                      --model.head: likewise
+
+ONNX files of others, with one image input and one output of embeddings:
+  --onnx.mean 127.5 --onnx.std 127.5  normalization in pixel values of 0 to 255; a number, or [one, per, channel]
+  --onnx.channel_order rgb            or bgr, gray. --onnx.layout nchw or nhwc and --onnx.image_size: if the file leaves
+                                      them open. The same keys in MODEL.yaml, beside MODEL.onnx, save the flags"""
 
 
 class ToolParser(argparse.ArgumentParser):
-    """An `argparse.ArgumentParser` that keeps the line breaks of its description and raises `SettingsError`.
+    """An `argparse.ArgumentParser` that fills its texts to the terminal's width and raises `SettingsError`.
 
     A tool is a module with ``run(args: list[str]) -> int | None``, which returns the exit code. It imports torch and
     lightning inside ``run``, after parsing, so that ``--help`` and a wrong flag take no seconds.
@@ -34,8 +42,8 @@ class ToolParser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
         super().__init__(
             prog=program(command),
-            description=description,
-            epilog=as_typed("\n\n".join(filter(None, (epilog, _OWN_NETWORKS))), command),
+            description=laid_out(description),
+            epilog=laid_out(as_typed("\n\n".join(filter(None, (epilog, _OWN_NETWORKS))), command)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -50,8 +58,8 @@ class ToolParser(argparse.ArgumentParser):
         )
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; flags of ``--model.backbone`` and ``--model.head`` are left as they are, in ``networks``."""
-        networks, others = split_words(args or (), "--model.backbone", "--model.head")
+        """Parse; ``--model.backbone``, ``--model.head``, ``--onnx`` and what is below them is left in ``networks``."""
+        networks, others = split_words(args or (), "--model.backbone", "--model.head", "--onnx")
         given = super().parse_args(others, namespace)
         given.networks = networks
         return given

@@ -1,9 +1,10 @@
 """`ImageDataModule`: splits, loaders, distribution over processes and exact resume for every data module of images."""
 
+import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from lightning import LightningDataModule
@@ -302,6 +303,16 @@ class ImageDataModule(LightningDataModule, ABC):
             wanted = min(count, max(num_images, self.trainer.world_size if self.trainer else 1))
             part = part.select(torch.linspace(0, count - 1, wanted).round().long())
         return self._loader(part, self.eval_batch_size)
+
+    def training_on(self, places: Tensor) -> Self:
+        """Return a copy that trains on some of the training images only, after :meth:`setup`.
+
+        Args:
+            places: (M,) int64, indices of the training images.
+        """
+        other = copy.copy(self)
+        other._parts = self._loaded._replace(train=self._loaded.train.select(places))
+        return other
 
     def val_dataloader(self) -> Batches | list[Batches]:
         """Validation batches, in order; an empty list if there are none."""

@@ -17,6 +17,7 @@ from arcface_pl.data.sources.find import fetch_dataset, find_folder, how_to_get,
 from arcface_pl.data.sources.omniglot_files import DRAWERS, SIZE, OneShotRun, read_characters, read_runs, shrink
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_choice, check_count
+from arcface_pl.preprocessing import check_channel_order
 from arcface_pl.seeding import derive_seed
 
 _LOG = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class OmniglotDataModule(ImageDataModule):
         if image_size > SIZE:
             raise ValueError(expected("image_size", image_size, f"at most {SIZE}, the size of the drawings"))
         check_choice("resize", resize, ("area", "bold"))
+        check_channel_order(self.channel_order, self.in_channels)
         if not data_dir or "\0" in data_dir:
             raise ValueError(expected("data_dir", data_dir, "the name of a folder"))
         if self.watch_test:

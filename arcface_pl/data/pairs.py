@@ -1,6 +1,7 @@
 """`PairsDataModule`: verification pairs from a list in a file, for evaluation."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,11 +10,15 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from arcface_pl.data.folders.image_files import FileLoader, ImageFiles
-from arcface_pl.data.folders.pairs_file import read_pairs
+from arcface_pl.data.folders.pairs_file import dealt_folds, read_pairs
+from arcface_pl.data.folders.verification_set import read_verification_set
 from arcface_pl.data.labelled import list_files
-from arcface_pl.errors import DataError, listed
+from arcface_pl.errors import DataError, expected, listed
 from arcface_pl.functional.checks import check_count
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, Preprocessor
+
+UNKNOWN = -1
+"""Label of an image whose class is not known."""
 
 
 class Pairs(NamedTuple):
@@ -35,6 +40,8 @@ class Pairs(NamedTuple):
 class PairsDataModule(LightningDataModule):
     """Verification pairs listed in the format of Labeled Faces in the Wild, or as two paths and 1 or 0 per line.
 
+    insightface's ``.bin`` files (``lfw.bin``) hold the images themselves, without their classes.
+
     For evaluation only. The test images are the listed ones, each once; :attr:`pairs` has the pairs. Classes are the
     folders of the images, and need not be those of training. Images are preprocessed as the evaluated model requires,
     which the evaluation passes to :meth:`use_preprocessing`.
@@ -43,8 +50,8 @@ class PairsDataModule(LightningDataModule):
     suffix. Paths are relative to ``root``.
 
     Args:
-        root: Folder of the images.
-        pairs_file: The list; see `arcface_pl.data.folders.pairs_file.read_pairs` for its formats.
+        root: Folder of the images. null for that of the list; unused for a ``.bin`` file.
+        pairs_file: The list; see `arcface_pl.data.folders.pairs_file.read_pairs` for its formats; or a ``.bin`` file.
         eval_batch_size: Images per step; affects speed and memory only.
         num_workers: Number of processes that read images.
 
@@ -52,14 +59,20 @@ class PairsDataModule(LightningDataModule):
         ValueError: If a value is out of range.
     """
 
-    def __init__(self, root: str, pairs_file: str, eval_batch_size: int = 250, num_workers: int = 0) -> None:
+    def __init__(
+        self, root: str | None = None, pairs_file: str = "", eval_batch_size: int = 250, num_workers: int = 0
+    ) -> None:
         super().__init__()
         check_count("eval_batch_size", eval_batch_size, low=1)
         check_count("num_workers", num_workers, low=0)
-        root, pairs_file = str(root), str(pairs_file)
+        if not str(pairs_file):
+            raise ValueError(expected("pairs_file", "", "a list of pairs, such as pairs.txt or lfw.bin"))
+        root, pairs_file = None if root is None else str(root), str(pairs_file)
         self.save_hyperparameters()
-        self.root = Path(root).expanduser()
         self.pairs_file = Path(pairs_file).expanduser()
+        self.holds_images = self.pairs_file.suffix.lower() == ".bin"
+        folder = self.pairs_file.parent if root is None else Path(root).expanduser()
+        self.root = self.pairs_file if self.holds_images else folder
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self._preprocessor: Preprocessor | None = None
@@ -72,7 +85,7 @@ class PairsDataModule(LightningDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the folders of the images, in label order; known after :meth:`setup`."""
+        """Names of the folders of the images, in label order; known after :meth:`setup`. Empty for a ``.bin`` file."""
         return self._ready.class_names
 
     @property
@@ -98,7 +111,7 @@ class PairsDataModule(LightningDataModule):
         if stage == "fit":
             raise DataError("PairsDataModule: cannot be trained on; use it with evaluate, or another data module")
         if self._found is None:
-            self._found = _find(self.root, self.pairs_file)
+            self._found = _unpack(self.pairs_file) if self.holds_images else _find(self.root, self.pairs_file)
 
     def test_dataloader(self) -> FileLoader:
         """The listed images, in order, with their labels."""
@@ -108,7 +121,7 @@ class PairsDataModule(LightningDataModule):
         found = self._ready
         files = list_files((name, -1, label) for name, label in zip(found.names, found.labels, strict=True))
         return FileLoader(
-            ImageFiles(self.root, files, preprocessor),
+            ImageFiles(self.root, files, preprocessor, contents=found.contents),
             batch_size=self.eval_batch_size,
             normalization=preprocessor.normalization,
             num_workers=self.num_workers,
@@ -128,6 +141,15 @@ class _Found(NamedTuple):
     labels: list[int]
     class_names: list[str]
     pairs: Pairs
+    contents: Callable[[str], bytes] | None = None
+
+
+def _unpack(path: Path) -> _Found:
+    images, is_genuine = read_verification_set(path)
+    contents = {f"image {place}": content for place, content in enumerate(images)}
+    first, second = torch.arange(len(images)).view(-1, 2).unbind(dim=1)
+    pairs = Pairs(first, second, is_genuine, dealt_folds(is_genuine))
+    return _Found(list(contents), [UNKNOWN] * len(images), [], pairs, contents.__getitem__)
 
 
 def _find(root: Path, pairs_file: Path) -> _Found:

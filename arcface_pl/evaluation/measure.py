@@ -56,7 +56,7 @@ class Embedded(NamedTuple):
 
     Attributes:
         embeddings: (N, D) float32.
-        labels: (N,) int64.
+        labels: (N,) int64; -1 if the class is not known.
     """
 
     embeddings: Tensor
@@ -143,7 +143,8 @@ def evaluate(
     if head is not None:
         scores["classification"] = classification(head, embeddings, labels)
     _, sizes = labels.unique(return_counts=True)
-    if len(sizes) > 1 and int(sizes.max()) > 1:
+    are_known = bool((labels >= 0).all())
+    if are_known and len(sizes) > 1 and int(sizes.max()) > 1:
         curve = all_pairs_curve(embeddings, labels, far=FAR)
         scores["verification"] = verification(curve)
         if is_query is None or torch.isin(labels[is_query], labels[~is_query]).any():
@@ -153,6 +154,7 @@ def evaluate(
         scores["identification"] = identification(embeddings, labels)
     else:
         reason = "all images are of one class" if len(sizes) < 2 else "no class has two images"
+        reason = reason if are_known else "the classes of the images are not known"
         not_measured.append(f"verification, retrieval and identification: {reason}")
     if pairs is not None:
         scores["pairs"] = pair_verification(embeddings, labels, pairs)

@@ -154,7 +154,8 @@ class Scored(NamedTuple):
     def by(cls, head: Head, embeddings: Tensor, labels: Tensor, *, trained: bool = True) -> "Scored":
         """Compute the cosines with a head in evaluation mode; ``trained``: the labels are its classes."""
         if not trained:
-            best = head.cosine(embeddings).amax(1)
+            cosine = head.cosine(embeddings)
+            best = cosine.amax(1) if head.num_classes else embeddings.new_full(embeddings.shape[:1], -torch.inf)
             return cls(embeddings, labels, best, best)
         found = head.score(embeddings, labels)
         return cls(embeddings, labels, found.target_cosine, found.nearest_other_cosine)

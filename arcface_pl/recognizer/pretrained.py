@@ -22,6 +22,7 @@ from arcface_pl.heads import Head
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.recognizer.manifest import Manifest
 from arcface_pl.recognizer.model_card import model_card
+from arcface_pl.recognizer.onnx_model import OnnxBackbone
 from arcface_pl.recognizer.trained import TrainedModel
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -48,6 +49,8 @@ def write_pretrained(model: TrainedModel, folder: str | Path) -> None:
         PretrainedError: If it cannot be written, or holds other files.
     """
     folder = Path(os.path.abspath(folder))  # not resolve(): a link stays a link
+    if isinstance(model.backbone, OnnxBackbone):
+        raise PretrainedError(folder, "the network is an ONNX file, whose weights cannot be written", "copy that file")
     weights = save(to_tensors(model))
     card = model_card(model).encode()
     digests = {"weights_sha256": _sha256(weights), "card_sha256": _sha256(card)}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcface_pl.errors import expected
+from arcface_pl.errors import expected, listed
 from arcface_pl.evaluation.thresholds import DEFAULT_FAR, Calibration, Scored, calibrate
 from arcface_pl.functional.checks import check_count
 from arcface_pl.heads import Head
@@ -24,6 +24,7 @@ from arcface_pl.recognizer.answers import (
 )
 from arcface_pl.recognizer.gallery import Gallery
 from arcface_pl.recognizer.hub import download, is_hub_name, upload
+from arcface_pl.recognizer.onnx_model import SETTINGS, read_onnx
 from arcface_pl.recognizer.pretrained import read_pretrained, write_pretrained
 from arcface_pl.recognizer.trained import TrainedModel
 
@@ -102,6 +103,24 @@ class Recognizer:
         if is_hub_name(folder):
             folder = download(str(folder), revision)
         return cls(read_pretrained(folder, backbone=backbone, head=head), device=device)
+
+    @classmethod
+    def from_onnx(cls, path: str | Path, **settings: Any) -> Self:
+        """Open an ONNX file with one image input and one output of embeddings (extra ``export``).
+
+        It has no trained classes: pictures are embedded, compared, and identified by enrolled names.
+
+        Args:
+            path: The file.
+            **settings: ``mean``, ``std``, ``channel_order``, ``layout`` and ``image_size``, as for
+                `arcface_pl.recognizer.onnx_model.read_onnx`; those in the YAML file beside it may be left out.
+
+        Raises:
+            ExportError: If the file cannot be used, or a setting is missing.
+        """
+        if unknown := [name for name in settings if name not in SETTINGS]:
+            raise TypeError(expected("settings", unknown[0], f"one of {listed(SETTINGS)}"))
+        return cls(read_onnx(path, settings))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights, ``config.json`` and a model card to a folder.

@@ -1,8 +1,10 @@
 """``arcface-pl evaluate`` on checkpoints of real runs."""
 
 import csv
+import io
 import itertools
 import json
+import pickle
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +19,8 @@ from PIL import Image
 
 from arcface_pl import ArcFaceModule, MNISTDataModule, Recognizer
 from arcface_pl.cli import main
+from arcface_pl.cli.inputs import open_model
+from arcface_pl.data import PairsDataModule
 from arcface_pl.evaluation.measure import embed, evaluate
 
 QUICK = ["--data.dataset", "digits", "--max_epochs", "1", "--enable_progress_bar", "false"]
@@ -224,3 +228,51 @@ def test_help_does_not_wait_for_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "mnist-8-9" in done.stdout
+
+
+def test_a_verification_set_of_insightface(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same pairs as files and as a .bin: the same scores, insightface's beside ours; figures as far as they go."""
+    data = MNISTDataModule(dataset="digits", seed=0)
+    data.setup("test")
+    images, contents, lines = data.val_images[:80], [], []
+    for number, image in enumerate(images):
+        file = io.BytesIO()
+        Image.fromarray(image[0].numpy()).save(file, "PNG")
+        (tmp_path / f"{number}.png").write_bytes(file.getvalue())
+        contents.append(file.getvalue())
+    same = (data.val_labels[0:80:2] == data.val_labels[1:80:2]).tolist()
+    same[0] = same[11] = True
+    lines = [f"{2 * pair}.png {2 * pair + 1}.png {int(alike)}" for pair, alike in enumerate(same)]
+    (tmp_path / "pairs.txt").write_text("\n".join(lines))
+    (tmp_path / "own.bin").write_bytes(pickle.dumps((contents, same), 2))
+    run(trained, "--pairs", "own.bin", "--json", "bin.json", "--figures", "figures")
+    printed = capsys.readouterr().out
+    run(trained, "--pairs", "pairs.txt", "--insightface", "--json", "txt.json")
+    assert "[pairs]XNorm" in capsys.readouterr().out
+    found, listed = (json.loads(Path(f"{name}.json").read_text())["unseen"] for name in ("bin", "txt"))
+    assert found["pairs"] == pytest.approx(listed["pairs"], abs=1e-9)
+    scores = found["insightface"]
+    assert scores == pytest.approx(listed["insightface"], abs=1e-6)
+    assert f"[own]Accuracy-Flip: {scores['accuracy']:.5f}+-{scores['accuracy_std']:.5f}" in printed
+    assert (
+        "not measured: verification, retrieval and identification: the classes of the images are not known"
+        in " ".join(printed.split())
+    )
+    assert found["classes"] == []
+    model = open_model(str(trained))
+    pairs = PairsDataModule(pairs_file="own.bin")
+    pairs.use_preprocessing(model.preprocessor)
+    pairs.setup("test")
+    pixels = next(iter(pairs.test_dataloader()))[0]
+    with torch.no_grad():
+        lengths = torch.cat([model.backbone(pixels), model.backbone(pixels.flip(3))]).norm(dim=1)
+    assert scores["xnorm"] == pytest.approx(float(lengths.mean()), rel=1e-5)
+    run(trained, "--pairs", "pairs.txt", "--json", "plain.json")
+    assert "insightface" not in json.loads(Path("plain.json").read_text())["unseen"]
+    assert "--insightface: got 'data without a list of pairs'; expected --pairs" in refused(
+        capsys, trained, "--insightface"
+    )
+    message = refused(capsys, trained, "--pairs", "none.bin")
+    assert "data.pairs_file: got 'none.bin'; expected" in message

@@ -11,7 +11,7 @@ from PIL import Image
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
 from arcface_pl.checkpoints.atomic import write_checkpoint
-from arcface_pl.cli.inputs import find_pictures, name_folders, open_model
+from arcface_pl.cli.inputs import find_pictures, name_pictures, open_model
 from arcface_pl.errors import CheckpointError, SettingsError, printable
 
 
@@ -67,10 +67,10 @@ def test_what_stands_for_nothing_is_named(word: str, message: str, folder: Path)
 
 
 def test_a_folder_of_folders_is_a_name_each(folder: Path) -> None:
-    assert dict(name_folders(["in"])) == {"in": [Path("in/c.tif")]}
+    assert dict(name_pictures(["in"])) == {"in": [Path("in/c.tif")]}
     (folder / "people" / "ada").mkdir(parents=True)
     (folder / "b.png").rename(folder / "people" / "ada" / "b.png")
-    assert dict(name_folders(["people"])) == {"ada": [Path("people/ada/b.png")]}
+    assert dict(name_pictures(["people"])) == {"ada": [Path("people/ada/b.png")]}
 
 
 def test_names_are_shown_on_one_line_and_without_commands_to_the_terminal() -> None:

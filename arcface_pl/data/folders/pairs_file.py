@@ -65,7 +65,7 @@ def read_pairs(path: Path) -> PairList:
     number, header = lines[0]
     if not all(map(_is_number, header)) or len(header) > 2:
         pairs = [_path_pair(path, *line) for line in lines]
-        return PairList(pairs, _dealt(torch.tensor([pair.is_genuine for pair in pairs])))
+        return PairList(pairs, dealt_folds(torch.tensor([pair.is_genuine for pair in pairs])))
     num_folds, num_each = (1, int(header[0])) if len(header) == 1 else map(int, header)
     pairs = [_name_pair(path, *line) for line in lines[1:]]
     if len(pairs) != 2 * num_folds * num_each or not pairs:
@@ -78,7 +78,7 @@ def read_pairs(path: Path) -> PairList:
         if count != num_each:
             begin = pairs[2 * num_each * fold].line
             raise DataError(f"{path}, line {begin}: fold {fold + 1} has {count} pairs of one person, says {num_each}")
-    return PairList(pairs, folds if num_folds > 1 else _dealt(genuine))
+    return PairList(pairs, folds if num_folds > 1 else dealt_folds(genuine))
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
@@ -125,7 +125,7 @@ def _is_number(word: str) -> bool:
     return word.isdecimal() and len(word) < 10  # Python refuses to convert thousands of digits
 
 
-def _dealt(genuine: Tensor) -> Tensor:
+def dealt_folds(genuine: Tensor) -> Tensor:
     """Deal the pairs of each kind into folds; one fold if a kind has a single pair."""
     count = max(1, min(_MOST_FOLDS, int(genuine.sum()), int((~genuine).sum())))
     folds = torch.empty(len(genuine), dtype=torch.int64)

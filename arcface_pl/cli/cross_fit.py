@@ -1,0 +1,88 @@
+"""``inspect --folds``: new networks with the settings of a checkpoint's run, for judging images they have not seen."""
+
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from torch import nn
+
+from arcface_pl.checkpoints.reading import CheckpointFile
+from arcface_pl.cli.command_line import Request
+from arcface_pl.cli.config import BASE_CONFIG, is_class, merge, read_config
+from arcface_pl.cli.machine import keep_freed_memory, stop_driver_search
+from arcface_pl.cli.own_networks import configured_networks, name_networks
+from arcface_pl.cli.resume import settings_of_run
+from arcface_pl.cli.settings import ArcFaceCLI
+from arcface_pl.data import ImageDataModule
+from arcface_pl.errors import SettingsError, expected
+
+if TYPE_CHECKING:
+    from arcface_pl.heads import Head
+
+_QUIET: dict[str, Any] = {
+    "logger": False,
+    "callbacks": [],
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "limit_val_batches": 0,
+    "devices": 1,
+    "strategy": "auto",
+}
+
+
+class Refit:
+    """Trains new networks as a checkpoint's run did; without its callbacks, validation and logs.
+
+    Args:
+        checkpoint: Its run's settings are used.
+        request: Flags that begin with ``--data``, which change them.
+        max_epochs: Epochs of each network; None for those of the run.
+        accelerator: The Trainer's.
+
+    Raises:
+        SettingsError: If the settings cannot be used, or the data cannot be trained on in folds.
+    """
+
+    def __init__(self, checkpoint: CheckpointFile, request: Request, max_epochs: int | None, accelerator: str) -> None:
+        layer = settings_of_run(checkpoint)
+        self.settings, flags = request.over(merge(read_config(BASE_CONFIG), layer))
+        specs = checkpoint.content["hyper_parameters"]
+        self.flags = name_networks(checkpoint.path, specs, self.settings, flags, configured_networks(checkpoint))
+        self.settings["trainer"] |= {**_QUIET, "accelerator": accelerator}
+        if max_epochs is not None:
+            self.settings["trainer"] |= {"max_epochs": max_epochs, "min_epochs": None, "max_steps": -1}
+        model = self.settings["model"]
+        model = model.get("init_args") or {} if is_class(model) else model
+        for role, sizes in {"backbone": ("in_channels", "image_size"), "head": ("num_classes",)}.items():
+            node: Any = model.get(role)
+            for name in sizes if is_class(node) else ():  # those of the data, which may be others
+                (node.get("init_args") or {}).pop(name, None)
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # nothing that a user could change
+        keep_freed_memory()
+        stop_driver_search()
+        self.num_trained = 0
+        self.data = self._build().datamodule
+        if not isinstance(self.data, ImageDataModule):
+            accepted = "0 for data modules that are not an ImageDataModule, whose training images cannot be divided"
+            raise SettingsError(expected("--folds", type(self.data).__name__, accepted))
+        self.data.prepare_data()
+        self.data.setup("fit")
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.settings.get("seed_everything") or 0)
+
+    def __call__(self, data: ImageDataModule) -> "tuple[nn.Module, Head]":
+        """Train a new network on ``data``; returns backbone and head."""
+        cli = self._build()
+        self.num_trained += 1
+        Console(stderr=True).print(f"network {self.num_trained}: training on {data.num_train:,} images")
+        cli.trainer.fit(cli.model, datamodule=data)
+        return cli.model.backbone, cli.model.head
+
+    def _build(self) -> Any:
+        return ArcFaceCLI(self.settings, self.flags, command="inspect")  # which leaves no run behind
