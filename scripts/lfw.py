@@ -250,7 +250,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         dots.plot(folds, values, markersize=8, label=label, **{**style, "linestyle": "none"})
     for style, (name, value) in zip(SERIES[3:], PUBLISHED.items(), strict=False):
         dots.axhline(100 * value, color=style["color"], linestyle=style["linestyle"], linewidth=1, label=name)
-    curves.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 100), xlabel="false accept rate", ylabel="true accept rate, %")
+    curves.set(xscale="log", xlim=(1 / 300, 1), ylim=(0, 100), xlabel="false accept rate", ylabel="true accept rate, %")
     curves.set_title("LFW, view 2: mean and range over test folds", fontsize=11)
     dots.set(xlabel="test fold", ylabel="accuracy, %", xticks=sorted({row["fold"] for row in rows}))
     dots.set_title("accuracy, threshold from the next fold", fontsize=11)

@@ -9,10 +9,9 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from arcface_pl.data.protocol import fact, images_and_labels
+from arcface_pl.data.protocol import images_and_labels, in_rgb
 from arcface_pl.errors import DataError
 from arcface_pl.evaluation.thresholds import evenly_spread
-from arcface_pl.preprocessing import in_order
 
 _WARNED: WeakKeyDictionary[L.Callback, set[str]] = WeakKeyDictionary()
 
@@ -111,8 +110,7 @@ def images_of(
         and shape[1] in (1, 3)
         and (like is None or like.shape[1:] == shape[1:])
     ):
-        preprocessing = fact(getattr(trainer, "datamodule", None), "preprocessing", {})
-        return in_order(images, preprocessing.get("channel_order", "rgb"))
+        return in_rgb(getattr(trainer, "datamodule", None), images)
     warn_once(
         callback,
         f"batch: got {type(batch).__name__}; expected (images, labels) with images (B, 1 or 3, H, W), all of one size. "

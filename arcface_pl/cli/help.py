@@ -11,8 +11,8 @@ _COMMON = """\
   --precision 32-true|bf16-mixed|16-mixed|auto
   --data.data_dir DIR          folder that holds or receives MNIST/raw/
   --data.dataset auto|mnist|fashion_mnist|kmnist|cifar10|digits
-  --data ImageFolderDataModule --data.root DIR
-                               your own images, one folder per class
+  --data ImageFolderDataModule --data.root DIR  your images, a folder per class
+  --data TableDataModule --data.table FILE      your images, listed in a CSV
   --data.batch_size N          images per step and process (default: 64)
   --ckpt_path PATH|last|best|last-good
                                a checkpoint, or one of the newest run

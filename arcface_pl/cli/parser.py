@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from rich.markup import escape
 
-from arcface_pl.cli.program import as_typed, program
+from arcface_pl.cli.program import as_typed, laid_out, program
 from arcface_pl.errors import SettingsError, printable
 
 MODEL_HELP = (
@@ -27,7 +27,7 @@ ONNX files of others, with one image input and one output of embeddings:
 
 
 class ToolParser(argparse.ArgumentParser):
-    """An `argparse.ArgumentParser` that keeps the line breaks of its description and raises `SettingsError`.
+    """An `argparse.ArgumentParser` that fills its texts to the terminal's width and raises `SettingsError`.
 
     A tool is a module with ``run(args: list[str]) -> int | None``, which returns the exit code. It imports torch and
     lightning inside ``run``, after parsing, so that ``--help`` and a wrong flag take no seconds.
@@ -41,8 +41,8 @@ class ToolParser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
         super().__init__(
             prog=program(command),
-            description=description,
-            epilog=as_typed("\n\n".join(filter(None, (epilog, _OWN_NETWORKS))), command),
+            description=laid_out(description),
+            epilog=laid_out(as_typed("\n\n".join(filter(None, (epilog, _OWN_NETWORKS))), command)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

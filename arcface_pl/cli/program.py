@@ -1,5 +1,6 @@
 """How the present command was typed, for help and error lines; lines on a terminal."""
 
+import re
 import shutil
 import sys
 import textwrap
@@ -29,3 +30,30 @@ def folded(text: str, stream: TextIO | None) -> str:
         return text
     width = shutil.get_terminal_size().columns - 1
     return textwrap.fill(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
+
+
+def laid_out(text: str) -> str:
+    """Fill the paragraphs of a help text to the terminal's width; rows of two columns continue below the second."""
+    return "\n\n".join(map(_filled, text.split("\n\n")))
+
+
+def _filled(paragraph: str) -> str:
+    entries: list[tuple[str, int]] = []  # each with the indent of its further lines
+    for line in paragraph.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if entries and indent == entries[-1][1]:
+            entries[-1] = (f"{entries[-1][0]} {line.strip()}", indent)
+        else:
+            gap = re.search(r"(?<=\S) {2,}(?=\S)", line)
+            entries.append((line, gap.end() if gap else indent + 4 * (indent > 0)))
+    width = max(shutil.get_terminal_size().columns - 1, 20)
+    return "\n".join(
+        textwrap.fill(
+            entry,
+            width,
+            subsequent_indent=" " * min(indent, width // 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for entry, indent in entries
+    )

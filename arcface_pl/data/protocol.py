@@ -17,6 +17,7 @@ from rich.progress import track
 from torch import Tensor
 
 from arcface_pl.errors import DataError, UserError, expected
+from arcface_pl.preprocessing import in_order
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input", "inputs")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
@@ -64,6 +65,11 @@ def images_and_labels(batch: Any) -> tuple[Any, Tensor | None]:
         except (TypeError, ValueError, RuntimeError):
             raise DataError(expected("labels of a batch", labels, "class numbers from 0, one per image")) from None
     return images / 255 if images.dtype == torch.uint8 else images, labels
+
+
+def in_rgb(data: Any, images: Tensor) -> Tensor:
+    """Return a data module's network inputs (B, C, H, W) with their channels in RGB, to be shown."""
+    return in_order(images, fact(data, "preprocessing", {}).get("channel_order", "rgb"))
 
 
 def labelled(batch: Any) -> tuple[Tensor, Tensor]:

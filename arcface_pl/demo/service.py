@@ -159,13 +159,17 @@ def create_service(
             pictures, is_list = await _pictures(request, limits)
             if kind == "verify":
                 if len(pictures) != 2:
-                    raise HTTPException(400, expected("images", f"{len(pictures)} pictures", "two"))
+                    raise HTTPException(400, expected("images", len(pictures), "two pictures, as JSON"))
                 found = await batcher.answers(("embed", None), pictures)
                 wrong = [f"images[{place}]: {each}" for place, each in enumerate(found) if isinstance(each, ImageError)]
                 if wrong:
                     raise HTTPException(400, "; ".join(wrong))
                 same = recognizer.compare(torch.stack(found), threshold=limit)
                 return JSONResponse({"cosine": same.cosine, "angle_degrees": same.angle, "same": same.same})
+            if kind == "identify" and not len(recognizer.gallery):
+                raise HTTPException(
+                    400, expected("gallery", "none enrolled", "at least one name", "Serve with --gallery DIR")
+                )
             found = await batcher.answers((kind, None if kind == "embed" else limit), pictures)
             if not is_list and isinstance(found[0], ImageError):
                 raise found[0]
@@ -225,7 +229,8 @@ def _threshold(request: Request, default: float | None) -> float | None:
 async def _pictures(request: Request, limits: Limits) -> tuple[list[bytes], bool]:
     """Return the pictures of a request, and whether they came as a list."""
     body = await read_body(request, limits.max_bytes, "body")
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+    is_json = request.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
+    if not is_json and body.lstrip()[:1] != b"{":  # curl's -d does not call it JSON, and no picture file begins so
         if not body:
             raise HTTPException(400, "picture: got an empty body; expected a picture file, or JSON")
         return [body], False
@@ -238,7 +243,7 @@ async def _pictures(request: Request, limits: Limits) -> tuple[list[bytes], bool
         reason = " ".join(str(error).split())
         raise HTTPException(400, expected("body", reason, '{"images": [picture files as base64, ...]}')) from error
     if not 1 <= len(pictures) <= limits.max_images:
-        raise HTTPException(400, expected("images", f"{len(pictures)} pictures", f"1 to {limits.max_images}"))
+        raise HTTPException(400, expected("images", len(pictures), f"1 to {limits.max_images} pictures"))
     return pictures, True
 
 

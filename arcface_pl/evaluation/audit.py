@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.paths import paths_of
-from arcface_pl.data.protocol import labelled
+from arcface_pl.data.protocol import in_rgb, labelled
 from arcface_pl.errors import DataError, expected
 from arcface_pl.evaluation.label_noise import LabelAngles, folds_of, label_angles, thumbnails
 from arcface_pl.evaluation.measure import embed
@@ -30,6 +30,7 @@ class AuditedImages:
         labels: (N,) int64.
         small: (N, P) from `thumbnails`.
         digests: Checksum of each image.
+        data: The data module.
     """
 
     loaders: dict[str, Any]
@@ -38,6 +39,7 @@ class AuditedImages:
     labels: Tensor
     small: Tensor
     digests: list[bytes]
+    data: Any = None
 
     @classmethod
     def of(cls, data: Any, splits: Iterable[str] = ("train", "val", "test")) -> "AuditedImages":
@@ -64,10 +66,10 @@ class AuditedImages:
             count = len(digests) - len(names)
             names += [split] * count
             paths += paths_of(loader) or list(map(str, range(count)))
-        return cls(loaders, names, paths, torch.cat(labels), torch.cat(small), digests)
+        return cls(loaders, names, paths, torch.cat(labels), torch.cat(small), digests, data)
 
     def images(self, chosen: Iterable[int]) -> Tensor:
-        """Read images again by index, (M, C, H, W), as the network sees them."""
+        """Read images again by index, (M, C, H, W), as the network sees them but in RGB."""
         places = list(chosen)
         found: dict[int, Tensor] = {}
         wanted, start = set(places), 0
@@ -75,7 +77,7 @@ class AuditedImages:
             for images, _ in map(labelled, loader):
                 found |= {start + i: each.cpu() for i, each in enumerate(images) if start + i in wanted}
                 start += len(images)
-        return torch.stack([found[place] for place in places])
+        return in_rgb(self.data, torch.stack([found[place] for place in places]))
 
     def embed(self, network: Callable[[Tensor], Tensor], device: torch.device | str = "cpu") -> Tensor:
         """Embed all images, (N, D); see `arcface_pl.evaluation.measure.embed`."""

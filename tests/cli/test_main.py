@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import yaml
 
-from arcface_pl.cli import main
+from arcface_pl.cli import TOOLS, main
 from arcface_pl.cli.config import merge, read_config
 
 CONFIGS = Path(__file__).parents[2] / "arcface_pl" / "configs"
@@ -163,6 +163,19 @@ def test_help_is_short_and_does_not_wait_for_torch() -> None:
     assert "--max_epochs" in done.stdout
     assert len(done.stdout.splitlines()) < 50
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", TOOLS)
+@pytest.mark.parametrize("width", [80, 120])
+def test_help_of_a_tool_fits_the_terminal(
+    command: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) < width
+    assert "examples:" in lines or "example:" in lines  # a list is not filled into one paragraph
 
 
 def test_print_config_and_help_all(in_folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, ImageFolderDataModule, MNISTDataModule, Recognizer
+from arcface_pl.callbacks import EmbeddingProjector
+from arcface_pl.callbacks.outputs import images_of
 from arcface_pl.cli import main
 from arcface_pl.data import OmniglotDataModule
+from arcface_pl.evaluation.audit import AuditedImages
 from arcface_pl.preprocessing import Preprocessor, in_order, normalize_images
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.deployed import DeployedModel
@@ -119,6 +123,21 @@ def test_batches_of_files_in_memory_or_not(tmp_path: Path, resident: bool) -> No
     for (rgb, labels), (bgr, same_labels) in zip(batches["rgb"], batches["bgr"], strict=True):
         assert bgr.equal(rgb[:, [2, 1, 0]])  # augmentation included, which knows luma by RGB
         assert labels.equal(same_labels)
+
+
+def test_images_are_shown_in_rgb(tmp_path: Path) -> None:
+    write_faces(tmp_path, people=3, pictures=4, size=20)
+    shown = []
+    for order in ("rgb", "bgr"):
+        data = ImageFolderDataModule(str(tmp_path), image_size=SIZE, channel_order=order, seed=0)
+        data.setup("fit")
+        audited = AuditedImages.of(data, ["train"])
+        shown.append(audited.images([0, 2]))
+        batch = next(iter(data.val_dataloader()))
+        trainer = SimpleNamespace(datamodule=data)
+        shown.append(images_of(EmbeddingProjector(), trainer, batch, len(batch[1])))  # type: ignore[arg-type]
+    assert shown[0].equal(shown[2])
+    assert shown[1].equal(shown[3])
 
 
 def test_a_resumed_run_keeps_it(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_limits_and_wrong_requests(recognizer: Recognizer) -> None:
             (client.post("/predict", json=[5]), 400, "as base64"),
             (client.post("/predict", content=b""), 400, "an empty body"),
             (client.post("/predict?threshold=nan", content=picture(0)), 400, "threshold: got 'nan'; expected a cosine"),
-            (client.post("/verify", json=listed(picture(0))), 400, "images: got '1 pictures'; expected two"),
+            (client.post("/verify", json=listed(picture(0))), 400, "images: got 1; expected two pictures, as JSON"),
             (client.get("/predict"), 405, "Method Not Allowed"),
             (client.get("/nowhere"), 404, "Not Found"),
             (client.get("/health", headers={"Host": "evil.example"}), 403, "Host: got 'evil.example'"),
@@ -147,6 +147,26 @@ def test_limits_and_wrong_requests(recognizer: Recognizer) -> None:
             assert told in response.json()["error"]
     with client_of(recognizer, hosts=()) as client:
         assert client.get("/health", headers={"Host": "photos.example"}).json() == {"status": "ok"}
+
+
+def test_json_is_read_whatever_it_is_called(recognizer: Recognizer) -> None:
+    """As of ``curl -d @pictures.json``."""
+    body = json.dumps(listed(picture(0), picture(1)))
+    with client_of(recognizer) as client:
+        sent = client.post("/verify", content=body, headers={"Content-Type": "application/x-www-form-urlencoded"})
+        wanted = client.post("/verify", json=json.loads(body)).json()
+    assert sent.json()["cosine"] == pytest.approx(wanted["cosine"], abs=1e-6)
+
+
+def test_nobody_can_be_identified_without_a_gallery(recognizer: Recognizer) -> None:
+    for name in list(recognizer.gallery.counts):
+        recognizer.remove(name)
+    with client_of(recognizer) as client:
+        refused = client.post("/identify", content=picture(0))
+    assert refused.status_code == 400
+    assert refused.json() == {
+        "error": "gallery: got 'none enrolled'; expected at least one name. Serve with --gallery DIR"
+    }
 
 
 def test_the_document_lists_every_route(recognizer: Recognizer) -> None:
@@ -212,7 +232,19 @@ def test_it_serves_and_ends_in_order(trained: Path) -> None:
     import sys
 
     code = "from arcface_pl.cli import main; main()"
-    command = [sys.executable, "-c", code, "serve", str(trained), "--port", "0", "--accelerator", "cpu"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "serve",
+        str(trained),
+        "--port",
+        "0",
+        "--threshold",
+        "0.5",
+        "--accelerator",
+        "cpu",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
