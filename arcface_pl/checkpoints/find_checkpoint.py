@@ -37,6 +37,8 @@ def find_checkpoint(
         CheckpointError: If the file is damaged; for last and best this names the newest one that is not.
     """
     if asked not in NAMES:
+        if os.path.isfile(asked) and Path(asked).suffix in (".onnx", ".pt2"):
+            raise SettingsError(expected(option, asked, ACCEPTED, "An exported file is not a checkpoint"))
         # Path.is_file() raises if the name is too long or a folder may not be entered
         if not os.path.isfile(asked):
             fault = "It is a folder" if os.path.isdir(asked) else "There is no such file"

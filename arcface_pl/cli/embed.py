@@ -113,15 +113,11 @@ def _check_installed(given: "argparse.Namespace", suffix: str) -> None:
 
 def _embed(given: "argparse.Namespace", request: Request) -> "tuple[EmbeddingTable, list[str]]":
     """Return the embeddings, and what is wrong with pictures that could not be read."""
-    import os
-
     from arcface_pl.cli.inputs import find_model, find_pictures, open_model
 
     device = device_of(given.accelerator)
     if given.images:
         return _embed_pictures(open_model(given.model, given.networks), find_pictures(given.images), device, given.flip)
-    if os.path.isdir(given.model):
-        raise SettingsError(expected("IMAGE", "none", "pictures: a folder of save_pretrained names no data"))
     checkpoint, model = find_model(given.model, given.networks)
     return _embed_data(model, data_of(checkpoint, model, request, given.split), given.split, device, given.flip), []
 

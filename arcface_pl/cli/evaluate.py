@@ -8,8 +8,8 @@ from rich.console import Console
 
 from arcface_pl.cli.command_line import Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
-from arcface_pl.cli.parser import ToolParser, cell, split_words
-from arcface_pl.errors import SettingsError, expected, listed
+from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, split_words
+from arcface_pl.errors import SettingsError, expected, listed, printable
 from arcface_pl.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from arcface_pl.recognizer import TrainedModel
 
 DESCRIPTION = """\
-Score a checkpoint: classification of the classes it was trained on; verification (every pair of two images), retrieval
+Score a model: classification of the classes it was trained on; verification (every pair of two images), retrieval
 (each image looked up among the others) and identification (each named by the nearest of a few enrolled ones) of those
 and of classes it has never seen. Prints one table and writes the same numbers as JSON.
 
-The data are those of the checkpoint's run, its held-out classes included; --data and --data.SETTING change them as in
-'arcface-pl fit', and images are then normalized as the network knows it. No config of the run is read."""
+The data are those of a checkpoint's run, its held-out classes included; --data and --data.SETTING change them as in
+'arcface-pl fit', and are needed for other models. Images are then normalized as the network knows it. No config of the
+run is read."""
 
 EPILOG = """\
 protocols:
@@ -128,11 +129,7 @@ def _evaluate_embeddings(options: Any, data_words: list[str]) -> None:
 def _parser() -> ToolParser:
     listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
     parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
-    parser.add_argument(
-        "checkpoint",
-        metavar="CKPT",
-        help="a checkpoint; last, best or last-good: the newest run's; an ONNX file; or embeddings",
-    )
+    parser.add_argument("checkpoint", metavar="MODEL", help=f"{MODEL_HELP}; or a file of embeddings")
     parser.add_argument(
         "--pairs", metavar="FILE", help="a list of pairs, such as LFW's pairs.txt, or insightface's lfw.bin"
     )
@@ -173,9 +170,8 @@ def data_of(
     known = bool(checkpoint.content)  # of an ONNX file nothing is
     settings = settings_of_checkpoint(checkpoint, other_data=request.names_data) if known else {}
     if "data" not in settings and not request.names_data:
-        raise SettingsError(
-            f"{checkpoint.path}: it does not say what data it was trained on; give --data and its settings"
-        )
+        accepted = f"a data module and its settings: {printable(checkpoint.path)} does not say what it was trained on"
+        raise SettingsError(expected("--data", None, accepted))
     arguments = settings.get("data", {}).get("init_args", {})
     if arguments.get("seed") is None:
         arguments["seed"] = settings.get("seed_everything")  # the validation images are those of the run

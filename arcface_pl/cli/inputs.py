@@ -3,6 +3,7 @@
 import glob
 import logging
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,9 +19,11 @@ from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.parser import split_words
 from arcface_pl.cli.program import folded
-from arcface_pl.errors import SettingsError, expected, listed, printable
+from arcface_pl.data.folders.table_file import check_paths, read_table
+from arcface_pl.errors import DataError, SettingsError, expected, listed, printable
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_out
 from arcface_pl.recognizer import TrainedModel
+from arcface_pl.recognizer.as_checkpoint import as_checkpoint
 from arcface_pl.recognizer.onnx_model import SETTINGS, is_onnx, read_onnx
 from arcface_pl.recognizer.pretrained import CONFIG, MANIFEST, read_pretrained
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from arcface_pl.recognizer import Recognizer
 
 _LOG = logging.getLogger(__name__)
+_TABLES = (".csv", ".tsv", ".parquet", ".pq")
 
 
 class FramedPictures(NamedTuple):
@@ -44,11 +48,33 @@ class FramedPictures(NamedTuple):
     errors: dict[Path, str]
 
 
-def open_model(model: str | CheckpointFile, networks: Sequence[str] = ()) -> TrainedModel:
-    """Open a checkpoint by path or name (best, last, last-good), a folder of `save_pretrained`, or an ONNX file.
+def read_model(
+    asked: str, root: str | None = None, *, option: str = "checkpoint", announces: bool = True
+) -> CheckpointFile:
+    """Find and read a trained model in any form.
 
     Args:
-        model: The path or name, or a checkpoint that was read before.
+        asked: A checkpoint by path or name (best, last, last-good), a folder that `save_pretrained` wrote, a
+            .safetensors file of ``arcface-pl export``, or an ONNX file, whose content is then empty.
+        root: See `find_checkpoint`.
+        option: See `find_checkpoint`.
+        announces: See `find_checkpoint`.
+
+    Raises:
+        UserError: If there is none, or it cannot be used.
+    """
+    if is_onnx(asked):
+        return CheckpointFile(Path(asked), {})
+    if os.path.isdir(asked) or (asked.endswith(".safetensors") and os.path.isfile(asked)):
+        return as_checkpoint(asked)
+    return find_checkpoint(asked, root, option=option, announces=announces)
+
+
+def open_model(model: str | CheckpointFile, networks: Sequence[str] = ()) -> TrainedModel:
+    """Open a trained model.
+
+    Args:
+        model: Its path or name as for `read_model`, or what that returned.
         networks: Flags below ``--model.backbone`` and ``--model.head``: classes that are not of this package; and below
             ``--onnx``: how an ONNX file's pictures are prepared.
 
@@ -56,25 +82,28 @@ def open_model(model: str | CheckpointFile, networks: Sequence[str] = ()) -> Tra
         UserError: If there is none, or it cannot be used.
     """
     onnx, networks = split_words(networks, "--onnx")
-    if is_onnx(model):
+    path = model.path if isinstance(model, CheckpointFile) else model
+    if is_onnx(path):
         if networks:
             raise SettingsError(
                 f"{networks[0].partition('=')[0]}: not accepted with an ONNX file, which is the network"
             )
-        return read_onnx(str(model), _onnx_settings(onnx))
+        return read_onnx(str(path), _onnx_settings(onnx))
     if onnx:
-        raise SettingsError(expected(onnx[0].partition("=")[0], str(model), "a model that is an ONNX file"))
+        raise SettingsError(expected(onnx[0].partition("=")[0], str(path), "a model that is an ONNX file"))
     if isinstance(model, str) and os.path.isdir(model):
         return read_pretrained(model, **_own_networks(model, MANIFEST.read(Path(model) / CONFIG), networks))
-    found = find_checkpoint(model) if isinstance(model, str) else model
+    found = read_model(model) if isinstance(model, str) else model
     specs = found.content["hyper_parameters"]
     return TrainedModel.from_checkpoint(found, **_own_networks(found.path, specs, networks, found))
 
 
 def find_model(name: str, networks: Sequence[str] = ()) -> tuple[CheckpointFile, TrainedModel]:
     """Open a model as `open_model` does, with its checkpoint, whose content is empty for an ONNX file."""
-    found = CheckpointFile(Path(name), {}) if is_onnx(name) else find_checkpoint(name)
-    return found, open_model(name if is_onnx(name) else found, networks)
+    if split_words(networks, "--onnx")[0]:  # refused with other files, before these are read
+        return CheckpointFile(Path(name), {}), open_model(name, networks)
+    found = read_model(name)
+    return found, open_model(found, networks)
 
 
 def _onnx_settings(words: Sequence[str]) -> dict[str, Any]:
@@ -147,26 +176,53 @@ def find_pictures(names: Sequence[str | Path], option: str = "IMAGE") -> list[Pa
     return files
 
 
-def name_folders(names: Sequence[str | Path], option: str = "FOLDER") -> Iterator[tuple[str, list[Path]]]:
-    """Yield names and their pictures: a folder is one name, or holds one folder per name.
+def name_pictures(
+    names: Sequence[str | Path], option: str = "INPUT", *, as_name: str | None = None
+) -> Iterator[tuple[str, list[Path]]]:
+    """Yield names and their pictures: a folder is one name, or holds one folder per name; a table has a name per row.
 
     Args:
-        names: Folders.
+        names: Folders, and tables (.csv, .tsv, .parquet, .pq) with the columns ``path`` and ``label``, whose paths are
+            relative to the table's folder.
         option: The argument that they were given to, for messages.
+        as_name: The name of all pictures; ``names`` are then as for `find_pictures`.
 
     Raises:
-        SettingsError: If one is not a folder, or has no picture.
+        SettingsError: If one is neither, or has no picture.
     """
+    if as_name is not None:
+        yield as_name, find_pictures(names, option)
+        return
     for name in map(str, names):
-        path = Path(name)
-        if not os.path.isdir(name):
-            raise SettingsError(expected(option, name, "a folder of pictures, whose name is enrolled"))
-        entries = _entries(path, option)
-        one_name = any(is_image(each.name) for each in _files(entries, path))
-        inner = [] if one_name else sorted(each for each in entries if os.path.isdir(each))
-        for folder in inner or [path]:
-            # resolve(), since "." has no name
-            yield folder.resolve().name, _some(str(folder), _entries(folder, option), option)
+        if os.path.isdir(name):
+            yield from _name_folders(Path(name), option)
+        elif os.path.isfile(name) and Path(name).suffix.lower() in _TABLES:
+            yield from _name_rows(Path(name), option)
+        else:
+            accepted = f"a folder of pictures, which is named, or a table ({', '.join(_TABLES)}) with path and label"
+            raise SettingsError(expected(option, name, accepted, "To enroll pictures, give --name NAME"))
+
+
+def _name_folders(path: Path, option: str) -> Iterator[tuple[str, list[Path]]]:
+    entries = _entries(path, option)
+    one_name = any(is_image(each.name) for each in _files(entries, path))
+    inner = [] if one_name else sorted(each for each in entries if os.path.isdir(each))
+    for folder in inner or [path]:
+        # resolve(), since "." has no name
+        yield folder.resolve().name, _some(str(folder), _entries(folder, option), option)
+
+
+def _name_rows(table: Path, option: str) -> Iterator[tuple[str, list[Path]]]:
+    named: dict[str, dict[Path, None]] = {}
+    try:
+        rows = read_table(table, {"path": "path", "label": "label"})
+        check_paths(table, table.parent, rows)
+    except DataError as error:  # which speaks of the data module's settings
+        text = re.sub(r"\. Name it with data\.\w+$", "", str(error))
+        raise SettingsError(re.sub(r"^data\.table(?=:)", option, text.removeprefix("data.table "))) from error
+    for row in rows:
+        named.setdefault(row.label, {})[table.parent / row.path] = None  # a file that is listed twice counts once
+    yield from ((name, list(paths)) for name, paths in named.items())
 
 
 def read_pictures(model: TrainedModel, paths: Sequence[Path]) -> FramedPictures:

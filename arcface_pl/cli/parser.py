@@ -10,7 +10,8 @@ from arcface_pl.cli.program import as_typed, laid_out, program
 from arcface_pl.errors import SettingsError, printable
 
 MODEL_HELP = (
-    "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote; an ONNX file"
+    "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote; a file that "
+    "export --format safetensors wrote; an ONNX file"
 )
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,19 +17,24 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Recognize classes that the model was not trained on, from a few pictures of each.
 
-  enroll MODEL FOLDER...      enroll the pictures of each folder under the folder's name; pictures are added to a name
-                              that is enrolled already. A folder of folders enrolls each of them
+  enroll MODEL INPUT...       enroll the pictures of each folder under the folder's name; pictures are added to a name
+                              that is enrolled already. A folder of folders enrolls each of them, a table (CSV or
+                              Parquet) with the columns path and label each of its labels; --name NAME takes
+                              pictures, folders and quoted patterns for one name
   remove MODEL NAME...        forget names
   list MODEL                  show the names and how many pictures each has
   identify MODEL IMAGE...     find the name of each picture, or report it as unknown
   verify MODEL IMAGE IMAGE    tell whether two pictures show the same class
-  calibrate MODEL FOLDER      measure the thresholds on your own pictures, one folder per class; stored in the model
+  calibrate MODEL INPUT       measure the thresholds on your own pictures, one folder per class or a table; stored in
+                              the model
 
 Exit code: 0 on success, 1 if some pictures could not be read, 2 for a mistake in the command."""
 
 _EPILOG = """\
 examples:
   arcface-pl recognize enroll best people/ada people/grace
+  arcface-pl recognize enroll best photo.jpg other.jpg --name ada
+  arcface-pl recognize enroll best people.csv
   arcface-pl recognize identify best photo.jpg --json
   arcface-pl recognize verify best one.png other.png --threshold 0.6"""
 
@@ -48,14 +52,11 @@ def run(args: list[str]) -> int:
         UserError: If the model, the gallery or an argument cannot be used.
     """
     given = _parse(args)
-    from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
-    from arcface_pl.cli.inputs import open_model
+    from arcface_pl.cli.inputs import find_model
     from arcface_pl.recognizer import Recognizer
-    from arcface_pl.recognizer.onnx_model import is_onnx
 
-    if not os.path.isdir(given.model) and not is_onnx(given.model):
-        given.model = find_checkpoint(given.model)
-    recognizer = Recognizer(open_model(given.model, given.networks))
+    given.model, model = find_model(given.model, given.networks)
+    recognizer = Recognizer(model)
     rows, errors = _ACTIONS[given.action](recognizer, given)
     failed = [{"file": str(path), "error": error} for path, error in errors.items()]
     if given.json:
@@ -69,7 +70,8 @@ def _parse(args: list[str]) -> argparse.Namespace:
     parser = ToolParser("recognize", _DESCRIPTION, _EPILOG)
     parser.add_argument("action", choices=tuple(_ACTIONS), metavar="ACTION", help=", ".join(_ACTIONS))
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="folders, names or pictures")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="folders, tables, names or pictures")
+    parser.add_argument("--name", metavar="NAME", help="enroll: the name of all pictures given")
     parser.add_argument("--gallery", default="gallery", metavar="DIR", help="folder of the names (default: gallery)")
     parser.add_threshold()
     parser.add_argument(
@@ -81,6 +83,9 @@ def _parse(args: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print a JSON array instead of a table")
     given = parser.parse_args(args)
+    if given.name is not None and (given.action != "enroll" or not given.name.strip()):
+        accepted = "no such flag" if given.name.strip() else "a name"
+        raise SettingsError(expected("--name", given.name, f"{accepted} with {given.action}"))
     wanted = {"verify": 2, "calibrate": 1, "list": 0}.get(given.action)
     if (wanted is not None and len(given.inputs) != wanted) or (wanted is None and not given.inputs):
         accepted = f"{'at least 1' if wanted is None else wanted} after the model"
@@ -92,11 +97,11 @@ _Result = tuple[list[dict[str, Any]], dict[Path, str]]
 
 
 def _enroll(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    from arcface_pl.cli.inputs import name_folders
+    from arcface_pl.cli.inputs import name_pictures
 
     errors: dict[Path, str] = {}
     embedded = []
-    for name, paths in name_folders(given.inputs):
+    for name, paths in name_pictures(given.inputs, as_name=given.name):
         pictures = _read(recognizer, paths)
         errors |= pictures.errors
         if pictures.paths:
@@ -162,11 +167,15 @@ def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     from arcface_pl.checkpoints.atomic import write_checkpoint
-    from arcface_pl.checkpoints.reading import CheckpointFile
-    from arcface_pl.cli.inputs import name_folders
+    from arcface_pl.cli.inputs import name_pictures
     from arcface_pl.recognizer.onnx_model import is_onnx, write_thresholds
 
-    named = list(name_folders(given.inputs))
+    path = given.model.path
+    if path.suffix == ".safetensors":
+        raise SettingsError(
+            expected("MODEL", str(path), "a checkpoint or a folder of save_pretrained, to store them in")
+        )
+    named = list(name_pictures(given.inputs))
     pictures = _read(recognizer, [path for _, paths in named for path in paths])
     name_of = {path: name for name, paths in named for path in paths}
     labels = [name_of[path] for path in pictures.paths]
@@ -175,12 +184,12 @@ def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
         found = recognizer.calibrate(pictures.pixels, labels, far=given.far, source=source, framed=True)
     except ValueError as error:
         raise SettingsError(f"{given.inputs[0]}: {error}") from error
-    if isinstance(given.model, CheckpointFile):
-        write_checkpoint({**given.model.content, "calibration": found.to_dict()}, given.model.path)
-    elif is_onnx(given.model):
-        write_thresholds(given.model, found)
+    if is_onnx(path):
+        write_thresholds(path, found)
+    elif path.is_dir():
+        recognizer.save_pretrained(path)
     else:
-        recognizer.save_pretrained(given.model)
+        write_checkpoint({**given.model.content, "calibration": found.to_dict()}, path)
     points = {"two pictures": found.verification, "class of a picture": found.classification}
     return [
         {"decision": label, "threshold": point.threshold, "far": point.far, "tar": point.tar, "eer": point.eer}

@@ -65,7 +65,7 @@ def settings_of_checkpoint(found: CheckpointFile, strict: bool = True, *, other_
     modules = {name: value for name, value in vars(data_room).items() if isinstance(value, type)}
     model = {role: class_node(role, saved.get(role)) for role in REGISTRIES}
     settings: dict[str, Any] = {"model": {**model, "channels_last": saved.get("channels_last", True)}}
-    if trained_on and ((strict and not other_data) or _is_known(modules, trained_on)):
+    if "name" in trained_on and ((strict and not other_data) or _is_known(modules, trained_on)):
         settings["data"] = _as_class(path, "data", modules, trained_on)
         if "dataset" in settings["data"]["init_args"]:
             # What auto became in training: elsewhere it might become another set.

@@ -20,7 +20,7 @@ from rich.console import Console
 from arcface_pl.callbacks import RunCheckpoint
 from arcface_pl.callbacks.run.exact_resume import ExactResume
 from arcface_pl.callbacks.run.resumed_settings import has_other_data
-from arcface_pl.callbacks.run.run_folder import claim, continue_in, release, run_folder
+from arcface_pl.callbacks.run.run_folder import RunFolder, run_folder
 from arcface_pl.callbacks.run.run_metrics import RunMetrics
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
 from arcface_pl.checkpoints.find_checkpoint import NAMES, find_checkpoint
@@ -32,21 +32,25 @@ from arcface_pl.cli import report
 from arcface_pl.cli.command_line import Flags, Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.error_lines import file_errors, library_errors
+from arcface_pl.cli.inputs import read_model
 from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_driver_search
 from arcface_pl.cli.own_networks import configured_networks, name_networks
 from arcface_pl.cli.parser import cell
+from arcface_pl.cli.profile_reports import profile_reports
 from arcface_pl.cli.result_files import write_csv_result, write_json_result
 from arcface_pl.cli.resume import class_node, resumed_run, settings_of_checkpoint, settings_of_run
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import check_loaders, fact
-from arcface_pl.errors import SettingsError, expected
+from arcface_pl.errors import SettingsError, expected, printable
 from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.preprocessing import Preprocessor
+from arcface_pl.recognizer.onnx_model import is_onnx
+from arcface_pl.recognizer.pretrained import CONFIG
 from arcface_pl.training.init_from import backbone_of
 
-NO_DATA = "a data module: the checkpoint was trained on loaders of which it knows nothing"
+NO_DATA = "a data module: the model does not say what data it was trained on"
 TRAINER_ARGUMENTS = tuple(inspect.signature(L.Trainer).parameters)
 
 
@@ -108,7 +112,7 @@ def _merge_settings(request: Request) -> tuple[dict[str, Any], Flags, Checkpoint
         return settings, flags, None
     if request.ckpt_path is not None:
         root = _last(settings, flags, "default_root_dir")
-        found = find_checkpoint(request.ckpt_path, root, option="--ckpt_path", announces=command != "fit")
+        found = _find(command, request.ckpt_path, root)
         settings, flags = _over_checkpoint(request, base, found)
     elif command == "fit":
         settings, flags = _over_initial_backbone(request, base, settings, flags)
@@ -119,6 +123,18 @@ def _merge_settings(request: Request) -> tuple[dict[str, Any], Flags, Checkpoint
         precision = choose_precision(_last(settings, flags, "accelerator"))
     settings["trainer"]["precision"] = precision  # the parser refuses "auto", also where a flag overrides it
     return settings, [flag for flag in flags if flag[0] != "trainer.precision"], found
+
+
+def _find(command: str, asked: str, root: str | None) -> CheckpointFile:
+    if command != "fit":
+        if is_onnx(asked):
+            remedy = "arcface-pl evaluate and embed take an ONNX file"
+            raise SettingsError(expected("--ckpt_path", asked, f"a model that {command} can build", remedy))
+        return read_model(asked, root, option="--ckpt_path")
+    if os.path.isfile(os.path.join(asked, CONFIG)):
+        remedy = f"--model.init_from {printable(asked)} starts a new run from the weights in this folder"
+        raise SettingsError(expected("--ckpt_path", asked, "a checkpoint, whose run is resumed", remedy))
+    return find_checkpoint(asked, root, option="--ckpt_path", announces=False)
 
 
 def _over_checkpoint(request: Request, base: dict[str, Any], found: CheckpointFile) -> tuple[dict[str, Any], Flags]:
@@ -205,7 +221,7 @@ def _fit(cli: ArcFaceCLI, start: _Start) -> None:
     try:
         _train(cli, start)
     except BaseException:
-        release(cli.trainer)
+        RunFolder.of(cli.trainer).release()
         raise
 
 
@@ -223,17 +239,19 @@ def _train(cli: ArcFaceCLI, start: _Start) -> None:
     console = Console(emoji=False, quiet=not trainer.is_global_zero)
     # With other data its scores and files are of the old
     if start.run is not None and not has_other_data(datamodule, start.trained_on):
-        continue_in(trainer, start.run.folder, start.run.run_id)
+        RunFolder.of(trainer).continue_in(trainer, start.run.folder, start.run.run_id)
     folder = None
     if trainer.is_global_zero and not trainer.fast_dev_run:
-        folder = claim(trainer, f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else "")
+        suffix = f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else ""
+        folder = RunFolder.of(trainer).claim(trainer, suffix)
         metrics.begin(folder)
     tests = is_overridden("test_step", module) and _check_data(trainer, datamodule, "fit", "test")
     tests = tests and fact(datamodule, "num_test") != 0
     report.announce(console, trainer, module, datamodule, folder, start.path)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())  # before processes share the classes
     begun = time.perf_counter()
-    trainer.fit(module, datamodule=datamodule, ckpt_path=start.path, weights_only=True)
+    with profile_reports(folder):
+        trainer.fit(module, datamodule=datamodule, ckpt_path=start.path, weights_only=True)
     seconds = time.perf_counter() - begun
     if not trainer.state.finished or trainer.fast_dev_run:
         return
@@ -242,7 +260,8 @@ def _train(cli: ArcFaceCLI, start: _Start) -> None:
     best = Path(policy.best_model_path) if policy is not None and policy.best_model_path else None
     tested = []
     if tests:
-        tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        with profile_reports(folder):
+            tested = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
     results = {
         **report.exact(policy.best_metrics if policy is not None else {}),
         **(report.exact(tested[0]) | report.counted(trainer) if tested else {}),
@@ -295,7 +314,8 @@ def _evaluate(cli: ArcFaceCLI, start: _Start) -> None:
     if command == "predict":
         _predict(cli, entry, has_loaders, console, place / "predictions.csv", replace=start.run is not None)
         return
-    scores = (trainer.validate if command == "validate" else trainer.test)(cli.model, verbose=False, **entry)
+    with profile_reports(None if start.run is None else start.run.folder):
+        scores = (trainer.validate if command == "validate" else trainer.test)(cli.model, verbose=False, **entry)
     if not scores:
         limit = f"trainer.limit_{'val' if command == 'validate' else 'test'}_batches: got 0"
         none = fact(datamodule, "num_val") == 0 and command == "validate"
@@ -318,7 +338,8 @@ def _predict(
         # Made out of Lightning's sight, which cannot copy loaders that were given a positional batch size
         loader = datamodule.predict_dataloader() if has_loaders else datamodule.test_dataloader()
         datamodule.predict_dataloader = lambda: loader
-    batches = trainer.predict(cli.model, **entry)
+    with profile_reports(path.parent if replace else None):
+        batches = trainer.predict(cli.model, **entry)
     if not batches:
         raise SettingsError("trainer.limit_predict_batches: got 0; expected at least one batch to predict")
     paths = paths_of(trainer.predict_dataloaders)

@@ -21,6 +21,7 @@ from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.results import MARK, writing_result
 from arcface_pl.errors import ExportError, expected
 from arcface_pl.recognizer.answers import Thresholds
+from arcface_pl.recognizer.as_checkpoint import EXPORTED
 from arcface_pl.recognizer.deployed import DeployedModel, Outputs
 from arcface_pl.recognizer.pretrained import from_config, to_config, to_tensors
 from arcface_pl.recognizer.quantize import Loss, measure, quantize
@@ -162,7 +163,7 @@ def _metadata(model: TrainedModel) -> dict[str, str]:
         "producer": MARK.decode(),
         "versions": config["versions"],
         "fingerprint": model.fingerprint,
-        "arcface_pl": config,
+        EXPORTED: config,
     }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
@@ -225,7 +226,7 @@ def _to_safetensors(model: TrainedModel, metadata: dict[str, str], opset: int) -
 
 def _run_safetensors(path: Path, images: Tensor, model: TrainedModel) -> Outputs:
     with safe_open(path, "pt") as file:
-        config = json.loads(file.metadata()["arcface_pl"])
+        config = json.loads(file.metadata()[EXPORTED])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     # Classes that are not of this package cannot be built by name: a copy receives all weights of the file
     own: dict[str, Any] = {

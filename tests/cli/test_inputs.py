@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import save_model
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
 from arcface_pl.checkpoints.atomic import write_checkpoint
-from arcface_pl.cli.inputs import find_pictures, name_folders, open_model
+from arcface_pl.cli.inputs import find_pictures, name_pictures, open_model
 from arcface_pl.errors import CheckpointError, SettingsError, printable
 
 
@@ -67,10 +68,10 @@ def test_what_stands_for_nothing_is_named(word: str, message: str, folder: Path)
 
 
 def test_a_folder_of_folders_is_a_name_each(folder: Path) -> None:
-    assert dict(name_folders(["in"])) == {"in": [Path("in/c.tif")]}
+    assert dict(name_pictures(["in"])) == {"in": [Path("in/c.tif")]}
     (folder / "people" / "ada").mkdir(parents=True)
     (folder / "b.png").rename(folder / "people" / "ada" / "b.png")
-    assert dict(name_folders(["people"])) == {"ada": [Path("people/ada/b.png")]}
+    assert dict(name_pictures(["people"])) == {"ada": [Path("people/ada/b.png")]}
 
 
 def test_names_are_shown_on_one_line_and_without_commands_to_the_terminal() -> None:
@@ -103,7 +104,7 @@ def test_a_damaged_checkpoint_is_named_with_the_whole_one_that_last_good_takes(
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     module = ArcFaceModule(SimpleCNN(16), ArcFaceHead(16, 4))
     checkpoint = tmp_path / "model.ckpt"
-    torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}, checkpoint)
+    save_model(module, checkpoint)
     Image.new("L", (28, 28)).save(tmp_path / "a.png")
     words = [
         sys.executable,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import save_model
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, Recognizer, SimpleCNN
 from arcface_pl.cli import main
@@ -20,8 +21,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.manual_seed(0)
     module = ArcFaceModule(SimpleCNN(16), ArcFaceHead(16, 4))
     facts = {"class_names": list("abcd"), "normalization": ((0.2,), (0.4,)), "dataset_name": "fashion_mnist"}
-    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "data": facts}
-    torch.save(content, tmp_path / "m.ckpt")
+    save_model(module, tmp_path / "m.ckpt", **facts)
     draw = np.random.default_rng(0)
     for index, name in enumerate(("people/ada", "people/grace hopper")):
         (tmp_path / name).mkdir(parents=True)
@@ -60,6 +60,65 @@ def test_enrol_identify_remove(workplace: Path, capsys: pytest.CaptureFixture) -
     assert json.loads(capsys.readouterr().out) == [{"name": "grace hopper", "images": 3}]
 
 
+def test_pictures_patterns_and_tables_are_enrolled_as_folders_are(
+    workplace: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (workplace / "people.csv").write_text(
+        "path;label\n"
+        + "".join(
+            f"people/{name}/{number}.png;{name}\n" for name in ("ada", "grace hopper") for number in (0, 1, 2, 2)
+        )  # a file that is listed twice counts once
+    )
+    (workplace / "elsewhere").mkdir()
+    (workplace / "elsewhere" / "ada.csv").write_text("label,path\nada,../people/ada/0.png\nada,missing.png\n")
+    assert call("enroll", "m.ckpt", "people") == 0
+    (workplace / "gallery").rename(workplace / "folders")
+    for inputs in (
+        ["people.csv"],
+        ["people/grace hopper", "people/ada/*.png"],
+        ["people/ada/0.png", "people/ada/1.png"],
+    ):
+        names = ["--name", "ada"] if "people.csv" not in inputs else []
+        capsys.readouterr()
+        assert (
+            call("enroll", "m.ckpt", *inputs, *names, "--json", "--gallery", "of_" + inputs[0].replace("/", "_")) == 0
+        )
+        told = json.loads(capsys.readouterr().out)
+        if names:
+            assert told == [{"name": "ada", "enrolled": 6 if "*" in inputs[1] else 2} | {"images": told[0]["enrolled"]}]
+    folders, table = Recognizer.from_checkpoint("m.ckpt"), Recognizer.from_checkpoint("m.ckpt")
+    folders.load_gallery("folders")
+    table.load_gallery("of_people.csv")
+    assert table.gallery.counts == folders.gallery.counts == {"ada": 3, "grace hopper": 3}
+    for picture in ("people/ada/0.png", "people/grace hopper/2.png"):
+        assert table.identify(picture) == folders.identify(picture)
+    assert call("enroll", "m.ckpt", "elsewhere/ada.csv", "--gallery", "third", "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told[0] == {"name": "ada", "enrolled": 1, "images": 1}
+    assert told[1]["file"] == str(Path("elsewhere/missing.png"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path\na.png\n", "bad.csv: got \"no column 'label'\"; expected one among its columns path"),
+        ("path,label\n", "expected a row per image"),
+        ("path,label\na.png,\n", "bad.csv, row 2: label: got ''; expected a value in every row"),
+        ("path,label\na.png,x\na.png,y\n", "expected one label per file"),
+    ],
+)
+def test_a_bad_table_is_one_line_without_settings_of_data_modules(
+    text: str, said: str, workplace: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (workplace / "bad.csv").write_text(text)
+    assert call("enroll", "m.ckpt", "bad.csv") == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "data." not in told
+    assert told.count("\n") == 1
+    assert not (workplace / "gallery").exists()
+
+
 def test_calibrate_keeps_a_threshold_that_verify_uses(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     assert call("calibrate", "m.ckpt", "people", "--far", "0.1", "--json") == 0
     threshold = json.loads(capsys.readouterr().out)[0]["threshold"]
@@ -74,7 +133,10 @@ def test_calibrate_keeps_a_threshold_that_verify_uses(workplace: Path, capsys: p
     [
         (["identify", "m.ckpt", "people/ada"], "gallery.json: there is no such file"),
         (["verify", "m.ckpt", "one.png"], "verify: arguments: got 1; expected 2 after the model"),
-        (["enroll", "m.ckpt", "nowhere"], "FOLDER: got 'nowhere'; expected a folder of pictures"),
+        (["enroll", "m.ckpt", "nowhere"], "INPUT: got 'nowhere'; expected a folder of pictures"),
+        (["enroll", "m.ckpt", "people/ada/0.png"], "To enroll pictures, give --name NAME"),
+        (["enroll", "m.ckpt", "people/ada/0.png", "--name", ""], "--name: got ''; expected a name"),
+        (["list", "m.ckpt", "--name", "ada"], "--name: got 'ada'; expected no such flag with list"),
         (["list", "none.ckpt"], "There is no such file"),
         (["list", "m.ckpt", "--threshold", "2"], "--threshold: got '2'; expected a cosine in [-1, 1]"),
         (["dance", "m.ckpt"], "invalid choice"),

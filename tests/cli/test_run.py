@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from arcface_pl import MNISTDataModule
+from arcface_pl.cli.profile_reports import MOST_LINES
 from arcface_pl.cli.run import run
 from arcface_pl.errors import SettingsError
 
@@ -38,6 +39,35 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_a_profiler_reports_in_the_runs_folder_and_on_the_terminal(
+    trained: Path, in_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for command in ("validate", "test", "predict"):
+        report = trained / "profile.txt"
+        report.unlink(missing_ok=True)
+        capsys.readouterr()
+        run(command, ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt"), *QUIET, "--profiler", "simple"])
+        lines, told = report.read_text().rstrip().splitlines(), capsys.readouterr().err.splitlines()
+        assert lines[0] == f"{command.upper()} Profiler Report"
+        assert any("[LightningModule]ArcFaceModule" in line for line in lines)
+        assert told[: MOST_LINES + 1] == [*lines[:MOST_LINES], f"... {len(lines) - MOST_LINES} more lines in {report}"]
+        report.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore:The PyTorch Profiler default schedule will be overridden")  # too few steps
+@pytest.mark.parametrize("profiler", ["simple", "advanced", "pytorch"])
+def test_a_fit_reports_training_and_test(profiler: str, in_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    few = ["--limit_train_batches", "2", "--limit_val_batches", "1", "--limit_test_batches", "1", "--max_epochs", "1"]
+    run("fit", [*SMALL, *QUIET, *few, "--profiler", profiler, "--logger", "CSVLogger"])
+    text, told = Path("lightning_logs/version_0/profile.txt").read_text(), capsys.readouterr().err
+    for stage in ("FIT", "TEST"):
+        assert f"{stage} Profiler Report" in text
+        assert f"{stage} Profiler Report" in told
+    assert len(told.splitlines()) < 120
 
 
 def test_predictions_are_a_row_per_test_image_in_order(trained: Path, in_folder: Path) -> None:

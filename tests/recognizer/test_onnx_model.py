@@ -201,7 +201,7 @@ def test_the_commands_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         assert torch.equal(torch.from_numpy(embedded["embeddings"]), wanted)
     for words, message in {
         ("evaluate", "net.onnx", "--pairs", "own.bin"): "mean, std, channel_order: got None",
-        ("evaluate", "net.onnx", *flags): "give --data and its settings",
+        ("evaluate", "net.onnx", *flags): "expected a data module and its settings",
         ("predict", "net.onnx", "people", *flags): "has no trained classes",
         ("export", "net.onnx", "--output", "x.onnx", *flags): "this is an ONNX file already",
         ("recognize", "list", "net.onnx", "--onnx.size", "8"): "--onnx.size: got '8'; expected --onnx. and one of mean",
