@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from arcface_pl.errors import DataError, expected
 from arcface_pl.recognizer.embedding_files import EmbeddingTable
@@ -17,8 +18,15 @@ _ACCEPTED = (
 
 
 def is_embeddings(path: str | Path) -> bool:
-    """Whether a path names a file of embeddings, or a folder with one named ``embeddings``."""
-    return _file(Path(path)) is not None
+    """Whether a path names a file of embeddings, or a folder with one named ``embeddings``; not one of weights."""
+    file = _file(Path(path))
+    if file is None or file.suffix.lower() != ".safetensors":
+        return file is not None
+    try:
+        with safe_open(file, "numpy") as opened:
+            return "embeddings" in opened.keys()  # noqa: SIM118  # not a mapping
+    except (OSError, SafetensorError):
+        return False
 
 
 def read_embeddings(path: str | Path) -> EmbeddingTable:
@@ -84,8 +92,6 @@ def _file(path: Path) -> Path | None:
 
 def _read(file: Path) -> dict[str, Any]:
     if file.suffix.lower() == ".safetensors":
-        from safetensors import safe_open
-
         with safe_open(file, "numpy") as opened:
             found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
             names = (opened.metadata() or {}).get("class_names")

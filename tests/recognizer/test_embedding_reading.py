@@ -74,6 +74,10 @@ def test_other_files(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch:
     with pytest.raises(DataError, match="expected embeddings"):
         read_embeddings("b.npz")
     assert not is_embeddings("c.npz")
+    save_file({"backbone.weight": ROWS, "head.weight": ROWS}, "model.safetensors")  # as export writes
+    Path("damaged.safetensors").write_bytes(b"no tensors")
+    assert not is_embeddings("model.safetensors")
+    assert not is_embeddings("damaged.safetensors")
     assert not is_embeddings("best.ckpt")
     assert command("b.npz", "--data.root", "x") == 2
     assert "--data.root: not accepted with embeddings" in capsys.readouterr().err
