@@ -80,7 +80,7 @@ def file_errors() -> Iterator[None]:
         code = errno.errorcode.get(error.errno or 0)
         if code is None or not (isinstance(error, _MENDABLE) or code in _MENDABLE_CODES):
             raise
-        raise UserError(f"{error.filename or 'a file'}: {error.strerror}") from error
+        raise UserError(f"{error.filename or 'a file of the run'}: {error.strerror}") from error
 
 
 class SettingsError(UserError):
