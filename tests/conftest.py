@@ -43,6 +43,14 @@ def nothing_launched() -> Iterator[None]:
 
 
 @pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run in an empty folder, ``tmp_path``, without the seed that a run of another test left."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
     """``make_trainer(**arguments)``: a CPU Trainer without logger, bar or checkpoints; its root is ``tmp_path``."""
     return lambda **arguments: L.Trainer(**{**QUIET, "default_root_dir": tmp_path, **arguments})

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
+from tiny_runs import save_model
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
 from arcface_pl.cli import main
@@ -24,8 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("use")
     module = ArcFaceModule(FastCNN(16, width=4), ArcFaceHead(16, 4))
     facts = {"class_names": [*"abcd"], "normalization": ((0.2,), (0.4,)), "dataset_name": "mnist"}
-    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "data": facts}
-    torch.save(content, folder / "m.ckpt")
+    save_model(module, folder / "m.ckpt", **facts)
     picture = Image.new("L", (64, 64), 255)
     picture.paste(0, (30, 10, 36, 50))
     (folder / "people" / "bar").mkdir(parents=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import QUIET
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, MNISTDataModule, SimpleCNN
 from arcface_pl.checkpoints.runs import ELSEWHERE
@@ -58,17 +59,7 @@ def test_second_pass_measures_both_ways_on_all_training_images(reproduce: Module
     module = ArcFaceModule(SimpleCNN(8), ArcFaceHead(8, 10, extension="none"))
     data = MNISTDataModule(dataset="digits", val_fraction=0.0, watch_test=True, augment=False, seed=0)
     recorder = reproduce.BothWays()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=3,
-        callbacks=[recorder],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = L.Trainer(**QUIET, max_epochs=3, callbacks=[recorder])
     trainer.fit(module, datamodule=data)
     assert module.training  # the pass leaves the network as it was
 

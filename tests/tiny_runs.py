@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 
@@ -21,6 +22,19 @@ QUIET: dict[str, Any] = {
     "use_distributed_sampler": False,
 }
 """A CPU Trainer that prints and writes nothing."""
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that any operation made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(value, Tensor):
+                self.numel = max(self.numel, value.numel())
+        return out
 
 
 class Watch(L.Callback):
@@ -57,6 +71,22 @@ def fit_digits(
     trainer = L.Trainer(**QUIET, max_epochs=2, precision=precision, callbacks=callbacks)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return module
+
+
+def save_model(module: ArcFaceModule, path: str | Path, **facts: Any) -> Path:
+    """Write a module as a checkpoint, as far as use looks at it; ``facts`` are those about its data."""
+    torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "data": facts}, path)
+    return Path(path)
+
+
+DIGITS_FACTS: dict[str, Any] = {
+    "name": "MNISTDataModule",
+    "kwargs": {"dataset": "digits"},
+    "dataset_name": "digits",
+    "seed": 0,
+    "class_names": [str(digit) for digit in range(10)],
+}
+"""What the checkpoint of a run on the digits holds about them."""
 
 
 def assert_the_same(one: ArcFaceModule, other: ArcFaceModule) -> None:

@@ -84,9 +84,9 @@ def _perform(command: str, args: list[str]) -> None:
     check_launcher()
     check_address_space()
     if own_pictures:
-        sys.exit(_run_tool("arcface_pl.cli.predict", words))
+        sys.exit(import_module("arcface_pl.cli.predict").run(words))
     if command in TOOLS:
-        sys.exit(_run_tool(TOOLS[command], words))
+        sys.exit(import_module(TOOLS[command]).run(words))
     if command.partition("=")[0] == "--print_shtab":
         _print_completion(command.partition("=")[2] or " ".join(args))
         return
@@ -111,11 +111,6 @@ def _print_completion(shell: str) -> None:
     does = dict(line.split(maxsplit=1) for line in HELP["arcface-pl"].splitlines() if line.startswith("  "))
     trains = {command: does[command] for command in SUBCOMMANDS}
     print(completion(shell, trains, {command: does[command] for command in TOOLS}))  # noqa: T201
-
-
-def _run_tool(module: str, words: list[str]) -> int | None:
-    code: int | None = import_module(module).run(words)
-    return code
 
 
 @contextmanager

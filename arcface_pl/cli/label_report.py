@@ -92,7 +92,7 @@ def print_findings(found: Findings, facts: dict[str, Any], most: int) -> None:
     count, shared = len(found.audited.labels), len(found.pairs)
     table = Table(title=f"the most suspicious of {count:,} images", title_justify="left")
     for name, justify in (("image", "left"), ("label", "left"), ("looks like", "left"), ("own class", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     table.add_column("other class", justify="right")
     table.add_column("score", justify="right")
     for _, path, split, label, looks_like, *angles, _ in found.rows[:most]:

@@ -113,7 +113,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("file", "class")
+    table = Table()
+    for name in ("file", "class"):
+        table.add_column(name, overflow="fold")  # not cut: a name is what the row is about
     table.add_column("cosine", justify="right")
     table.add_column("angle", justify="right")
     for row in rows:

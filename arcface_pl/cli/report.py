@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from arcface_pl.callbacks.run.run_folder import run_folder, run_id
+from arcface_pl.callbacks.run.run_folder import RunFolder, run_folder
 from arcface_pl.callbacks.tensorboard.writer import log_settings, writer_of
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.checkpoints.find_checkpoint import age
@@ -254,7 +254,8 @@ class SaveConfig(SaveConfigCallback):
             return
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            text = first_line(run_id(trainer)) + self.parser.dump(self.config, format="arcface_pl", skip_unset=False)
+            text = first_line(RunFolder.of(trainer).run_id)
+            text += self.parser.dump(self.config, format="arcface_pl", skip_unset=False)
             with replacing(folder / self.config_filename) as file:
                 file.write(text.encode())
             writer = writer_of(trainer)

@@ -20,7 +20,7 @@ from rich.console import Console
 from arcface_pl.callbacks import RunCheckpoint
 from arcface_pl.callbacks.run.exact_resume import ExactResume
 from arcface_pl.callbacks.run.resumed_settings import has_other_data
-from arcface_pl.callbacks.run.run_folder import claim, continue_in, release, run_folder
+from arcface_pl.callbacks.run.run_folder import RunFolder, run_folder
 from arcface_pl.callbacks.run.run_metrics import RunMetrics
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
 from arcface_pl.checkpoints.find_checkpoint import NAMES, find_checkpoint
@@ -221,7 +221,7 @@ def _fit(cli: ArcFaceCLI, start: _Start) -> None:
     try:
         _train(cli, start)
     except BaseException:
-        release(cli.trainer)
+        RunFolder.of(cli.trainer).release()
         raise
 
 
@@ -239,10 +239,11 @@ def _train(cli: ArcFaceCLI, start: _Start) -> None:
     console = Console(emoji=False, quiet=not trainer.is_global_zero)
     # With other data its scores and files are of the old
     if start.run is not None and not has_other_data(datamodule, start.trained_on):
-        continue_in(trainer, start.run.folder, start.run.run_id)
+        RunFolder.of(trainer).continue_in(trainer, start.run.folder, start.run.run_id)
     folder = None
     if trainer.is_global_zero and not trainer.fast_dev_run:
-        folder = claim(trainer, f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else "")
+        suffix = f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else ""
+        folder = RunFolder.of(trainer).claim(trainer, suffix)
         metrics.begin(folder)
     tests = is_overridden("test_step", module) and _check_data(trainer, datamodule, "fit", "test")
     tests = tests and fact(datamodule, "num_test") != 0

@@ -100,12 +100,7 @@ class PictureAugmentation(Augmentation):
         check_number("color", self.color, low=0, high=1)
 
     def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
-        """Draw a change per image.
-
-        Args:
-            count: Number of images.
-            size: Height and width of the images, in pixels.
-            generator: Random generator on the CPU.
+        """Draw a change per image, see `Augmentation.draw`.
 
         Returns:
             (count, 10) float32: a matrix in row-major order, 1 or 0 for mirrored or not, and the factors of brightness,
@@ -117,11 +112,7 @@ class PictureAugmentation(Augmentation):
         return torch.cat((matrices, mirrored, 1 + self.color * (2 * draws[:, 1:] - 1)), dim=1)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Change each image by its own draw.
-
-        Args:
-            images: (B, C, H, W), pixel values from 0 to 255, uint8 or floating point.
-            draws: What :meth:`draw` returned for them, on their device.
+        """Change each image by its own draw, see `Augmentation.apply`.
 
         Returns:
             (B, C, H, W), on the same device; floating point unless images were only mirrored.

@@ -38,12 +38,7 @@ class ElasticAugmentation(Augmentation):
         check_number("elastic", self.elastic, low=0)
 
     def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
-        """Draw a change per image.
-
-        Args:
-            count: Number of images.
-            size: Height and width of the images, in pixels.
-            generator: Random generator on the CPU.
+        """Draw a change per image, see `Augmentation.draw`.
 
         Returns:
             (count, 6 + 2 * KNOTS ** 2) float32: a matrix in row-major order, and the knots' displacements, all x before
@@ -54,11 +49,7 @@ class ElasticAugmentation(Augmentation):
         return torch.cat((matrices, moves), dim=1)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Change each image by its own draw.
-
-        Args:
-            images: (B, C, H, W), pixel values from 0 to 255, uint8 or floating point.
-            draws: What :meth:`draw` returned for them, on their device.
+        """Change each image by its own draw, see `Augmentation.apply`.
 
         Returns:
             (B, C, H, W) float32, on the same device.

@@ -25,6 +25,17 @@ LACKS = {
     "val": "no validation images: there is no best checkpoint and no threshold. Give the data module a val_dataloader",
     "test": "no test images: nothing is tested. Give the data module a test_dataloader",
 }
+# What a model needs to be used without its training data
+FACTS = (
+    "dataset_name",
+    "class_names",
+    "held_out_class_names",
+    "normalization",
+    "preprocessing",
+    "in_channels",
+    "image_size",
+    "notices",
+)
 SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 
@@ -41,6 +52,19 @@ def fact(data: Any, name: str, default: Any = None) -> Any:
     except Exception:
         return default
     return default if value is None else value
+
+
+def facts_of(data: Any) -> dict[str, Any]:
+    """Return class, arguments and `FACTS` of a data module, for checkpoints."""
+    return {"name": type(data).__name__, "kwargs": data.hparams, **{name: fact(data, name) for name in FACTS}}
+
+
+def sizes_of(images: Tensor) -> dict[str, int | None]:
+    """Return channels and size of images (B, C, S, S); the size is None if they are not square."""
+    if images.ndim != 4:
+        return {}
+    channels, height, width = images.shape[1:]
+    return {"in_channels": channels, "image_size": height if height == width else None}
 
 
 def images_and_labels(batch: Any) -> tuple[Any, Tensor | None]:
@@ -122,10 +146,8 @@ def complete(data: Any, num_classes: int | None = None) -> None:
                 counts = _count(data, loader) if told is None else None
                 told = told if counts is None else len(counts)
                 _set(data, "class_counts", counts)
-                images = _first(data, "train", loader)[0]
-                if images.ndim == 4:
-                    _set(data, "in_channels", images.shape[1])
-                    _set(data, "image_size", images.shape[2] if images.shape[2] == images.shape[3] else None)
+                for name, size in sizes_of(_first(data, "train", loader)[0]).items():
+                    _set(data, name, size)
                 _set(data, "num_train", _length(getattr(loader, "dataset", None)))
                 _set(data, "batch_size", getattr(loader, "batch_size", None))
     _set(data, "num_classes", told)

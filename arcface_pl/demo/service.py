@@ -7,8 +7,9 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from arcface_pl.demo.local_web import HANDLERS, LOOPBACK, guard, read_body
 from arcface_pl.demo.openapi import document
 from arcface_pl.errors import UserError, expected
 from arcface_pl.preprocessing import ImageError
-from arcface_pl.recognizer import Recognizer
+from arcface_pl.recognizer import Recognizer, Thresholds
 from arcface_pl.recognizer.pictures import frame
 
 
@@ -141,76 +142,79 @@ def create_service(
         limits: What is accepted; unset: the defaults.
         hosts: Accepted host names; empty for any.
     """
-    limits = limits or Limits()
-
-    def work(key: tuple[str, float | None], pictures: list[torch.Tensor]) -> list[Any]:
-        (kind, limit), pixels = key, torch.stack(pictures)
-        if kind == "predict":
-            return recognizer.classify(pixels, threshold=limit, framed=True)
-        if kind == "identify":
-            return recognizer.identify(pixels, threshold=limit, framed=True)
-        return list(recognizer.embed(pixels, framed=True))
-
-    batcher = Batcher(lambda picture: frame(picture, recognizer.model.preprocessor), work, limits)
-
-    def endpoint(kind: str) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            limit = _threshold(request, threshold)
-            pictures, is_list = await _pictures(request, limits)
-            if kind == "verify":
-                if len(pictures) != 2:
-                    raise HTTPException(400, expected("images", len(pictures), "two pictures, as JSON"))
-                found = await batcher.answers(("embed", None), pictures)
-                wrong = [f"images[{place}]: {each}" for place, each in enumerate(found) if isinstance(each, ImageError)]
-                if wrong:
-                    raise HTTPException(400, "; ".join(wrong))
-                same = recognizer.compare(torch.stack(found), threshold=limit)
-                return JSONResponse({"cosine": same.cosine, "angle_degrees": same.angle, "same": same.same})
-            if kind == "identify" and not len(recognizer.gallery):
-                raise HTTPException(
-                    400, expected("gallery", "none enrolled", "at least one name", "Serve with --gallery DIR")
-                )
-            found = await batcher.answers((kind, None if kind == "embed" else limit), pictures)
-            if not is_list and isinstance(found[0], ImageError):
-                raise found[0]
-            return JSONResponse({"results": [_plain(each) for each in found]})
-
-        return answer
-
-    async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def about(request: Request) -> Response:
-        stored, model = recognizer.thresholds, recognizer.model
-        return JSONResponse(
-            {
-                "backbone": type(model.backbone).__name__,
-                "dataset": model.dataset_name,
-                "classes": recognizer.class_names,
-                "embedding_dim": model.head.embedding_dim,
-                "threshold_classification": stored.classification if threshold is None else threshold,
-                "threshold_verification": stored.verification if threshold is None else threshold,
-                "num_enrolled": len(recognizer.gallery),
-                "limits": limits._asdict(),
-            }
-        )
-
-    async def openapi(request: Request) -> Response:
-        return JSONResponse(document(limits._asdict()))
-
+    service = _Service(recognizer, threshold, limits or Limits())
+    kinds = ("embed", "predict", "identify")
     return Starlette(
         routes=[
-            Route("/health", health),
-            Route("/model", about),
-            Route("/openapi.json", openapi),
-            *(
-                Route(f"/{kind}", endpoint(kind), methods=["POST"])
-                for kind in ("embed", "predict", "identify", "verify")
-            ),
+            Route("/health", service.health),
+            Route("/model", service.about),
+            Route("/openapi.json", service.openapi),
+            *(Route(f"/{kind}", partial(service.answer, kind), methods=["POST"]) for kind in kinds),
+            Route("/verify", service.verify, methods=["POST"]),
         ],
         middleware=[guard(hosts, {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})],
         exception_handlers=HANDLERS,
     )
+
+
+class _Service:
+    """The endpoints."""
+
+    def __init__(self, recognizer: Recognizer, threshold: float | None, limits: Limits) -> None:
+        self.recognizer, self.threshold, self.limits = recognizer, threshold, limits
+        self.batcher = Batcher(lambda picture: frame(picture, recognizer.model.preprocessor), self._work, limits)
+
+    def _work(self, key: tuple[str, float | None], pictures: list[torch.Tensor]) -> list[Any]:
+        (kind, limit), pixels = key, torch.stack(pictures)
+        if kind == "predict":
+            return self.recognizer.classify(pixels, threshold=limit, framed=True)
+        if kind == "identify":
+            return self.recognizer.identify(pixels, threshold=limit, framed=True)
+        return list(self.recognizer.embed(pixels, framed=True))
+
+    async def answer(self, kind: str, request: Request) -> Response:
+        limit = _threshold(request, self.threshold)
+        pictures, is_list = await _pictures(request, self.limits)
+        if kind == "identify" and not len(self.recognizer.gallery):
+            accepted = "at least one name"
+            raise HTTPException(400, expected("gallery", "none enrolled", accepted, "Serve with --gallery DIR"))
+        found = await self.batcher.answers((kind, None if kind == "embed" else limit), pictures)
+        if not is_list and isinstance(found[0], ImageError):
+            raise found[0]
+        return JSONResponse({"results": [_plain(each) for each in found]})
+
+    async def verify(self, request: Request) -> Response:
+        limit = _threshold(request, self.threshold)
+        pictures, _ = await _pictures(request, self.limits)
+        if len(pictures) != 2:
+            raise HTTPException(400, expected("images", len(pictures), "two pictures, as JSON"))
+        found = await self.batcher.answers(("embed", None), pictures)
+        if wrong := [f"images[{place}]: {each}" for place, each in enumerate(found) if isinstance(each, ImageError)]:
+            raise HTTPException(400, "; ".join(wrong))
+        same = self.recognizer.compare(torch.stack(found), threshold=limit)
+        return JSONResponse({"cosine": same.cosine, "angle_degrees": same.angle, "same": same.same})
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def about(self, request: Request) -> Response:
+        model, stored = self.recognizer.model, self.recognizer.thresholds
+        limits = stored if self.threshold is None else Thresholds(self.threshold, self.threshold)
+        return JSONResponse(
+            {
+                "backbone": type(model.backbone).__name__,
+                "dataset": model.dataset_name,
+                "classes": model.class_names,
+                "embedding_dim": model.head.embedding_dim,
+                "threshold_classification": limits.classification,
+                "threshold_verification": limits.verification,
+                "num_enrolled": len(self.recognizer.gallery),
+                "limits": self.limits._asdict(),
+            }
+        )
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(document(self.limits._asdict()))
 
 
 def _threshold(request: Request, default: float | None) -> float | None:

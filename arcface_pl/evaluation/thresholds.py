@@ -103,8 +103,8 @@ class Calibration:
         return (
             f"the threshold for known classes ({point.threshold:.3f}) accepts only {point.tar:.1%} of the images of "
             f"these classes: the others are called unknown. At a false accept rate of {self.far:g} the highest of "
-            f"{point.num_impostor:,} scores ({self.source}) decide it. Train longer, look for wrong labels and classes "
-            "that look alike, or set far of the callback ThresholdCalibration to 0.02"
+            f"{point.num_impostor:,} scores ({self.source}) decide it. Train longer, look for wrong labels (arcface-pl "
+            "inspect) and classes that look alike, or set far of the callback ThresholdCalibration to 0.02"
         )
 
     def to_dict(self) -> dict[str, Any]:

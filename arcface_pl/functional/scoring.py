@@ -12,6 +12,9 @@ from arcface_pl.functional.loss import smooth
 from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, unit_rows
 
+LogitsOf = Callable[[slice, Tensor], Tensor]
+"""Takes rows of the weight and the cosines to their classes, (B, n), and returns logits, (B, n)."""
+
 
 class HeadScores(NamedTuple):
     """What a head makes of a labelled batch, (B,) each."""
@@ -154,7 +157,7 @@ def angular_scores(
 def predict(
     embeddings: Tensor,
     weight: Tensor,
-    logits_of: Callable[[slice, Tensor], Tensor],
+    logits_of: LogitsOf,
     *,
     sub_centers: int = 1,
     chunk_size: int | None = None,
@@ -164,7 +167,7 @@ def predict(
     Args:
         embeddings: (B, D) floating point, of any length.
         weight: (C * K, D) floating point, a class's K centers adjacent.
-        logits_of: Takes rows of the weight and the cosines to their classes, (B, n), and returns logits, (B, n).
+        logits_of: Computes the logits of a chunk, see `LogitsOf`.
         sub_centers: K; a class's cosine is the largest over its centers.
         chunk_size: Classes per chunk; None chooses from the shape and the device.
     """
@@ -177,11 +180,11 @@ def predict(
 
 
 @torch.no_grad()
-def linear_scores(
+def logit_scores(
     embeddings: Tensor,
     weight: Tensor,
     labels: Tensor,
-    logits_of: Callable[[slice, Tensor], Tensor],
+    logits_of: LogitsOf,
     losses: Tensor,
     *,
     chunk_size: int | None = None,
@@ -192,7 +195,7 @@ def linear_scores(
         embeddings: (B, D) floating point, of any length.
         weight: (C, D) floating point.
         labels: (B,) int64 in [0, C).
-        logits_of: Takes rows of the weight and the cosines to their classes, (B, n), and returns logits, (B, n).
+        logits_of: Computes the logits of a chunk, see `LogitsOf`.
         losses: (B,) the loss of each sample.
         chunk_size: Classes per chunk; None chooses from the shape and the device.
     """

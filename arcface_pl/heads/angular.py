@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from arcface_pl.errors import expected
 from arcface_pl.functional import similarity
-from arcface_pl.functional.checks import check_choice, check_embeddings, check_number
+from arcface_pl.functional.checks import check_choice, check_number
 from arcface_pl.functional.chunked_terms import Shard, angular_terms
 from arcface_pl.functional.loss import Reduction, loss_of_terms, reduce
 from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype
 from arcface_pl.functional.process_group import Group
-from arcface_pl.functional.scoring import HeadScores, angular_scores, predict
+from arcface_pl.functional.scoring import HeadScores, LogitsOf, angular_scores
 from arcface_pl.heads.base import Head
 
 Scale = float | Literal["adacos", "adacos_dynamic", "learnable"]
@@ -163,25 +163,11 @@ class AngularHead(Head):
         losses = losses if penalty is None else losses + penalty
         return reduce(self.weigh(losses, labels), reduction).to(compute_dtype(embeddings, self.weight))
 
-    @torch.no_grad()
-    def predict(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict a class for each embedding, see `Head.predict`."""
-        if not self.scores_in_chunks(embeddings, AngularHead):
-            return super().predict(embeddings)
-        check_embeddings(embeddings, self.weight)
-        return predict(
-            embeddings,
-            self.centers(),
-            lambda _, cosine: self.scale_value * cosine,
-            sub_centers=self.sub_centers,
-        )
+    def chunk_logits(self, embeddings: Tensor) -> LogitsOf:
+        """Return what scales the cosines of a chunk, see `Head.chunk_logits`."""
+        return lambda _, cosine: self.scale_value * cosine
 
-    @torch.no_grad()
-    def score(self, embeddings: Tensor, labels: Tensor) -> HeadScores:
-        """Score a labelled batch, see `Head.score`."""
-        if not self.scores_in_chunks(embeddings, AngularHead):
-            return super().score(embeddings, labels)
-        labels = self.checked(embeddings, labels)
+    def _score_in_chunks(self, embeddings: Tensor, labels: Tensor) -> HeadScores:
         psi = self.psi(*self.target_angle(embeddings, labels), embeddings, labels)
         scores = angular_scores(
             embeddings,

@@ -12,7 +12,7 @@ from arcface_pl.errors import expected
 from arcface_pl.functional import similarity
 from arcface_pl.functional.checks import check_batch, check_choice, check_count, check_embeddings, check_number
 from arcface_pl.functional.loss import Reduction
-from arcface_pl.functional.scoring import HeadScores
+from arcface_pl.functional.scoring import HeadScores, LogitsOf, logit_scores, predict
 from arcface_pl.functional.terms import WHOLE_CELLS
 
 ClassWeights = Literal["equal", "balanced"] | list[float]
@@ -138,6 +138,10 @@ class Head(nn.Module):
         Raises:
             ValueError: A wrong shape or dtype.
         """
+        if self.scores_in_chunks(embeddings):
+            check_embeddings(embeddings, self.weight)
+            logits_of = self.chunk_logits(embeddings)
+            return predict(embeddings, self.centers(), logits_of, sub_centers=self.sub_centers)
         predictions = self(embeddings).argmax(dim=1)
         return predictions, self.cosine(embeddings).gather(1, predictions[:, None]).squeeze(1)
 
@@ -155,6 +159,8 @@ class Head(nn.Module):
             ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
         """
         labels = self.checked(embeddings, labels)
+        if self.scores_in_chunks(embeddings):
+            return self._score_in_chunks(embeddings, labels)
         cosine = self.cosine(embeddings)
         predictions = self(embeddings).argmax(dim=1)
         column = labels[:, None]
@@ -167,6 +173,10 @@ class Head(nn.Module):
             self.loss(embeddings, labels, reduction="none"),
         )
 
+    def _score_in_chunks(self, embeddings: Tensor, labels: Tensor) -> HeadScores:
+        losses = self.loss(embeddings, labels, reduction="none")
+        return logit_scores(embeddings, self.centers(), labels, self.chunk_logits(embeddings), losses)
+
     def checked(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the labels as int64.
 
@@ -176,11 +186,17 @@ class Head(nn.Module):
         check_embeddings(embeddings, self.weight)
         return check_batch(embeddings, labels, self.num_classes, values=self.check_labels)
 
-    def scores_in_chunks(self, embeddings: Tensor, known: type["Head"]) -> bool:
-        """Return whether to score in chunks: many classes, and no method that matters overridden since ``known``."""
+    def chunk_logits(self, embeddings: Tensor) -> LogitsOf:
+        """Return what computes the logits of a chunk of classes, as `forward` does for all; see `LogitsOf`."""
+        raise NotImplementedError
+
+    def scores_in_chunks(self, embeddings: Tensor) -> bool:
+        """Return whether to score in chunks: there are many classes, and `chunk_logits` is newer than the rest."""
         if embeddings.shape[0] * self.num_classes * self.sub_centers <= WHOLE_CELLS:
             return False
-        return all(getattr(type(self), name) is getattr(known, name) for name in ("forward", "loss", "cosine"))
+        known: Any = next(cls for cls in type(self).__mro__ if "chunk_logits" in vars(cls))
+        same = all(getattr(type(self), name) is getattr(known, name) for name in ("forward", "loss", "cosine"))
+        return known is not Head and same
 
     def centers(self) -> Tensor:
         """Return the centers of all classes, (C * K, D)."""

@@ -1,7 +1,5 @@
 """Two baselines without a margin."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +9,7 @@ from arcface_pl.functional import linear_softmax_loss
 from arcface_pl.functional.checks import check_batch, check_embeddings
 from arcface_pl.functional.loss import Reduction, reduce
 from arcface_pl.functional.precision import compute_dtype, full_precision
-from arcface_pl.functional.scoring import HeadScores, linear_scores, predict
+from arcface_pl.functional.scoring import LogitsOf
 from arcface_pl.heads.angular import AngularHead
 from arcface_pl.heads.base import ClassWeights, Head
 
@@ -85,7 +83,8 @@ class LinearHead(Head):
         with full_precision(embeddings.device):
             return F.linear(embeddings.to(dtype), self.weight.to(dtype), bias)
 
-    def _chunk_logits(self, embeddings: Tensor) -> Callable[[slice, Tensor], Tensor]:
+    def chunk_logits(self, embeddings: Tensor) -> LogitsOf:
+        """Return what multiplies embeddings and a chunk's weights, see `Head.chunk_logits`."""
         dtype = compute_dtype(embeddings, self.weight)
         embeddings = embeddings.to(dtype)
 
@@ -94,23 +93,6 @@ class LinearHead(Head):
             return F.linear(embeddings, self.weight[rows].to(dtype), bias)
 
         return logits_of
-
-    @torch.no_grad()
-    def predict(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict a class for each embedding, see `Head.predict`; the logits decide."""
-        if not self.scores_in_chunks(embeddings, LinearHead):
-            return super().predict(embeddings)
-        check_embeddings(embeddings, self.weight)
-        return predict(embeddings, self.weight, self._chunk_logits(embeddings))
-
-    @torch.no_grad()
-    def score(self, embeddings: Tensor, labels: Tensor) -> HeadScores:
-        """Score a labelled batch, see `Head.score`; the logits decide, and there is no margin."""
-        if not self.scores_in_chunks(embeddings, LinearHead):
-            return super().score(embeddings, labels)
-        labels = self.checked(embeddings, labels)
-        losses = self.loss(embeddings, labels, reduction="none")
-        return linear_scores(embeddings, self.weight, labels, self._chunk_logits(embeddings), losses)
 
     def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
         """Compute the cross-entropy, see `Head.loss`."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms
 from torch import Tensor
 
 from arcface_pl.errors import UserError, expected, listed
@@ -290,12 +290,10 @@ def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged metadata; the image itself may be sound
-        with contextlib.suppress(Exception):
-            return image.transpose(_ORIENTATIONS[image.getexif()[ExifTags.Base.Orientation]])
-        return image
+    """Turn an image as its EXIF orientation says; ImageOps.exif_transpose fails over other, damaged entries."""
+    with contextlib.suppress(Exception):  # no orientation, or damaged metadata of an image that may be sound
+        return image.transpose(_ORIENTATIONS[image.getexif()[ExifTags.Base.Orientation]])
+    return image
 
 
 _ORIENTATIONS = {

@@ -93,17 +93,17 @@ def load_weights(network: nn.Module, source: str | Path, root: str | Path = ".")
     )
 
 
-def unlike_pretraining(backbone: TimmBackbone, facts: Mapping[str, Any]) -> str:
+def unlike_pretraining(backbone: nn.Module, facts: Mapping[str, Any]) -> str:
     """Describe in one line how a run's images differ from those that its pretrained weights expect.
 
     Args:
-        backbone: The network, with its pretrained weights or without.
+        backbone: The network; only those of timm tell what their pretrained weights expect.
         facts: The run's ``normalization`` (mean and std), and the data module's settings ``kwargs``.
 
     Returns:
         Both, and the flags that mend it where the data module has such settings; empty if nothing differs.
     """
-    if not backbone.trained_on:
+    if not isinstance(backbone, TimmBackbone) or not backbone.trained_on:
         return ""
     mean, std = facts.get("normalization") or (None, None)
     found = {"image_size": backbone.input_size, "mean": mean, "std": std}

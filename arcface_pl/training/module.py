@@ -11,7 +11,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from arcface_pl.backbones import TimmBackbone
 from arcface_pl.backbones.adapter import adapt
 from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.callbacks.run.compile import CompileMode
@@ -19,9 +18,10 @@ from arcface_pl.callbacks.run.defaults import run_callbacks
 from arcface_pl.callbacks.run.exact_resume import check_networks
 from arcface_pl.callbacks.run.freezing import Freeze, check_freezing
 from arcface_pl.callbacks.run.private_apis import log_interval
+from arcface_pl.callbacks.tensorboard.writer import datamodule_of, split_name
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
 from arcface_pl.checkpoints.specs import spec_of
-from arcface_pl.data.protocol import check_names, fact, images_and_labels, labelled
+from arcface_pl.data.protocol import check_names, fact, facts_of, images_and_labels, labelled, sizes_of
 from arcface_pl.errors import DataError, expected, printable
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
@@ -31,18 +31,6 @@ from arcface_pl.training.init_from import load_weights, unlike_pretraining
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
 from arcface_pl.training.schedules import configure_schedule
 from arcface_pl.training.scores import Scores
-
-# Facts about the training data that a model needs to be used without that data.
-DATA_FACTS = (
-    "dataset_name",
-    "class_names",
-    "held_out_class_names",
-    "normalization",
-    "preprocessing",
-    "in_channels",
-    "image_size",
-    "notices",
-)
 
 
 class ArcFaceModule(L.LightningModule):
@@ -118,12 +106,10 @@ class ArcFaceModule(L.LightningModule):
             raise ValueError(
                 expected("head.embedding_dim", head.embedding_dim, f"{width}, the width of the backbone's embeddings")
             )
-        if head_lr is not None:
-            check_number("head_lr", head_lr, low=0, low_open=True)
-        if backbone_lr_factor is not None:
-            check_number("backbone_lr_factor", backbone_lr_factor, low=0, low_open=True)
-        if not 0.0 < head_sample_rate <= 1.0:
-            raise ValueError(expected("head_sample_rate", head_sample_rate, "a number in (0, 1]"))
+        for name, rate in (("head_lr", head_lr), ("backbone_lr_factor", backbone_lr_factor)):
+            if rate is not None:
+                check_number(name, rate, low=0, low_open=True)
+        check_number("head_sample_rate", head_sample_rate, low=0, low_open=True, high=1, high_open=False)
         if num_threads is not None:
             check_count("num_threads", num_threads, low=1)
         backbone = adapt(backbone)
@@ -174,7 +160,7 @@ class ArcFaceModule(L.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> ScoredBatch:
         """Score (images, labels); returns what callbacks read, see `ScoredBatch`."""
-        return self._score(self._val_split, batch)
+        return self._score(split_name(self.trainer), batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> ScoredBatch:
         """Score (images, labels) of the test set; returns what `validation_step` does."""
@@ -205,13 +191,12 @@ class ArcFaceModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take class counts and facts from the data module; skip label checks that it has already made."""
-        data = getattr(self.trainer, "datamodule", None)
+        data = datamodule_of(self.trainer)
         self.head.check_labels = not getattr(data, "labels_checked", False)
         if stage != "fit" or data is None:
             return
         check_names(data, self.head.num_classes)
-        facts = {name: fact(data, name) for name in DATA_FACTS}
-        self.data_facts = plain({"name": type(data).__name__, "kwargs": data.hparams, "seed": run_seed(), **facts})
+        self.data_facts = plain({**facts_of(data), "seed": run_seed()})
         if (counts := fact(data, "class_counts")) is not None:
             self.head.set_class_counts(counts)
 
@@ -221,25 +206,20 @@ class ArcFaceModule(L.LightningModule):
             found = load_weights(self.backbone, self.init_from, self.trainer.default_root_dir)
             self.print(f"backbone's weights from {printable(self.init_from)}; the head is new\n{found.table()}")
             self.init_from = None
-        backbone: Any = self.backbone
-        new = isinstance(backbone, TimmBackbone) and self.trainer.ckpt_path is None
-        if new and (unlike := unlike_pretraining(backbone, self.data_facts)):
+        if self.trainer.ckpt_path is None and (unlike := unlike_pretraining(self.backbone, self.data_facts)):
             self.print(unlike)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the head how far training is, in fractional epochs: margins that change depend on it."""
         if self.data_facts.get("in_channels") is None:  # a data module, or loaders, that do not tell
             with suppress(DataError):  # an overridden training_step may read batches of another form
-                images, _ = images_and_labels(batch)
-                if images.ndim == 4:
-                    channels, height, width = images.shape[1:]
-                    self.data_facts |= {"in_channels": channels, "image_size": height if height == width else None}
+                self.data_facts |= sizes_of(images_and_labels(batch)[0])
         epoch = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
         self.head.set_progress(epoch=epoch, step=self.global_step, seed=run_seed(), batch=batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation split."""
-        self._log_scores(self._val_split)
+        self._log_scores(split_name(self.trainer))
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test set."""
@@ -298,10 +278,6 @@ class ArcFaceModule(L.LightningModule):
             CheckpointError: If the file is damaged, unsafe, or does not fit the classes.
         """
         return load_module(cls, checkpoint_path, map_location, strict, kwargs)
-
-    @property
-    def _val_split(self) -> str:
-        return getattr(getattr(self.trainer, "datamodule", None), "val_prefix", "val")
 
     def _score(self, split: str, batch: Any) -> ScoredBatch:
         images, labels = labelled(batch)

@@ -6,6 +6,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from tiny_runs import save_model
 from torchvision import models
 from torchvision.models import ResNet18_Weights, ViT_B_32_Weights
 from torchvision.models._api import WeightsEnum
@@ -122,10 +123,7 @@ def test_mistakes_are_named(arguments: dict, message: str) -> None:
 
 def test_module_takes_it_and_a_checkpoint_brings_it_back(tmp_path: Path) -> None:
     module = ArcFaceModule(TorchvisionBackbone("squeezenet1_1", 8, 1, 28), ArcFaceHead(8, 10))
-    path = tmp_path / "model.ckpt"
-    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
-    torch.save(content, path)
-    loaded = ArcFaceModule.load_from_checkpoint(path)
+    loaded = ArcFaceModule.load_from_checkpoint(save_model(module, tmp_path / "model.ckpt"))
     images = torch.randn(2, 1, 28, 28)
     assert torch.equal(loaded(images), module.eval()(images))
 

@@ -8,9 +8,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from tiny_runs import fit_digits
 from torch import Tensor
 
-from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
+from arcface_pl import ArcFaceModule
 from arcface_pl.callbacks import ExponentialMovingAverage
 from arcface_pl.cli import main
 
@@ -34,26 +35,6 @@ class Watch(L.Callback):
         self.validated.append(pl_module.head.weight.detach().clone())
 
 
-def fit(callbacks: list[L.Callback], checkpoint: Path | None = None, precision: Any = "32-true") -> ArcFaceModule:
-    L.seed_everything(3, verbose=False)
-    module = ArcFaceModule(FastCNN(16, width=4), ArcFaceHead(16, 10), lambda params: torch.optim.Adam(params, 1e-2))
-    data = MNISTDataModule(dataset="digits", batch_size=200, eval_batch_size=1000)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        precision=precision,
-        max_epochs=2,
-        callbacks=callbacks,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    return module
-
-
 def averaged(steps: list[Tensor], decay: float) -> Tensor:
     average = steps[0].double()
     for number, weights in enumerate(steps[1:], start=1):
@@ -64,8 +45,8 @@ def averaged(steps: list[Tensor], decay: float) -> Tensor:
 
 def test_validation_and_the_trained_module_have_the_average_and_training_does_not() -> None:
     watch, plain = Watch(), Watch()
-    module = fit([watch, ExponentialMovingAverage(decay=0.5)])
-    fit([plain])
+    module = fit_digits([watch, ExponentialMovingAverage(decay=0.5)])
+    fit_digits([plain])
     assert len(watch.steps) == 14
     assert all(torch.equal(one, other) for one, other in zip(watch.steps, plain.steps, strict=True))
     expected = averaged(watch.steps, 0.5)
@@ -82,8 +63,8 @@ def test_validation_and_the_trained_module_have_the_average_and_training_does_no
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, step: int) -> None:
     path = tmp_path / "middle.ckpt"
     watch, rest = Watch(step, path), Watch()
-    whole = fit([ExponentialMovingAverage(decay=0.9), watch])
-    resumed = fit([ExponentialMovingAverage(decay=0.9), rest], path)
+    whole = fit_digits([ExponentialMovingAverage(decay=0.9), watch])
+    resumed = fit_digits([ExponentialMovingAverage(decay=0.9), rest], path)
     assert len(rest.steps) == 14 - step
     assert all(torch.equal(one, other) for one, other in zip(rest.steps, watch.steps[step:], strict=True))
     for name, weights in whole.state_dict().items():
@@ -93,7 +74,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, step: int) -> No
 def test_the_checkpoint_holds_the_average(tmp_path: Path) -> None:
     path = tmp_path / "middle.ckpt"
     watch = Watch(9, path)
-    fit([ExponentialMovingAverage(decay=0.9), watch])
+    fit_digits([ExponentialMovingAverage(decay=0.9), watch])
     loaded = ArcFaceModule.load_from_checkpoint(path)
     torch.testing.assert_close(loaded.head.weight.double(), averaged(watch.steps[:9], 0.9), rtol=0, atol=1e-6)
 
@@ -102,8 +83,8 @@ def test_the_checkpoint_holds_the_average(tmp_path: Path) -> None:
 def test_the_average_of_narrow_weights_is_in_float32(tmp_path: Path, precision: str) -> None:
     """Rounded to bfloat16 after each step or validation it would be off by up to 2e-3 of a weight."""
     watch, rest = Watch(9, tmp_path / "middle.ckpt"), Watch(14, tmp_path / "resumed.ckpt")
-    module = fit([ExponentialMovingAverage(decay=0.9), watch], precision=precision)
-    resumed = fit([ExponentialMovingAverage(decay=0.9), rest], tmp_path / "middle.ckpt", precision)
+    module = fit_digits([ExponentialMovingAverage(decay=0.9), watch], precision=precision)
+    resumed = fit_digits([ExponentialMovingAverage(decay=0.9), rest], tmp_path / "middle.ckpt", precision)
     assert len({weights.dtype for weights in watch.steps + rest.steps} | {module.head.weight.dtype}) == 1
     assert all(torch.equal(one, other) for one, other in zip(rest.steps, watch.steps[9:], strict=True))
     assert torch.equal(resumed.head.weight, module.head.weight)

@@ -13,7 +13,7 @@ from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
 from arcface_pl.callbacks.run import checkpoint, signals
 from arcface_pl.callbacks.run.checkpoint_io import DurableCheckpoints
-from arcface_pl.callbacks.run.run_folder import release, run_folder
+from arcface_pl.callbacks.run.run_folder import RunFolder, run_folder
 from arcface_pl.checkpoints.atomic import PARTIAL
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 
@@ -158,7 +158,7 @@ def test_a_run_that_ended_before_its_first_step_leaves_no_folder(make_trainer: M
     folder = run_folder(trainer)
     (folder / "checkpoints").mkdir()
     assert folder.parts[len(tmp_path.parts)] == "runs"
-    release(trainer)
+    RunFolder.of(trainer).release()
     assert not folder.exists()
 
 

@@ -8,6 +8,7 @@ import lightning as L
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import QUIET
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -82,18 +83,8 @@ def train(
         optimizer or (lambda params: torch.optim.Adam(params, lr)),
     )
     check = check or Recorder()
-    settings = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "max_epochs": epochs,
-        "log_every_n_steps": 2,
-        "num_sanity_val_steps": 0,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    trainer = L.Trainer(**{**settings, **flags}, callbacks=[check])  # type: ignore[arg-type]
+    settings = {**QUIET, "max_epochs": epochs, "log_every_n_steps": 2, **flags}
+    trainer = L.Trainer(**settings, callbacks=[check])
     trainer.fit(module, loader(*train_data), None if val_data is None else loader(*val_data))
     assert not module.backbone._forward_hooks
     return check.messages if isinstance(check, Recorder) else {}
@@ -213,10 +204,7 @@ def test_it_changes_nothing_and_reads_only_the_steps_that_are_logged(monkeypatch
             monkeypatch.setattr(
                 check, "_read_step", lambda *args, o=original: (read.append(args[0].global_step), o(*args))
             )
-        trainer = L.Trainer(
-            accelerator="cpu", devices=1, max_epochs=2, log_every_n_steps=3, logger=False, callbacks=[check],
-            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        )  # fmt: skip
+        trainer = L.Trainer(**{**QUIET, "log_every_n_steps": 3}, max_epochs=2, callbacks=[check])
         trainer.fit(module, loader(*patterns(160, 1)))
         weights.append({name: value.clone() for name, value in module.state_dict().items()})
     assert read == [3, 6, 9]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import QUIET
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -65,11 +66,9 @@ def run(
     folder: Path, module: L.LightningModule, train: Any, val: Any, *, logger: Any = None, test: bool = True
 ) -> dict[str, Counter]:
     """Train and test with every callback that reads outputs; returns each callback's warnings and their counts."""
-    trainer = L.Trainer(
-        accelerator="cpu", devices=1, max_epochs=2, log_every_n_steps=1, callbacks=callbacks(), default_root_dir=folder,
-        logger=TensorBoardLogger(folder, name="", version="run") if logger is None else logger,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
+    logger = TensorBoardLogger(folder, name="", version="run") if logger is None else logger
+    own = {"logger": logger, "callbacks": callbacks(), "default_root_dir": folder, "num_sanity_val_steps": 2}
+    trainer = L.Trainer(**{**QUIET, **own}, max_epochs=2)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer.fit(module, train, val)

@@ -22,6 +22,7 @@ from sklearn.metrics import confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import metadata
+from tiny_runs import QUIET
 from torch import Tensor
 
 from arcface_pl import ArcFaceModule, MNISTDataModule, SimpleCNN
@@ -309,9 +310,7 @@ def test_every_head_has_the_same_hyperparameters(tmp_path: Path) -> None:
     names = set()
     for head in HEADS.values():
         callback = HyperParameters()
-        trainer = L.Trainer(
-            accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1
-        )
+        trainer = L.Trainer(**QUIET)
         module = ArcFaceModule(SimpleCNN(8), head(8, 10))
         trainer.strategy.optimizers = [module.optimizer(module.parameters())]
         callback.on_train_start(trainer, module)
@@ -322,9 +321,7 @@ def test_every_head_has_the_same_hyperparameters(tmp_path: Path) -> None:
 
 def test_what_the_margin_head_was_given_beyond_margin_and_scale_is_named() -> None:
     callback = HyperParameters()
-    trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1
-    )
+    trainer = L.Trainer(**QUIET)
     module = ArcFaceModule(SimpleCNN(8), ArcFaceHead(8, 10, sub_centers=2, extension="none"))
     trainer.strategy.optimizers = [module.optimizer(module.parameters())]
     callback.on_train_start(trainer, module)

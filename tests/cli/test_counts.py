@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from arcface_pl import MNISTDataModule
 from arcface_pl.cli import main
 
+pytestmark = pytest.mark.usefixtures("in_folder")
+
 FIT = [
     "fit", "--data.dataset", "digits", "--max_epochs", "1", "--limit_train_batches", "2",
     "--enable_progress_bar", "false",
@@ -28,12 +30,6 @@ class Repeats(MNISTDataModule):
         images, labels = (torch.cat(each) for each in zip(*super().test_dataloader(), strict=True))
         whole = TensorDataset(torch.cat([images, images[:180]]), torch.cat([labels, labels[:180]]))
         return DataLoader(whole, batch_size=50)
-
-
-@pytest.fixture(autouse=True)
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
 def check(counts: dict[str, int], printed: str) -> None:

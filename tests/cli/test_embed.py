@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
+from tiny_runs import DIGITS_FACTS, save_model
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule, Recognizer
 from arcface_pl.cli import main
@@ -21,11 +22,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     module = ArcFaceModule(FastCNN(16, width=4), ArcFaceHead(16, 10))
-    facts = {"name": "MNISTDataModule", "kwargs": {"dataset": "digits"}, "dataset_name": "digits", "seed": 0}
-    facts["class_names"] = [str(digit) for digit in range(10)]
-    torch.save(
-        {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "data": facts}, "model.ckpt"
-    )
+    save_model(module, "model.ckpt", **DIGITS_FACTS)
     draw = np.random.default_rng(0)
     for name in ("ada", "eve"):
         Path("people", name).mkdir(parents=True)

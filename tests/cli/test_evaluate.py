@@ -23,6 +23,8 @@ from arcface_pl.cli.inputs import open_model
 from arcface_pl.data import PairsDataModule
 from arcface_pl.evaluation.measure import embed, evaluate
 
+pytestmark = pytest.mark.usefixtures("in_folder")
+
 QUICK = ["--data.dataset", "digits", "--max_epochs", "1", "--enable_progress_bar", "false"]
 
 
@@ -32,12 +34,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     main(["fit", *QUICK, "--data.held_out_classes", "[8, 9]", "--default_root_dir", str(folder)])
     return folder / "lightning_logs/version_0/checkpoints/best.ckpt"
-
-
-@pytest.fixture(autouse=True)
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
 def run(*args: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import pytest
+from tiny_runs import QUIET
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
@@ -74,11 +75,9 @@ def test_a_folder_without_mark_counts_by_its_newest_file() -> None:
 def fit(**arguments: Any) -> Path:
     L.seed_everything(0, verbose=False)
     keeper = RunCheckpoint()
-    trainer = L.Trainer(
-        max_epochs=1, limit_train_batches=1, limit_val_batches=1, accelerator="cpu", num_sanity_val_steps=0,
-        callbacks=[keeper], enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        **arguments,
-    )  # fmt: skip
+    limits = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
+    own = {"callbacks": [keeper], "enable_checkpointing": True, "logger": None, **arguments}
+    trainer = L.Trainer(**{**QUIET, **limits, **own})
     trainer.fit(ArcFaceModule(FastCNN(8, width=4), ArcFaceHead(8, 10)), datamodule=MNISTDataModule(dataset="digits"))
     return keeper.path
 

@@ -22,11 +22,8 @@ DIGITS = ["--data.dataset", "digits"]
 
 
 @pytest.fixture(autouse=True)
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def guests_on_path(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HERE))
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-    return tmp_path
 
 
 def fit(*args: str) -> tuple[dict, dict]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import save_model
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
 from arcface_pl.checkpoints.atomic import write_checkpoint
@@ -103,7 +104,7 @@ def test_a_damaged_checkpoint_is_named_with_the_whole_one_that_last_good_takes(
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     module = ArcFaceModule(SimpleCNN(16), ArcFaceHead(16, 4))
     checkpoint = tmp_path / "model.ckpt"
-    torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}, checkpoint)
+    save_model(module, checkpoint)
     Image.new("L", (28, 28)).save(tmp_path / "a.png")
     words = [
         sys.executable,

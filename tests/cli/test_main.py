@@ -17,13 +17,6 @@ FIT = Path(__file__).parents[2] / "scripts" / "fit.py"
 QUICK = ["--data.dataset", "digits", "--max_epochs", "2", "--enable_progress_bar", "false"]
 
 
-@pytest.fixture
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-    return tmp_path
-
-
 def results(folder: Path, run: str = "version_0") -> dict:
     return json.loads((folder / "lightning_logs" / run / "results.json").read_text())
 

@@ -101,6 +101,17 @@ def test_a_threshold_that_rejects_nearly_all_is_told(
     assert "NOTE" not in predict(capsys, tmp_path / "strict.ckpt", pictures, "--json", "--threshold", 0.5)[2]
 
 
+def test_long_names_are_folded_and_not_cut(
+    trained: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path = tmp_path / f"{'long' * 30}.png"
+    path.write_bytes((pictures / "inside" / "0.png").read_bytes())
+    _, out, _ = predict(capsys, trained, path)
+    first = "".join(line.split("\u2502")[1].strip() for line in out.splitlines() if line.startswith("\u2502"))
+    assert first == str(path)
+
+
 def test_threshold_decides_what_is_unknown(trained: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
     for threshold, expected in ((-1, False), (1, True)):
         _, out, _ = predict(capsys, trained, pictures, "--json", "--threshold", threshold)

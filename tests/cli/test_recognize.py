@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import save_model
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, Recognizer, SimpleCNN
 from arcface_pl.cli import main
@@ -20,8 +21,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.manual_seed(0)
     module = ArcFaceModule(SimpleCNN(16), ArcFaceHead(16, 4))
     facts = {"class_names": list("abcd"), "normalization": ((0.2,), (0.4,)), "dataset_name": "fashion_mnist"}
-    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "data": facts}
-    torch.save(content, tmp_path / "m.ckpt")
+    save_model(module, tmp_path / "m.ckpt", **facts)
     draw = np.random.default_rng(0)
     for index, name in enumerate(("people/ada", "people/grace hopper")):
         (tmp_path / name).mkdir(parents=True)

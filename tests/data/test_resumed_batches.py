@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from made_up import MadeUp
+from tiny_runs import QUIET
 from torch import Tensor, nn
 
 from arcface_pl.data import MNISTDataModule
@@ -44,16 +45,8 @@ def run(
     torch.manual_seed(0)
     model = Recorder()
     datamodule = MNISTDataModule(**{"batch_size": 32, "seed": 5, **(data or {})})
-    L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        callbacks=list(callbacks),
-        **trainer,
-    ).fit(model, datamodule, ckpt_path=checkpoint, weights_only=True)
+    fit = L.Trainer(**{**QUIET, **trainer}, callbacks=list(callbacks)).fit
+    fit(model, datamodule, ckpt_path=checkpoint, weights_only=True)
     return model
 
 
@@ -192,14 +185,8 @@ class TestOtherBatches:
         assert len(run(checkpoint, data={"eval_batch_size": 7}, max_epochs=2).seen) == 4
 
     def test_evaluating_on_other_data_is_not_refused(self, checkpoint: Path) -> None:
-        trainer = L.Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-        )
-        trainer.validate(Recorder(), MNISTDataModule(dataset="digits"), ckpt_path=checkpoint, weights_only=True)
+        digits = MNISTDataModule(dataset="digits")
+        L.Trainer(**QUIET).validate(Recorder(), digits, ckpt_path=checkpoint, weights_only=True)
 
     def test_the_checkpoint_holds_plain_values_only(self, checkpoint: Path) -> None:
         content = torch.load(checkpoint, weights_only=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from tiny_runs import QUIET
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, MNISTDataModule, Recognizer, SimpleCNN
 from arcface_pl.callbacks import ThresholdCalibration
@@ -22,11 +23,8 @@ def fit(
     L.seed_everything(0)
     module = MNISTDataModule(dataset="digits", **data)  # type: ignore[arg-type]
     module.setup()
-    trainer = L.Trainer(
-        accelerator="cpu", max_epochs=epochs, limit_train_batches=batches, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0, use_distributed_sampler=False,
-        callbacks=[callback], default_root_dir=folder,
-    )  # fmt: skip
+    limits = {"max_epochs": epochs, "limit_train_batches": batches}
+    trainer = L.Trainer(**QUIET, **limits, callbacks=[callback], default_root_dir=folder)
     trainer.fit(ArcFaceModule(SimpleCNN(8), ArcFaceHead(8, module.num_classes)), datamodule=module)
     trainer.save_checkpoint(folder / "model.ckpt")
     return module, torch.load(folder / "model.ckpt", weights_only=True)

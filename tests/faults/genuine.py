@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from tiny_runs import QUIET
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -30,15 +31,7 @@ def make_module() -> ArcFaceModule:
 
 
 def make_trainer(folder: Path) -> L.Trainer:
-    return L.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    return L.Trainer(**QUIET, max_epochs=1, default_root_dir=folder)
 
 
 def make_loader() -> DataLoader:

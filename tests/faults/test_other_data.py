@@ -11,6 +11,8 @@ from arcface_pl.callbacks.run.resumed_settings import forget_scores, has_other_d
 from arcface_pl.checkpoints.reading import read_checkpoint
 from arcface_pl.cli import main
 
+pytestmark = pytest.mark.usefixtures("in_folder")
+
 FIT = [
     "fit", "--data.dataset", "digits", "--max_epochs", "1", "--limit_train_batches", "2", "--limit_test_batches", "1",
     "--enable_progress_bar", "false", "--model.backbone", "FastCNN", "--model.backbone.width", "4",
@@ -19,12 +21,6 @@ FIT = [
 ]  # fmt: skip
 RESUME = ["fit", "--ckpt_path", "last", "--max_epochs", "2", "--allow_inexact_resume"]
 LOGS = Path("lightning_logs")
-
-
-@pytest.fixture(autouse=True)
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

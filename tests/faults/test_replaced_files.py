@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import DIGITS_FACTS, save_model
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, Recognizer
 from arcface_pl.checkpoints.results import is_ours, writing_result
@@ -25,11 +26,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     module = ArcFaceModule(FastCNN(16, width=4), ArcFaceHead(16, 10))
-    facts = {"name": "MNISTDataModule", "kwargs": {"dataset": "digits"}, "dataset_name": "digits", "seed": 0}
-    facts["class_names"] = [str(digit) for digit in range(10)]
-    torch.save(
-        {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "data": facts}, "model.ckpt"
-    )
+    save_model(module, "model.ckpt", **DIGITS_FACTS)
     digit = np.zeros((28, 28), np.uint8)
     digit[4:24, 12:16] = 255
     (tmp_path / "people/ada").mkdir(parents=True)

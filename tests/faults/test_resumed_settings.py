@@ -6,6 +6,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from tiny_runs import QUIET
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 from arcface_pl.checkpoints.reading import read_checkpoint
@@ -89,11 +90,8 @@ class Freeze(L.Callback):
 def test_what_a_callback_froze_is_frozen_in_the_resumed_run(tmp_path: Path) -> None:
     def fit(epochs: int, checkpoint: Path | None = None) -> ArcFaceModule:
         L.seed_everything(0)
-        trainer = L.Trainer(
-            max_epochs=epochs, limit_train_batches=2, limit_val_batches=0, accelerator="cpu", logger=False,
-            callbacks=[Freeze()], enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-            use_distributed_sampler=False, default_root_dir=tmp_path,
-        )  # fmt: skip
+        limits = {"max_epochs": epochs, "limit_train_batches": 2, "limit_val_batches": 0}
+        trainer = L.Trainer(**QUIET, **limits, callbacks=[Freeze()], default_root_dir=tmp_path)
         module = ArcFaceModule(FastCNN(8, width=4), ArcFaceHead(8, 10))
         trainer.fit(module, datamodule=MNISTDataModule(dataset="digits"), ckpt_path=checkpoint, weights_only=True)
         trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")

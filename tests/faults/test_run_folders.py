@@ -11,12 +11,15 @@ import lightning as L
 import pytest
 import yaml
 from lightning.pytorch.loggers import CSVLogger, Logger
+from tiny_runs import QUIET
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
 from arcface_pl.checkpoints.atomic import claim_folder, unused_path
 from arcface_pl.checkpoints.reading import read_checkpoint
 from arcface_pl.cli import main
+
+pytestmark = pytest.mark.usefixtures("in_folder")
 
 FIT = [
     "fit", "--data.dataset", "digits", "--max_epochs", "1", "--limit_train_batches", "2", "--limit_val_batches", "1",
@@ -39,13 +42,6 @@ class Elsewhere(Logger):
 
     def log_metrics(self, *args: Any, **kwargs: Any) -> None:
         """Nowhere."""
-
-
-@pytest.fixture(autouse=True)
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-    return tmp_path
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -86,11 +82,8 @@ def test_a_resumed_run_continues_in_its_folder(logger: str) -> None:
 def test_trainers_in_python_do_not_share_a_folder(tmp_path: Path) -> None:
     folders: list[Path] = []
     for logger in (False, False, RunLogger(), CSVLogger("."), False):
-        trainer = L.Trainer(
-            max_epochs=1, limit_train_batches=1, limit_val_batches=1, accelerator="cpu", logger=logger,
-            callbacks=[RunCheckpoint()], enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )  # fmt: skip
+        own = {"enable_checkpointing": True, "logger": logger, "callbacks": [RunCheckpoint()]}
+        trainer = L.Trainer(**{**QUIET, **own}, max_epochs=1, limit_train_batches=1, limit_val_batches=1)
         trainer.fit(
             ArcFaceModule(FastCNN(8, width=4), ArcFaceHead(8, 10)), datamodule=MNISTDataModule(dataset="digits")
         )

@@ -8,23 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from tiny_runs import QUIET
 
-from arcface_pl import ArcFaceModule
+from arcface_pl import ArcFaceModule, MNISTDataModule
 from arcface_pl.checkpoints.reading import read_checkpoint
 from arcface_pl.cli import main
+
+pytestmark = pytest.mark.usefixtures("in_folder")
 
 FAULTY = Path(__file__).with_name("faulty_fit.py")
 QUICK = ["--data.dataset", "digits", "--max_epochs", "2", "--enable_progress_bar", "false"]
 RUN = Path("lightning_logs/version_0")
-
-
-@pytest.fixture(autouse=True)
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-    return tmp_path
 
 
 @pytest.fixture(autouse=True)
@@ -108,18 +105,8 @@ def test_a_network_that_is_not_finite_is_not_saved(in_folder: Path, capsys: pyte
 
 
 def _trainer_with(value: float) -> Any:
-    import lightning as L
-
-    from arcface_pl import MNISTDataModule
-
     module = ArcFaceModule.load_from_checkpoint(RUN / "checkpoints/last.ckpt")
-    trainer = L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    trainer = L.Trainer(**QUIET)
     trainer.test(module, MNISTDataModule(dataset="digits"), verbose=False)
     with torch.no_grad():
         module.head.weight[0, 0] = value

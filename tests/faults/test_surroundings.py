@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from tiny_runs import TINY_FIT
+from tiny_runs import TINY_FIT, save_model
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
 
@@ -91,8 +90,7 @@ USES = {  # of a trained model: the shell's words around it, exit code, and what
 @pytest.mark.parametrize("case", USES)
 def test_a_use_of_a_model(case: str, tmp_path: Path) -> None:
     module = ArcFaceModule(FastCNN(8, width=4), ArcFaceHead(8, 4))
-    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "data": {}}
-    torch.save(content, tmp_path / "m.ckpt")
+    save_model(module, tmp_path / "m.ckpt")
     Image.linear_gradient("L").save(tmp_path / "p.png")
     before, after, code, end = USES[case]
     done = shell(tmp_path, f"{before} {PROGRAM} predict m.ckpt p.png --threshold 0 {after}")

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import arc, batch
+from tiny_runs import Largest
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -53,19 +54,6 @@ def test_a_hundred_chunks_add_up_without_loss(scale: float) -> None:
     assert ((got - expected) / expected).abs().max() < 1e-7
 
 
-class _Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation made."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(value, Tensor):
-                self.numel = max(self.numel, value.numel())
-        return out
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_no_tensor_of_batch_times_classes_is_made(smoothing: float) -> None:
     embeddings, weight, labels = batch(128, 20_000, 8, dtype=torch.float32)
@@ -73,7 +61,7 @@ def test_no_tensor_of_batch_times_classes_is_made(smoothing: float) -> None:
         lambda: margin_softmax_loss(embeddings, weight, labels, arc(0.5), scale=30.0, label_smoothing=smoothing),
         lambda: linear_softmax_loss(embeddings, weight, labels, label_smoothing=smoothing),
     ):
-        with _Largest() as largest:
+        with Largest() as largest:
             call().backward()
         # A chunk of classes and a little more; all of them would be many times as many.
         assert largest.numel <= max(weight.numel(), 128 * (CPU_CHUNK_ROWS + 100)) < 128 * 20_000 / 6

@@ -122,7 +122,7 @@ def test_scores_know_the_present_scale(scale: str) -> None:
     head = NormalizedSoftmaxHead(8, 40_000, scale=scale)
     head.loss(*batch(0))
     embeddings, labels = batch(1)
-    assert head.eval().scores_in_chunks(embeddings, AngularHead)
+    assert head.eval().scores_in_chunks(embeddings)
     torch.testing.assert_close(
         head.score(embeddings, labels).loss, head.loss(embeddings, labels, reduction="none").detach()
     )

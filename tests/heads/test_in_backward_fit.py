@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from tiny_runs import QUIET
 from torch.utils.data import DataLoader, TensorDataset
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
@@ -30,13 +31,7 @@ def make(**arguments: Any) -> ArcFaceModule:
 
 
 def trainer(folder: Path, **arguments: Any) -> L.Trainer:
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-    }
-    return L.Trainer(accelerator="cpu", devices=1, max_epochs=2, default_root_dir=folder, **{**quiet, **arguments})
+    return L.Trainer(**{**QUIET, "max_epochs": 2, "default_root_dir": folder, **arguments})
 
 
 def batches() -> DataLoader:

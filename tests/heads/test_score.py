@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from tiny_runs import Largest
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcface_pl.functional.terms import WHOLE_CELLS
 from arcface_pl.heads import HEADS, AngularHead, ArcFaceHead, Head, HeadScores, LinearHead
@@ -134,24 +134,11 @@ def test_what_a_training_mode_would_move_stays_where_it_is() -> None:
         assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())
 
 
-class _Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation made."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(value, Tensor):
-                self.numel = max(self.numel, value.numel())
-        return out
-
-
 @pytest.mark.parametrize("name", HEADS)
 def test_no_tensor_of_batch_times_classes_is_made(name: str) -> None:
     head = build(name, 30_000)
     embeddings, labels = batch(head, 128)
-    with _Largest() as largest:
+    with Largest() as largest:
         head.score(embeddings, labels)
         head.predict(embeddings)
     assert largest.numel < 128 * 30_000 / 8  # the weight itself

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import save_model
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, MNISTDataModule, Recognizer, SimpleCNN
 from arcface_pl.cli import main
@@ -18,8 +19,7 @@ def checkpoint(path: Path, **facts: object) -> Path:
     torch.manual_seed(0)
     module = ArcFaceModule(SimpleCNN(16), ArcFaceHead(16, 4))
     data = {"class_names": list("abcd"), "normalization": ((0.2,), (0.4,)), "dataset_name": "mnist"} | facts
-    torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "data": data}, path)
-    return path
+    return save_model(module, path, **data)
 
 
 def test_what_a_checkpoint_keeps_survives_every_way_of_writing_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import lightning as L
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_runs import QUIET
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -29,7 +30,7 @@ def network(seed: int, **kwargs: Any) -> FastCNN:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of `network` 1 under three classes, which nothing was learnt with."""
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = L.Trainer(**QUIET)
     trainer.strategy.connect(ArcFaceModule(network(1), ArcFaceHead(16, 3)))
     path = tmp_path_factory.mktemp("init") / "model.ckpt"
     trainer.save_checkpoint(path)

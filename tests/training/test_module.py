@@ -4,6 +4,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from tiny_runs import QUIET
 from torch.utils.data import DataLoader, TensorDataset
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, LinearHead, SimpleCNN
@@ -23,17 +24,7 @@ def make_batch(size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make_trainer(folder: Path, **arguments: object) -> L.Trainer:
-    defaults = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "default_root_dir": folder,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "num_sanity_val_steps": 0,
-    }
-    return L.Trainer(**{**defaults, **arguments})  # type: ignore[arg-type]
+    return L.Trainer(**{**QUIET, "default_root_dir": folder, **arguments})
 
 
 def loader(images: torch.Tensor, labels: torch.Tensor, size: int = 8) -> DataLoader:

@@ -5,6 +5,7 @@ import math
 import lightning as L
 import pytest
 import torch
+from tiny_runs import QUIET
 from torch.utils.data import DataLoader, TensorDataset
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
@@ -26,17 +27,7 @@ def scores_after_training(extension: str) -> dict[str, float]:
     torch.manual_seed(0)
     head = ArcFaceHead(16, CLASSES, margin=0.5, scale=30.0, extension=extension)  # type: ignore[arg-type]
     module = ArcFaceModule(SimpleCNN(16, image_size=8), head, lambda params: torch.optim.Adam(params, 3e-3))
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=4,
-        check_val_every_n_epoch=4,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    trainer = L.Trainer(**QUIET, max_epochs=4, check_val_every_n_epoch=4)
     trainer.fit(module, noise(6400, seed=1), noise(2000, seed=2))
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 

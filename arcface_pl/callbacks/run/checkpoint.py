@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from arcface_pl.callbacks.run.private_apis import validates_after
 from arcface_pl.callbacks.run.processes import Agreement
-from arcface_pl.callbacks.run.run_folder import join, run_folder
+from arcface_pl.callbacks.run.run_folder import RunFolder, run_folder
 from arcface_pl.callbacks.run.signals import STOP_SIGNALS, Stopped, StopRequest, check_signals
 from arcface_pl.checkpoints.atomic import check_writable, sweep
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
@@ -91,7 +91,7 @@ class RunCheckpoint(Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Prepare to find out which run is resumed."""
         if stage == "fit" and not _keeps_nothing(trainer):
-            join(trainer)
+            RunFolder.of(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the folder, the same in every process, and remove what a killed run left half-written.

@@ -38,19 +38,16 @@ class Freezing(L.Callback):
         if stage != "fit":
             return
         backbone: Any = pl_module.backbone
-        kept = {id(module) for block in self._trainable(backbone) for _, part in block for module in part.modules()}
-        kept_weights = {
-            id(weight) for block in self._trainable(backbone) for _, part in block for weight in part.parameters()
-        }
-        frozen = [each for each in backbone.modules() if id(each) not in kept] if "backbone" in self.freeze else []
+        blocks = blocks_of(backbone)[-self.trainable_blocks :] if self.trainable_blocks else []
+        trained = nn.ModuleList(part for block in blocks for _, part in block)
+        kept, kept_weights = set(trained.modules()), set(trained.parameters())
+        frozen = [each for each in backbone.modules() if each not in kept] if "backbone" in self.freeze else []
         if "batch_norm" in self.freeze:
             frozen += [each for each in backbone.modules() if isinstance(each, BATCH_NORMS)]
         # What a user froze stays frozen
         self._modules = [each for each in frozen if each.training]
         if "backbone" in self.freeze:
-            self._weights = [
-                each for each in backbone.parameters() if each.requires_grad and id(each) not in kept_weights
-            ]
+            self._weights = [each for each in backbone.parameters() if each.requires_grad and each not in kept_weights]
         for weight in self._weights:
             weight.requires_grad_(False)
         until = f" until epoch {self.unfreeze_at_epoch}" if self.unfreeze_at_epoch is not None else ""
@@ -65,9 +62,6 @@ class Freezing(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Freeze or thaw."""
         self._apply(trainer.current_epoch)
-
-    def _trainable(self, backbone: nn.Module) -> list[Any]:
-        return blocks_of(backbone)[-self.trainable_blocks :] if self.trainable_blocks else []
 
     def _apply(self, epoch: int) -> None:
         thawed = self.unfreeze_at_epoch is not None and epoch >= self.unfreeze_at_epoch

@@ -1,7 +1,6 @@
 """Detects training that goes wrong and prints what to do about it."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, num_classes_of, warn_once
 from arcface_pl.callbacks.run.private_apis import batches_done, log_interval
+from arcface_pl.callbacks.run.progress import loss_of
 from arcface_pl.callbacks.tensorboard.writer import class_names_of, datamodule_of, split_name, writer_of
 from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import DataError, printable
@@ -117,11 +117,10 @@ class HealthCheck(ScoredCallback):
         self._release()
         embeddings, self._embeddings = self._embeddings, None
         self._read_rates(trainer, pl_module)
-        loss: Any = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        loss = loss_of(trainer, pl_module, outputs)
         # A compiled network may have bypassed the hook
-        if embeddings is not None and labels is not None and len(labels) == len(embeddings) and _is_scalar(loss):
-            whole = loss.detach() * trainer.accumulate_grad_batches  # Lightning has divided by it
-            self._read_step(trainer, pl_module, embeddings, labels, whole)
+        if embeddings is not None and labels is not None and len(labels) == len(embeddings) and loss is not None:
+            self._read_step(trainer, pl_module, embeddings, labels, loss)
 
     def _read_rates(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
@@ -214,10 +213,6 @@ class HealthCheck(ScoredCallback):
         writer = writer_of(trainer)
         if writer is not None:
             writer.add_text(f"health/{name}", message, trainer.global_step)
-
-
-def _is_scalar(loss: Any) -> bool:
-    return isinstance(loss, Tensor) and loss.ndim == 0
 
 
 def _is_whole(trainer: L.Trainer, num_batches: int) -> bool:

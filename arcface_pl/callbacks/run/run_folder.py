@@ -18,7 +18,7 @@ from arcface_pl.errors import CheckpointError
 
 
 class RunFolder(L.Callback):
-    """Keeps the folder and the identity of a run, and stores the identity in checkpoints. `run_folder` adds it.
+    """Keeps the folder and the identity of a run, and stores the identity in checkpoints.
 
     Attributes:
         path: The folder; None before it is claimed.
@@ -30,6 +30,15 @@ class RunFolder(L.Callback):
         self.run_id = uuid.uuid4().hex
         self._agreed = False
         self._made: Sequence[Path] = ()
+
+    @classmethod
+    def of(cls, trainer: Any) -> "RunFolder":
+        """Return the keeper of a Trainer's folder; the first call adds it, so that it sees the resumed checkpoint."""
+        found = next((each for each in trainer.callbacks if isinstance(each, cls)), None)
+        if found is None:
+            found = cls()
+            trainer.callbacks.append(found)
+        return found
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record that the run is started, or resumed, now: `last` and `best` mean the newest run."""
@@ -50,10 +59,14 @@ class RunFolder(L.Callback):
         if self.path is None and not trainer.loggers and owner_of(root) == checkpoint.get("run", ""):
             self.path, self.run_id = root, checkpoint["run"]
 
-    def claim(self, trainer: Any, suffix: str = "") -> None:
-        """Create the folder, unless there is one; in the main process only."""
+    def claim(self, trainer: Any, suffix: str = "") -> Path:
+        """Create the folder, unless there is one, and have file loggers write into it; in the main process only.
+
+        Raises:
+            CheckpointError: If it cannot be created.
+        """
         if self.path is not None:
-            return
+            return self.path
         logger = next((each for each in trainer.loggers if isinstance(each, RunLogger)), None)
         root = Path(trainer.default_root_dir) / "lightning_logs" if logger is None else Path(logger.root_dir)
         made = missing_folders(root)
@@ -69,6 +82,8 @@ class RunFolder(L.Callback):
             fault = f"not writable ({error.strerror})"
             raise CheckpointError(root, fault, "use another --default_root_dir") from error
         self._made = (self.path, *made)
+        self._join_loggers(trainer)
+        return self.path
 
     def agree(self, trainer: Any) -> Path:
         """Have every process use the main process's folder; a collective call the first time."""
@@ -77,10 +92,27 @@ class RunFolder(L.Callback):
                 self.claim(trainer)
             self.path, self.run_id = trainer.strategy.broadcast((self.path, self.run_id))
             self._agreed = True
-            for logger in trainer.loggers:
-                join_folder(logger, self.path, _has_metrics(trainer))
+            self._join_loggers(trainer)
         assert self.path is not None
         return self.path
+
+    def continue_in(self, trainer: Any, folder: Path, run_id: str) -> None:
+        """Continue in the folder of an earlier run.
+
+        Loggers that cannot append, such as CSVLogger, get a new folder inside.
+        """
+        self.path, self.run_id, self._agreed = folder, run_id, True
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.continue_in(folder)
+        if trainer.is_global_zero:
+            self._join_loggers(trainer)
+
+    def _join_loggers(self, trainer: Any) -> None:
+        assert self.path is not None
+        has_metrics = any(isinstance(each, RunMetrics) for each in trainer.loggers)
+        for logger in trainer.loggers:
+            join_folder(logger, self.path, has_metrics)
 
     def _take_root(self, trainer: Any) -> bool:
         """Take default_root_dir itself, for a Trainer without logger; return whether no run has it yet."""
@@ -107,19 +139,6 @@ class RunFolder(L.Callback):
                 folder.rmdir()
 
 
-def _keeper(trainer: Any) -> RunFolder:
-    found = next((each for each in trainer.callbacks if isinstance(each, RunFolder)), None)
-    if found is None:
-        found = RunFolder()
-        trainer.callbacks.append(found)
-    return found
-
-
-def join(trainer: L.Trainer) -> None:
-    """Add the keeper of the run's folder to a Trainer, so that it sees the checkpoint that is resumed."""
-    _keeper(trainer)
-
-
 def run_folder(trainer: L.Trainer) -> Path:
     """Return the folder of a Trainer's run; the first call creates it.
 
@@ -130,46 +149,4 @@ def run_folder(trainer: L.Trainer) -> Path:
     Raises:
         CheckpointError: If it cannot be created.
     """
-    return _keeper(trainer).agree(trainer)
-
-
-def claim(trainer: L.Trainer, suffix: str = "") -> Path:
-    """Create the run's folder in the main process, before others are started, and have file loggers write into it.
-
-    Raises:
-        CheckpointError: If it cannot be created.
-    """
-    keeper = _keeper(trainer)
-    keeper.claim(trainer, suffix)
-    assert keeper.path is not None
-    for logger in trainer.loggers:
-        join_folder(logger, keeper.path, _has_metrics(trainer))
-    return keeper.path
-
-
-def _has_metrics(trainer: Any) -> bool:
-    return any(isinstance(each, RunMetrics) for each in trainer.loggers)
-
-
-def run_id(trainer: L.Trainer) -> str:
-    """Return the identity of a Trainer's run, which its checkpoints and other files hold."""
-    return _keeper(trainer).run_id
-
-
-def continue_in(trainer: L.Trainer, folder: Path, run_id: str) -> None:
-    """Continue in the folder of an earlier run.
-
-    Loggers that cannot append, such as CSVLogger, get a new folder inside.
-    """
-    keeper = _keeper(trainer)
-    keeper.path, keeper.run_id, keeper._agreed = folder, run_id, True
-    for logger in trainer.loggers:
-        if isinstance(logger, RunLogger):
-            logger.continue_in(folder)
-        elif trainer.is_global_zero:
-            join_folder(logger, folder, _has_metrics(trainer))
-
-
-def release(trainer: L.Trainer) -> None:
-    """Remove what `claim` made, as far as it is empty: the run did not begin."""
-    _keeper(trainer).release()
+    return RunFolder.of(trainer).agree(trainer)
