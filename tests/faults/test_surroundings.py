@@ -145,11 +145,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainer = L.Trainer(**QUIET, max_epochs=1, limit_train_batches=1, limit_val_batches=1)
     trainer.fit(ArcFaceModule(FastCNN(8, width=4), ArcFaceHead(8, 10)), datamodule=MNISTDataModule(dataset="digits"))
     trainer.save_checkpoint(folder / "m.ckpt")
-    picture = Image.linear_gradient("L")
+    picture = Image.new("L", (64, 64), 255)
+    picture.paste(0, (30, 10, 36, 50))
     picture.save(folder / "p.png")
     for place, turn in ((place, turn) for place in ("people/ada", "people/bob") for turn in range(3)):
         (folder / place).mkdir(parents=True, exist_ok=True)
-        picture.rotate(turn * (7 + len(place[-1]))).save(folder / place / f"{turn}.png")
+        picture.rotate(turn * 10, fillcolor=255).save(folder / place / f"{turn}.png")
     return folder
 
 
