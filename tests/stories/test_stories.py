@@ -169,6 +169,12 @@ def test_an_engineer_goes_from_a_table_of_product_photos_to_an_exported_model(de
     after = json.loads((runs / "version_1" / "results.json").read_text())
     assert after["test/accuracy"] >= before["test/accuracy"]
 
+    # The audit: the network that was trained on the wrong labels has them among the first of its list
+    desk("inspect lightning_logs/version_0/checkpoints/best.ckpt --split train --output audit")
+    with (desk.folder / "audit" / "labels.csv").open(newline="") as file:
+        ranked = [row["path"] for row in csv.DictReader(file)]
+    assert wrong.keys() <= set(ranked[: 4 * len(wrong)])
+
     # Threshold: most photos are known, noise is not
     noise = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(noise).save(desk.folder / "noise.png")
