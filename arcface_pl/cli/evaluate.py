@@ -37,6 +37,7 @@ examples:
   arcface-pl evaluate model.ckpt --data ImageFolderDataModule --data.root photos
   arcface-pl evaluate model.ckpt --pairs lfw/pairs.txt --data.root lfw/images --flip
   arcface-pl evaluate model.ckpt --pairs lfw.bin
+  arcface-pl evaluate people.npz
   arcface-pl evaluate sface.onnx --pairs lfw.bin --onnx.mean 0 --onnx.std 1 --onnx.channel_order rgb
 """
 
@@ -63,8 +64,12 @@ def run(args: list[str]) -> None:
     from arcface_pl.cli import evaluation_report as report
     from arcface_pl.cli.inputs import find_model
     from arcface_pl.evaluation.insightface import insightface_lines
+    from arcface_pl.recognizer.embedding_reading import is_embeddings
 
     report.check_places(options.json, options.figures)
+    if is_embeddings(options.checkpoint):
+        _evaluate_embeddings(options, data_words)
+        return
     checkpoint, model = find_model(options.checkpoint, options.networks)
     data = data_of(checkpoint, model, request, options.split, options.protocol)
     as_insightface = options.insightface or getattr(data, "holds_images", False)
@@ -97,10 +102,34 @@ def run(args: list[str]) -> None:
         console.print(f"{written} in {cell(options.figures)}", soft_wrap=True)
 
 
+def _evaluate_embeddings(options: Any, data_words: list[str]) -> None:
+    """Measure embeddings of a file by their labels."""
+    import torch
+
+    from arcface_pl.cli import evaluation_report as report
+    from arcface_pl.evaluation.measure import Embedded, evaluate
+    from arcface_pl.recognizer.embedding_reading import read_embeddings
+
+    asked = [*data_words, *options.networks]
+    asked += [f"--{name}" for name in ("protocol", "figures", "flip", "insightface") if getattr(options, name)]
+    if asked or options.split != "test":
+        flag = (asked or ["--split"])[0].partition("=")[0]
+        raise SettingsError(f"{flag}: not accepted with embeddings, which are measured by their labels")
+    path = Path(options.checkpoint)
+    table = read_embeddings(path)
+    embedded = Embedded(torch.from_numpy(table.embeddings), torch.from_numpy(table.labels))
+    found = {"unseen": evaluate(embedded, table.class_names)}
+    console = Console(emoji=False)
+    report.print_table(console, f"{path.stem}, embeddings", found)
+    results = {"embeddings": str(path), **report.as_json(found)}
+    place = options.json or path.parent / f"evaluate-{path.stem}.json"
+    console.print(f"numbers in {cell(report.write(place, results, options.json is not None, False))}", soft_wrap=True)
+
+
 def _parser() -> ToolParser:
     listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
     parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
-    parser.add_argument("checkpoint", metavar="CKPT", help=MODEL_HELP)
+    parser.add_argument("checkpoint", metavar="CKPT", help=f"{MODEL_HELP}; or a file of embeddings")
     parser.add_argument(
         "--pairs", metavar="FILE", help="a list of pairs, such as LFW's pairs.txt, or insightface's lfw.bin"
     )
@@ -140,7 +169,7 @@ def data_of(
 
     known = bool(checkpoint.content)  # of an ONNX file nothing is
     settings = settings_of_checkpoint(checkpoint, other_data=request.names_data) if known else {}
-    if "data" not in settings and not request.names_data:
+    if "data" not in settings and not request.names_dataset:
         accepted = f"a data module and its settings: {printable(checkpoint.path)} does not say what it was trained on"
         raise SettingsError(expected("--data", None, accepted))
     arguments = settings.get("data", {}).get("init_args", {})

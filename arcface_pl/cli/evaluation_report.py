@@ -105,7 +105,8 @@ def evaluate_data(
     if "held_out" in sets:  # the other split may have other classes
         classes, labels = embedded["held_out"].labels.unique(return_inverse=True)
         embedded["held_out"] = embedded["held_out"]._replace(labels=labels)
-        sets["held_out"] = (unseen, [data.held_out_class_names[label] for label in classes.tolist()])
+        names = data.held_out_class_names
+        sets["held_out"] = (unseen, [names[label] for label in classes.tolist()])
     found = {
         name: evaluate(
             embedded[name],

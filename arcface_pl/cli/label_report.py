@@ -91,10 +91,10 @@ def print_findings(found: Findings, facts: dict[str, Any], most: int) -> None:
     console = Console(emoji=False)
     count, shared = len(found.audited.labels), len(found.pairs)
     table = Table(title=f"the most suspicious of {count:,} images", title_justify="left")
-    for name, justify in (("image", "left"), ("label", "left"), ("looks like", "left"), ("own class", "right")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    table.add_column("other class", justify="right")
-    table.add_column("score", justify="right")
+    for name in ("image", "label", "looks like"):
+        table.add_column(name, overflow="fold")
+    for name in ("own class", "other class", "score"):
+        table.add_column(name, justify="right")
     for _, path, split, label, looks_like, *angles, _ in found.rows[:most]:
         name = f"{split} {path}" if path.isdecimal() else path
         shown = ("" if each is None else f"{each:.1f}{_DEGREE}" for each in angles)

@@ -172,12 +172,14 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     def class_names(self) -> list[str]:
         """Names of the trained classes, in label order."""
-        return [self.all_class_names[label] for label in self.class_split.trained]
+        names = self.all_class_names
+        return [names[label] for label in self.class_split.trained]
 
     @property
     def held_out_class_names(self) -> list[str]:
         """Names of the held-out classes, in label order."""
-        return [self.all_class_names[label] for label in self.class_split.held_out]
+        names = self.all_class_names
+        return [names[label] for label in self.class_split.held_out]
 
     @property
     def num_classes(self) -> int:

@@ -1,6 +1,7 @@
 """`OmniglotDataModule`: handwritten characters of 30 alphabets to train on, and of 20 others to recognize."""
 
 import logging
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -106,7 +107,7 @@ class OmniglotDataModule(ImageDataModule):
         """Height and width of the resized images, in pixels."""
         return self._image_size
 
-    @property
+    @cached_property
     def all_class_names(self) -> list[str]:
         """Names such as Greek/character01: background, evaluation, and the background's rotated characters."""
         background, evaluation = (

@@ -16,7 +16,8 @@ from arcface_pl.seeding import derive_seed
 MOST_COMPARED = 100_000
 """Images above which only identical ones are searched for: near duplicates take a comparison of every two."""
 _THUMBNAIL = 16  # pixels a side
-_ROWS = 1024  # compared at a time with all images
+_ROWS = 1024
+_CELLS = 1 << 22  # similarities held at a time: 16 MB
 
 
 class LabelAngles(NamedTuple):
@@ -181,7 +182,7 @@ def find_twins(small: Tensor, digests: Sequence[bytes], labels: Tensor, least: f
     """
     index, similarity = torch.full_like(labels, -1), torch.zeros(len(labels))
     if least < 1 and len(labels) <= MOST_COMPARED:
-        for chunk in torch.arange(len(labels)).split(_ROWS):
+        for chunk in torch.arange(len(labels)).split(max(32, _CELLS // len(labels))):
             cosine = cosine_block(small[chunk], small).masked_fill_(labels[chunk, None] == labels, -1)
             best, nearest = cosine.max(dim=1)
             index[chunk], similarity[chunk] = nearest.where(best >= least, -1), best.clamp(0, 1).where(best >= least, 0)

@@ -1,6 +1,6 @@
 """Plant wrong labels, and count how many are found at the top of the list of suspicious images.
 
-    python scripts/study/label_noise.py --folder omniglot=images_background
+    python scripts/study/label_noise.py mnist:1 omniglot:8:images_background digits:40
 
 For each data set and seed, 5% of the training labels are changed to another class at random. The list is that of
 ``arcface-pl inspect``: by the network that trained on these labels, and with ``--folds 2``. Nothing is chosen by the
@@ -60,7 +60,7 @@ class Planted(ImageDataModule):
         return self.split(self.given, self.given.select(torch.arange(0)))
 
 
-def load(name: str, folder: str | None) -> LabelledImages:
+def load(name: str, folder: str | None = None) -> LabelledImages:
     """Return the training images of MNIST or the digits, or of a folder of classes at 28 x 28."""
     if folder is None:
         data: Any = MNISTDataModule(dataset=name)  # type: ignore[arg-type]  # a wrong name is an error there
@@ -175,23 +175,19 @@ def write_report(rows: list[dict[str, Any]], folder: Path) -> None:
 def main() -> None:
     """Measure each data set and seed, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="mnist", choices=("mnist", "digits"), help="digits tries it offline")
-    parser.add_argument("--folder", metavar="NAME=DIR", help="image folders to measure as well, a folder per class")
+    accepted = "NAME:EPOCHS for mnist or digits, NAME:EPOCHS:DIR for image folders, one per class"
+    parser.add_argument("sets", nargs="*", metavar="SET", default=["mnist:1", "digits:40"], help=accepted)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, nargs=2, default=[1, 8], help="of the data set and of the folders")
     parser.add_argument("--out", type=Path, default=FIGURES)
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")  # Lightning's remarks on loaders
-    sets: dict[str, tuple[str | None, int]] = {options.dataset: (None, options.epochs[0])}
-    if options.folder:
-        name, _, folder = options.folder.partition("=")
-        sets[name] = folder, options.epochs[1]
-    loaded = {name: load(name, folder) for name, (folder, _) in sets.items()}
+    sets = {name: (int(epochs), *folder) for name, epochs, *folder in (each.split(":") for each in options.sets)}
+    loaded = {name: load(name, *folder) for name, (_, *folder) in sets.items()}
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:  # written after each: what is interrupted was not for nothing
-        for name, (_, epochs) in sets.items():
+        for name, (epochs, *_) in sets.items():
             rows += measure(name, loaded[name], epochs, seed)
         write_report(rows, options.out)
     print((options.out / "label_noise.md").read_text(encoding="utf-8"), end="")

@@ -241,3 +241,18 @@ def test_the_catalog_has_the_published_numbers_of_characters(monkeypatch: pytest
         f"{name}.zip": md5 for name, md5 in known.zips_md5.items()
     }
     assert catalog.OMNIGLOT.folder == known.folder
+
+
+def test_thousands_of_names_are_not_made_anew_for_each_class() -> None:
+    class Counting(OmniglotDataModule):
+        asked = 0
+
+        @property
+        def all_class_names(self) -> list[str]:
+            self.asked += 1
+            return [f"{number}" for number in range(7 * 4 + 5)]
+
+    data = Counting(rotations=True)
+    data.asked = 0
+    assert (len(data.class_names), len(data.held_out_class_names)) == (28, 5)
+    assert data.asked <= 4  # by the names and by the split, each

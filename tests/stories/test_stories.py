@@ -194,6 +194,12 @@ def test_an_engineer_goes_from_a_table_of_product_photos_to_a_service(desk: Desk
     share = before["test/accuracy"]  # fewer epochs: as good but for two standard errors of a difference
     assert after["test/accuracy"] >= share - 2 * (2 * share * (1 - share) / 600) ** 0.5
 
+    # The audit: the network that was trained on the wrong labels has them among the first of its list
+    desk("inspect lightning_logs/version_0/checkpoints/best.ckpt --split train --output audit")
+    with (desk.folder / "audit" / "labels.csv").open(newline="") as file:
+        ranked = [row["path"] for row in csv.DictReader(file)]
+    assert wrong.keys() <= set(ranked[: 4 * len(wrong)])
+
     # Threshold: most photos are known, noise is not
     noise = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(noise).save(desk.folder / "noise.png")
