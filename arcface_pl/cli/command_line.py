@@ -55,6 +55,11 @@ class Request:
         sections = [read_config(path, self.command).get("data") for path in self.configs]
         return any(name == "data" for name, _ in self.flags) or any("class_path" in (each or ()) for each in sections)
 
+    @property
+    def names_dataset(self) -> bool:
+        """Whether a flag or a config file says what data to take: a class, or a data set of the default class."""
+        return self.names_data or any(name == "data.dataset" for name, _ in self.flags)
+
     def over(self, base: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         """Merge the config files over ``base``.
 

@@ -169,7 +169,7 @@ def data_of(
 
     known = bool(checkpoint.content)  # of an ONNX file nothing is
     settings = settings_of_checkpoint(checkpoint, other_data=request.names_data) if known else {}
-    if "data" not in settings and not request.names_data:
+    if "data" not in settings and not request.names_dataset:
         accepted = f"a data module and its settings: {printable(checkpoint.path)} does not say what it was trained on"
         raise SettingsError(expected("--data", None, accepted))
     arguments = settings.get("data", {}).get("init_args", {})

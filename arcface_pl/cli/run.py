@@ -145,7 +145,7 @@ def _over_checkpoint(request: Request, base: dict[str, Any], found: CheckpointFi
             base["trainer"]["callbacks"] = []  # those of the run, also where it was started without the base's
     else:
         layer = settings_of_checkpoint(found, other_data=request.names_data)
-        if "data" not in layer and not request.names_data:
+        if "data" not in layer and not request.names_dataset:
             raise SettingsError(expected("--data", None, NO_DATA))
     settings, flags = request.over(merge(base, layer))
     specs = found.content["hyper_parameters"]

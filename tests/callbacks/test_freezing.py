@@ -14,6 +14,8 @@ from torch import nn
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule, SmallResNet, TorchvisionBackbone
 from arcface_pl.backbones import IResNet
 from arcface_pl.backbones.blocks import blocks_of
+from arcface_pl.callbacks.run.defaults import check_trainer
+from arcface_pl.errors import SettingsError
 
 
 class Record(L.Callback):
@@ -63,6 +65,15 @@ def test_statistics_of_batch_normalization_stay() -> None:
     assert statistics <= changed[1]
     _, (with_last,) = run(1, freeze=["backbone", "batch_norm"], trainable_blocks=1)
     assert with_last == {"fc.weight", "norm.weight", "norm.bias"}
+
+
+def test_a_thaw_with_several_processes_is_refused_before_any_work() -> None:
+    """DDP agrees on the weights that it averages before training."""
+    network = FastCNN(8, width=4), ArcFaceHead(8, 10)
+    trainer = L.Trainer(**{**QUIET, "devices": 2}, strategy="ddp")
+    check_trainer(ArcFaceModule(*network, freeze="backbone"), trainer)
+    with pytest.raises(SettingsError, match="model.unfreeze_at_epoch: got 1; expected null with several processes"):
+        check_trainer(ArcFaceModule(*network, freeze="backbone", unfreeze_at_epoch=1), trainer)
 
 
 def test_what_the_user_froze_stays_frozen() -> None:

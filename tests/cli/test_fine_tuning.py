@@ -65,6 +65,10 @@ def test_a_network_is_fine_tuned_and_resumed_without_the_file(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        (
+            ["--model.head.class_weights", "[1, 2, 3]"],
+            "model.head.class_weights: got '3 numbers'; expected one for each",
+        ),
         (["--model.freeze", "head"], "model.freeze: got head; expected"),
         (["--model.trainable_blocks", "1"], "model.trainable_blocks: got 1; expected null where"),
         (["--model.freeze", "backbone", "--model.trainable_blocks", "9"], "expected fewer than the 3 blocks"),

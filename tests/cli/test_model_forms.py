@@ -16,7 +16,7 @@ from arcface_pl.cli.inputs import open_model
 
 FORMS = {"path": "lightning_logs/version_0/checkpoints/best.ckpt", "alias": "best", "folder": "pretrained"}
 FORMS |= {"exported": "model.safetensors"}
-DIGITS = ["--data", "MNISTDataModule", "--data.dataset", "digits"]
+DIGITS = ["--data.dataset", "digits"]
 TEST = ["--accelerator", "cpu", "--enable_progress_bar", "false", *DIGITS]
 
 

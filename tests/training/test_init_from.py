@@ -51,6 +51,13 @@ FORMS: dict[str, Callable[[Weights], Any]] = {
     },
     "backbone and head": lambda weights: prefixed("backbone.")(weights) | {"head.weight": torch.zeros(9, 16)},
     "a training program's": lambda weights: {"model": weights, "optimizer": {"state": {}, "lr": 0.1}},
+    "a distributed module's": lambda weights: {
+        "state_dict": prefixed("module.backbone.")(weights) | {"module.head.weight": torch.zeros(9, 16)},
+        "hyper_parameters": {"lr": 0.1},
+    },
+    "net among other things": lambda weights: {"net": prefixed("module.")(weights), "acc": 93.1, "epoch": 3},
+    "nested twice": lambda weights: {"model": {"state_dict": prefixed("encoder.")(weights)}, "args": {"arch": "cnn"}},
+    "bfloat16": lambda weights: {name: tensor.bfloat16() for name, tensor in weights.items()},
     "half precision": lambda weights: {name: tensor.half() for name, tensor in weights.items()},
 }
 
@@ -62,16 +69,16 @@ def test_every_form_of_a_state_dict_is_loaded(form: str, suffix: str, tmp_path: 
     content = FORMS[form](source)
     path = tmp_path / f"weights{suffix}"
     if suffix == ".safetensors":
-        content = content.get("state_dict", content.get("model", content))
+        for key in ("net", "model", "state_dict"):
+            content = content.get(key, content)
         save_file(content, path)
     else:
         torch.save(content, path, _use_new_zipfile_serialization=suffix == ".pt")
     found = load_weights(target, path)
     assert (len(found.loaded), found.missing, found.wrong_shape) == (len(source), [], [])
     for name, tensor in target.state_dict().items():
-        wanted = (
-            source[name].half().float() if form == "half precision" and tensor.is_floating_point() else source[name]
-        )
+        narrow = {"half precision": torch.float16, "bfloat16": torch.bfloat16}.get(form, torch.float32)
+        wanted = source[name].to(narrow).float() if tensor.is_floating_point() else source[name]
         assert torch.equal(tensor, wanted), name
 
 
