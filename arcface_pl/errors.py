@@ -1,8 +1,14 @@
 """Every exception that tells a user of a mistake or a fault that the user can do something about."""
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# What a user can mend: a file that is missing or in the way, a permission, a full or read-only disk, a quota, a limit
+_MENDABLE = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_MENDABLE_CODES = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ENAMETOOLONG", "ELOOP", "EMFILE", "ENFILE", "ESTALE"}
 
 
 def expected(name: str, got: object, accepted: str, remedy: str = "") -> str:
@@ -59,6 +65,22 @@ class UserError(ValueError):
 
     The command line prints such a message on one line, without a traceback, and exits with code 2.
     """
+
+
+@contextmanager
+def file_errors() -> Iterator[None]:
+    """Turn what the system refuses to read or write into a `UserError` of one line.
+
+    Raises:
+        UserError: Names the file where the system does, and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or 0)
+        if code is None or not (isinstance(error, _MENDABLE) or code in _MENDABLE_CODES):
+            raise
+        raise UserError(f"{error.filename or 'a file of the run'}: {error.strerror}") from error
 
 
 class SettingsError(UserError):

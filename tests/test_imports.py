@@ -1,16 +1,19 @@
 """What each command and room may import: libraries take seconds, which a picture's class need not wait for."""
 
+import inspect
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import lightning as L
 import pytest
 from PIL import Image
 from tiny_runs import save_model
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
 from arcface_pl.cli import main
+from arcface_pl.cli.config import BASE_CONFIG, read_config
 
 OF_TRAINING = {"lightning", "sklearn", "matplotlib", "tensorboard", "torchmetrics", "torchvision", "torch._dynamo"}
 ALL = OF_TRAINING | {"torch", "numpy", "scipy", "onnx", "onnxruntime", "faiss", "jsonargparse", "starlette"}
@@ -50,7 +53,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--help", 0, set()),
         ("fit --help", 0, set()),
         ("nosuch", 2, set()),
+        ("fit --nosuch 1", 2, set()),
+        ("test --ckpt_path nosuch.ckpt", 2, set()),
         ("predict m.ckpt", 2, PARSER),
+        ("predict nosuch.ckpt people", 2, PARSER),
+        ("export nosuch.ckpt", 2, PARSER),
         ("predict --help", 0, PARSER),
         ("recognize --help", 0, PARSER),
         ("recognize identify m.ckpt", 2, PARSER),
@@ -81,6 +88,10 @@ def test_a_command_imports_no_more_than_it_needs(folder: Path, line: str, code: 
     assert imported <= allowed
     if allowed is USE:
         assert "torch" in imported
+
+
+def test_flags_of_the_trainer_are_known_without_it() -> None:
+    assert read_config(BASE_CONFIG)["trainer"].keys() == inspect.signature(L.Trainer).parameters.keys()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Atomic writes: after a crash the old file or the new one is there; a numbered folder has one owner."""
 
+import itertools
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         path: The file to write.
 
     Raises:
-        OSError: If it cannot be written. The file at ``path`` is then unchanged.
+        OSError: If it cannot be written; names ``path``. The file there is then unchanged.
     """
     partial = _partial(path)
     try:
@@ -34,9 +35,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         _put(partial, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):  # a full disk names no file
+            error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -93,15 +96,17 @@ def claim_folder(root: Path, suffix: str = "") -> Path:
     Raises:
         OSError: If it cannot be created.
     """
-    while True:
-        root.mkdir(parents=True, exist_ok=True)
-        numbers = [int(found.group(1)) for each in root.iterdir() if (found := re.match(r"version_(\d+)", each.name))]
-        folder = root / f"version_{max(numbers, default=-1) + 1}{suffix}"
+    root.mkdir(parents=True, exist_ok=True)
+    numbers = [int(found.group(1)) for each in root.iterdir() if (found := re.match(r"version_(\d+)", each.name))]
+    # Counted on, not listed again: a shared disk may show a list that is a minute old
+    for number in itertools.count(max(numbers, default=-1) + 1):
+        folder = root / f"version_{number}{suffix}"
         try:
             folder.mkdir()
         except FileExistsError:  # another process was faster
             continue
         return folder
+    raise AssertionError
 
 
 def missing_folders(folder: Path) -> list[Path]:

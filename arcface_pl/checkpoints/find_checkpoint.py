@@ -11,11 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
-from arcface_pl.checkpoints.runs import Run, known_runs
+from arcface_pl.checkpoints.runs import ACCEPTED, NAMES, Run, check_asked, known_runs
 from arcface_pl.errors import CheckpointError, SettingsError, expected, printable
-
-NAMES = ("last", "last-good", "best")
-ACCEPTED = f"a checkpoint's path, {', '.join(NAMES)}"
 
 
 def find_checkpoint(
@@ -39,10 +36,7 @@ def find_checkpoint(
     if asked not in NAMES:
         if os.path.isfile(asked) and Path(asked).suffix in (".onnx", ".pt2"):
             raise SettingsError(expected(option, asked, ACCEPTED, "An exported file is not a checkpoint"))
-        # Path.is_file() raises if the name is too long or a folder may not be entered
-        if not os.path.isfile(asked):
-            fault = "It is a folder" if os.path.isdir(asked) else "There is no such file"
-            raise SettingsError(expected(option, asked, ACCEPTED, fault))
+        check_asked(asked, option)
         return CheckpointFile(Path(asked), read_checkpoint(asked))
     folder = _newest_run(asked, Path(root or "."), option)
     found = _newest_first(folder.glob("*.ckpt") if asked == "last-good" else [folder / f"{asked}.ckpt"])

@@ -3,12 +3,12 @@
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from arcface_pl.checkpoints.atomic import replacing, unused_path
-from arcface_pl.errors import SettingsError, expected
+from arcface_pl.checkpoints.atomic import missing_folders, replacing, unused_path
+from arcface_pl.errors import FileError, SettingsError, expected
 
 MARK = b"written by arcface_pl"
 """Stands in every result file whose format has room for it."""
@@ -52,7 +52,12 @@ def check_result(option: str, path: Path, mark: bytes = MARK) -> None:
 
 @contextmanager
 def writing_result(
-    path: Path, mark: bytes = MARK, *, option: str | None = None, replace: bool = False
+    path: Path,
+    mark: bytes = MARK,
+    *,
+    option: str | None = None,
+    replace: bool = False,
+    remedy: str = "give a folder that can be written",
 ) -> Iterator[tuple[BinaryIO, Path]]:
     """Open a result file, which takes its name once the body has succeeded.
 
@@ -63,26 +68,33 @@ def writing_result(
             Unset for a default name: the first unused of ``NAME``, ``NAME-1``, ``NAME-2``, ... is taken, of processes
             that do so at once by each another.
         replace: With a default name, replace a file of ours. For the folder of a run, whose newest result it holds.
+        remedy: What to do if it cannot be written.
 
     Yields:
         The file, and its path.
 
     Raises:
         SettingsError: As `check_result`.
-        OSError: If it cannot be written. Every file is then unchanged.
+        FileError: If it cannot be written. Every file is then unchanged.
     """
     claimed = False
     if option is not None:
         check_result(option, path, mark)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if option is None and not (replace and is_ours(path, mark)):
-        path, claimed = _claim(path), True
+    made = missing_folders(path.parent)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if option is None and not (replace and is_ours(path, mark)):
+            path, claimed = _claim(path), True
         with replacing(path) as file:
             yield file, path
-    except BaseException:
+    except BaseException as error:
         if claimed:
             path.unlink(missing_ok=True)
+        with suppress(OSError):  # others hold files by now
+            for folder in made:
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise FileError(path, f"cannot be written ({error.strerror})", remedy) from error
         raise
 
 

@@ -7,6 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from arcface_pl.errors import SettingsError, expected
+
+NAMES = ("last", "last-good", "best")
+"""What stands for a checkpoint of the newest run."""
+ACCEPTED = f"a checkpoint's path, {', '.join(NAMES)}"
+
 MARK = ".arcface_pl"
 """File in a run's folder: its first line is the run's identity, its second when it was last started."""
 
@@ -26,6 +32,25 @@ class Run(NamedTuple):
     folder: Path
     run_id: str
     started: float = 0.0
+
+
+def check_asked(asked: str, option: str, *, folders: bool = False) -> None:
+    """Refuse a path at which there is no file.
+
+    Args:
+        asked: The path, or one of `NAMES`.
+        option: Name of the setting that it was given to.
+        folders: Accept folders, too.
+
+    Raises:
+        SettingsError: If there is none.
+    """
+    # Path.is_file() raises if the name is too long or a folder may not be entered
+    is_folder = os.path.isdir(asked)
+    if asked not in NAMES and not os.path.isfile(asked) and not (folders and is_folder):
+        raise SettingsError(
+            expected(option, asked, ACCEPTED, "It is a folder" if is_folder else "There is no such file")
+        )
 
 
 def run_of(path: Path, content: Mapping[str, Any]) -> Run | None:

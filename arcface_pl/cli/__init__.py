@@ -14,7 +14,7 @@ from arcface_pl import __version__
 from arcface_pl.cli.help import HELP, SUBCOMMANDS
 from arcface_pl.cli.launchers import check_address_space, check_launcher
 from arcface_pl.cli.program import as_typed, folded, program
-from arcface_pl.errors import SettingsError, UserError, printable
+from arcface_pl.errors import SettingsError, UserError, file_errors, printable
 
 __all__ = ["main"]
 
@@ -42,6 +42,10 @@ def main(args: Sequence[str] | None = None) -> None:
             used; with code 130 if interrupted; with the code of a tool that has one.
     """
     args = list(sys.argv[1:] if args is None else args)
+    out = sys.__stdout__
+    if out is not None and out is sys.stdout and isinstance(out.buffer, io.RawIOBase):
+        # python -u drops the rest of a line of which a full disk takes a part
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(out.buffer), out.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 shows escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
@@ -57,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
     while command in ("-c", "--config") and len(args) > 1:  # LightningCLI takes configs before the subcommand too
         command, args = args[1], [command, args[0], *args[2:]]
     try:
-        with _output():
+        with file_errors(), _output():
             _perform(command, args)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -92,10 +96,25 @@ def _perform(command: str, args: list[str]) -> None:
         return
     if command not in SUBCOMMANDS:
         raise SettingsError(f"{command!r}: no such command; accepts {', '.join((*SUBCOMMANDS, *TOOLS))}")
-    # torch and lightning take seconds to import, which --help need not wait for.
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise SettingsError("the current folder: it has been deleted; change to another one") from None
+    # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
+    _check_words(command, words)
     from arcface_pl.cli.run import run
 
     run(command, words)
+
+
+def _check_words(command: str, words: list[str]) -> None:
+    from arcface_pl.checkpoints.runs import check_asked
+    from arcface_pl.cli.command_line import parse_command_line
+    from arcface_pl.cli.config import BASE_CONFIG, read_config
+
+    request = parse_command_line(command, words, read_config(BASE_CONFIG)["trainer"])
+    if request.ckpt_path is not None and not request.helps:
+        check_asked(request.ckpt_path, "--ckpt_path", folders=True)
 
 
 class _Folded(logging.Formatter):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from arcface_pl.cli.command_line import Request, parse_command_line
 from arcface_pl.cli.evaluate import data_of, device_of
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, split_words
-from arcface_pl.errors import SettingsError, expected, printable
+from arcface_pl.errors import FileError, SettingsError, expected, printable
 
 if TYPE_CHECKING:
     import argparse
@@ -69,11 +69,8 @@ def run(args: list[str]) -> int:
             check_result(f"--{method}", getattr(given, method), SOFTWARE)
     _check_installed(given, path.suffix)
     table, errors = _embed(given, request)
-    try:
-        with writing_result(path, option=option) as (file, path):
-            file.write(to_file(table, path.suffix))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
+    with writing_result(path, option=option, remedy="give --output a folder that can be written") as (file, path):
+        file.write(to_file(table, path.suffix))
     count, width = table.embeddings.shape
     print(f"{printable(path)}: {count:,} embeddings of {width} numbers")  # noqa: T201
     for method in ("tsne", "umap"):
@@ -172,6 +169,7 @@ def _embed_data(model: Any, data: Any, split: str, device: "torch.device", flip:
 def _draw(table: "EmbeddingTable", method: str, path: Path) -> None:
     import numpy as np
 
+    from arcface_pl.checkpoints.atomic import writing
     from arcface_pl.figures.projection import draw_projection
     from arcface_pl.figures.style import save
 
@@ -192,5 +190,6 @@ def _draw(table: "EmbeddingTable", method: str, path: Path) -> None:
         projection = UMAP(**settings, n_neighbors=max(2, neighbors), n_jobs=1)
     points = projection.fit_transform(table.embeddings[chosen])
     classes = [table.classes[place] for place in chosen]
-    save(draw_projection(points, classes, {"tsne": "t-SNE", "umap": "UMAP"}[method], count), path)
+    with writing(path, FileError, f"give --{method} a folder that can be written"):
+        save(draw_projection(points, classes, {"tsne": "t-SNE", "umap": "UMAP"}[method], count), path)
     print(f"{printable(path)}: {len(chosen):,} embeddings")  # noqa: T201

@@ -1,7 +1,6 @@
 """Turning what the libraries raise over a user's mistake into one clear line."""
 
 import argparse
-import errno
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,10 +17,6 @@ from arcface_pl.cli.aliases import meant_by
 from arcface_pl.cli.config import import_class
 from arcface_pl.errors import CheckpointError, SettingsError, UserError
 from arcface_pl.heads import HEADS
-
-# What a user can mend: a file that is missing or in the way, a permission, a full or read-only disk, a quota, a limit.
-_MENDABLE = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-_MENDABLE_CODES = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ENAMETOOLONG", "ELOOP"}
 
 # Where what a setting makes impossible is found out as late as in the run itself.
 _LIBRARIES = ("lightning", "torch.optim")
@@ -106,22 +101,6 @@ def library_errors(checkpoint: Path | None) -> Iterator[None]:
         if not said_by_library and not isinstance(error, MisconfigurationException):
             raise
         raise SettingsError(message) from error
-
-
-@contextmanager
-def file_errors() -> Iterator[None]:
-    """Turn what the system refuses to read or write into a `UserError` of one line.
-
-    Raises:
-        UserError: Names the file where the system does, and the reason.
-    """
-    try:
-        yield
-    except OSError as error:
-        code = errno.errorcode.get(error.errno or 0)
-        if code is None or not (isinstance(error, _MENDABLE) or code in _MENDABLE_CODES):
-            raise
-        raise UserError(f"{error.filename or 'a file of the run'}: {error.strerror}") from error
 
 
 def _explain(message: str) -> str:

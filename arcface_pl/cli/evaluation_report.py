@@ -7,13 +7,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from arcface_pl.checkpoints.atomic import writing
 from arcface_pl.checkpoints.results import check_result
 from arcface_pl.cli.mistake_tables import CONFUSIONS, MISTAKES, write_confusions, write_mistakes
 from arcface_pl.cli.parser import cell
 from arcface_pl.cli.result_files import write_json_result
 from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import fact, images_and_labels
-from arcface_pl.errors import SettingsError
+from arcface_pl.errors import FileError, SettingsError
 from arcface_pl.evaluation.insightface import insightface_scores, with_mirrored
 from arcface_pl.evaluation.judged import Judged, judge
 from arcface_pl.evaluation.measure import FAR, Embedded, Evaluation, embed, evaluate
@@ -160,12 +161,10 @@ def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Pa
         The file, which has another name than ``path`` if that was taken.
 
     Raises:
-        SettingsError: If the file cannot be written.
+        FileError: If the file cannot be written.
     """
-    try:
-        return write_json_result(path, results, option="--json" if chosen else None, replace=in_run)
-    except OSError as error:
-        raise SettingsError(f"--json {path}: cannot be written ({error.strerror})") from None
+    remedy = "give --json a folder that can be written"
+    return write_json_result(path, results, option="--json" if chosen else None, replace=in_run, remedy=remedy)
 
 
 def print_table(console: Console, title: str, found: dict[str, Evaluation]) -> None:
@@ -230,7 +229,7 @@ def save_figures(
         The files written.
 
     Raises:
-        SettingsError: If a file cannot be written.
+        FileError: If a file cannot be written.
     """
     paths = []
     for name, each in found.items():
@@ -240,14 +239,12 @@ def save_figures(
             judged = judge(model.head, *each.embedded)
             closed = _closed_set(model, judged, batches)
         evaluated = Evaluated(split, each.class_names, *each.embedded, each.curve, closed, history if trained else None)
-        try:
+        with writing(folder / name, FileError, "give --figures a folder that can be written"):
             paths += save_all(evaluated, folder / name)
             if judged is not None:
                 names, files, place = each.class_names, paths_of(batches), folder / name
                 paths.append(write_mistakes(place / "mistakes.csv", judged, names, files, option="--figures"))
                 paths.append(write_confusions(place / "confusions.csv", judged, names, option="--figures"))
-        except OSError as error:
-            raise SettingsError(f"--figures {folder}: cannot be written ({error.strerror})") from None
     return paths
 
 

@@ -59,11 +59,8 @@ def run(args: list[str]) -> None:
     if given.quantize:
         (judged_on, labels), _ = _images(model, given.images, test=True, step=2)
         content, loss = make_int8(model, content, images, judged_on, labels)
-    try:
-        with writing_result(path, option=option) as (file, path):
-            file.write(content)
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be written ({error.strerror})") from error
+    with writing_result(path, option=option, remedy="give --output a folder that can be written") as (file, path):
+        file.write(content)
     if given.json:
         row = {"file": str(path), "format": given.format, "bytes": path.stat().st_size, "images": source}
         int8 = {} if loss is None else {"int8": loss._asdict()}

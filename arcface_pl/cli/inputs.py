@@ -19,7 +19,6 @@ from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.parser import split_words
 from arcface_pl.cli.program import folded
-from arcface_pl.data.folders.table_file import check_paths, read_table
 from arcface_pl.errors import DataError, SettingsError, expected, listed, printable
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_out
 from arcface_pl.recognizer import TrainedModel
@@ -215,6 +214,8 @@ def _name_folders(path: Path, option: str) -> Iterator[tuple[str, list[Path]]]:
 def _name_rows(table: Path, option: str) -> Iterator[tuple[str, list[Path]]]:
     named: dict[str, dict[Path, None]] = {}
     try:
+        from arcface_pl.data.folders.table_file import check_paths, read_table  # the room imports Lightning
+
         rows = read_table(table, {"path": "path", "label": "label"})
         check_paths(table, table.parent, rows)
     except DataError as error:  # which speaks of the data module's settings

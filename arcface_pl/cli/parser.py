@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from rich.markup import escape
 
+from arcface_pl.checkpoints.runs import check_asked
 from arcface_pl.cli.program import as_typed, laid_out, program
 from arcface_pl.errors import SettingsError, printable
 
@@ -62,6 +63,8 @@ class ToolParser(argparse.ArgumentParser):
         networks, others = split_words(args or (), "--model.backbone", "--model.head", "--onnx")
         given = super().parse_args(others, namespace)
         given.networks = networks
+        for name in {"model", "checkpoint"} & vars(given).keys():  # before torch is imported
+            check_asked(getattr(given, name), "checkpoint", folders=True)
         return given
 
     def error(self, message: str) -> NoReturn:

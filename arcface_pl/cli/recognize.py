@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, number
-from arcface_pl.errors import GalleryError, SettingsError, UserError, expected, printable
+from arcface_pl.errors import CheckpointError, GalleryError, SettingsError, UserError, expected, printable
 
 if TYPE_CHECKING:
     from arcface_pl.cli.inputs import FramedPictures
@@ -166,7 +166,7 @@ def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 
 def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    from arcface_pl.checkpoints.atomic import write_checkpoint
+    from arcface_pl.checkpoints.atomic import write_checkpoint, writing
     from arcface_pl.cli.inputs import name_pictures
     from arcface_pl.recognizer.onnx_model import is_onnx, write_thresholds
 
@@ -189,7 +189,8 @@ def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     elif path.is_dir():
         recognizer.save_pretrained(path)
     else:
-        write_checkpoint({**given.model.content, "calibration": found.to_dict()}, path)
+        with writing(path, CheckpointError, "give a copy in a folder that can be written"):
+            write_checkpoint({**given.model.content, "calibration": found.to_dict()}, path)
     points = {"two pictures": found.verification, "class of a picture": found.classification}
     return [
         {"decision": label, "threshold": point.threshold, "far": point.far, "tar": point.tar, "eer": point.eer}

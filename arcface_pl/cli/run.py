@@ -23,15 +23,15 @@ from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.callbacks.run.run_folder import RunFolder, run_folder
 from arcface_pl.callbacks.run.run_metrics import RunMetrics
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
-from arcface_pl.checkpoints.find_checkpoint import NAMES, find_checkpoint
+from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
 from arcface_pl.checkpoints.network import is_known
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
-from arcface_pl.checkpoints.runs import Run, run_of
+from arcface_pl.checkpoints.runs import NAMES, Run, run_of
 from arcface_pl.cli import report
 from arcface_pl.cli.command_line import Flags, Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
-from arcface_pl.cli.error_lines import file_errors, library_errors
+from arcface_pl.cli.error_lines import library_errors
 from arcface_pl.cli.inputs import read_model
 from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_driver_search
 from arcface_pl.cli.own_networks import configured_networks, name_networks
@@ -51,6 +51,7 @@ from arcface_pl.recognizer.pretrained import CONFIG
 from arcface_pl.training.init_from import backbone_of
 
 NO_DATA = "a data module: the model does not say what data it was trained on"
+_COPY = "give --ckpt_path a copy in a folder that can be written"
 TRAINER_ARGUMENTS = tuple(inspect.signature(L.Trainer).parameters)
 
 
@@ -90,7 +91,7 @@ def run(command: str, args: Sequence[str]) -> None:
     del found
     handlers = end_at_once()
     try:
-        with file_errors(), library_errors(start.path):
+        with library_errors(start.path):
             _perform(cli, start, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
@@ -323,7 +324,7 @@ def _evaluate(cli: ArcFaceCLI, start: _Start) -> None:
     if trainer.is_global_zero:
         measured = report.exact(scores[0]) | report.counted(trainer)
         results = {**measured, "dataset": report.dataset_of(datamodule), "checkpoint": str(start.path)}
-        write_json_result(place / f"{command}.json", results, replace=start.run is not None)
+        write_json_result(place / f"{command}.json", results, replace=start.run is not None, remedy=_COPY)
         report.table(console, results)
 
 
@@ -360,4 +361,4 @@ def _write_predictions(
         label = named(joined["labels"][index]) if "labels" in joined else None
         row = [index, label, named(prediction), round(cosine, 6), round(angle, 3)]
         rows.append([*row, paths[index]] if paths else row)
-    return write_csv_result(path, header, rows, replace=replace)
+    return write_csv_result(path, header, rows, replace=replace, remedy=_COPY)

@@ -1,5 +1,7 @@
 """Shared parts of all figures: colors, line styles, class labels, rendering and saving."""
 
+import contextlib
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,11 +65,23 @@ def to_pixels(figure: "Figure", dpi: int = 100) -> np.ndarray:
 
 
 def save(figure: "Figure", path: Path, dpi: int = 150) -> None:
-    """Write a figure to a file, creating its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a figure to a file, creating its folder; a file that was there is kept until the new one is complete."""
+    content = io.BytesIO()
     with warnings.catch_warnings():
         _quiet()
-        figure.savefig(path, dpi=dpi, metadata={"Software": "arcface_pl"})
+        figure.savefig(content, dpi=dpi, format=path.suffix[1:] or "png", metadata={"Software": "arcface_pl"})
+    made = [each for each in path.parents if not each.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content.getvalue())
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+            for each in made:
+                each.rmdir()
+        raise
 
 
 def _quiet() -> None:

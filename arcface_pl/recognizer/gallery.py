@@ -185,10 +185,16 @@ class Gallery:
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / INDEX).exists() and not is_ours(folder / INDEX, f'"format": "{MANIFEST.kind}"'.encode()):
                 raise GalleryError(folder / INDEX, f"it is not an {MANIFEST.kind}", "give another folder")
+            is_new = not (folder / embeddings).exists()
             with replacing(folder / embeddings) as file:
                 file.write(content)
-            with replacing(folder / INDEX) as file:
-                file.write(MANIFEST.dump(index))
+            try:
+                with replacing(folder / INDEX) as file:
+                    file.write(MANIFEST.dump(index))
+            except OSError:
+                if is_new:  # no index names it
+                    (folder / embeddings).unlink(missing_ok=True)
+                raise
             for old in folder.glob("embeddings-*.safetensors"):
                 if old.name != embeddings and re.fullmatch(r"embeddings-[0-9a-f]{16}\.safetensors", old.name):
                     old.unlink(missing_ok=True)

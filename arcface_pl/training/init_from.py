@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from arcface_pl.backbones import TimmBackbone
-from arcface_pl.checkpoints.find_checkpoint import NAMES, find_checkpoint
+from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
 from arcface_pl.checkpoints.reading import is_finite, read_checkpoint
+from arcface_pl.checkpoints.runs import NAMES
 from arcface_pl.errors import PretrainedError, SettingsError, UserError, expected, listed, printable
 from arcface_pl.recognizer.hub import download, is_hub_name
 from arcface_pl.recognizer.pretrained import CONFIG, MANIFEST, WEIGHTS

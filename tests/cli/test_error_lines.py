@@ -11,8 +11,8 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from arcface_pl.cli.error_lines import ConstructorError, file_errors, library_errors, plain_types, settings_errors
-from arcface_pl.errors import CheckpointError, DataError, SettingsError, UserError
+from arcface_pl.cli.error_lines import ConstructorError, library_errors, plain_types, settings_errors
+from arcface_pl.errors import CheckpointError, DataError, SettingsError, UserError, file_errors
 
 Make = Callable[..., Any]
 

@@ -1,7 +1,9 @@
 """Runs never share a folder, and files of others are neither replaced nor read."""
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +143,38 @@ def test_claims_at_the_same_time_get_different_folders(tmp_path: Path) -> None:
     assert len(set(names)) == 40
     (tmp_path / "runs/version_900-digits").mkdir()
     assert claim_folder(tmp_path / "runs", "-x").name == "version_901-x"
+
+
+def test_a_claim_does_not_rely_on_a_list_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        (tmp_path / f"version_{number}").mkdir()
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter([tmp_path / "version_0"]))  # as another host sees it
+    assert claim_folder(tmp_path).name == "version_3"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_only_the_first_of_two_hosts_writes(tmp_path: Path) -> None:
+    flags = ["--num_nodes", "2", "--devices", "1", "--strategy", "ddp", "--accelerator", "cpu", "--logger", "false"]
+    long = ["--max_epochs", "-1", "--max_time", "00:00:00:02", "--model.lr_schedule", "Cosine"]
+    code = (
+        "import socket, sys; socket.gethostname = lambda: f'host{sys.argv[1]}'; from arcface_pl.cli import main\n"
+        "main(sys.argv[2:])"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    jobs = []
+    for host in ("0", "1"):
+        (tmp_path / host).mkdir()
+        launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": host, "LOCAL_RANK": "0"}
+        command = [sys.executable, "-c", code, host, *FIT, *flags, *long]
+        jobs.append(subprocess.Popen(command, cwd=tmp_path / host, env={**os.environ, **launched},
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))  # fmt: skip
+    errors = [job.communicate(timeout=280)[1][-2000:] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], errors
+    assert {path.name for path in (tmp_path / "0" / LOGS / "version_0").iterdir()} >= OURS
+    assert not list((tmp_path / "1").iterdir())
 
 
 def test_a_refused_run_leaves_no_folder(capsys: pytest.CaptureFixture) -> None:

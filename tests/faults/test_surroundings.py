@@ -1,15 +1,18 @@
 """Odd but legal surroundings: a command works, or ends in one line and leaves nothing."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import lightning as L
 import pytest
 from PIL import Image
-from tiny_runs import TINY_FIT, save_model
+from tiny_runs import QUIET, TINY_FIT, save_model
 
-from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
+from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 
 PROGRAM = f"{sys.executable} -c 'from arcface_pl.cli import main; main()'"
 NUMBERS = [
@@ -76,6 +79,19 @@ def test_output_that_nobody_reads(line: str, code: int, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_output_of_which_the_last_byte_does_not_fit(tmp_path: Path) -> None:
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)\n"
+        "from arcface_pl.cli import main; main(['--help'])"
+    )
+    whole = shell(tmp_path, f"{PROGRAM} --help").stdout
+    for unbuffered in ("", "-u"):
+        line = f'PYTHONDONTWRITEBYTECODE=1 {sys.executable} {unbuffered} -c "{limited}" {len(whole) - 1} > out'
+        done = shell(tmp_path, line)
+        assert done.returncode == 2, unbuffered
+        assert "standard output: cannot be written (File too large)" in done.stderr
+
+
 USES = {  # of a trained model: the shell's words around it, exit code, and what standard error ends in
     "full": ("", ">/dev/full", 2, "error: standard output: cannot be written (No space left on device)\n"),
     "closed": ("", ">&-", 0, ""),
@@ -115,3 +131,48 @@ def test_a_run_to_its_closing_table(case: str, tmp_path: Path) -> None:
     done = shell(tmp_path, f"{WORKS[case]}{PROGRAM} fit {flags}")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "trained in" in done.stdout
+
+
+FULL = "error: standard output: cannot be written (No space left on device)\n"
+GONE = "error: the current folder: it has been deleted; change to another one\n"
+LARGE = "cannot be written (File too large); give "
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that a Trainer wrote, a picture, and two folders of pictures."""
+    folder = tmp_path_factory.mktemp("trained")
+    trainer = L.Trainer(**QUIET, max_epochs=1, limit_train_batches=1, limit_val_batches=1)
+    trainer.fit(ArcFaceModule(FastCNN(8, width=4), ArcFaceHead(8, 10)), datamodule=MNISTDataModule(dataset="digits"))
+    trainer.save_checkpoint(folder / "m.ckpt")
+    picture = Image.linear_gradient("L")
+    picture.save(folder / "p.png")
+    for place, turn in ((place, turn) for place in ("people/ada", "people/bob") for turn in range(3)):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        picture.rotate(turn * (7 + len(place[-1]))).save(folder / place / f"{turn}.png")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "kind",
+    ["full", "file size", "no input", "folder gone", "no home, no folder for temporary files", "warnings are errors"],
+)
+def test_every_use_of_a_model(kind: str, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    child = Path(__file__).with_name("surroundings_child.py")
+    done = shell(tmp_path, f"{sys.executable} {child} '{kind}'")
+    assert done.returncode == 0, done.stderr
+    for row in map(json.loads, done.stdout.splitlines()):
+        refused = {"full": FULL, "folder gone": GONE, "file size": LARGE}.get(kind, "")
+        if kind == "folder gone" and row["name"] not in ("test", "predictions"):
+            refused = ""
+        if kind == "file size" and row["name"] in ("predict", "export"):
+            continue  # writes nothing; or a temporary file first
+        assert row["code"] == (2 if refused else 0), row
+        assert row["error"].count("\n") == bool(refused), row
+        assert refused in row["error"], row
+        if kind == "file size":
+            assert row["left"] == ["m.ckpt"], row
+            assert row["same"], row

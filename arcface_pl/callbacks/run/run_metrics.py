@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.checkpoints.results import writing_result
-from arcface_pl.errors import csv_value
+from arcface_pl.errors import FileError, csv_value
 
 FILE = "metrics.csv"
 SECONDS = 10  # between two writes of the whole file
@@ -87,7 +87,7 @@ class RunMetrics(Logger):
         """Write the file; of a run that ended early the curves too."""
         self._write()
         if status != "success":
-            with suppress(OSError):
+            with suppress(OSError, FileError):
                 self.draw()
 
     def draw(self) -> Path | None:
