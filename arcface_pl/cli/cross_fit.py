@@ -13,7 +13,7 @@ from arcface_pl.cli.config import BASE_CONFIG, is_class, merge, read_config
 from arcface_pl.cli.machine import keep_freed_memory, stop_driver_search
 from arcface_pl.cli.own_networks import configured_networks, name_networks
 from arcface_pl.cli.resume import settings_of_run
-from arcface_pl.cli.settings import ArcFaceCLI
+from arcface_pl.cli.settings import ArcFaceCLI, build_data
 from arcface_pl.data import ImageDataModule
 from arcface_pl.errors import SettingsError, expected
 
@@ -64,10 +64,11 @@ class Refit:
         keep_freed_memory()
         stop_driver_search()
         self.num_trained = 0
+        data = build_data(self.settings, self.flags, {})  # before a head is built, which needs its classes
+        if not isinstance(data, ImageDataModule):
+            accepted = "an ImageDataModule with --folds, which divides its training images"
+            raise SettingsError(expected("--data", type(data).__name__, accepted))
         self.data = self._build().datamodule
-        if not isinstance(self.data, ImageDataModule):
-            accepted = "0 for data modules that are not an ImageDataModule, whose training images cannot be divided"
-            raise SettingsError(expected("--folds", type(self.data).__name__, accepted))
         self.data.prepare_data()
         self.data.setup("fit")
 

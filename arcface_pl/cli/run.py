@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import check_loaders, fact
-from arcface_pl.errors import SettingsError, expected, printable
+from arcface_pl.errors import CheckpointError, SettingsError, expected, printable
 from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.recognizer.onnx_model import is_onnx
@@ -281,7 +282,9 @@ def _train(cli: ArcFaceCLI, start: _Start) -> None:
 
 
 def _notices(datamodule: Any, best: Path | None) -> list[str]:
-    saved = None if best is None else read_checkpoint(best).get("calibration")
+    saved = None
+    with suppress(CheckpointError):  # of a module that is not an ArcFaceModule
+        saved = None if best is None else read_checkpoint(best).get("calibration")
     threshold = None if saved is None else Calibration.from_dict(saved).notice
     return [*fact(datamodule, "notices", ()), *([] if threshold is None else [threshold])]
 

@@ -117,6 +117,10 @@ def test_a_folder_of_other_classes_and_images_that_two_share(place: Path) -> Non
         (["--folds", "1"], "--folds: got 1; expected 0 for none, or a number of folds from 2 to 100"),
         (["--folds", "x"], "--folds: got 'x'; expected 0 for none, or a number of folds from 2 to 100"),
         (["--folds", "2", "--split", "test"], "--folds: got 2; expected 0 with --split test"),
+        (
+            ["--folds", "2", "--data", "PairsDataModule", "--data.root", "x", "--data.pairs_file", "y"],
+            "--data: got 'PairsDataModule'; expected an ImageDataModule with --folds",
+        ),
         (["--max_epochs", "3"], "--max_epochs: got 3; expected none without --folds"),
         (["--similarity", "0"], "--similarity: got '0'; expected a correlation from 0.5 to 1"),
         (["--output", "theirs"], "--output: got 'theirs/labels.png'; expected a new path"),

@@ -78,7 +78,7 @@ def test_one_network_is_measured_on_all_unseen_characters_and_the_official_runs(
     Path("archives/omniglot-py/all_runs.zip").unlink()
     missing = evaluated()["held_out"]
     assert "one_shot" not in missing
-    assert missing["not_measured"] == ["one-shot classification: its runs are missing"]
+    assert "one-shot classification: its runs are missing" in missing["not_measured"]
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ class RunCheckpoint(Checkpoint):
             return False
         self.best_score = score
         self.best_metrics = {name: value for name, value in metrics.items() if name.startswith("val/")}
-        trainer.save_checkpoint(self._folder / "best.ckpt")
+        trainer.save_checkpoint(self._folder / "best.ckpt", weights_only=False)
         return True
 
     def _save_last(self, trainer: L.Trainer, written: str | None = None) -> None:
@@ -178,7 +178,7 @@ class RunCheckpoint(Checkpoint):
         assert self._folder is not None
         plugin = trainer.strategy.checkpoint_io
         if written is None or not isinstance(plugin, DurableCheckpointIO):
-            trainer.save_checkpoint(self._folder / "last.ckpt")
+            trainer.save_checkpoint(self._folder / "last.ckpt", weights_only=False)
         elif trainer.is_global_zero:
             plugin.link_checkpoint(self._folder / written, self._folder / "last.ckpt")
         self._saved = time.monotonic()
