@@ -19,7 +19,7 @@ from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, ImageFolderDataModul
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.callbacks.run.resumed_settings import RESUMED_SETTINGS, verdict
 from arcface_pl.checkpoints.specs import spec_of
-from arcface_pl.data import ImageDataModule, PairsDataModule, RecordDataModule, TableDataModule
+from arcface_pl.data import ImageDataModule, OmniglotDataModule, PairsDataModule, RecordDataModule, TableDataModule
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.sources.catalog import CATALOG
 from arcface_pl.data.sources.find import find_folder
@@ -31,8 +31,8 @@ SECOND = ["test", "val", "test", *["train"] * 7]  # another division
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders ``pictures`` and ``others`` of 40 images in 4 classes, and two tables of the first."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders ``pictures`` and ``others`` of 40 images in 4 classes, two tables of the first, and a small Omniglot."""
     place, generator = tmp_path_factory.mktemp("data"), torch.Generator().manual_seed(0)
     rows = []
     for root, name, number in ((r, c, n) for r in ("pictures", "others") for c in CLASSES for n in range(10)):
@@ -51,12 +51,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / "pictures" / table).write_text("\n".join(lines) + "\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parents[1] / "data")
+        from alphabets import archives, drawings, members, use_made_up, write_archives
         from record_files import write_set
 
         for root in ("pictures", "others"):
             files = sorted((place / root).rglob("*.png"))
             write_set(place / f"{root}_rec", [(each.read_bytes(), CLASSES.index(each.parent.name)) for each in files])
-    return place
+        packed = archives(members(drawings()))
+        use_made_up(patch, packed)
+        write_archives(place / "data", packed)
+        yield place
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +118,16 @@ CHANGES: dict[Any, dict[str, dict[str, Any]]] = {
         "elastic": {"elastic": 2.0},
         "channel_order": {"dataset": "cifar10", "channel_order": "bgr"},
     },
+    OmniglotDataModule: {
+        **{name: change for name, change in COMMON.items() if name != "watch_test"},
+        "data_dir": {"data_dir": "elsewhere"},
+        "image_size": {"image_size": 20},
+        "resize": {"resize": "bold"},
+        "rotations": {"rotations": True},
+        "elastic": {"elastic": 2.0},
+        "classes": {"classes": ["Greek"]},
+        "held_out_classes": {"held_out_classes": 1},
+    },
     ImageFolderDataModule: {**FILES, "root": {"root": "others"}},
     RecordDataModule: {**FILES, "classes": {"classes": ["1", "0"]}, "root": {"root": "others_rec"}},
     TableDataModule: {
@@ -129,8 +143,10 @@ CHANGES: dict[Any, dict[str, dict[str, Any]]] = {
     },
 }
 FILE_SIZES = {"image_size": 28, "in_channels": 1, "num_workers": 0}
+ONE_VALUE = {OmniglotDataModule: {"watch_test", "channel_order"}}  # another is an error with or without a checkpoint
 GIVEN: dict[Any, dict[str, Any]] = {
     MNISTDataModule: {"dataset": "digits"},
+    OmniglotDataModule: {"val_fraction": 0.1},
     ImageFolderDataModule: {"root": "pictures", **FILE_SIZES},
     RecordDataModule: {"root": "pictures_rec", **FILE_SIZES},
     TableDataModule: {"table": "pictures/table.csv", **FILE_SIZES},
@@ -158,7 +174,7 @@ def test_every_setting_of_every_data_module_is_tried() -> None:
     modules = {each for each in exported if isinstance(each, type) and issubclass(each, L.LightningDataModule)}
     assert modules == {*CHANGES, ImageDataModule, PairsDataModule}  # an abstract one, and one for evaluation
     for cls, changes in CHANGES.items():
-        assert sorted(changes) == sorted(arguments_of(cls)), cls
+        assert sorted(changes) == sorted(arguments_of(cls) - ONE_VALUE.get(cls, set())), cls
     names = {name for cls in CHANGES for name in arguments_of(cls)}
     assert {name for name in RESUMED_SETTINGS if name.startswith("data.")} <= {f"data.{name}" for name in names}
 
