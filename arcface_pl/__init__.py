@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         TimmBackbone,
         TorchvisionBackbone,
     )
-    from arcface_pl.data import ImageFolderDataModule, MNISTDataModule, PairsDataModule
+    from arcface_pl.data import ImageFolderDataModule, MNISTDataModule, OmniglotDataModule, PairsDataModule
     from arcface_pl.heads import (
         AdaFaceHead,
         ArcFaceHead,
@@ -49,6 +49,7 @@ __all__ = [
     "MagFaceHead",
     "MobileFaceNet",
     "NormalizedSoftmaxHead",
+    "OmniglotDataModule",
     "PairsDataModule",
     "Recognizer",
     "ShardedHead",
@@ -71,6 +72,7 @@ _ROOMS = {
     "TorchvisionBackbone": "backbones",
     "ImageFolderDataModule": "data",
     "MNISTDataModule": "data",
+    "OmniglotDataModule": "data",
     "PairsDataModule": "data",
     "ArcFaceModule": "training.module",
     "Recognizer": "recognizer",

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_MOST_LISTED = 10
-
 
 def expected(name: str, got: object, accepted: str, remedy: str = "") -> str:
     """Word an error about a value, the same way everywhere.
@@ -23,15 +21,15 @@ def expected(name: str, got: object, accepted: str, remedy: str = "") -> str:
     return f"{name}: got {got!r}; expected {accepted}" + (f". {remedy}" if remedy else "")
 
 
-def listed(names: Sequence[object]) -> str:
-    """Join names with commas, control characters escaped: the first ten, and how many more there are.
+def listed(names: Sequence[object], most: int = 10) -> str:
+    """Join names with commas, control characters escaped: the first ``most``, and how many more there are.
 
     Example:
         >>> listed(range(12))
         '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
     """
-    more = len(names) - _MOST_LISTED
-    return ", ".join(map(printable, names[:_MOST_LISTED])) + (f" and {more:,} more" if more > 0 else "")
+    more = len(names) - most
+    return ", ".join(map(printable, names[:most])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def printable(text: object) -> str:

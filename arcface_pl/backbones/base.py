@@ -1,5 +1,6 @@
 """Base class of this package's backbones."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcface_pl.errors import expected
@@ -22,6 +23,21 @@ class Backbone(nn.Module):
     embedding_dim: int
     in_channels: int
     image_size: int
+    input_size: int
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images.
+
+        Args:
+            images: (B, C, H, W) floating point, normalized as by the data module.
+
+        Returns:
+            Embeddings (B, D), not normalized.
+
+        Raises:
+            ValueError: If the images do not have the network's shape.
+        """
+        raise NotImplementedError
 
     def _set_sizes(self, embedding_dim: int, in_channels: int, image_size: int, smallest: int = 1) -> None:
         """Check and store the sizes; images must have at least ``smallest`` pixels per side."""
@@ -38,3 +54,10 @@ class Backbone(nn.Module):
         if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
             accepted = f"shape (B, {', '.join(map(str, wanted))}), for which this {type(self).__name__} was built"
             raise ValueError(expected("images", tuple(images.shape), accepted))
+
+    def _enlarged(self, images: Tensor) -> Tensor:
+        """Check images, and enlarge them to ``input_size``, for networks that need larger ones."""
+        self._check_images(images)
+        if self.input_size == self.image_size:
+            return images
+        return F.interpolate(images, size=(self.input_size, self.input_size), mode="bilinear")

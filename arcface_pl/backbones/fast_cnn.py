@@ -38,17 +38,7 @@ class FastCNN(Backbone):
         self.norm = nn.BatchNorm1d(embedding_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images.
-
-        Args:
-            images: (B, C, H, W) floating point, normalized as by the data module.
-
-        Returns:
-            Embeddings (B, D), not normalized.
-
-        Raises:
-            ValueError: If the images do not have the network's shape.
-        """
+        """Embed images, see `Backbone.forward`."""
         self._check_images(images)
         features = F.relu(self.norm1(F.max_pool2d(self.conv1(images), 2)))
         features = F.relu(self.norm2(F.max_pool2d(self.conv2(features), 2)))

@@ -95,17 +95,7 @@ class IResNet(Backbone):
                 nn.init.normal_(module.weight, 0, 0.1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images.
-
-        Args:
-            images: (B, C, H, W) floating point, normalized as by the data module.
-
-        Returns:
-            Embeddings (B, D), not normalized.
-
-        Raises:
-            ValueError: If the images do not have the network's shape.
-        """
+        """Embed images, see `Backbone.forward`."""
         self._check_images(images)
         features = self.prelu(self.bn1(self.conv1(images)))
         features = self.layer4(self.layer3(self.layer2(self.layer1(features))))

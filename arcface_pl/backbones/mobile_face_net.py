@@ -71,17 +71,7 @@ class MobileFaceNet(Backbone):
         self.norm = nn.BatchNorm1d(embedding_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images.
-
-        Args:
-            images: (B, C, H, W) floating point, normalized as by the data module.
-
-        Returns:
-            Embeddings (B, D), not normalized.
-
-        Raises:
-            ValueError: If the images do not have the network's shape.
-        """
+        """Embed images, see `Backbone.forward`."""
         self._check_images(images)
         features = self.blocks(self.conv2(self.conv1(images)))
         return self.norm(self.fc(self.pool(self.conv3(features)).flatten(1)))

@@ -29,17 +29,7 @@ class SimpleCNN(Backbone):
         self.fc1 = nn.Linear(64 * (image_size // 4) ** 2, embedding_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images.
-
-        Args:
-            images: (B, C, H, W) floating point, normalized as by the data module.
-
-        Returns:
-            Embeddings (B, D), not normalized.
-
-        Raises:
-            ValueError: If the images do not have the network's shape.
-        """
+        """Embed images, see `Backbone.forward`."""
         self._check_images(images)
         features = torch.relu(nn.functional.max_pool2d(self.conv1(images), 2))
         features = torch.relu(nn.functional.max_pool2d(self.conv2(features), 2))

@@ -69,17 +69,7 @@ class SmallResNet(Backbone):
         self.norm = nn.BatchNorm1d(embedding_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images.
-
-        Args:
-            images: (B, C, H, W) floating point, normalized as by the data module.
-
-        Returns:
-            Embeddings (B, D), not normalized.
-
-        Raises:
-            ValueError: If the images do not have the network's shape.
-        """
+        """Embed images, see `Backbone.forward`."""
         self._check_images(images)
         # Pooled before batch normalization and ReLU, which then process a quarter of the values
         features = F.relu(self.norm1(F.max_pool2d(self.conv1(images), 2)))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcface_pl.backbones.base import Backbone
@@ -73,21 +72,8 @@ class TimmBackbone(Backbone):
         self.pretrained: bool | str = False
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images.
-
-        Args:
-            images: (B, C, H, W) floating point, normalized as by the data module.
-
-        Returns:
-            Embeddings (B, D), not normalized.
-
-        Raises:
-            ValueError: If the images do not have the network's shape.
-        """
-        self._check_images(images)
-        if self.input_size != self.image_size:
-            images = F.interpolate(images, size=(self.input_size, self.input_size), mode="bilinear")
-        return self.embedding(self.network(images))
+        """Embed images, see `Backbone.forward`."""
+        return self.embedding(self.network(self._enlarged(images)))
 
 
 def _check_name(name: str) -> str:

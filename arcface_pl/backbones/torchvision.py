@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -70,21 +69,8 @@ class TorchvisionBackbone(Backbone):
         self.weights: str | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images.
-
-        Args:
-            images: (B, C, H, W) floating point, normalized as by the data module.
-
-        Returns:
-            Embeddings (B, D), not normalized.
-
-        Raises:
-            ValueError: If the images do not have the network's shape.
-        """
-        self._check_images(images)
-        if self.input_size != self.image_size:
-            images = F.interpolate(images, size=(self.input_size, self.input_size), mode="bilinear")
-        return self.network(images)
+        """Embed images, see `Backbone.forward`."""
+        return self.network(self._enlarged(images))
 
 
 def _build(name: str, size: int) -> nn.Module:

@@ -15,7 +15,7 @@ from typing import TextIO
 from arcface_pl import __version__
 from arcface_pl.cli.help import HELP, SUBCOMMANDS
 from arcface_pl.cli.launchers import check_address_space, check_launcher
-from arcface_pl.cli.program import as_typed, program
+from arcface_pl.cli.program import as_typed, folded, program
 from arcface_pl.errors import SettingsError, UserError, printable
 
 __all__ = ["main"]
@@ -51,6 +51,8 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.path.append(here)  # my_package.MyNet; last, so that it hides nothing that is installed
     if any(option.startswith("error") for option in sys.warnoptions):  # is for this package, not for what it uses
         warnings.filterwarnings("default", module=r"(?!arcface_pl)")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Folded())
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which complains where there is no home folder
     _bound_waiting()
     command = args.pop(0) if args else "--help"
@@ -66,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         line = " ".join(f"{program(command)}: error: {error}".split())
         with suppress(OSError):
-            print(printable(line), file=sys.stderr)  # noqa: T201
+            print(folded(printable(line), sys.stderr), file=sys.stderr)  # noqa: T201
         sys.exit(2)
 
 
@@ -106,6 +108,13 @@ def _perform(command: str, args: list[str]) -> None:
     with _without_collection():
         from arcface_pl.cli.run import run
     run(command, words)
+
+
+class _Folded(logging.Formatter):
+    """Warnings, broken between words on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return folded(super().format(record), sys.stderr)
 
 
 def _print_completion(shell: str) -> None:

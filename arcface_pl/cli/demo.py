@@ -4,12 +4,16 @@ import argparse
 import errno
 import os
 import socket
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, number
 from arcface_pl.errors import SettingsError, expected, printable
+
+if TYPE_CHECKING:
+    from arcface_pl.recognizer import Recognizer
 
 HOST = "127.0.0.1"
 WAIT = 10  # seconds to wait for another process that holds the gallery's lock: the page hangs meanwhile
@@ -36,63 +40,73 @@ def run(args: list[str]) -> None:
     Raises:
         UserError: If the model, the gallery or the port cannot be used, or the extra is not installed.
     """
-    given = _parse(args)
-    try:
-        import uvicorn  # noqa: F401  # imported here to name it if it is missing
+    parser = server_parser("demo", _DESCRIPTION, _EXAMPLES, 8765)
+    parser.add_argument("--gallery", metavar="DIR", help="keep enrolled names in this folder (default: in memory)")
+    parser.set_defaults(host=HOST, accelerator="cpu")
+    given = parser.parse_args(args)
 
+    def make_app(recognizer: "Recognizer") -> Any:
+        from arcface_pl.cli.recognize import editing_gallery
         from arcface_pl.demo import Demo, create_app
-    except ModuleNotFoundError as error:
-        raise SettingsError(f"demo: {error.name} is not installed; pip install 'arcface_pl[demo]'") from error
-    from arcface_pl.cli.inputs import open_model, warn_without_threshold
-    from arcface_pl.cli.recognize import editing_gallery
-    from arcface_pl.recognizer import Recognizer
 
-    with listen(HOST, given.port) as listener:
-        recognizer = Recognizer(open_model(given.model, given.networks))
         editing = partial(editing_gallery, recognizer, given.gallery, timeout=WAIT) if given.gallery else nullcontext
         # Read the gallery, and find out that it cannot be written before anything is drawn
         with editing():
             pass
-        warn_without_threshold(given.threshold, recognizer.thresholds.classification)
-        app = create_app(Demo(recognizer, threshold=given.threshold, editing=editing))
-        port = listener.getsockname()[1]
-        print(f"http://{HOST}:{port}/ shows {printable(given.model)} (Ctrl-C ends it)", flush=True)  # noqa: T201
-        run_server(app, listener)
+        return create_app(Demo(recognizer, threshold=given.threshold, editing=editing))
+
+    run_server("demo", given, make_app, f"/ shows {printable(given.model)}")
 
 
-def _parse(args: list[str]) -> argparse.Namespace:
-    parser = ToolParser("demo", _DESCRIPTION, _EXAMPLES)
+def server_parser(command: str, description: str, examples: str, port: int) -> ToolParser:
+    """Make the parser of a server, with the arguments of all of them; ``port`` is the default."""
+    parser = ToolParser(command, description, examples)
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    add_port(parser, 8765)
-    parser.add_threshold()
-    parser.add_argument("--gallery", metavar="DIR", help="keep enrolled names in this folder (default: in memory)")
-    return parser.parse_args(args)
-
-
-def add_port(parser: ToolParser, default: int) -> None:
-    """Add ``--port``."""
     accepted = number(int, 0, 65_535, "a port, 0 to 65535")
-    told = f"port; 0: any free one (default: {default})"
-    parser.add_argument("--port", type=accepted, default=default, metavar="N", help=told)
+    told = f"port; 0: any free one (default: {port})"
+    parser.add_argument("--port", type=accepted, default=port, metavar="N", help=told)
+    parser.add_threshold()
+    return parser
 
 
-def run_server(app: Any, listener: socket.socket) -> None:
-    """Serve an ASGI application until interrupted."""
-    import uvicorn
+def run_server(
+    command: str, given: argparse.Namespace, make_app: Callable[["Recognizer"], Any], address_shows: str
+) -> None:
+    """Open the port, load the model, and serve an ASGI application until interrupted.
 
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
-    )
-    with suppress(KeyboardInterrupt):  # uvicorn shuts down, then raises the interrupt again
-        uvicorn.Server(config).run(sockets=[listener])
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Open the port, so that what is wrong with it shows before a model is loaded.
+    Args:
+        command: Name of the command and of its extra.
+        given: ``model``, ``networks``, ``accelerator``, ``host``, ``port`` and ``threshold``.
+        make_app: Makes the application.
+        address_shows: What is printed after the server's address.
 
     Raises:
-        SettingsError: If it cannot be used.
+        UserError: If the model or the port cannot be used, or the extra is not installed.
     """
+    try:
+        import starlette  # noqa: F401  # imported here to name it if it is missing
+        import uvicorn
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"{command}: {error.name} is not installed; pip install 'arcface_pl[{command}]'") from error
+    from arcface_pl.cli.evaluate import device_of
+    from arcface_pl.cli.inputs import open_model, warn_of_threshold
+    from arcface_pl.recognizer import Recognizer
+
+    with _listen(given.host, given.port) as listener:
+        recognizer = Recognizer(open_model(given.model, given.networks), device=device_of(given.accelerator))
+        app = make_app(recognizer)
+        warn_of_threshold(given.threshold, recognizer)
+        address = f"http://{given.host}:{listener.getsockname()[1]}"
+        print(f"{address}{address_shows} (Ctrl-C ends it)", flush=True)  # noqa: T201
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
+        )
+        with suppress(KeyboardInterrupt):  # uvicorn shuts down, then raises the interrupt again
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the port, so that what is wrong with it shows before a model is loaded."""
     try:
         return socket.create_server((host, port))
     except OSError as error:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcface_pl.cli.command_line import Request, parse_command_line
-from arcface_pl.cli.evaluate import data_of, device_of, split_words
-from arcface_pl.cli.parser import MODEL_HELP, ToolParser
+from arcface_pl.cli.evaluate import data_of, device_of
+from arcface_pl.cli.parser import MODEL_HELP, ToolParser, split_words
 from arcface_pl.errors import SettingsError, expected, printable
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run(args: list[str]) -> int:
     Raises:
         UserError: If the model, the data or a path cannot be used.
     """
-    data_words, words = split_words(args)
+    data_words, words = split_words(args, "--data")
     given = _parse(words)
     request = parse_command_line("fit", data_words, ())
     from arcface_pl.checkpoints.results import check_result, writing_result

@@ -1,7 +1,6 @@
 """``arcface-pl evaluate``: classification, verification and retrieval of a checkpoint, in one table and one JSON."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +8,8 @@ from rich.console import Console
 
 from arcface_pl.cli.command_line import Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
-from arcface_pl.cli.parser import ToolParser, cell
-from arcface_pl.errors import SettingsError, expected
+from arcface_pl.cli.parser import ToolParser, cell, split_words
+from arcface_pl.errors import SettingsError, expected, listed
 from arcface_pl.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ protocols:
 examples:
   arcface-pl evaluate best
   arcface-pl evaluate model.ckpt --protocol mnist-8-9 --figures figures
+  arcface-pl evaluate model.ckpt --protocol omniglot
   arcface-pl evaluate model.ckpt --data.dataset fashion_mnist --split val
   arcface-pl evaluate model.ckpt --data ImageFolderDataModule --data.root photos
   arcface-pl evaluate model.ckpt --data PairsDataModule --data.root lfw --data.pairs_file pairs.txt
@@ -49,7 +49,7 @@ def run(args: list[str]) -> None:
         DataError: If the data cannot be had or is damaged.
         CheckpointError: If the checkpoint cannot be used.
     """
-    data_words, words = split_words(args)
+    data_words, words = split_words(args, "--data")
     options = _parser().parse_args(words)
     request = parse_command_line("fit", data_words, ())
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
@@ -98,20 +98,6 @@ def _parser() -> ToolParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to (default: evaluate-DATA.json in its run)")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw ROC, scores, confusions, mistakes, ... there")
     return parser
-
-
-def split_words(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell ``--data`` and ``--data.SETTING``, with their values, from the other words."""
-    data, others = [], []
-    words = iter(args)
-    for word in words:
-        if word.partition("=")[0].split(".")[0] != "--data":
-            others.append(word)
-            continue
-        data.append(word)
-        if "=" not in word:
-            data += [value for value in [next(words, None)] if value is not None]
-    return data, others
 
 
 def data_of(
@@ -168,8 +154,8 @@ def data_of(
 
 def _check_protocol(name: str, model: "TrainedModel") -> None:
     protocol = PROTOCOLS[name]
-    if (model.dataset_name, model.class_names) != (protocol.trained_on, protocol.trained_class_names):
-        trained = f"a checkpoint trained on {', '.join(model.class_names)} of {model.dataset_name}"
+    if not protocol.accepts(model.dataset_name, model.class_names):
+        trained = f"a checkpoint trained on {listed(model.class_names)} of {model.dataset_name}"
         raise SettingsError(f"--protocol {name}: got {trained}; expected one trained with {protocol.training_flags}")
 
 

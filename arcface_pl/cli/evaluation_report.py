@@ -37,6 +37,8 @@ _LABELS = {
     "knn_accuracy": "k-NN accuracy, k = 5",
     "rank_1_of_1_enrolled": "rank 1, one image of each class enrolled",
     "rank_1_of_5_enrolled": "rank 1, five enrolled",
+    "one_shot_accuracy": "accuracy",
+    "one_shot_standard_error": "its standard error",
 }
 _NOT_SHOWN = {"pairs": ["tar_at_far_0.0001"]}  # only the JSON has it: published lists have too few pairs
 _TITLES = {"trained": "trained classes", "unseen": "other classes", "held_out": "held-out classes"}
@@ -46,6 +48,7 @@ _KINDS = {
     "pairs": "verification, listed pairs",
     "retrieval": "retrieval, each among the others",
     "identification": "identification, ten galleries",
+    "one_shot": "one-shot classification",
 }
 
 
@@ -61,20 +64,25 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
     Returns:
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
     """
-    batches = data.test_dataloader() if split == "test" else None
-    if split == "val":
-        batches = data.val_dataloader() if fact(data, "num_val") else None
-    if not batches:
-        raise SettingsError(f"--split val: {type(data).__name__} has no validation images with these settings")
+    batches: Any = data.test_dataloader() if split == "test" else []
+    if split == "val" and fact(data, "num_val"):
+        batches = data.val_dataloader()
     pairs = getattr(data, "pairs", None) if split == "test" else None
     is_trained = list(data.class_names) == model.class_names
-    sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)}
+    sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)} if batches else {}
     if fact(data, "held_out_class_names") and (unseen := data.held_out_dataloader(split)):
         sets["held_out"] = (unseen, data.held_out_class_names)
+    if not sets:
+        kind = {"val": "validation"}.get(split, split)
+        raise SettingsError(f"--split {split}: {type(data).__name__} has no {kind} images with these settings")
     roles = fact(data, "is_query", {}) if split == "test" else {}
     network = model.to(device).backbone
     embedded = {name: embed(network, batches, device) for name, (batches, _) in sets.items()}
     model.to("cpu")
+    if "held_out" in sets:  # the other split may have other classes
+        classes, labels = embedded["held_out"].labels.unique(return_inverse=True)
+        embedded["held_out"] = embedded["held_out"]._replace(labels=labels)
+        sets["held_out"] = (unseen, [data.held_out_class_names[label] for label in classes.tolist()])
     return {
         name: evaluate(
             embedded[name],
@@ -82,6 +90,7 @@ def evaluate_data(model: TrainedModel, data: Any, split: str, device: torch.devi
             head=model.head if name == "trained" else None,
             pairs=None if name == "held_out" else pairs,
             is_query=roles.get("held_out" if name == "held_out" else "test"),
+            runs=fact(data, "one_shot_runs", {}).get(split) if name == "held_out" else None,
         )
         for name, (_, class_names) in sets.items()
     }
@@ -144,7 +153,7 @@ def print_table(console: Console, dataset: str, split: str, found: dict[str, Eva
         rows = [score for score in _LABELS if score in shown and any(score in each for each in scores)]
         if rows:
             table.add_section()
-            table.add_row(f"[bold]{title}", *map(_pairs, scores))
+            table.add_row(f"[bold]{title}", *map(_count, scores))
         for score in rows:
             cells = (_shown(score, each.scores.get(kind, {}).get(score), each) for each in found.values())
             table.add_row(f"  {_LABELS[score]}", *cells)
@@ -158,9 +167,9 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) if sum(map(len, names)) < 24 else f"{len(names)}"
 
 
-def _pairs(scores: dict[str, float]) -> str:
+def _count(scores: dict[str, float]) -> str:
     total = scores.get("num_genuine", 0) + scores.get("num_impostor", 0)
-    return f"{total:,} pairs" if total else ""
+    return f"{total:,} pairs" if total else f"{scores['num_runs']:,} runs" if "num_runs" in scores else ""
 
 
 def _shown(score: str, value: float | None, each: Evaluation) -> str:

@@ -130,6 +130,9 @@ def _images(
             pictures.pixels[int(test and len(pictures.paths) > 1) :: 2 if test else 1][:NUM_IMAGES],
             None,
         ), "your own"
+    if step > 1 and model.dataset_name not in CATALOG:  # scales from other pictures would be wrong in silence
+        got = "none" if model.dataset_name is None else f"none for a model of {model.dataset_name!r}"
+        raise SettingsError(f"--images: got {got}; expected pictures of your own to choose the scales of int8 by")
     spec = CATALOG.get(model.dataset_name or "", CATALOG["digits"])
     folder = find_folder(spec, "data") if spec.files else None
     if spec.files and folder is None:
@@ -145,4 +148,7 @@ def _images(
         numbers = [names.index(name) for name in model.class_names]
         kept = torch.isin(labels, torch.tensor(numbers))
         images, labels = images[kept], torch.tensor([numbers.index(int(label)) for label in labels[kept]])
-    return (images, labels if is_own else None), spec.title
+    return (
+        images,
+        labels if is_own else None,
+    ), spec.title if is_own else f"{spec.title}; --images compares on your own"

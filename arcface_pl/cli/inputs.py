@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +15,14 @@ from torch import Tensor
 from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
 from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
+from arcface_pl.cli.program import folded
 from arcface_pl.errors import SettingsError, expected, printable
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_out
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.pretrained import CONFIG, MANIFEST, read_pretrained
+
+if TYPE_CHECKING:
+    from arcface_pl.recognizer import Recognizer
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,14 +68,25 @@ def _own_networks(
     return build_networks(origin, specs, words, {} if found is None else configured_networks(found))
 
 
-def warn_without_threshold(given: float | None, stored: float | None) -> None:
-    """Print to standard error that nothing will be called unknown, if there is no threshold."""
-    if given is None and stored is None:
-        print(  # noqa: T201
-            "This model has no threshold: nothing is called unknown. 'arcface-pl recognize calibrate' measures one, or "
-            "give --threshold.",
-            file=sys.stderr,
+def warn_of_threshold(given: float | None, recognizer: "Recognizer", kind: str = "classification") -> None:
+    """Print to standard error that nothing will be called unknown, or nearly everything.
+
+    Args:
+        given: The user's threshold.
+        recognizer: Has the stored thresholds.
+        kind: The one that counts, "classification" or "verification".
+    """
+    if given is not None:
+        return
+    calibration = recognizer.model.calibration
+    notice = None if kind == "verification" or calibration is None else calibration.notice
+    if getattr(recognizer.thresholds, kind) is None:
+        notice = (
+            "this model has no threshold: nothing is called unknown. 'arcface-pl recognize calibrate' measures one, or "
+            "give --threshold"
         )
+    if notice is not None:
+        print(folded(f"NOTE: {notice}", sys.stderr), file=sys.stderr)  # noqa: T201
 
 
 def find_pictures(names: Sequence[str | Path], option: str = "IMAGE") -> list[Path]:

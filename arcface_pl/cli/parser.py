@@ -1,7 +1,7 @@
 """What the commands that use a trained model share: arguments, one-line errors, text that is safe to print."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from rich.markup import escape
@@ -50,16 +50,8 @@ class ToolParser(argparse.ArgumentParser):
         )
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; flags below ``--model.backbone`` and ``--model.head`` are left as they are, in ``networks``."""
-        networks, others, words = [], [], iter(args or ())
-        for word in words:
-            name, equals, _ = word.partition("=")
-            if not name.startswith(("--model.backbone", "--model.head")):
-                others.append(word)
-                continue
-            networks.append(word)
-            if not equals:
-                networks += [value for value in [next(words, None)] if value is not None]
+        """Parse; flags of ``--model.backbone`` and ``--model.head`` are left as they are, in ``networks``."""
+        networks, others = split_words(args or (), "--model.backbone", "--model.head")
         given = super().parse_args(others, namespace)
         given.networks = networks
         return given
@@ -67,6 +59,22 @@ class ToolParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise, where argparse would print the usage and hide the reason."""
         raise SettingsError(message.removeprefix("argument "))
+
+
+def split_words(args: Iterable[str], *roots: str) -> tuple[list[str], list[str]]:
+    """Tell some flags and those below them, with their values, from the other words."""
+    found: list[str] = []
+    others: list[str] = []
+    words = iter(args)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not f"{name}.".startswith(tuple(f"{root}." for root in roots)):
+            others.append(word)
+            continue
+        found.append(word)
+        if not equals:
+            found += [value for value in [next(words, None)] if value is not None]
+    return found, others
 
 
 def number(kind: type, low: float, high: float, accepted: str) -> Callable[[str], float]:

@@ -65,12 +65,12 @@ def run(args: Sequence[str]) -> int:
         UserError: If the model or an argument cannot be used.
     """
     given = _parse(args)
-    from arcface_pl.cli.inputs import find_pictures, open_model, warn_without_threshold
+    from arcface_pl.cli.inputs import find_pictures, open_model, warn_of_threshold
     from arcface_pl.recognizer import Recognizer
 
     files = find_pictures(given.images)
     recognizer = Recognizer(open_model(given.model, given.networks))
-    warn_without_threshold(given.threshold, recognizer.thresholds.classification)
+    warn_of_threshold(given.threshold, recognizer)
     rows = list(_answers(recognizer, files, given.threshold))
     if given.json:
         print(json.dumps(rows, indent=2))  # noqa: T201

@@ -124,10 +124,10 @@ def _list(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 
 def _identify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    from arcface_pl.cli.inputs import find_pictures, warn_without_threshold
+    from arcface_pl.cli.inputs import find_pictures, warn_of_threshold
 
     recognizer.load_gallery(given.gallery)
-    warn_without_threshold(given.threshold, recognizer.thresholds.verification)
+    warn_of_threshold(given.threshold, recognizer, "verification")
     files = find_pictures(given.inputs)
     rows, errors = [], {}
     for path, answer in zip(files, recognizer.identify(files, threshold=given.threshold), strict=True):
@@ -148,9 +148,9 @@ def _identify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 
 def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    from arcface_pl.cli.inputs import warn_without_threshold
+    from arcface_pl.cli.inputs import warn_of_threshold
 
-    warn_without_threshold(given.threshold, recognizer.thresholds.verification)
+    warn_of_threshold(given.threshold, recognizer, "verification")
     pictures = _read(recognizer, [Path(each) for each in given.inputs])
     if pictures.errors:
         return [], pictures.errors

@@ -86,11 +86,16 @@ def _describe_data(datamodule: Any) -> str:
     sizes = {part: fact(datamodule, f"num_{part}") for part in ("train", "val", "test")}
     counts = [f"{size:,} {part}" for part, size in sizes.items() if size and not (part == "val" and watches_test)]
     names, held_out = fact(datamodule, "class_names"), fact(datamodule, "held_out_class_names", [])
-    without = f"; {len(held_out):,} held out: {listed(held_out)}" if held_out else ""
+    without = f"; {len(held_out):,} held out: {_some(held_out)}" if held_out else ""
     batch_size = fact(datamodule, "batch_size", UNKNOWN)
     images = f"{dataset_of(datamodule)}: {', '.join(counts) or f'number of images {UNKNOWN}'}"
-    classes = f"{len(names):,} classes: {listed(names)}{without}" if names else ""
+    classes = f"{len(names):,} classes: {_some(names)}{without}" if names else ""
     return f"{cell(images)} (batch size per process: {batch_size})\n{cell(classes)}".rstrip()
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first ten names, or the first three where ten are long."""
+    return listed(names, 10 if sum(map(len, names[:10])) <= 60 else 3)
 
 
 def _describe_model(module: Any) -> str:

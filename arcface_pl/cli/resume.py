@@ -3,10 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-
 from arcface_pl import data as data_room
 from arcface_pl.checkpoints.network import REGISTRIES
 from arcface_pl.checkpoints.reading import CheckpointFile
@@ -15,8 +11,7 @@ from arcface_pl.cli.config import read_config
 from arcface_pl.cli.report import first_line
 from arcface_pl.cli.settings import class_path
 from arcface_pl.errors import CheckpointError
-from arcface_pl.training import schedules
-from arcface_pl.training.hyperparameters import classes_of
+from arcface_pl.training.hyperparameters import LOOP_CLASSES
 
 
 def resumed_run(found: CheckpointFile) -> Run | None:
@@ -47,11 +42,7 @@ def _training_settings(found: CheckpointFile) -> dict[str, Any]:
     """Return the settings that a checkpoint holds, as far as they are of this package and torch."""
     saved = found.content["hyper_parameters"]
     settings = settings_of_checkpoint(found, strict=False)
-    known = {
-        "optimizer": classes_of(torch.optim, Optimizer),
-        "lr_schedule": classes_of(torch.optim.lr_scheduler, LRScheduler) | classes_of(schedules, LRScheduler),
-    }
-    for role, registry in known.items():
+    for role, registry in LOOP_CLASSES.items():
         if role in saved:
             settings["model"][role] = saved[role] and _as_class(found.path, role, registry, saved[role])
     for name in ("head_lr", "freeze", "trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor"):

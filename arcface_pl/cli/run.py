@@ -6,9 +6,10 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -25,6 +26,7 @@ from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
 from arcface_pl.checkpoints.find_checkpoint import NAMES, find_checkpoint
 from arcface_pl.checkpoints.network import is_known
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
+from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
 from arcface_pl.checkpoints.runs import Run, run_of
 from arcface_pl.cli import report
 from arcface_pl.cli.command_line import Flags, Request, parse_command_line
@@ -40,11 +42,26 @@ from arcface_pl.data import ImageDataModule
 from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import check_loaders, fact
 from arcface_pl.errors import SettingsError, expected
+from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.training.init_from import backbone_of
 
 NO_DATA = "a data module: the checkpoint was trained on loaders of which it knows nothing"
 TRAINER_ARGUMENTS = tuple(inspect.signature(L.Trainer).parameters)
+
+
+class _Start(NamedTuple):
+    """The checkpoint that a command begins with, without its weights.
+
+    Attributes:
+        path: The file; None for a new run.
+        run: The run that it belongs to, or that is continued; None for a copied file.
+        trained_on: What it holds about its data.
+    """
+
+    path: Path | None = None
+    run: Run | None = None
+    trained_on: Mapping[str, Any] = MappingProxyType({})
 
 
 def run(command: str, args: Sequence[str]) -> None:
@@ -60,53 +77,17 @@ def run(command: str, args: Sequence[str]) -> None:
         CheckpointError: If the checkpoint cannot be used.
     """
     request = parse_command_line(command, args, TRAINER_ARGUMENTS)
-    base = read_config(BASE_CONFIG)
-    settings, flags = request.over(base)
-    found = None
-    if request.ckpt_path is not None and not request.helps:
-        root = _last(settings, flags, "default_root_dir")
-        found = find_checkpoint(request.ckpt_path, root, option="--ckpt_path", announces=command != "fit")
-    if command != "fit" and found is None and not request.helps:
-        raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
-    if found is not None:
-        if command == "fit":
-            layer = settings_of_run(found)
-            if "callbacks" in layer.get("trainer", {}):
-                base["trainer"]["callbacks"] = []  # those of the run, also where it was started without the base's
-        else:
-            layer = settings_of_checkpoint(found, other_data=request.names_data)
-            if "data" not in layer and not request.names_data:
-                raise SettingsError(expected("--data", None, NO_DATA))
-        settings, flags = request.over(merge(base, layer))
-        specs = found.content["hyper_parameters"]
-        flags = name_networks(found.path, specs, settings, flags, configured_networks(found))
-    elif command == "fit" and not request.helps:
-        settings, flags = _start_from(request, base, settings, flags)
-    precision = _last(settings, flags, "precision")
-    if precision == "auto":
-        precision = choose_precision(_last(settings, flags, "accelerator"))
-    settings["trainer"]["precision"] = precision  # the parser refuses "auto", also where a flag overrides it
-    flags = [flag for flag in flags if flag[0] != "trainer.precision"]
+    settings, flags, found = _merge_settings(request)
     _hush()
     keep_freed_memory()
     stop_driver_search()
     cli = ArcFaceCLI(settings, flags, request.helps, command)
-    checkpoint, run, trained_on, preprocessing = None, None, {}, None
-    if found is not None:
-        checkpoint = found.path
-        run = resumed_run(found) if command == "fit" else run_of(*found)
-        trained_on = {name: found.content.get(name) for name in ("data", type(cli.datamodule).__qualname__)}
-        DurableCheckpointIO.install(cli.trainer.strategy, found)  # the Trainer need not read it again
-        facts = found.content.get("data") or {}
-        if command != "fit" and facts.get("preprocessing"):
-            preprocessing = Preprocessor.from_data_facts(facts, in_channels=0, image_size=0)  # the sizes are in it
-        del found
-    if preprocessing is not None and hasattr(cli.datamodule, "use_preprocessing"):
-        cli.datamodule.use_preprocessing(preprocessing)  # the network's, whatever other images would suggest
+    start = _Start() if found is None else _start_from(found, cli)
+    del found
     handlers = end_at_once()
     try:
-        with file_errors(), library_errors(checkpoint):
-            _perform(command, cli, checkpoint, run, trained_on, request.switches)
+        with file_errors(), library_errors(start.path):
+            _perform(cli, start, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
             print(f"stopped by {stop.signum.name}; --ckpt_path last resumes", file=sys.stderr)  # noqa: T201
@@ -118,7 +99,46 @@ def run(command: str, args: Sequence[str]) -> None:
         dist.destroy_process_group()
 
 
-def _start_from(request: Request, base: dict[str, Any], settings: dict[str, Any], flags: Flags) -> tuple[Any, Any]:
+def _merge_settings(request: Request) -> tuple[dict[str, Any], Flags, CheckpointFile | None]:
+    """Merge base.yaml, what the checkpoint fixes, and the command line; read the checkpoint that was asked for."""
+    command, base, found = request.command, read_config(BASE_CONFIG), None
+    flags: Flags
+    settings, flags = request.over(base)
+    if request.helps:
+        return settings, flags, None
+    if request.ckpt_path is not None:
+        root = _last(settings, flags, "default_root_dir")
+        found = find_checkpoint(request.ckpt_path, root, option="--ckpt_path", announces=command != "fit")
+        settings, flags = _over_checkpoint(request, base, found)
+    elif command == "fit":
+        settings, flags = _over_initial_backbone(request, base, settings, flags)
+    else:
+        raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
+    precision = _last(settings, flags, "precision")
+    if precision == "auto":
+        precision = choose_precision(_last(settings, flags, "accelerator"))
+    settings["trainer"]["precision"] = precision  # the parser refuses "auto", also where a flag overrides it
+    return settings, [flag for flag in flags if flag[0] != "trainer.precision"], found
+
+
+def _over_checkpoint(request: Request, base: dict[str, Any], found: CheckpointFile) -> tuple[dict[str, Any], Flags]:
+    """Merge the command line over the settings that a checkpoint is resumed or evaluated with."""
+    if request.command == "fit":
+        layer = settings_of_run(found)
+        if "callbacks" in layer.get("trainer", {}):
+            base["trainer"]["callbacks"] = []  # those of the run, also where it was started without the base's
+    else:
+        layer = settings_of_checkpoint(found, other_data=request.names_data)
+        if "data" not in layer and not request.names_data:
+            raise SettingsError(expected("--data", None, NO_DATA))
+    settings, flags = request.over(merge(base, layer))
+    specs = found.content["hyper_parameters"]
+    return settings, name_networks(found.path, specs, settings, flags, configured_networks(found))
+
+
+def _over_initial_backbone(
+    request: Request, base: dict[str, Any], settings: dict[str, Any], flags: Flags
+) -> tuple[dict[str, Any], Flags]:
     """Resolve ``model.init_from``: a name becomes a path, and the backbone in a file of ours the one to begin with."""
     model = settings["model"].get("init_args", settings["model"])
     typed = [text for name, text in flags if name == "model.init_from"]
@@ -143,23 +163,28 @@ def _last(settings: dict[str, Any], flags: Sequence[tuple[str, str]], name: str)
     return typed[-1] if typed else settings["trainer"].get(name)
 
 
-def _perform(
-    command: str,
-    cli: ArcFaceCLI,
-    checkpoint: Path | None,
-    run: Run | None,
-    trained_on: dict[str, Any],
-    switches: dict[str, str],
-) -> None:
+def _start_from(found: CheckpointFile, cli: ArcFaceCLI) -> _Start:
+    """Hand a checkpoint to the Trainer, and to the data module the preprocessing that its network expects."""
+    DurableCheckpointIO.install(cli.trainer.strategy, found)  # the Trainer need not read it again
+    facts = found.content.get("data") or {}
+    if cli.command != "fit" and facts.get("preprocessing"):
+        preprocessing = Preprocessor.from_data_facts(facts, in_channels=0, image_size=0)  # the sizes are in it
+        if hasattr(cli.datamodule, "use_preprocessing"):
+            cli.datamodule.use_preprocessing(preprocessing)  # whatever other images would suggest
+    run = resumed_run(found) if cli.command == "fit" else run_of(*found)
+    trained_on = {name: found.content.get(name) for name in ("data", type(cli.datamodule).__qualname__)}
+    return _Start(found.path, run, trained_on)
+
+
+def _perform(cli: ArcFaceCLI, start: _Start, switches: dict[str, str]) -> None:
     if "help_all" in switches:
         cli.print_help()
     elif "print_config" in switches:
         cli.print_config(switches["print_config"])
-    elif command == "fit":
-        _fit(cli, checkpoint, run, trained_on)
+    elif cli.command == "fit":
+        _fit(cli, start)
     else:
-        assert checkpoint is not None
-        _evaluate(command, cli, checkpoint, run)
+        _evaluate(cli, start)
 
 
 def _hush() -> None:
@@ -176,15 +201,15 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
 
 
-def _fit(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, trained_on: dict[str, Any]) -> None:
+def _fit(cli: ArcFaceCLI, start: _Start) -> None:
     try:
-        _train(cli, checkpoint, resumed, trained_on)
+        _train(cli, start)
     except BaseException:
         release(cli.trainer)
         raise
 
 
-def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, trained_on: dict[str, Any]) -> None:
+def _train(cli: ArcFaceCLI, start: _Start) -> None:
     trainer: Any = cli.trainer
     module, datamodule = cli.model, cli.datamodule
     if isinstance(datamodule, ImageDataModule):
@@ -196,17 +221,19 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, traine
     if not trainer.fast_dev_run:
         trainer.loggers = [*trainer.loggers, metrics]
     console = Console(emoji=False, quiet=not trainer.is_global_zero)
-    if resumed is not None and not has_other_data(datamodule, trained_on):  # else its scores and files are of the old
-        continue_in(trainer, resumed.folder, resumed.run_id)
+    # With other data its scores and files are of the old
+    if start.run is not None and not has_other_data(datamodule, start.trained_on):
+        continue_in(trainer, start.run.folder, start.run.run_id)
     folder = None
     if trainer.is_global_zero and not trainer.fast_dev_run:
         folder = claim(trainer, f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else "")
         metrics.begin(folder)
     tests = is_overridden("test_step", module) and _check_data(trainer, datamodule, "fit", "test")
-    report.announce(console, trainer, module, datamodule, folder, checkpoint)
+    tests = tests and fact(datamodule, "num_test") != 0
+    report.announce(console, trainer, module, datamodule, folder, start.path)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())  # before processes share the classes
     begun = time.perf_counter()
-    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=start.path, weights_only=True)
     seconds = time.perf_counter() - begun
     if not trainer.state.finished or trainer.fast_dev_run:
         return
@@ -224,13 +251,19 @@ def _train(cli: ArcFaceCLI, checkpoint: Path | None, resumed: Run | None, traine
         "seed": cli.config.seed_everything,
         "checkpoint": None if best is None else str(best),
         "fit_seconds": seconds,
-        "notices": list(fact(datamodule, "notices", ())),
+        "notices": _notices(datamodule, best),
         "versions": report.versions(),
     }
     folder = run_folder(trainer)  # a collective call: every process makes it
     if trainer.is_global_zero:
         report.write_json(folder / "results.json", results)
         report.conclude(console, results, folder, trainer.loggers, metrics.draw())
+
+
+def _notices(datamodule: Any, best: Path | None) -> list[str]:
+    saved = None if best is None else read_checkpoint(best).get("calibration")
+    threshold = None if saved is None else Calibration.from_dict(saved).notice
+    return [*fact(datamodule, "notices", ()), *([] if threshold is None else [threshold])]
 
 
 def _check_data(trainer: Any, datamodule: Any, *stages: str) -> bool:
@@ -241,45 +274,57 @@ def _check_data(trainer: Any, datamodule: Any, *stages: str) -> bool:
     return [check_loaders(datamodule, stage) for stage in stages][-1]
 
 
-def _evaluate(command: str, cli: ArcFaceCLI, checkpoint: Path, run: Run | None) -> None:
+def _evaluate(cli: ArcFaceCLI, start: _Start) -> None:
     trainer: Any = cli.trainer
-    module, datamodule = cli.model, cli.datamodule
+    command, datamodule = cli.command, cli.datamodule
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
-    console = Console(emoji=False, quiet=not trainer.is_global_zero)
-    place, replace = (checkpoint.parent, False) if run is None else (run.folder, True)
-    entry = {"datamodule": datamodule, "ckpt_path": checkpoint, "weights_only": True}
+        datamodule.setup("test")
+        if command != "validate" and not datamodule.num_test:
+            got = f"{datamodule.dataset_name} without test images of trained classes"
+            remedy = "arcface-pl evaluate measures the held-out classes" if datamodule.held_out_class_names else ""
+            raise SettingsError(expected("data", got, f"images to {command} on", remedy))
     has_loaders = _check_data(trainer, datamodule, command)
     if not has_loaders and (command != "predict" or not _check_data(trainer, datamodule, "test")):
         what = "val" if command == "validate" else command
         raise SettingsError(expected("data", type(datamodule).__name__, f"a data module with a {what}_dataloader"))
+    assert start.path is not None
+    console = Console(emoji=False, quiet=not trainer.is_global_zero)
+    place = start.path.parent if start.run is None else start.run.folder
+    entry = {"datamodule": datamodule, "ckpt_path": start.path, "weights_only": True}
     if command == "predict":
-        if trainer.world_size > 1:
-            raise SettingsError(expected("trainer.devices", trainer.world_size, "1 for predict"))
-        if not isinstance(datamodule, ImageDataModule):
-            # Made out of Lightning's sight, which cannot copy loaders that were given a positional batch size
-            loader = datamodule.predict_dataloader() if has_loaders else datamodule.test_dataloader()
-            datamodule.predict_dataloader = lambda: loader
-        batches = trainer.predict(module, **entry)
-        if not batches:
-            raise SettingsError("trainer.limit_predict_batches: got 0; expected at least one batch to predict")
-        paths = paths_of(trainer.predict_dataloaders)
-        path = _write_predictions(place / "predictions.csv", batches, fact(datamodule, "class_names"), paths, replace)
-        console.print(
-            f"{sum(len(batch['predictions']) for batch in batches):,} predictions written to {cell(path)}",
-            soft_wrap=True,
-        )
+        _predict(cli, entry, has_loaders, console, place / "predictions.csv", replace=start.run is not None)
         return
-    scores = (trainer.validate if command == "validate" else trainer.test)(module, verbose=False, **entry)
+    scores = (trainer.validate if command == "validate" else trainer.test)(cli.model, verbose=False, **entry)
     if not scores:
         limit = f"trainer.limit_{'val' if command == 'validate' else 'test'}_batches: got 0"
         none = fact(datamodule, "num_val") == 0 and command == "validate"
         raise SettingsError(f"{'data.val_fraction: got 0' if none else limit}; expected images to {command} on")
     if trainer.is_global_zero:
         measured = report.exact(scores[0]) | report.counted(trainer)
-        results = {**measured, "dataset": report.dataset_of(datamodule), "checkpoint": str(checkpoint)}
-        write_json_result(place / f"{command}.json", results, replace=replace)
+        results = {**measured, "dataset": report.dataset_of(datamodule), "checkpoint": str(start.path)}
+        write_json_result(place / f"{command}.json", results, replace=start.run is not None)
         report.table(console, results)
+
+
+def _predict(
+    cli: ArcFaceCLI, entry: dict[str, Any], has_loaders: bool, console: Console, path: Path, replace: bool
+) -> None:
+    trainer: Any = cli.trainer
+    datamodule: Any = cli.datamodule
+    if trainer.world_size > 1:
+        raise SettingsError(expected("trainer.devices", trainer.world_size, "1 for predict"))
+    if not isinstance(datamodule, ImageDataModule):
+        # Made out of Lightning's sight, which cannot copy loaders that were given a positional batch size
+        loader = datamodule.predict_dataloader() if has_loaders else datamodule.test_dataloader()
+        datamodule.predict_dataloader = lambda: loader
+    batches = trainer.predict(cli.model, **entry)
+    if not batches:
+        raise SettingsError("trainer.limit_predict_batches: got 0; expected at least one batch to predict")
+    paths = paths_of(trainer.predict_dataloaders)
+    path = _write_predictions(path, batches, fact(datamodule, "class_names"), paths, replace)
+    count = sum(len(batch["predictions"]) for batch in batches)
+    console.print(f"{count:,} predictions written to {cell(path)}", soft_wrap=True)
 
 
 def _write_predictions(

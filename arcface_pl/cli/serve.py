@@ -1,12 +1,14 @@
 """``arcface-pl serve``: a trained model over HTTP."""
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
-from arcface_pl.cli.demo import add_port, listen, run_server
-from arcface_pl.cli.parser import MODEL_HELP, ToolParser, number
-from arcface_pl.errors import SettingsError, printable
+from arcface_pl.cli.demo import HOST, run_server, server_parser
+from arcface_pl.cli.parser import number
+from arcface_pl.errors import printable
 
-LOCAL = "127.0.0.1"
+if TYPE_CHECKING:
+    from arcface_pl.recognizer import Recognizer
 
 _DESCRIPTION = """\
 Serve a trained model to programs.
@@ -35,36 +37,23 @@ def run(args: list[str]) -> None:
         UserError: If the model, the gallery or the port cannot be used, or the extra is not installed.
     """
     given = _parse(args)
-    try:
-        import uvicorn  # noqa: F401  # imported here to name it if it is missing
 
+    def make_app(recognizer: "Recognizer") -> Any:
         from arcface_pl.demo import Limits, create_service
         from arcface_pl.demo.local_web import LOOPBACK
-    except ModuleNotFoundError as error:
-        raise SettingsError(f"serve: {error.name} is not installed; pip install 'arcface_pl[serve]'") from error
-    from arcface_pl.cli.evaluate import device_of
-    from arcface_pl.cli.inputs import open_model, warn_without_threshold
-    from arcface_pl.recognizer import Recognizer
 
-    with listen(given.host, given.port) as listener:
-        recognizer = Recognizer(open_model(given.model, given.networks), device=device_of(given.accelerator))
         if given.gallery:
             recognizer.load_gallery(given.gallery)
-        warn_without_threshold(given.threshold, recognizer.thresholds.classification)
         limits = Limits(given.max_mib * 2**20, given.max_images, given.max_batch, given.max_waiting)
-        hosts = LOOPBACK if given.host == LOCAL else ()
-        app = create_service(recognizer, threshold=given.threshold, limits=limits, hosts=hosts)
-        address = f"http://{given.host}:{listener.getsockname()[1]}"
-        print(f"{address}/openapi.json describes {printable(given.model)} (Ctrl-C ends it)", flush=True)  # noqa: T201
-        run_server(app, listener)
+        hosts = LOOPBACK if given.host == HOST else ()
+        return create_service(recognizer, threshold=given.threshold, limits=limits, hosts=hosts)
+
+    run_server("serve", given, make_app, f"/openapi.json describes {printable(given.model)}")
 
 
 def _parse(args: list[str]) -> argparse.Namespace:
-    parser = ToolParser("serve", _DESCRIPTION, _EPILOG)
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--host", default=LOCAL, metavar="ADDRESS", help=f"default: {LOCAL}, this machine only")
-    add_port(parser, 8766)
-    parser.add_threshold()
+    parser = server_parser("serve", _DESCRIPTION, _EPILOG, 8766)
+    parser.add_argument("--host", default=HOST, metavar="ADDRESS", help=f"default: {HOST}, this machine only")
     parser.add_argument("--gallery", metavar="DIR", help="folder of enrolled names, for identify")
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto", help="default: auto")
     for name, default, told in (

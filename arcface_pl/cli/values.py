@@ -31,6 +31,11 @@ _WHOLE = {
     "fast_dev_run": (0, "true, false or a number of batches"),
 }
 _NOT_ZERO = ("max_epochs", "max_steps")
+_NOT_BAREBONES = {
+    **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), "false"),
+    **dict.fromkeys(("log_every_n_steps", "num_sanity_val_steps"), "0"),
+    **dict.fromkeys(("callbacks", "profiler"), "null"),
+}
 _ABOVE_ZERO = ("limit_train_batches", "val_check_interval")
 _SHARES = (
     "limit_train_batches",
@@ -121,6 +126,9 @@ def check_trainer_values(trainer: Mapping[str, Any] | Namespace) -> None:
     duration = trainer.get("max_time")
     if isinstance(duration, str) and not re.fullmatch(r"[0-9]{2,}:[0-9]{2}:[0-9]{2}:[0-9]{2}", duration):
         raise SettingsError(expected("trainer.max_time", duration, "DD:HH:MM:SS"))
+    kept = [f"--{name} {off}" for name, off in _NOT_BAREBONES.items() if trainer.get(name) not in (None, False, 0, [])]
+    if trainer.get("barebones") and kept:
+        raise SettingsError(expected("trainer.barebones", True, f"false, or {' '.join(kept)} with it"))
     devices = trainer.get("devices")
     if isinstance(devices, int) and not (devices == -1 or 1 <= devices <= 4096):
         raise SettingsError(expected("trainer.devices", devices, "1 to 4096, a list of them, -1 or auto"))

@@ -37,6 +37,7 @@ def split_classes(
     held_out_classes: HeldOut,
     *,
     numbered: bool = True,
+    fewest: int = 2,
     seed: int = 0,
 ) -> ClassSplit:
     """Resolve the classes to train on and the held-out ones.
@@ -54,14 +55,15 @@ def split_classes(
         held_out_classes: Classes to hold out, or None. An empty list holds out none. A number of classes, at least 2,
             or a share in (0, 1) is drawn from ``classes``, or from all.
         numbered: Whether a class may be given by its number in label order.
+        fewest: Fewest names to train on, and to hold out unless none is: 2, or 1 if each stands for several classes.
         seed: Seed of that draw.
 
     Returns:
         The labels of both.
 
     Raises:
-        ValueError: If a class is unknown or ambiguous, given twice or in both lists, if fewer than two are left to
-            train on, or if exactly one is held out: a single class has no pairs of different classes.
+        ValueError: If a class is unknown or ambiguous, given twice or in both lists, if fewer than ``fewest`` are left
+            to train on, or are held out: a single class has no pairs of different classes.
 
     Example:
         >>> split_classes(["cat", "cow", "dog", "hen"], None, ["cow", 3])
@@ -73,7 +75,7 @@ def split_classes(
     everything = set(range(len(names)))
     if isinstance(held_out_classes, int | float):
         pool = everything if trained is None else trained
-        drawn = _drawn(held_out_classes, sorted(pool), seed)
+        drawn = _drawn(held_out_classes, sorted(pool), fewest, seed)
         return ClassSplit(sorted(pool - drawn), sorted(drawn))
     held_out = _labels("held_out_classes", names, held_out_classes, numbered)
     if trained is None:
@@ -82,9 +84,10 @@ def split_classes(
         held_out = everything - trained
     if both := trained & held_out:
         raise ValueError(expected("held_out_classes", _names(names, both), "classes that are not in classes too"))
-    if len(trained) < 2:
-        raise ValueError(expected("classes", _names(names, trained), "at least two classes to train on"))
-    if len(held_out) == 1:
+    if len(trained) < fewest:
+        accepted = f"at least {'two classes' if fewest == 2 else 'one'} to train on"
+        raise ValueError(expected("classes", _names(names, trained), accepted))
+    if 0 < len(held_out) < fewest:
         accepted = "at least two held-out classes, or [] for none"
         raise ValueError(expected("held_out_classes", _names(names, held_out), accepted))
     return ClassSplit(sorted(trained), sorted(held_out))
@@ -109,12 +112,14 @@ def take_classes(part: Any, labels: Sequence[int]) -> Any:
     return part.select(kept)._replace(labels=renumbered[kept])
 
 
-def _drawn(wanted: float, labels: list[int], seed: int) -> set[int]:
+def _drawn(wanted: float, labels: list[int], fewest: int, seed: int) -> set[int]:
     """Draw a share, or a number, of the labels."""
     count = wanted if isinstance(wanted, int) else round(wanted * len(labels)) if 0 < wanted < 1 else 0
-    if isinstance(wanted, bool) or not 2 <= count <= len(labels) - 2:
-        most = len(labels) - 2
-        accepted = f"a list of classes, 2 to {most} of the {len(labels)} classes, or a share that amounts to that many"
+    if isinstance(wanted, bool) or not fewest <= count <= len(labels) - fewest:
+        most = len(labels) - fewest
+        accepted = (
+            f"a list of classes, {fewest} to {most} of the {len(labels)} classes, or a share that amounts to that many"
+        )
         raise ValueError(expected("held_out_classes", wanted, accepted))
     generator = torch.Generator().manual_seed(derive_seed(seed, "held-out classes"))
     return {labels[place] for place in torch.randperm(len(labels), generator=generator)[:count].tolist()}

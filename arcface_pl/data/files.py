@@ -2,6 +2,7 @@
 
 import os
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +70,7 @@ class ImageFilesDataModule(ImageDataModule):
 
     numbered_classes = False
     root: Path
-    """Folder that the names of files are relative to."""
+    """Folder that the names of files are relative to, or one file that holds them all."""
 
     def __init__(
         self,
@@ -121,6 +122,11 @@ class ImageFilesDataModule(ImageDataModule):
     @property
     def listing(self) -> tuple[str, Tensor] | None:
         """Name of the table that lists the files and the numbers of its rows; None for no table."""
+        return None
+
+    @property
+    def contents(self) -> Callable[[str], bytes] | None:
+        """Reader of an image by its name, where ``root`` is one file that holds them all; None for a folder."""
         return None
 
     def use_preprocessing(self, preprocessor: Preprocessor) -> None:
@@ -200,8 +206,8 @@ class ImageFilesDataModule(ImageDataModule):
     def _find_parts(self) -> list[ImageFiles]:
         plain = (0.0,) * self.in_channels, (1.0,) * self.in_channels
         framing = Preprocessor(self.image_size, self.in_channels, *plain, **self.picture_style)
-        listing = self.listing
-        given = {name: ImageFiles(self.root, files, framing, listing) for name, files in self.list_files().items()}
+        how = framing, self.listing, self.contents
+        given = {name: ImageFiles(self.root, files, *how) for name, files in self.list_files().items()}
         self._given = tuple(given)
         found = divide(
             given,
@@ -214,7 +220,7 @@ class ImageFilesDataModule(ImageDataModule):
         if self.white_level is None:
             count = len(found[0].labels)
             sample = found[0].files.names(torch.arange(0, count, max(1, count // _MOST_PROBED)))
-            self.white_level = measure_white_level(self.root / name for name in sample)
+            self.white_level = measure_white_level(map(found[0].source, sample))
             found = [
                 each._replace(preprocessor=replace(each.preprocessor, white_level=self.white_level)) for each in found
             ]

@@ -1,7 +1,6 @@
 """`MNISTDataModule`: MNIST and similar public data sets."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from arcface_pl.data.elastic import ElasticAugmentation
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.parts import Parts
 from arcface_pl.data.sources.catalog import CATALOG, DatasetSpec
-from arcface_pl.data.sources.find import fetch_dataset, find_folder, how_to_get, load_dataset
+from arcface_pl.data.sources.find import fetch_dataset, find_folder, how_to_get, is_first_of_machine, load_dataset
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_choice
 from arcface_pl.preprocessing import style_of_dataset
@@ -125,7 +124,7 @@ class MNISTDataModule(ImageDataModule):
         if self._found is not None:
             return
         folder = self._find()
-        if folder is None and self._wanted.files and _is_first_of_machine():
+        if folder is None and self._wanted.files and is_first_of_machine():
             try:
                 folder = fetch_dataset(self._wanted, self.data_dir)
             except DataError as error:
@@ -174,7 +173,3 @@ digits, but few and coarse: no number of this run can be compared with MNIST's.
 {}
 =================================================================================
 """
-
-
-def _is_first_of_machine() -> bool:
-    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0

@@ -3,11 +3,12 @@
 Nothing here reads files, parses settings or prints. Every score is a plain float: a fraction, or degrees.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from arcface_pl.data.protocol import labelled
@@ -53,7 +54,7 @@ class Evaluation:
     Attributes:
         class_names: Names of the classes, in label order.
         embedded: Embeddings and labels of the images.
-        scores: By kind (classification, verification, pairs, retrieval, identification), then by name.
+        scores: By kind (classification, verification, pairs, retrieval, identification, one_shot), then by name.
         curve: Verification over all pairs, if there are genuine and impostor ones.
         not_measured: What the images or the list of pairs do not allow, and why, one sentence each.
     """
@@ -100,6 +101,7 @@ def evaluate(
     head: Head | None = None,
     pairs: Any = None,
     is_query: Tensor | None = None,
+    runs: Sequence[Any] | None = None,
 ) -> Evaluation:
     """Measure everything that a set of images allows, and name what it does not allow.
 
@@ -110,6 +112,7 @@ def evaluate(
         pairs: A list of pairs of these images: ``first`` and ``second``, (P,) int64 indices, ``is_genuine``, (P,) bool,
             and ``folds``, (P,) int64; None for no list.
         is_query: Whether each image is looked up among the others, (N,) bool; None to look up each among all others.
+        runs: Runs of one-shot classification, see `one_shot`; None if the images have none.
 
     Raises:
         ValueError: If an embedding is NaN or infinite, or an index is outside the images.
@@ -138,6 +141,10 @@ def evaluate(
             not_measured.append(f"error rates of the listed pairs: the list has no {kind} pairs")
         elif "fold_accuracy" not in scores["pairs"]:
             not_measured.append("accuracy by folds: not every one of two or more folds has pairs of both kinds")
+    if runs:
+        scores["one_shot"] = one_shot(embeddings, runs)
+    elif runs is not None:
+        not_measured.append("one-shot classification: its runs are missing")
     found = {kind: each for kind, each in scores.items() if each}
     return Evaluation(class_names, embedded, found, curve, not_measured)
 
@@ -261,4 +268,25 @@ def identification(
             chosen = {"gallery_embeddings": embeddings[gallery], "gallery_labels": labels[gallery]}
             found.append(recall_at_k(embeddings[is_query], labels[is_query], 1, **chosen))
         scores[f"rank_1_of_{count}_enrolled"] = sum(found) / len(found)
+    return scores
+
+
+def one_shot(embeddings: Tensor, runs: Sequence[Any]) -> dict[str, float]:
+    """Classify the queries of each run by the enrolled image with the largest cosine.
+
+    Args:
+        embeddings: (N, D).
+        runs: Each has ``enrolled``, (K,), and ``queries``, (Q,), int64 indices of embeddings, and ``targets``, (Q,)
+            int64, the position in ``enrolled`` of the image of each query's class.
+
+    Returns:
+        ``one_shot_accuracy``, the mean over the runs; with two or more runs ``one_shot_standard_error``, its standard
+        error; and ``num_runs``.
+    """
+    unit = F.normalize(embeddings.double(), dim=1)
+    nearest = [(unit[run.queries] @ unit[run.enrolled].T).argmax(1) for run in runs]
+    rates = torch.stack([(found == run.targets).double().mean() for found, run in zip(nearest, runs, strict=True)])
+    scores = {"one_shot_accuracy": float(rates.mean()), "num_runs": len(runs)}
+    if len(runs) > 1:
+        scores["one_shot_standard_error"] = float(rates.std() / len(runs) ** 0.5)
     return scores

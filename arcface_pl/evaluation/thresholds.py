@@ -14,6 +14,8 @@ from arcface_pl.metrics.functional import VerificationCurve, all_pairs_curve, ve
 
 DEFAULT_FAR = 1e-3
 """False accept rate of thresholds unless another is requested."""
+LEAST_TAR = 0.5
+"""A threshold that accepts a smaller share of the known images is reported."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,23 @@ class Calibration:
     num_images: int
     verification: OperatingPoint
     classification: OperatingPoint | None
+
+    @property
+    def notice(self) -> str | None:
+        """What to know of a threshold that calls most images of known classes unknown; None if it does not.
+
+        The highest ``far`` of the impostor scores decide the threshold. Of few images that is a single one, which a
+        wrong label or two classes that look alike can put anywhere.
+        """
+        point = self.classification
+        if point is None or point.tar >= LEAST_TAR:
+            return None
+        return (
+            f"the threshold for known classes ({point.threshold:.3f}) accepts only {point.tar:.1%} of the images of "
+            f"these classes: the others are called unknown. At a false accept rate of {self.far:g} the highest of "
+            f"{point.num_impostor:,} scores ({self.source}) decide it. Train longer, look for wrong labels and classes "
+            "that look alike, or set far of the callback ThresholdCalibration to 0.02"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint or JSON."""

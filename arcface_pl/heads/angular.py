@@ -144,19 +144,7 @@ class AngularHead(Head):
         return similarity.target_cosine_sine(embeddings, self.centers(), labels, self.sub_centers)
 
     def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """Compute softplus(S - scale * psi), S the log-sum-exp of the non-target logits.
-
-        Args:
-            embeddings: (B, D) floating point, B >= 1.
-            labels: (B,) integers in [0, C).
-            reduction: "mean", "sum" or "none".
-
-        Returns:
-            A scalar, or (B,) for "none".
-
-        Raises:
-            ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
-        """
+        """Compute softplus(S - scale * psi), S the log-sum-exp of the non-target logits, see `Head.loss`."""
         labels = self.checked(embeddings, labels)
         self._adapt_scale(embeddings, labels)
         reweighting = self.reweighting(embeddings, labels)

@@ -113,19 +113,7 @@ class LinearHead(Head):
         return linear_scores(embeddings, self.weight, labels, self._chunk_logits(embeddings), losses)
 
     def loss(self, embeddings: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """Compute the cross-entropy without making a batch x classes tensor when there are many classes.
-
-        Args:
-            embeddings: (B, D) floating point, B >= 1.
-            labels: (B,) integers in [0, C).
-            reduction: "mean", "sum" or "none".
-
-        Returns:
-            A scalar, or (B,) for "none".
-
-        Raises:
-            ValueError: A wrong shape or dtype, an empty batch, or a label outside [0, C).
-        """
+        """Compute the cross-entropy, see `Head.loss`."""
         losses = linear_softmax_loss(
             embeddings,
             self.weight,

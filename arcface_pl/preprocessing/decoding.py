@@ -174,11 +174,11 @@ def from_array(pixels: np.ndarray, channels: int, *, white_level: float | None =
     return from_pil(Image.fromarray(np.ascontiguousarray(pixels)), channels)
 
 
-def measure_white_level(paths: Iterable[Path]) -> float | None:
+def measure_white_level(sources: Iterable[Path | bytes]) -> float | None:
     """Choose the white level of a data set: 8, 10, 12, 14 or 16 bits; or 1, 255 or 65,535 in floating-point images.
 
     Args:
-        paths: A sample of the files. Unreadable ones are ignored.
+        sources: A sample of the files, or their contents. Unreadable ones are ignored.
 
     Returns:
         For integers, the lowest level that no pixel exceeds. For floating point, the lowest that the brightest pixel of
@@ -189,8 +189,8 @@ def measure_white_level(paths: Iterable[Path]) -> float | None:
         UserError: If both kinds occur and no level fits both.
     """
     brightest: dict[bool, list[float]] = {}
-    for path in paths:
-        with contextlib.suppress(Exception), _opened(path, MAX_PIXELS, lazy=True) as image:
+    for source in sources:
+        with contextlib.suppress(Exception), _opened(source, MAX_PIXELS, lazy=True) as image:
             if _is_deep(image) and not (image.mode != "F" and image.format == "PPM"):
                 values = np.asarray(image)
                 if np.isfinite(values).all():

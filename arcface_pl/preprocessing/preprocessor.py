@@ -84,11 +84,11 @@ class Preprocessor:
         if self.white_level is not None and not 0 < self.white_level < float("inf"):
             raise ValueError(expected("white_level", self.white_level, "a pixel value above 0, or null"))
 
-    def read(self, path: str | Path) -> Tensor:
+    def read(self, source: str | Path | bytes) -> Tensor:
         """Read an image file and frame it.
 
         Args:
-            path: A file that `read_image` accepts.
+            source: A file that `read_image` accepts, or its content.
 
         Returns:
             (in_channels, image_size, image_size) uint8.
@@ -96,7 +96,7 @@ class Preprocessor:
         Raises:
             ImageError: If the file cannot be read, or nothing is drawn where the style is "ink".
         """
-        return self.frame(read_image(path, self.in_channels, white_level=self.white_level))
+        return self.frame(read_image(source, self.in_channels, white_level=self.white_level))
 
     def __call__(self, image: Tensor) -> Tensor:
         """Turn an image into the network's input.

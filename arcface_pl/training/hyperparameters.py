@@ -20,11 +20,21 @@ from arcface_pl.training import schedules
 
 ModuleT = TypeVar("ModuleT")
 _NOT_PLAIN = object()
-_OF_THE_LOOP = ("optimizer", "lr_schedule")
 # Keys under which LightningCLI names code to run
 _LIGHTNING_CLI = ("_instantiator", "_class_path")
 # Arguments that a schedule gets from the Trainer, or that move while it runs
 _NOT_SETTINGS = ("optimizer", "total_steps", "last_epoch", "params")
+
+
+def _subclasses(library: Any, base: type) -> dict[str, type]:
+    return {name: each for name, each in vars(library).items() if isinstance(each, type) and issubclass(each, base)}
+
+
+LOOP_CLASSES = {
+    "optimizer": _subclasses(torch.optim, Optimizer),
+    "lr_schedule": _subclasses(torch.optim.lr_scheduler, LRScheduler) | _subclasses(schedules, LRScheduler),
+}
+"""By role, the classes that a checkpoint may name: those of torch and of this package."""
 
 
 def plain(value: Any) -> Any:
@@ -67,29 +77,23 @@ def plain_hyperparameters(module: Any) -> tuple[dict[str, Any], list[str]]:
         module: An `ArcFaceModule`; the optimizer and schedule that its Trainer uses are described by their settings.
     """
     given = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
-    found = {name: plain(value) for name, value in given.items()} | dict.fromkeys(_OF_THE_LOOP, _NOT_PLAIN)
+    found = {name: plain(value) for name, value in given.items()} | dict.fromkeys(LOOP_CLASSES, _NOT_PLAIN)
     found |= module.specs
     trainer = trainer_of(module)
     if trainer is not None and trainer.optimizers:
-        settings = trainer.optimizers[0].defaults
-        found["optimizer"] = _spec(trainer.optimizers[0], settings, classes_of(torch.optim, Optimizer))
-        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        known = classes_of(torch.optim.lr_scheduler, LRScheduler) | classes_of(schedules, LRScheduler)
-        found["lr_schedule"] = _spec(schedulers[0], vars(schedulers[0]), known) if schedulers else None
+        optimizer, configs = trainer.optimizers[0], trainer.lr_scheduler_configs
+        found["optimizer"] = _spec("optimizer", optimizer, optimizer.defaults)
+        scheduler = configs[0].scheduler if configs else None
+        found["lr_schedule"] = None if scheduler is None else _spec("lr_schedule", scheduler, vars(scheduler))
     return (
         {name: value for name, value in found.items() if value is not _NOT_PLAIN},
         [name for name, value in found.items() if value is _NOT_PLAIN],
     )
 
 
-def classes_of(library: Any, base: type) -> dict[str, type]:
-    """Return the subclasses of ``base`` in a module, by name."""
-    return {name: each for name, each in vars(library).items() if isinstance(each, type) and issubclass(each, base)}
-
-
-def _spec(made: Any, settings: Mapping[str, Any], known: Mapping[str, type]) -> Any:
+def _spec(role: str, made: Any, settings: Mapping[str, Any]) -> Any:
     """Describe an optimizer or schedule; not plain if its class is not known or an argument is not stored."""
-    if known.get(type(made).__name__) is not type(made):
+    if LOOP_CLASSES[role].get(type(made).__name__) is not type(made):
         return _NOT_PLAIN
     kwargs = {}
     for name, parameter in inspect.signature(type(made)).parameters.items():
@@ -139,12 +143,9 @@ def _arguments(cls: type, content: Mapping[str, Any], kwargs: Mapping[str, Any])
             saved[role] = build_network(role, content)
     if isinstance(kwargs.get("backbone"), nn.Module):
         size_lazy_layers(kwargs["backbone"], content)
-    saved["optimizer"] = _factory(saved.get("optimizer"), classes_of(torch.optim, Optimizer))
-    known = classes_of(torch.optim.lr_scheduler, LRScheduler) | classes_of(schedules, LRScheduler)
-    saved["lr_schedule"] = _factory(saved.get("lr_schedule"), known)
-    for name in _OF_THE_LOOP:
-        if saved[name] is None:
-            del saved[name]
+    for role, known in LOOP_CLASSES.items():
+        if (factory := _factory(saved.pop(role, None), known)) is not None:
+            saved[role] = factory
     lost = [name for name in content.get("not_restored") or [] if name in accepted and name not in kwargs]
     if lost:
         names = listed(lost)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from tiny_runs import QUIET
 from torch import nn
 
@@ -161,6 +162,30 @@ def test_there_is_a_bar_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert RunProgressBar().is_enabled
     assert not RunProgressBar(refresh_rate=0).is_enabled
+
+
+def test_the_bar_of_a_short_epoch_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Watch(L.Callback):
+        def __init__(self) -> None:
+            self.shown: list[int] = []
+
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            self.shown.append(trainer.progress_bar_callback.train_progress_bar.n)
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    bar, watch = RunProgressBar(), Watch()
+    fit(tmp_path, bar, watch, enable_progress_bar=True, max_epochs=1)
+    assert watch.shown == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_bar_of_many_steps_is_updated_as_seldom_as_asked(make_trainer: Any) -> None:
+    trainer, bar = make_trainer(), RunProgressBar()
+    assert bar.refresh_rate == 50
+    bar.setup(trainer, L.LightningModule(), "fit")
+    trainer.state.fn = TrainerFn.FITTING
+    for steps, expected in ((5, 1), (100, 5), (844, 42), (5000, 50), (float("inf"), 50)):
+        trainer.fit_loop.max_batches = steps
+        assert bar.refresh_rate == expected
 
 
 def test_the_bar_does_not_show_the_number_of_the_run(tmp_path: Path, make_trainer: Any, tiny_module: Any) -> None:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from arcface_pl import MNISTDataModule
@@ -86,6 +87,18 @@ def test_a_file_that_cannot_be_read_is_reported_and_the_others_go_on(
     code, out, _ = predict(capsys, *words)
     assert code == 1
     assert "nothing is drawn" in out
+
+
+def test_a_threshold_that_rejects_nearly_all_is_told(
+    trained: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    content = torch.load(trained, weights_only=True)
+    content["calibration"]["classification"] |= {"threshold": 0.999, "tar": 0.01}
+    torch.save(content, tmp_path / "strict.ckpt")
+    _, _, told = predict(capsys, tmp_path / "strict.ckpt", pictures, "--json")
+    assert told.startswith("NOTE: the threshold for known classes (0.999) accepts only 1.0% of the images")
+    assert told.count("\n") == 1
+    assert "NOTE" not in predict(capsys, tmp_path / "strict.ckpt", pictures, "--json", "--threshold", 0.5)[2]
 
 
 def test_threshold_decides_what_is_unknown(trained: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:

@@ -3,17 +3,16 @@
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from tiny_runs import LIGHTNING_CALLBACKS, TINY_FIT, callback_flags
-from torch.optim import Optimizer, lr_scheduler
+from torch.optim import lr_scheduler
 
 import arcface_pl.callbacks as of_package
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.cli import main
 from arcface_pl.cli.config import dump_yaml, parse_yaml
 from arcface_pl.heads import HEADS
-from arcface_pl.training.hyperparameters import classes_of
+from arcface_pl.training.hyperparameters import LOOP_CLASSES
 
 DIGITS = ["--data.dataset", "digits", "--accelerator", "cpu"]
 NEEDED = {
@@ -29,11 +28,11 @@ NEEDED = {
     "StepLR": ["step_size=1"],
 }
 """Arguments without a default of torch's schedulers."""
-OPTIMIZERS = sorted(classes_of(torch.optim, Optimizer).keys() - {"Optimizer"})
+OPTIMIZERS = sorted(LOOP_CLASSES["optimizer"].keys() - {"Optimizer"})
 SCHEDULES = sorted(
     name
-    for name in classes_of(lr_scheduler, lr_scheduler.LRScheduler)
-    if not name.startswith("_") and name != "LRScheduler"
+    for name in LOOP_CLASSES["lr_schedule"]
+    if hasattr(lr_scheduler, name) and not name.startswith("_") and name != "LRScheduler"
 )
 CANNOT = {
     "LBFGS": "one group of parameters",

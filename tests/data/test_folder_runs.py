@@ -14,11 +14,12 @@ import torch
 from faces import write_faces
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
+from record_files import write_set
 from torch import Tensor, nn
 
 from arcface_pl import ArcFaceModule
 from arcface_pl.cli import main
-from arcface_pl.data import ImageFolderDataModule, PairsDataModule
+from arcface_pl.data import ImageFolderDataModule, PairsDataModule, RecordDataModule
 from arcface_pl.metrics.functional import equal_error_rate
 from arcface_pl.preprocessing import Preprocessor
 
@@ -31,6 +32,14 @@ pytestmark = pytest.mark.timeout(280)
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(tmp_path_factory.mktemp("own") / "faces", people=6, pictures=10, size=40)
+
+
+@pytest.fixture(scope="module")
+def records(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    files = sorted(faces.glob("*/*.jpg"))
+    return write_set(
+        tmp_path_factory.mktemp("rec"), [(path.read_bytes(), int(path.parent.name[-3:])) for path in files]
+    )
 
 
 class Recorder(L.LightningModule):
@@ -78,7 +87,8 @@ def run(
         use_distributed_sampler=False,
         callbacks=list(callbacks),
     )
-    datamodule = ImageFolderDataModule(
+    kind = RecordDataModule if (root / "train.rec").exists() else ImageFolderDataModule
+    datamodule = kind(
         str(root), **{"image_size": 16, "batch_size": 9, "seed": 5, "resident": False, "balance": True, **data}
     )
     trainer.fit(model, datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -94,14 +104,17 @@ def check_same(one: list[Any], other: list[Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_from_every_step_the_rest_is_that_of_the_uninterrupted_run(faces: Path, tmp_path: Path, workers: int) -> None:
-    whole = run(faces, callbacks=[Saver(tmp_path)], num_workers=workers)
+@pytest.mark.parametrize(("source", "workers"), [("faces", 0), ("faces", 2), ("records", 2)])
+def test_from_every_step_the_rest_is_that_of_the_uninterrupted_run(
+    request: pytest.FixtureRequest, tmp_path: Path, source: str, workers: int
+) -> None:
+    root = request.getfixturevalue(source)
+    whole = run(root, callbacks=[Saver(tmp_path)], num_workers=workers)
     assert len(whole.seen) == 12
-    for step in (1, 4, 6, 9):
+    for step in (1, 4, 6, 9) if source == "faces" else (4,):
         # With other workers, and from memory: neither has a part in what comes.
         for other in ({"num_workers": workers}, {"num_workers": 2 - workers}, {"resident": True, "num_workers": 0}):
-            rest = run(faces, tmp_path / f"{step}.ckpt", **other)
+            rest = run(root, tmp_path / f"{step}.ckpt", **other)
             check_same(rest.seen, whole.seen[step:])
             assert torch.equal(rest.net.weight, whole.net.weight)
 

@@ -37,3 +37,14 @@ def test_values_that_are_no_calibration_are_refused(change: dict[str, Any], caus
     del values["source"]
     with pytest.raises(ValueError, match=r"^calibration: .*\('source'\)"):
         Calibration.from_dict(values)
+
+
+@pytest.mark.parametrize(("tar", "noticed"), [(0.49, True), (0.5, False)])
+def test_a_threshold_that_rejects_most_known_images_is_noticed(tar: float, noticed: bool) -> None:
+    point = OperatingPoint(0.93, 0.0, tar, 0.05, 442, 441)
+    notice = Calibration(0.001, "validation", 442, KEPT.verification, point).notice
+    assert (notice is not None) == noticed
+    if notice is not None:
+        assert "the threshold for known classes (0.930) accepts only 49.0% of the images" in notice
+        assert "At a false accept rate of 0.001 the highest of 441 scores (validation) decide it" in notice
+    assert Calibration(0.001, "validation", 442, KEPT.verification, None).notice is None

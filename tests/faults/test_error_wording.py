@@ -14,6 +14,7 @@ SAID = {
     "--model.update_head_in_backward=true --gradient_clip_val=1": "trainer.gradient_clip_val: got 1; expected null",
     "--trainer.callbacks+=RunCheckpoint --trainer.callbacks.signals=[KILL]": "callbacks.signals: got 'KILL'",
     "--trainer.callbacks+=LambdaCallback --trainer.callbacks.on_fit_start=print": "on_fit_start: got print; expected",
+    "--barebones=true --trainer.callbacks=null": "got True; expected false, or --logger false --enable",
 }
 
 

@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
     pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist"),
+    pytest.mark.filterwarnings("ignore:You are trying to .self.log.* but .Trainer.barebones"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 
@@ -43,6 +44,9 @@ BASE: dict[str, Any] = {
     },
     "data": {"batch_size": 32, "augment": False},
 }
+BAREBONES = {"trainer.barebones": True, **{f"trainer.{name}": None for name in (
+    "log_every_n_steps", "enable_progress_bar", "enable_model_summary", "num_sanity_val_steps", "enable_checkpointing",
+    "logger")}}  # fmt: skip
 IN_BACKWARD = {"model.update_head_in_backward": True, "trainer.gradient_clip_val": None}
 
 
@@ -97,7 +101,8 @@ class Fitted:
         data = MNISTDataModule(dataset="digits", **sections["data"])
         self.watch = next((each for each in callbacks if isinstance(each, Switch)), Switch())
         arguments = {**QUIET, "max_epochs": epochs, "default_root_dir": root, **sections["trainer"]}
-        arguments["enable_checkpointing"] |= any(isinstance(each, Checkpoint) for each in callbacks)
+        if any(isinstance(each, Checkpoint) for each in callbacks):
+            arguments["enable_checkpointing"] = True
         others = [each for each in callbacks if each is not self.watch]
         self.trainer: Any = L.Trainer(callbacks=[*others, self.watch], **arguments)
         self.trainer.fit(self.module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -216,7 +221,7 @@ ALLOWED = {
     "seed_everything": refused("seed: the checkpoint has 0, this run 1", seed_everything=1),
 }
 # What one machine without accelerator cannot change: the checkpoint's value is changed instead
-ELSEWHERE = {"trainer.devices": 3, "trainer.accelerator": "NVIDIA H100", "torch": "2.0.0"}
+ELSEWHERE = {"trainer.devices": 3, "trainer.num_nodes": 4, "trainer.accelerator": "NVIDIA H100", "torch": "2.0.0"}
 QUICK = ["model.lr_schedule.step_size", "model.optimizer.backbone.lr", "model.frozen", "model.lr_schedule.max_lr"]
 
 
@@ -278,7 +283,7 @@ HARMLESS: dict[str, Any] = {
     "data.data_dir": "elsewhere",
     "data.eval_batch_size": 17,
 }
-NOT_HERE = {"data.num_workers", "data.allow_inexact_resume", "trainer.num_nodes"}
+NOT_HERE = {name for name in RESUMED_SETTINGS if name.startswith("data.")}  # in test_resumed_data.py
 
 
 @pytest.mark.slow
@@ -338,6 +343,7 @@ APPLIED = {
     "trainer.sync_batchnorm": applied(same, **{"trainer.sync_batchnorm": True}),
     "trainer.reload_dataloaders_every_n_epochs": applied(same, **{"trainer.reload_dataloaders_every_n_epochs": 1}),
     "trainer.plugins": applied(same, **{"trainer.plugins": [LightningEnvironment()]}),
+    "trainer.barebones": applied(same, **BAREBONES),
     "model.head_sample_rate": applied(
         lambda resumed, whole: resumed.module.head.sample_rate == 0.5 and not same(resumed, whole),  # type: ignore[union-attr]
         base=IN_BACKWARD,
@@ -385,7 +391,7 @@ def test_applied_as_if_it_had_been_changed_in_the_uninterrupted_run(name: str, f
 def test_every_row_is_tried() -> None:
     rows = {*REFUSED, *ALLOWED, *ELSEWHERE, *HARMLESS, *NOT_HERE, *APPLIED, *SWITCHED}
     callbacks = {"trainer.callbacks", "trainer.callbacks.WeightAveraging.decay"}  # below
-    assert set(RESUMED_SETTINGS) - {"model", "trainer.barebones"} <= rows | callbacks
+    assert set(RESUMED_SETTINGS) - {"model"} <= rows | callbacks
     for kind, tried in (("refused", REFUSED), ("unless allowed", ALLOWED | ELSEWHERE), ("harmless", HARMLESS)):
         assert {verdict(name) for name in tried} == {kind}
     assert {verdict(name) for name in (*APPLIED, *SWITCHED)} == {"applied"}

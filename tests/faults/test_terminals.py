@@ -14,6 +14,7 @@ from PIL import Image
 
 from arcface_pl.cli import main
 from arcface_pl.cli.parser import cell
+from arcface_pl.cli.program import folded
 from arcface_pl.errors import csv_value, listed, printable
 
 CLASSES = ["=1+1", "@b\x07", "-c", "[bold]d\x1b[31m", "é\nf"]
@@ -24,6 +25,19 @@ CONTROL = {chr(code) for code in (*range(32), *range(127, 160))} - {"\n"}
 
 def clean(text: str) -> bool:
     return not CONTROL & set(text)
+
+
+def test_lines_break_between_words_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    line = "NOTE: no two validation images are of one class; see lightning_logs/version_0/checkpoints/best.ckpt-or-last"
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = folded(line, Terminal()).splitlines()
+    assert " ".join(lines) == line
+    assert all(len(each) < 40 for each in lines if " " in each)
+    assert folded(line, io.StringIO()) == folded(line, None) == line
 
 
 @pytest.mark.parametrize("code", [*range(32), *range(127, 160), 0x202E, 0x2028, 0xDCFF])

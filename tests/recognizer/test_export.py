@@ -6,11 +6,15 @@ import torch
 from checkpoints import write_checkpoint
 from safetensors.torch import load
 
-from arcface_pl import ArcFaceModule, Recognizer
+from arcface_pl import ArcFaceHead, ArcFaceModule, Recognizer, SimpleCNN
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.backbones.blocks import BATCH_NORMS
 from arcface_pl.cli import main
+from arcface_pl.cli.export import _images
+from arcface_pl.errors import SettingsError
 from arcface_pl.heads import HEADS
+from arcface_pl.preprocessing import Preprocessor
+from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer import exporters as export_room
 from arcface_pl.recognizer.deployed import Outputs
 from arcface_pl.recognizer.exporters import FORMATS, ExportError, export, make_int8
@@ -172,6 +176,13 @@ def test_int8_that_is_of_no_use_is_refused() -> None:
     for wrong in (unit.flip(0), unit * torch.nan):
         with pytest.raises(ExportError, match="in int8 have a mean cosine of"):
             measure(right, Outputs(wrong, wrong, wrong), None)
+
+
+def test_int8_scales_of_other_pictures_are_refused() -> None:
+    model = TrainedModel(SimpleCNN(16), ArcFaceHead(16, 2), Preprocessor(28, 1, (0.2,), (0.4,)), ["cat", "dog"])
+    with pytest.raises(SettingsError, match=r"^--images: got none.*; expected pictures of your own"):
+        _images(model, None, step=2)
+    assert _images(model, None)[1] == "scikit-learn's digits; --images compares on your own"
 
 
 @pytest.mark.parametrize(

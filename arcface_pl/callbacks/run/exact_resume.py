@@ -63,6 +63,7 @@ class ExactResume(L.Callback):
         return {
             "data": type(getattr(trainer, "datamodule", None)).__name__,
             "trainer.devices": trainer.world_size,
+            "trainer.num_nodes": trainer.num_nodes,
             # A scheduler's numbers are compared as its argument
             "trainer.accumulate_grad_batches": None if scheduled else self._accumulation,
             "seed_everything": run_seed(),

@@ -26,17 +26,30 @@ class RunProgressBar(TQDMProgressBar):
     It fits 80 columns and leaves nothing behind: `EpochLines` prints what stays.
 
     Args:
-        refresh_rate: Steps between two updates, about a millisecond each; 0 disables the bar.
+        refresh_rate: Most steps between two updates, about a millisecond each; 0 disables the bar. A bar of few steps
+            is updated after each twentieth of them.
     """
 
     def __init__(self, refresh_rate: int = 50) -> None:
         super().__init__(refresh_rate=refresh_rate)
+        self._run: L.Trainer | None = None
         self._loss: Tensor | None = None
 
     @property
     def is_enabled(self) -> bool:
         """Whether the bar is shown: in a file, each of its updates would be a line."""
         return super().is_enabled and (_is_terminal() or _is_notebook())
+
+    @property
+    def refresh_rate(self) -> int:
+        """Steps between two updates: an epoch of 30 slow steps moves too."""
+        rate: int = super().refresh_rate
+        return rate if self._run is None else min(rate, max(1, _num_steps(self._run) // 20))
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remember the trainer, which knows how many steps there are."""
+        super().setup(trainer, pl_module, stage)
+        self._run = trainer
 
     def init_train_tqdm(self) -> Any:
         """Return a bar that disappears at the end of training."""
@@ -199,6 +212,15 @@ def _has_column(name: str) -> bool:
 def _epoch(trainer: L.Trainer) -> str:
     number, last = trainer.current_epoch + 1, trainer.max_epochs
     return f"{number}" if last is None or last < 0 else f"{number}/{last}".rjust(2 * len(str(last)) + 1)
+
+
+def _num_steps(trainer: L.Trainer) -> int:
+    """Return the steps of a training epoch, or of the longest data loader where nothing is trained."""
+    parts = (trainer.num_val_batches, trainer.num_test_batches, trainer.num_predict_batches)
+    steps = (
+        [trainer.num_training_batches] if trainer.state.fn == TrainerFn.FITTING else [n for part in parts for n in part]
+    )
+    return int(min(max(steps, default=0), sys.maxsize))
 
 
 def _number(value: float) -> str:

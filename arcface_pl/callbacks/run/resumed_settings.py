@@ -82,6 +82,10 @@ RESUMED_SETTINGS = {
     "data.data_dir": "harmless",
     "data.eval_batch_size": "harmless",
     "data.num_workers": "harmless",
+    "data.check_files": "harmless",  # as long as the same files are read, which is compared
+    "data.skip_unreadable": "harmless",
+    "data.resident": "harmless",
+    "data.role_column": "harmless",
     "data.allow_inexact_resume": "harmless",
     "seed_everything": "unless allowed",
     "torch": "unless allowed",

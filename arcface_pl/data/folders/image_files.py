@@ -1,7 +1,7 @@
 """Image files read as square uint8 images, in this process or in worker processes."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,12 +43,14 @@ class ImageFiles(NamedTuple):
         files: The files and their labels.
         preprocessor: Preprocessing of the images.
         listing: Name of the table that lists the files, and the numbers of its rows; None for no table.
+        contents: Returns the content of an image by its name, where ``root`` is one file that holds them all.
     """
 
     root: Path
     files: LabelledFiles
     preprocessor: Preprocessor
     listing: tuple[str, Tensor] | None = None
+    contents: Callable[[str], bytes] | None = None
 
     @property
     def labels(self) -> Tensor:
@@ -78,6 +80,10 @@ class ImageFiles(NamedTuple):
         """Select files by index, in that order."""
         return self._replace(files=self.files.select(indices))
 
+    def source(self, name: str) -> Path | bytes:
+        """Return what to read an image from: its path, or its content."""
+        return self.root / name if self.contents is None else self.contents(name)
+
     def read(self, indices: Tensor) -> tuple[Tensor, list[Unreadable]]:
         """Read the images at ``indices``.
 
@@ -92,9 +98,9 @@ class ImageFiles(NamedTuple):
         for place, (index, name) in enumerate(zip(indices.tolist(), self.files.names(indices), strict=True)):
             path = self.root / name
             try:
-                images[place] = self.preprocessor.read(path)
-            except ImageError as error:
-                reason = str(error) if str(path) in str(error) else f"{path}: {error}"
+                images[place] = self.preprocessor.read(self.source(name))
+            except (ImageError, DataError) as error:
+                reason = str(error) if str(self.root) in str(error) else f"{path}: {error}"
                 if self.listing is not None:
                     reason = f"{self.listing[0]}, row {int(self.listing[1][self.files.rows[index]])}: {reason}"
                 unreadable.append(Unreadable(index, reason))

@@ -143,3 +143,58 @@ _DIGITS_OF_SKLEARN = DatasetSpec(
 )
 
 CATALOG = {spec.name: spec for spec in (_MNIST, _FASHION_MNIST, _KMNIST, _CIFAR10, _DIGITS_OF_SKLEARN)}
+
+_OMNIGLOT_MIRRORS = tuple(
+    f"https://{host}/python/{folder}"
+    for folder in ("", "one-shot-classification/")
+    for host in ("raw.githubusercontent.com/brendenlake/omniglot/master", "github.com/brendenlake/omniglot/raw/master")
+)
+
+OMNIGLOT = DatasetSpec(
+    name="omniglot",
+    title="Omniglot",
+    mean=(0.078,),  # of ink
+    std=(0.233,),
+    image_size=105,
+    num_train=19_280,
+    num_test=13_180,
+    folder="omniglot-py",
+    files=(
+        FileSpec("images_background.zip", "68d2efa1b9178cc56df9314c21c6e718"),
+        FileSpec("images_evaluation.zip", "6b91aef0f799c5bb55b94e3f2daec811"),
+    ),
+    mirrors=_OMNIGLOT_MIRRORS[:2],
+)
+
+OMNIGLOT_RUNS = DatasetSpec(
+    name="omniglot_runs",
+    title="Omniglot's one-shot runs",
+    mean=OMNIGLOT.mean,
+    std=OMNIGLOT.std,
+    folder=OMNIGLOT.folder,
+    files=(FileSpec("all_runs.zip", "e8996daecdf12afeeb4a53a179f06b19"),),
+    mirrors=_OMNIGLOT_MIRRORS[2:],
+)
+
+
+def _counts(text: str) -> dict[str, int]:
+    words = text.split()
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+
+
+BACKGROUND_ALPHABETS = _counts(
+    "Alphabet_of_the_Magi 20 Anglo-Saxon_Futhorc 29 Arcadian 26 Armenian 41 Asomtavruli_(Georgian) 40 Balinese 24 "
+    "Bengali 46 Blackfoot_(Canadian_Aboriginal_Syllabics) 14 Braille 26 Burmese_(Myanmar) 34 Cyrillic 33 "
+    "Early_Aramaic 22 Futurama 26 Grantha 43 Greek 24 Gujarati 48 Hebrew 22 "
+    "Inuktitut_(Canadian_Aboriginal_Syllabics) 16 Japanese_(hiragana) 52 Japanese_(katakana) 47 Korean 40 Latin 26 "
+    "Malay_(Jawi_-_Arabic) 40 Mkhedruli_(Georgian) 41 N_Ko 33 Ojibwe_(Canadian_Aboriginal_Syllabics) 14 Sanskrit 42 "
+    "Syriac_(Estrangelo) 23 Tagalog 17 Tifinagh 55"
+)
+"""Characters per alphabet of Omniglot's background part."""
+
+EVALUATION_ALPHABETS = _counts(
+    "Angelic 20 Atemayar_Qelisayer 26 Atlantean 26 Aurek-Besh 26 Avesta 26 Ge_ez 26 Glagolitic 45 Gurmukhi 45 "
+    "Kannada 41 Keble 26 Malayalam 47 Manipuri 40 Mongolian 30 Old_Church_Slavonic_(Cyrillic) 45 Oriya 46 Sylheti 28 "
+    "Syriac_(Serto) 23 Tengwar 25 Tibetan 42 ULOG 26"
+)
+"""Characters per alphabet of Omniglot's evaluation part."""

@@ -65,6 +65,11 @@ def fetch_dataset(spec: DatasetSpec, data_dir: str | Path, limits: TimeLimits | 
     return folder
 
 
+def is_first_of_machine() -> bool:
+    """Whether this is the first process of its machine, the one that downloads."""
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0
+
+
 def how_to_get(spec: DatasetSpec, data_dir: str | Path) -> str:
     """Describe where the files were searched, and which to download by hand, with checksums."""
     searched = ", ".join(_describe(folder, spec) for folder in _folders(spec, data_dir))
@@ -133,10 +138,12 @@ def _describe(folder: Path, spec: DatasetSpec) -> str:
 
 
 def _present(folder: Path, file: FileSpec) -> Path | None:
-    """Find a file, packed or plain; packed first, since its checksum is known for every set."""
+    """Find a file, packed or plain, or an unpacked folder; packed first, since its checksum is known for every set."""
     candidates = (folder / file.name, folder / file.name.removesuffix(".gz"))
     # os.path, because pathlib's is_file raises if a folder may not be entered.
-    return next((path for path in candidates if os.path.isfile(path)), None)
+    found = next((path for path in candidates if os.path.isfile(path)), None)
+    unpacked = folder / file.name.removesuffix(".zip")
+    return unpacked if not found and file.name.endswith(".zip") and os.path.isdir(unpacked) else found
 
 
 def _locked(root: Path, spec: DatasetSpec, limits: TimeLimits) -> AbstractContextManager[object]:
