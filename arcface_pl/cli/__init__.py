@@ -1,5 +1,7 @@
 """The command line: `main` is what the scripts, the console command and the tests call."""
 
+import atexit
+import gc
 import io
 import logging
 import os
@@ -57,6 +59,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Folded())
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which complains where there is no home folder
+    _bound_waiting()
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)  # with the process ends all of its memory, which need not be searched for garbage
     command = args.pop(0) if args else "--help"
     while command in ("-c", "--config") and len(args) > 1:  # LightningCLI takes configs before the subcommand too
         command, args = args[1], [command, args[0], *args[2:]]
@@ -72,6 +77,16 @@ def main(args: Sequence[str] | None = None) -> None:
         with suppress(OSError):
             print(folded(printable(line), sys.stderr), file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+def _bound_waiting() -> None:
+    """Let OpenMP's threads wait for one another only briefly at full speed, then asleep, unless the user has a say.
+
+    GNU's, which torch has, spin for as long as a second by default, and take cores from whatever else runs. Read when
+    the library is loaded, with torch; also by processes that this one starts.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _perform(command: str, args: list[str]) -> None:
@@ -102,8 +117,8 @@ def _perform(command: str, args: list[str]) -> None:
         raise SettingsError("the current folder: it has been deleted; change to another one") from None
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     _check_words(command, words)
-    from arcface_pl.cli.run import run
-
+    with _without_collection():
+        from arcface_pl.cli.run import run
     run(command, words)
 
 
@@ -130,6 +145,18 @@ def _print_completion(shell: str) -> None:
     does = dict(line.split(maxsplit=1) for line in HELP["arcface-pl"].splitlines() if line.startswith("  "))
     trains = {command: does[command] for command in SUBCOMMANDS}
     print(completion(shell, trains, {command: does[command] for command in TOOLS}))  # noqa: T201
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Import without garbage collection: modules are no garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

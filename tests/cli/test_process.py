@@ -1,3 +1,4 @@
+import gc
 import os
 import platform
 import subprocess
@@ -6,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from arcface_pl.cli import main
 from arcface_pl.cli.machine import stop_driver_search
 
 
@@ -56,3 +58,32 @@ def test_with_a_gpu_the_driver_goes_on_being_asked(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     stop_driver_search()
     assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_waiting_threads_go_to_sleep_unless_the_user_has_a_say(given: dict[str, str], spins: str) -> None:
+    code = "import os; from arcface_pl.cli import main; main(['--version']); print(os.environ.get('GOMP_SPINCOUNT'))"
+    unset = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**unset, **given}, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == spins
+
+
+def test_only_imports_and_the_end_go_without_garbage_collection(capsys: pytest.CaptureFixture) -> None:
+    enabled = gc.isenabled()
+    with pytest.raises(SystemExit):
+        main(["evaluate", "nosuch.ckpt"])
+    assert gc.isenabled() == enabled
+    assert "nosuch.ckpt" in capsys.readouterr().err
+    code = """
+import atexit, gc, sys
+atexit.register(lambda: print(gc.get_freeze_count() > 0))  # runs after what is registered later
+from arcface_pl.cli import main
+main(["evaluate", "nosuch.ckpt"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "True"
