@@ -5,7 +5,7 @@ SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _COMMON = """\
   -c, --config FILE|NAME       YAML with settings that differ; may be repeated;
                                NAME: accurate, bf16, ddp, debug, digits, face,
-                               fashion, fast, folder, gpu, source
+                               fashion, fast, folder, gpu, omniglot, source
   --accelerator auto|cpu|gpu|mps
   --devices N                  number of devices; on a CPU, of processes
   --precision 32-true|bf16-mixed|16-mixed|auto
