@@ -190,12 +190,12 @@ def test_overlays_hold_differences_only() -> None:
 
 
 ALREADY_RUN_ELSEWHERE = {"gpu"}  # needs a device
-OF_FOLDERS = {"folder", "face"}  # need images, with which tests/data/test_folder_runs.py runs them
+OF_FILES = {"folder", "face", "omniglot"}  # need images, with which tests in tests/data/ run them
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", sorted({path.stem for path in CONFIGS.glob("*.yaml")} - OF_FOLDERS))
+@pytest.mark.parametrize("name", sorted({path.stem for path in CONFIGS.glob("*.yaml")} - OF_FILES))
 def test_every_overlay_runs(name: str, tmp_path: Path) -> None:
     args = ["--config", str(CONFIGS / f"{name}.yaml"), "--data.dataset", "digits", "--max_epochs", "1"]
     if name in ALREADY_RUN_ELSEWHERE:

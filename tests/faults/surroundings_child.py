@@ -89,4 +89,4 @@ if __name__ == "__main__":
         found = run(kind, words.split())
         found["left"] = sorted(str(each.relative_to(out)) for each in out.rglob("*"))
         found["same"] = (out / "m.ckpt").read_bytes() == (folder / "m.ckpt").read_bytes()
-        print(json.dumps({"name": name, **found}))
+        print(json.dumps({"name": name, **found}), flush=True)  # or the next fork would print it, too
