@@ -115,6 +115,7 @@ def test_all_forms_give_one_answer(command: str, capsys: pytest.CaptureFixture) 
 @pytest.mark.slow
 def test_what_a_form_cannot_do_is_one_line(place: Path, capsys: pytest.CaptureFixture) -> None:
     Path("model.pt2").touch()
+    Path("model.onnx").touch()
     for words, said in (
         (["evaluate", "pretrained"], "--data: got None; expected a data module and its settings: pretrained does not"),
         (["embed", "pretrained", "--output", "x.npz"], "--data: got None; expected a data module"),
