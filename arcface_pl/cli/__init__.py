@@ -82,8 +82,8 @@ def main(args: Sequence[str] | None = None) -> None:
 def _bound_waiting() -> None:
     """Let OpenMP's threads wait for one another only briefly at full speed, then asleep, unless the user has a say.
 
-    GNU's, which torch has, spin for as long as a second by default, and take cores from whatever else runs. Read when
-    the library is loaded, with torch; also by processes that this one starts.
+    By default GNU's, which torch has on Linux, spin 300,000 times at the end of every parallel loop, and take the core
+    from whatever else runs. The variable is read when torch is loaded, by processes that this one starts, too.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "1000"
