@@ -1,6 +1,7 @@
 """The processes that share the classes of a head, and their collective calls."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,11 @@ def _restored(size: int, rank: int) -> "Group":
         accepted = f"process {group.rank} of {group.size}, as here"
         raise ValueError(expected("sharded head", f"process {rank} of {size}", accepted, remedy))
     return group
+
+
+def _renamed(name: str, before: str) -> Any:
+    """Return a function of torch 2.14, which warns of its name before."""
+    return getattr(dist, name, None) or getattr(dist, before)
 
 
 class Group:
@@ -52,7 +58,9 @@ class Group:
         if self.size == 1:
             return [batch.shape[0]]
         sizes = torch.empty(self.size, dtype=torch.int64, device=batch.device)
-        dist.all_gather_into_tensor(sizes, sizes.new_tensor([batch.shape[0]]), group=self.group)
+        _renamed("all_gather_single", "all_gather_into_tensor")(
+            sizes, sizes.new_tensor([batch.shape[0]]), group=self.group
+        )
         return sizes.tolist()
 
     def local(self, sizes: Sequence[int]) -> slice:
@@ -68,7 +76,7 @@ class Group:
         padded = rows.new_zeros(longest, *rows.shape[1:])
         padded[: rows.shape[0]] = rows
         everyone = rows.new_empty(self.size * longest, *rows.shape[1:])
-        dist.all_gather_into_tensor(everyone, padded, group=self.group)
+        _renamed("all_gather_single", "all_gather_into_tensor")(everyone, padded, group=self.group)
         if min(sizes) == longest:
             return everyone
         return torch.cat([part[:size] for part, size in zip(everyone.split(longest), sizes, strict=True)])
@@ -82,7 +90,7 @@ class Group:
         for part, mine in zip(padded, rows.split(list(sizes)), strict=True):
             part[: mine.shape[0]] = mine
         summed = rows.new_empty(longest, *rows.shape[1:])
-        dist.reduce_scatter_tensor(summed, padded.flatten(0, 1), group=self.group)
+        _renamed("reduce_scatter_single", "reduce_scatter_tensor")(summed, padded.flatten(0, 1), group=self.group)
         return summed[: sizes[self.rank]]
 
     def sum(self, tensor: Tensor) -> Tensor:

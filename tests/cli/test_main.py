@@ -224,6 +224,7 @@ def test_processes_train_together_and_count_every_image_once(tmp_path: Path, pro
             timeout=200,
         )
         assert done.returncode == 0, done.stderr[-2000:]
+        assert "deprecated" not in done.stderr
 
     (tmp_path / "run.py").write_text("import sys\nfrom arcface_pl.cli import main\nmain(sys.argv[1:])\n")
     together = ["--accelerator", "cpu", "--devices", str(processes), "--strategy", "ddp"]
