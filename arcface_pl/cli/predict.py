@@ -5,7 +5,7 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,9 +88,10 @@ def _answers(recognizer: "Recognizer", files: list[Path], threshold: float | Non
 
     console = Console(stderr=True)
     step = min(BATCH, LEAST_FOR_BAR) if console.is_terminal else BATCH
-    starts = range(0, len(files), step)
-    hidden = not console.is_terminal or len(files) < LEAST_FOR_BAR
-    for start in track(starts, "reading", console=console, transient=True, disable=hidden):
+    starts: Iterable[int] = range(0, len(files), step)
+    if console.is_terminal and len(files) >= LEAST_FOR_BAR:  # rich's `disable` prints an empty line in old releases
+        starts = track(starts, "reading", console=console, transient=True)
+    for start in starts:
         batch = files[start : start + step]
         for file, found in zip(batch, recognizer.classify(batch, threshold=threshold), strict=True):
             yield {"file": str(file)} | _answer(file, found)

@@ -244,13 +244,11 @@ def _count(data: Any, loader: Any) -> list[int]:
         raise DataError(expected("data.num_classes", None, "a number: the training batches have no end", remedy))
     counts = torch.zeros(0, dtype=torch.int64)
     console = Console(stderr=True)
-    bar: dict[str, Any] = {
-        "console": console,
-        "transient": True,
-        "auto_refresh": False,
-        "disable": not console.is_terminal,
-    }
-    for batch in track(loader, "Counting classes (num_classes of the data module saves this)", length, **bar):
+    batches = loader
+    if console.is_terminal:  # rich's `disable` prints an empty line in old releases
+        purpose = "Counting classes (num_classes of the data module saves this)"
+        batches = track(loader, purpose, length, console=console, transient=True, auto_refresh=False)
+    for batch in batches:
         labels = images_and_labels(batch)[1]
         if labels is None:
             raise DataError(expected("data: train_dataloader", "images without labels", "labels, too", remedy))
