@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import statistics
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,12 @@ def replay(seed: int, max_epochs: int, dataset: str) -> list[dict[str, float]]:
     settings = merge(read_config(BASE_CONFIG), read_config("source"))
     settings["trainer"].update(quiet, accelerator="cpu", max_epochs=max_epochs)
     settings["data"]["init_args"]["dataset"] = dataset
-    cli = ArcFaceCLI({**settings, "seed_everything": seed})
     recorder = BothWays()
-    cli.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]  # set where mypy does not look
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    with tempfile.TemporaryDirectory() as folder:  # the run leaves a config.yaml there
+        settings["trainer"]["default_root_dir"] = folder
+        cli = ArcFaceCLI({**settings, "seed_everything": seed})
+        cli.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]  # set where mypy does not look
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     return recorder.epochs
 
 

@@ -95,7 +95,12 @@ def test_reproduce_writes_table_numbers_and_plot(
 ) -> None:
     flags = ["--seeds", "3", "4", "--max_epochs", "2", "--dataset", "digits", "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["reproduce.py", *flags])
+    monkeypatch.chdir(tmp_path)
     reproduce.main()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(f"reproduction.{kind}" for kind in ("json", "md", "png")),
+        ELSEWHERE,
+    }
     record = json.loads((tmp_path / "reproduction.json").read_text())
     assert set(record["seeds"]) == {"3", "4"}
     assert all(len(epochs) == 2 and set(epochs[0]) == set(reproduce.MEASURES) for epochs in record["seeds"].values())
