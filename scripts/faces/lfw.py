@@ -38,7 +38,6 @@ CHOSEN_ON = 2
 """Fold whose pairs choose the settings."""
 NETWORKS: dict[str, Any] = {
     "FastCNN, width 32": partial(FastCNN, width=32),
-    "SmallResNet, width 48": partial(SmallResNet, width=48, num_blocks=1),
     "SmallResNet, width 64": partial(SmallResNet, width=64, num_blocks=2, dropout=0.2),
 }
 
@@ -72,8 +71,8 @@ CHOSEN = START
 """What ``choose`` found, which ``test`` takes without --choice."""
 EPOCHS = (16, 40)
 LOSSES = {
-    "softmax": [(scale, 0.0) for scale in (0.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0)],
-    "ArcFace": [(scale, margin) for scale in (16.0, 24.0, 32.0) for margin in (0.1, 0.2, 0.3, 0.4)],
+    "softmax": [(scale, 0.0) for scale in (0.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0)],
+    "ArcFace": [(scale, margin) for scale in (16.0, 24.0, 32.0) for margin in (0.1, 0.2, 0.3)],
     "CosFace": [(scale, margin) for scale in (16.0, 24.0, 32.0) for margin in (0.1, 0.2, 0.3)],
 }
 
