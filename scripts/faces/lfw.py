@@ -96,12 +96,16 @@ Stage = Callable[[Recipe], list[Recipe]]
 STAGES: tuple[Stage, ...] = (networks, losses, rates)
 
 
+def recipe_of(row: dict[str, Any]) -> Recipe:
+    """Return the recipe of a row of the results."""
+    return Recipe(*(row[name] for name in Recipe._fields))
+
+
 def best(rows: Rows, recipes: list[Recipe], otherwise: Recipe) -> Recipe:
     """Return the recipe of the lowest mean error over the seeds, among those that were run with most seeds."""
     errors: dict[Recipe, list[float]] = {}
     for row in rows:
-        recipe = Recipe(*(row[name] for name in Recipe._fields))
-        if recipe in recipes:
+        if (recipe := recipe_of(row)) in recipes:
             errors.setdefault(recipe, []).append(row["choice_eer"])
     most = max(map(len, errors.values()), default=0)
     means = {recipe: statistics.mean(values) for recipe, values in errors.items() if len(values) == most}
@@ -130,9 +134,8 @@ class Shared(NamedTuple):
     faces: Faces
     folds: list[list[ListedPair]]
     orl: Faces | None
-    least: int
     accelerator: str
-    precision: str
+    common: dict[str, Any]
 
 
 def train(people: People, recipe: Recipe, seed: int, shared: Shared) -> ArcFaceModule:
@@ -145,7 +148,7 @@ def train(people: People, recipe: Recipe, seed: int, shared: Shared) -> ArcFaceM
         max_epochs=recipe.epochs,
         accelerator=shared.accelerator,
         devices=1,
-        precision=shared.precision,  # type: ignore[arg-type]  # Lightning checks it
+        precision=shared.common["precision"],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -169,9 +172,9 @@ def execute(run: Run, shared: Shared | None = None) -> dict[str, Any]:
     shared = shared or _shared[0]
     fold, others = run.fold or CHOSEN_ON - 1, len(shared.folds)
     tests, chooses = shared.folds[fold - 1], shared.folds[fold % others]
-    people = People.of(shared.faces, people_of(chooses + tests), shared.least, BATCH_SIZE)
+    people = People.of(shared.faces, people_of(chooses + tests), shared.common["least"], BATCH_SIZE)
     row: dict[str, Any] = {"fold": run.fold, "seed": run.seed, **run.recipe._asdict()}
-    row |= {"people": people.num_classes, "images": len(people.images.labels), "image_size": people.image_size}
+    row |= shared.common | {"people": people.num_classes, "images": len(people.images.labels)}
     began, began_cpu = time.perf_counter(), time.process_time()
     module = train(people, run.recipe, run.seed, shared)
     row["seconds"] = round(time.perf_counter() - began, 1)
@@ -202,29 +205,37 @@ def prepare(shared: Shared | None = None) -> None:
 
 
 class Results:
-    """The rows of a file, which grows with every run."""
+    """The rows of a file, which grows with every run.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: Rows = json.loads(path.read_text()) if path.exists() else []
+    Args:
+        path: The JSON file; it need not exist.
+        common: What is alike in all rows of interest; others are kept in the file.
+    """
+
+    def __init__(self, path: Path, common: dict[str, Any]) -> None:
+        self.path, self.common = path, common
+        found: Rows = json.loads(path.read_text()) if path.exists() else []
+        self.rows = [row for row in found if common.items() <= row.items()]
+        self.others = [row for row in found if row not in self.rows]
 
     def add(self, row: dict[str, Any]) -> None:
         """Add a row and write the file."""
         self.rows.append(row)
         print({name: value for name, value in row.items() if name != "tar"}, flush=True)
         written = self.path.with_suffix(".part")
-        written.write_text("[\n" + ",\n".join(map(json.dumps, self.rows)) + "\n]\n")
+        written.write_text("[\n" + ",\n".join(map(json.dumps, self.others + self.rows)) + "\n]\n")
         written.replace(self.path)
 
-    def missing(self, runs: list[Run]) -> list[Run]:
-        """Return the runs that are not there, each once."""
-        done = {(row["fold"], row["seed"], *(row[name] for name in Recipe._fields)) for row in self.rows}
-        return [run for run in dict.fromkeys(runs) if (run.fold, run.seed, *run.recipe) not in done]
+    def of(self, runs: list[Run]) -> dict[Run, dict[str, Any]]:
+        """Return the rows of the runs that are there."""
+        rows = {Run(row["fold"], row["seed"], recipe_of(row)): row for row in self.rows}
+        return {run: rows[run] for run in runs if run in rows}
 
 
 def work_off(runs: list[Run], results: Results, shared: Shared, pool: Any, options: argparse.Namespace) -> None:
     """Run what is missing, until the time is over."""
-    waiting: Iterator[Run] = iter(results.missing(runs))
+    there = results.of(runs)
+    waiting: Iterator[Run] = iter([run for run in dict.fromkeys(runs) if run not in there])
     running: set[Future[dict[str, Any]]] = set()
     while True:
         while len(running) < options.jobs and time.monotonic() < options.until and (run := next(waiting, None)):
@@ -250,8 +261,12 @@ def main() -> None:
     tested = options.folds or list(range(1, len(folds) + 1))
     if wrong := [fold for fold in tested if not 1 <= fold <= len(folds)]:
         raise SystemExit(f"--folds: got {wrong[0]}; expected 1 to {len(folds)}")
-    shared = Shared(faces, folds, orl, options.least, options.accelerator, options.precision)
-    results = Results(options.json)
+    common = {
+        "batch_size": BATCH_SIZE,
+        **{name: getattr(options, name) for name in ("image_size", "least", "precision")},
+    }
+    shared = Shared(faces, folds, orl, options.accelerator, common)
+    results = Results(options.json, common)
     pool = None
     if options.jobs > 1:  # forked, a process would inherit torch's threads half-made
         context = multiprocessing.get_context("spawn")
@@ -268,12 +283,13 @@ def main() -> None:
     if options.choice is None:
         recipes = [CHOSEN[head] for head in options.heads]
     else:
-        recipes = [settle(Results(options.choice).rows, head, STAGES) for head in options.heads]
+        recipes = [settle(Results(options.choice, common).rows, head, STAGES) for head in options.heads]
     runs = [Run(fold, seed, recipe) for seed in options.seeds for fold in tested for recipe in recipes]
     work_off(runs, results, shared, pool, options)
-    print(table(results.rows, CHOSEN_ON))
+    rows = list(results.of(runs).values())
+    print(table(rows, CHOSEN_ON))
     if options.figure is not None:
-        draw(results.rows, options.figure)
+        draw(rows, options.figure)
 
 
 def parse() -> argparse.Namespace:

@@ -115,12 +115,17 @@ def test_a_recipe_of_fewer_seeds_is_not_chosen(lfw: ModuleType) -> None:
     assert lfw.best(rows, [once, twice, other], once) == twice
 
 
-def test_runs_are_repeated_with_other_settings_only(lfw: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "lfw.json").write_text(json.dumps([row(lfw, lfw.START["ArcFace"], 0, 0.1, fold=3)]))
-    results = lfw.Results(tmp_path / "lfw.json")
-    runs = [lfw.Run(fold, seed, lfw.START["ArcFace"]) for seed in (0, 1) for fold in (3, 4)]
-    runs.append(lfw.Run(3, 0, lfw.START["ArcFace"]._replace(lr=0.1)))
-    assert results.missing([*runs, *runs]) == runs[1:]
+def test_a_run_is_repeated_with_other_settings_only(lfw: ModuleType, tmp_path: Path) -> None:
+    start, size = lfw.START["ArcFace"], {"image_size": 64}
+    there = row(lfw, start, 0, 0.1, fold=3, **size)
+    smaller = row(lfw, start, 1, 0.1, fold=3, image_size=32)
+    (tmp_path / "lfw.json").write_text(json.dumps([there, smaller]))
+    results = lfw.Results(tmp_path / "lfw.json", size)
+    runs = [lfw.Run(3, 0, start), lfw.Run(3, 1, start), lfw.Run(4, 0, start), lfw.Run(3, 0, start._replace(lr=0.1))]
+    assert results.of(runs) == {runs[0]: there}
+    results.add(row(lfw, start, 1, 0.2, fold=3, **size))
+    assert len(results.of(runs)) == 2
+    assert len(json.loads((tmp_path / "lfw.json").read_text())) == 3
 
 
 def test_the_error_is_that_of_folds_after_the_mean_over_seeds(lfw: ModuleType) -> None:
