@@ -39,8 +39,9 @@ def test_a_checkout_that_is_not_installed_knows_its_version(monkeypatch: pytest.
         return found(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    limits = {"max_images": 2, "max_bytes": 2, "max_waiting": 2}
     assert versions()["arcface_pl"] == arcface_pl.__version__  # results.json, after a run that was paid for
-    assert document({"max_images": 2})["info"]["version"] == arcface_pl.__version__
+    assert document(limits)["info"]["version"] == arcface_pl.__version__
 
 
 def test_dir_lists_the_classes_and_nothing_imports_torch_for_it() -> None:
