@@ -38,7 +38,7 @@ class Shard(NamedTuple):
     draw: Callable[[Tensor], Tensor] | None = None
     """Takes the classes here that the batch needs, and returns all that take part in the step, sorted; None: all."""
     update: Callable[[], Callable[[Rows, Tensor], None]] | None = None
-    """Begins an update inside the backward pass and returns what takes rows of the weight and their gradient; the weight
+    """Begins an update inside the backward pass; returns what takes rows of the weight and their gradient. The weight
     then gets no gradient."""
 
 
