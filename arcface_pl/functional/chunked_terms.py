@@ -37,8 +37,9 @@ class Shard(NamedTuple):
     """Centers of all processes together, C * K."""
     draw: Callable[[Tensor], Tensor] | None = None
     """Takes the classes here that the batch needs, and returns all that take part in the step, sorted; None: all."""
-    update: Callable[[Rows, Tensor], None] | None = None
-    """Takes rows of the weight and their gradient inside the backward pass, in place of a gradient of the weight."""
+    update: Callable[[], Callable[[Rows, Tensor], None]] | None = None
+    """Begins an update inside the backward pass; returns what takes rows of the weight and their gradient. The weight
+    then gets no gradient."""
 
 
 class _Batch(NamedTuple):
@@ -192,7 +193,7 @@ class _ChunkedTerms(torch.autograd.Function):
         to_target = tangent(coefficient * unit, target, target_norms)
         kept, ctx.kept, update = ctx.kept, None, None
         if shard.update is not None:
-            update = _with_targets(shard.update, drawn, rows, to_target)
+            update = _with_targets(shard.update(), drawn, rows, to_target)
         weighting = Reweighting(*reweighting) if reweighting else None
         problem = Problem(unit.to(ctx.dtypes[1]), centers, columns, ctx.non_target, weighting)
         grad_sum = sums[0].contiguous() if sums else None

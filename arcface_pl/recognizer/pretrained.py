@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from arcface_pl import __version__
 from arcface_pl.checkpoints.atomic import replacing, writing
 from arcface_pl.checkpoints.network import rebuild
 from arcface_pl.checkpoints.results import is_ours
@@ -132,7 +133,7 @@ def to_tensors(model: TrainedModel) -> dict[str, torch.Tensor]:
 def to_config(model: TrainedModel) -> dict[str, Any]:
     """Return everything but the weights, as plain values."""
     return {
-        "versions": {name: version(name) for name in ("arcface_pl", "torch", "safetensors")},
+        "versions": {"arcface_pl": __version__} | {name: version(name) for name in ("torch", "safetensors")},
         "backbone": spec_of(model.backbone),
         "head": spec_of(model.head),
         "preprocessing": model.preprocessor.to_dict(),

@@ -56,8 +56,9 @@ class ArcFaceModule(L.LightningModule):
         shard_head: Keep in each process only its share of the classes; see `arcface_pl.shard_head`.
         head_sample_rate: Share of the classes in a training step, in (0, 1] (Partial FC). Below 1 it needs
             ``update_head_in_backward``.
-        update_head_in_backward: Update the class centers by SGD inside the backward pass, with the rate, momentum and
-            weight decay of their parameter group, so that their gradient is never stored.
+        update_head_in_backward: Update the class centers inside the backward pass, with the rate, momentum and weight
+            decay of their parameter group, so that their gradient is never stored: by the rule of the optimizer, which
+            is SGD, Adam or AdamW, or by SGD whatever the optimizer ("sgd", which then needs ``head_lr``).
         num_threads: CPU threads per process while training, at least 1; gradients differ in their last bit between
             thread counts. Unset: torch's.
         compile: torch.compile mode for the backbone's training steps: "default", or "reduce-overhead" for CUDA graphs.
@@ -90,7 +91,7 @@ class ArcFaceModule(L.LightningModule):
         channels_last: bool = True,
         shard_head: bool = False,
         head_sample_rate: float = 1.0,
-        update_head_in_backward: bool = False,
+        update_head_in_backward: bool | Literal["sgd"] = False,
         num_threads: int | None = None,
         compile: CompileMode | None = None,
         matmul_precision: Literal["highest", "high", "medium"] | None = None,
@@ -110,6 +111,8 @@ class ArcFaceModule(L.LightningModule):
             if rate is not None:
                 check_number(name, rate, low=0, low_open=True)
         check_number("head_sample_rate", head_sample_rate, low=0, low_open=True, high=1, high_open=False)
+        if update_head_in_backward not in (False, True, "sgd"):
+            raise ValueError(expected("update_head_in_backward", update_head_in_backward, "true, false or sgd"))
         if num_threads is not None:
             check_count("num_threads", num_threads, low=1)
         backbone = adapt(backbone)
