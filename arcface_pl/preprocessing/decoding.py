@@ -182,8 +182,9 @@ def measure_white_level(sources: Iterable[Path | bytes]) -> float | None:
 
     Returns:
         For integers, the lowest level that no pixel exceeds. For floating point, the lowest with at least half of the
-        images below twice that level: bicubic interpolation leaves pixels above white in every image. None if no image has more than 8 bits per channel, or if there are
-        integers up to 65,535 and floating point up to 1, which is what `read_image` takes None for. A PGM has its own.
+        images below twice that level: bicubic interpolation leaves pixels above white in every image. None if no image
+        has more than 8 bits per channel, or if there are integers up to 65,535 and floating point up to 1, which is
+        what `read_image` takes None for. A PGM has its own.
 
     Raises:
         UserError: If both kinds occur and no level fits both.

@@ -281,5 +281,5 @@ def unlike_order(source: str | Path, facts: Mapping[str, Any]) -> str:
     theirs, ours = ((each or {}).get("channel_order", "rgb") for each in (saved, here))
     if not saved or facts.get("in_channels") != 3 or theirs == ours:
         return ""
-    place = printable(source)
-    return f"data.channel_order: {place} was trained in {theirs}, this run has {ours}. To match: --data.channel_order {theirs}"
+    both = f"{printable(source)} was trained in {theirs}, this run has {ours}"
+    return f"data.channel_order: {both}. To match: --data.channel_order {theirs}"

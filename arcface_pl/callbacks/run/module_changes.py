@@ -11,7 +11,7 @@ from arcface_pl.checkpoints.specs import PLAIN
 
 
 class ModuleChanges:
-    """Finds out which parameters are frozen, which modules evaluate, and which attributes, modules and hooks changed."""
+    """Finds out what is frozen, which modules evaluate, and which attributes, modules and hooks were changed."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
