@@ -38,8 +38,9 @@ class Shard(NamedTuple):
     draw: Callable[[Tensor, Tensor], Tensor] | None = None
     """Takes the batch's labels, relative to the first class, and which of them are here, (B,) each; returns the classes
     that take part in the step, sorted, with all that are needed among them. None: all classes do."""
-    update: Callable[[Rows, Tensor], None] | None = None
-    """Takes rows of the weight and their gradient inside the backward pass, in place of a gradient of the weight."""
+    update: Callable[[], Callable[[Rows, Tensor], None]] | None = None
+    """Begins an update inside the backward pass; returns what takes rows of the weight and their gradient. The weight
+    then gets no gradient."""
 
 
 class _Batch(NamedTuple):
@@ -193,7 +194,7 @@ class _ChunkedTerms(torch.autograd.Function):
         to_target = tangent(coefficient * unit, target, target_norms)
         kept, ctx.kept, update = ctx.kept, None, None
         if shard.update is not None:
-            update = _with_targets(shard.update, drawn, rows, to_target)
+            update = _with_targets(shard.update(), drawn, rows, to_target)
         weighting = Reweighting(*reweighting) if reweighting else None
         problem = Problem(unit.to(ctx.dtypes[1]), centers, columns, ctx.non_target, weighting)
         grad_sum = sums[0].contiguous() if sums else None
