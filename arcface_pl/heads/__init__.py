@@ -8,7 +8,7 @@ from arcface_pl.heads.combined import CombinedMarginHead
 from arcface_pl.heads.cosface import CosFaceHead
 from arcface_pl.heads.curricularface import CurricularFaceHead
 from arcface_pl.heads.elasticface import ElasticFaceHead
-from arcface_pl.heads.in_backward import InBackwardSGD
+from arcface_pl.heads.in_backward import InBackwardAdam, InBackwardSGD, InBackwardUpdate
 from arcface_pl.heads.magface import MagFaceHead
 from arcface_pl.heads.margin import MarginHead
 from arcface_pl.heads.sharded import ShardedHead, shard_head
@@ -43,7 +43,9 @@ __all__ = [
     "ElasticFaceHead",
     "Head",
     "HeadScores",
+    "InBackwardAdam",
     "InBackwardSGD",
+    "InBackwardUpdate",
     "LinearHead",
     "MagFaceHead",
     "MarginHead",

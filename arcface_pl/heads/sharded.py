@@ -17,7 +17,7 @@ from arcface_pl.functional.chunked_terms import Shard, sharded_target_angle
 from arcface_pl.functional.process_group import Group
 from arcface_pl.heads.angular import AngularHead
 from arcface_pl.heads.base import Head
-from arcface_pl.heads.in_backward import InBackwardSGD
+from arcface_pl.heads.in_backward import InBackwardUpdate, Rule, in_backward_update
 from arcface_pl.seeding import derive_seed
 
 
@@ -112,7 +112,7 @@ class ShardedHead(AngularHead):
     def _begin(self, group: Group, sample_rate: float) -> None:
         self.group, self.sample_rate = group, sample_rate
         self._step_to_draw, self._seed_to_draw = 0, 0
-        self._update: InBackwardSGD | None = None
+        self._update: InBackwardUpdate | None = None
         self._gathered: Tensor | None = None
         if group.size > 1:
             self.weight = nn.Parameter(self.share(self.weight.detach()).clone(), self.weight.requires_grad)
@@ -176,18 +176,20 @@ class ShardedHead(AngularHead):
             return self.weight
         return self.whole(self.weight) if self._gathered is None else self._gathered
 
-    def update_in_backward(self, optimizer: Optimizer | None) -> None:
-        """Update the centers by SGD inside the backward pass, without keeping their gradient; None turns it off.
+    def update_in_backward(self, optimizer: Optimizer | None, rule: Rule = "optimizer") -> None:
+        """Update the centers inside the backward pass, without keeping their gradient; None turns it off.
 
         Incompatible with gradient accumulation, gradient clipping and a scaled loss; call backward once per step.
 
         Args:
-            optimizer: Holds ``head.weight``: see `InBackwardSGD`.
+            optimizer: Holds ``head.weight``.
+            rule: "optimizer" for its own, which must be SGD, Adam or AdamW, see `InBackwardUpdate`; "sgd" for SGD,
+                whatever it is.
 
         Raises:
-            ValueError: If the optimizer does not hold the centers, or has dampening or ``maximize``.
+            ValueError: If the optimizer does not hold the centers, or has a rule or an option that the update does not.
         """
-        self._update = None if optimizer is None else InBackwardSGD(optimizer, self.weight)
+        self._update = None if optimizer is None else in_backward_update(optimizer, self.weight, rule)
 
     def set_progress(self, *, epoch: float, step: int, seed: int, batch: int = 0) -> None:
         """Choose the draw of the classes, one per optimizer step, see `Head.set_progress`."""
@@ -211,18 +213,21 @@ class ShardedHead(AngularHead):
             self._classes(self.group.rank).start,
             self.num_classes * self.sub_centers,
             self._draw_classes if sampled else None,
-            self._update if self.training else None,
+            self._update.begin if self.training and self._update is not None else None,
         )
 
-    def _draw_classes(self, needed: Tensor) -> Tensor:
+    def _draw_classes(self, labels: Tensor, here: Tensor) -> Tensor:
         """Return the classes of a step: those that are needed, and random others up to ``sample_rate``."""
         classes = self.weight.shape[0] // self.sub_centers
-        count = max(math.ceil(self.sample_rate * classes), len(needed))
+        count = math.ceil(self.sample_rate * classes)
+        if count < len(labels):  # only then may the batch need more, and a GPU has to be waited for
+            count = max(count, len(labels[here].unique()))
         generator = torch.Generator(self.weight.device)
         generator.manual_seed(derive_seed(self._seed_to_draw, "partial_fc", self._step_to_draw, self.group.rank))
         luck = torch.rand(classes, generator=generator, device=self.weight.device, dtype=torch.float32)
-        luck[needed] = 2
-        return luck.topk(count).indices.sort().values
+        # The class after the last one stands for those of other processes
+        luck = torch.cat([luck, luck.new_zeros(1)]).index_fill_(0, torch.where(here, labels, classes), 2)
+        return luck[:classes].topk(count).indices.sort().values
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from arcface_pl.callbacks import ExponentialMovingAverage
 from arcface_pl.callbacks.run.defaults import check_trainer
+from arcface_pl.callbacks.run.resumed_settings import training_settings
 from arcface_pl.callbacks.run.sharding import check_sharding
 from arcface_pl.heads import ShardedHead
 from arcface_pl.training.module import ArcFaceModule
@@ -71,10 +72,26 @@ def test_optimizers_whose_rate_does_not_suit_sgd_are_refused(make: Callable[...,
         return torch.optim.Adam(params, lr=1e-3)
 
     with pytest.raises(ValueError, match="model.head_lr: not set; expected a rate .* the optimizer is Adam"):
-        check_sharding(make(update_head_in_backward=True, optimizer=adam), fake())
-    check_sharding(make(update_head_in_backward=True, optimizer=adam, head_lr=0.1), fake())
-    with pytest.raises(ValueError, match="dampening"):
+        check_sharding(make(update_head_in_backward="sgd", optimizer=adam), fake())
+    check_sharding(make(update_head_in_backward="sgd", optimizer=adam, head_lr=0.1), fake())
+    check_sharding(make(update_head_in_backward=True, optimizer=adam), fake())
+    with pytest.raises(ValueError, match="^model.optimizer.dampening: got 0.5; expected off"):
         check_sharding(make(update_head_in_backward=True, optimizer=lambda p: sgd(p, dampening=0.5)), fake())
+    with pytest.raises(ValueError, match="^model.optimizer: got 'Adagrad'; expected SGD, Adam or AdamW"):
+        check_sharding(make(update_head_in_backward=True, optimizer=torch.optim.Adagrad), fake())
+    with pytest.raises(ValueError, match="^update_head_in_backward: got 'adam'; expected true, false or sgd"):
+        make(update_head_in_backward="adam")
+
+
+def test_another_rule_of_the_centers_is_another_setting(make: Callable[..., ArcFaceModule]) -> None:
+    def recorded(**arguments: Any) -> Any:
+        module = make(**arguments)
+        trainer: Any = fake(optimizers=[module.optimizer(module.parameters())], lr_scheduler_configs=[])
+        return training_settings(trainer, module)["model.update_head_in_backward"]
+
+    adam = torch.optim.Adam
+    assert [recorded(update_head_in_backward=each) for each in (False, True, "sgd")] == [False, True, True]
+    assert [recorded(update_head_in_backward=each, optimizer=adam) for each in (True, "sgd")] == ["Adam", True]
 
 
 def test_several_processes_need_a_sharded_head_and_ddp(make: Callable[..., ArcFaceModule]) -> None:

@@ -13,7 +13,8 @@ from torch.optim import SGD
 
 from arcface_pl.callbacks.run.private_apis import keep_out_of_ddp
 from arcface_pl.errors import SettingsError, expected
-from arcface_pl.heads import Head, InBackwardSGD, ShardedHead, shard_head
+from arcface_pl.heads import Head, ShardedHead, shard_head
+from arcface_pl.heads.in_backward import Rule, in_backward_update
 
 
 def needs_sharding(module: Any) -> bool:
@@ -50,7 +51,7 @@ class HeadSharding(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Hand the optimizer to a head that is updated in the backward pass."""
         if pl_module.update_head_in_backward:
-            pl_module.head.update_in_backward(trainer.optimizers[0])
+            pl_module.head.update_in_backward(trainer.optimizers[0], _rule(pl_module))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Gather the centers once: processes may have different numbers of batches to score."""
@@ -86,7 +87,7 @@ def _change_states(
     for optimizer in checkpoint.get("optimizer_states", []):
         kept = optimizer["state"].get(position, {})
         changed = {
-            name: change(value) if isinstance(value, Tensor) and value.shape == shape else value
+            name: change(value) if isinstance(value, Tensor) and value.shape[:1] == shape[:1] else value
             for name, value in kept.items()
         }
         # A new dictionary: the old one is the running optimizer's.
@@ -145,11 +146,18 @@ def _check_update(module: Any, trainer: Any) -> None:
         raise _refused("precision", trainer.precision, f"bf16-mixed or 32-true {together}")
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = module.optimizer([parameter])
-    InBackwardSGD(optimizer, parameter)
-    if not isinstance(optimizer, SGD) and module.head_lr is None:
+    try:
+        in_backward_update(optimizer, parameter, _rule(module))
+    except ValueError as error:
+        raise SettingsError(f"model.{error}") from error
+    if module.update_head_in_backward == "sgd" and not isinstance(optimizer, SGD) and module.head_lr is None:
         made = type(optimizer).__name__
-        needed = f"a rate {together}, which moves the centers by SGD, while the optimizer is {made}"
+        needed = f"a rate {together}=sgd, which moves the centers by SGD, while the optimizer is {made}"
         raise SettingsError(f"model.head_lr: not set; expected {needed}")
+
+
+def _rule(module: Any) -> Rule:
+    return "sgd" if module.update_head_in_backward == "sgd" else "optimizer"
 
 
 def _refused(name: str, got: object, accepted: str) -> SettingsError:
