@@ -84,7 +84,9 @@ class _Chunks:
         self.dtype, wide = compute_dtype(embeddings, weight), pair_dtype(embeddings.device)
         self.unit = unit_rows(embeddings, wide)[0].to(self.dtype)
         self.weight, self.sub_centers = weight, sub_centers
-        size = NonTarget(1.0, sub_centers, chunk_size).chunk(max(1, len(embeddings)), embeddings.device)
+        size = NonTarget(1.0, sub_centers, chunk_size).chunk(
+            max(1, len(embeddings)), embeddings.shape[1], embeddings.device
+        )
         self.rows = min(size * sub_centers, weight.shape[0])
         self.cells = self.unit.new_empty(len(embeddings), self.rows)
 

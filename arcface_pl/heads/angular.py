@@ -73,7 +73,7 @@ class AngularHead(Head):
         if self.dynamic_scale is None or not self.training:
             return
         weight, shard = self.loss_centers()
-        non_target = NonTarget(self.scale_value, self.sub_centers)
+        non_target = NonTarget(self.scale_value, self.sub_centers, precision=self.non_target_precision)
         terms = angular_terms(embeddings, weight, labels, non_target, with_sum=False, shard=shard)
         everyone, pairs = Group(), torch.stack([terms.non_target, torch.atan2(terms.sine, terms.cosine)], dim=1)
         log_sums, theta = everyone.gather(pairs, everyone.sizes(labels)).unbind(dim=1)
@@ -150,7 +150,7 @@ class AngularHead(Head):
         reweighting = self.reweighting(embeddings, labels)
         weight, shard = self.loss_centers()
         scale, with_sum = self.scale_value, self.label_smoothing > 0
-        non_target = NonTarget(scale, self.sub_centers)
+        non_target = NonTarget(scale, self.sub_centers, precision=self.non_target_precision)
         terms = angular_terms(embeddings, weight, labels, non_target, reweighting, with_sum=with_sum, shard=shard)
         losses = loss_of_terms(
             terms,

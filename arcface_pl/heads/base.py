@@ -13,6 +13,7 @@ from arcface_pl.functional import similarity
 from arcface_pl.functional.checks import check_batch, check_choice, check_count, check_embeddings, check_number
 from arcface_pl.functional.chunked_terms import Shard
 from arcface_pl.functional.loss import Reduction
+from arcface_pl.functional.products import PRECISIONS, Precision
 from arcface_pl.functional.scoring import HeadScores, LogitsOf, logit_scores, predict
 from arcface_pl.functional.terms import WHOLE_CELLS
 from arcface_pl.heads.centers import CenterDraw
@@ -33,6 +34,9 @@ class Head(nn.Module):
         label_smoothing: Fraction of the target that is spread evenly over all classes, in [0, 1).
         class_weights: Factor of each sample's loss by its class: "equal" for none, "balanced" for one that is inverse
             to the number of training images of the class, 1 on average over them, or a list of C numbers, at least 0.
+        non_target_precision: Operands of the matrix products of the non-target classes in a loss over many classes:
+            "float32", "tf32" on CUDA devices (no effect elsewhere), or "bfloat16"; sums are float32, and the target's
+            angle stays exact. Scores and predictions do not depend on it.
     """
 
     __signature__: ClassVar[inspect.Signature]
@@ -50,16 +54,19 @@ class Head(nn.Module):
         sub_centers: int = 1,
         label_smoothing: float = 0.0,
         class_weights: ClassWeights = "equal",
+        non_target_precision: Precision = "float32",
     ) -> None:
         super().__init__()
         check_count("embedding_dim", embedding_dim, low=1)
         check_count("num_classes", num_classes, low=1)
         check_count("sub_centers", sub_centers, low=1)
         check_number("label_smoothing", label_smoothing, low=0, high=1)
+        check_choice("non_target_precision", non_target_precision, PRECISIONS)
         self.embedding_dim = embedding_dim
         self.num_classes = num_classes
         self.sub_centers = sub_centers
         self.label_smoothing = label_smoothing
+        self.non_target_precision = non_target_precision
         self.check_labels = True
         rows = num_classes * sub_centers
         self.postponed = CenterDraw.postponed(rows, embedding_dim)

@@ -314,15 +314,18 @@ class ShardedHead(AngularHead):
             self._update.begin if self.training and self._update is not None else None,
         )
 
-    def _draw_classes(self, needed: Tensor) -> Tensor:
+    def _draw_classes(self, labels: Tensor, here: Tensor) -> Tensor:
         """Return the classes of a step: those that are needed, and random others up to ``sample_rate``."""
         classes = self.weight.shape[0] // self.sub_centers
-        count = max(math.ceil(self.sample_rate * classes), len(needed))
+        count = math.ceil(self.sample_rate * classes)
+        if count < len(labels):  # only then may the batch need more, and a GPU has to be waited for
+            count = max(count, len(labels[here].unique()))
         generator = torch.Generator(self.weight.device)
         generator.manual_seed(derive_seed(self._seed_to_draw, "partial_fc", self._step_to_draw, self.group.rank))
         luck = torch.rand(classes, generator=generator, device=self.weight.device, dtype=torch.float32)
-        luck[needed] = 2
-        return luck.topk(count).indices.sort().values
+        # The class after the last one stands for those of other processes
+        luck = torch.cat([luck, luck.new_zeros(1)]).index_fill_(0, torch.where(here, labels, classes), 2)
+        return luck[:classes].topk(count).indices.sort().values
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -27,7 +27,7 @@ from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
 from arcface_pl.training.hyperparameters import load_module, plain, plain_hyperparameters, trainer_of
-from arcface_pl.training.init_from import load_weights, unlike_pretraining
+from arcface_pl.training.init_from import load_weights, local_path, unlike_order, unlike_pretraining
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
 from arcface_pl.training.schedules import configure_schedule
 from arcface_pl.training.scores import Scores
@@ -206,8 +206,11 @@ class ArcFaceModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Read the backbone's initial weights, unless a checkpoint was restored, and only once; compare its images."""
         if self.init_from is not None:
-            found = load_weights(self.backbone, self.init_from, self.trainer.default_root_dir)
+            source = local_path(self.init_from, self.trainer.default_root_dir)
+            found = load_weights(self.backbone, source)
             self.print(f"backbone's weights from {printable(self.init_from)}; the head is new\n{found.table()}")
+            if unlike := unlike_order(source, self.data_facts):
+                self.print(unlike)
             self.init_from = None
         if self.trainer.ckpt_path is None and (unlike := unlike_pretraining(self.backbone, self.data_facts)):
             self.print(unlike)
