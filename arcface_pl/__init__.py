@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         shard_head,
     )
     from arcface_pl.recognizer import Recognizer
+    from arcface_pl.training.extra_losses import ExtraLoss
     from arcface_pl.training.module import ArcFaceModule
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "CosFaceHead",
     "CurricularFaceHead",
     "ElasticFaceHead",
+    "ExtraLoss",
     "FastCNN",
     "IResNet",
     "ImageFolderDataModule",
@@ -75,6 +77,7 @@ _ROOMS = {
     "OmniglotDataModule": "data",
     "PairsDataModule": "data",
     "ArcFaceModule": "training.module",
+    "ExtraLoss": "training.extra_losses",
     "Recognizer": "recognizer",
 }
 

@@ -43,8 +43,8 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: Training images per step and process; at least 1. The last step of an epoch takes what is left; a
             single image left over joins the step before.
         images_per_class: Training images of each class in a batch, for losses on pairs: at least 2, a divisor of
-            batch_size, and at most half of it. An epoch then shows every image at least once, and some again to fill the
-            last group of a class. null to draw images whatever their class.
+            batch_size, and at most half of it. An epoch then shows every image at least once, and some again to fill
+            the last group of a class. null to draw images whatever their class.
         eval_batch_size: Largest number of images per step in validation, test and prediction; affects speed and memory
             only.
         val_fraction: Fraction of the training images used for validation, in [0, 1). 0 for no validation.

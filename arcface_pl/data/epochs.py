@@ -159,16 +159,14 @@ class Batches(ABC):
         return self._split(torch.arange(count)[self._share].to(device))
 
     def _grouped(self, generator: torch.Generator) -> Tensor:
-        """Return the order of an epoch in groups of a class, laid out so that `_share` gives each process whole ones."""
+        """Return the order of an epoch in groups of a class, so that `_share` gives each process whole ones."""
         each, usual = self.num_groups // self.world_size, self.batch_size // self.group_size
         sizes = [usual] * (len(self) - 1)
         sizes += [each - sum(sizes)]
         # The batches of the processes follow each other, step by step
         batches = [size for size in sizes for _ in range(self.world_size)]
         order = grouped_order(self.labels.cpu(), self.group_size, batches, generator, balance=self.balance)
-        shares = [
-            torch.cat(order.split(batches)[rank :: self.world_size]).flatten() for rank in range(self.world_size)
-        ]
+        shares = [torch.cat(order.split(batches)[rank :: self.world_size]).flatten() for rank in range(self.world_size)]
         return torch.stack(shares, dim=1).flatten()
 
     def _draws(self, epoch: int) -> tuple[Tensor, ...] | None:

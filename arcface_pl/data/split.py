@@ -141,7 +141,8 @@ def _without_repeats(owner: Tensor, order: Tensor, frequent: Tensor, batches: li
         The first ``sum(batches)`` groups of the new order.
     """
     coming = iter(zip(order.tolist(), owner[order].tolist(), strict=True))
-    recurs, waiting, found = frequent.tolist(), [], []
+    recurs, found = frequent.tolist(), []
+    waiting: list[tuple[int, int]] = []
     for wanted in batches:
         used: set[int] = set()
         later: list[tuple[int, int]] = []

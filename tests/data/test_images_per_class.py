@@ -134,7 +134,9 @@ def test_images_in_files_give_the_batches_of_images_in_memory(tmp_path: Path) ->
     for number, image in enumerate(data.images):
         Image.fromarray(image[0].numpy()).save(tmp_path / f"{number:02}.png")
     names = [f"{number:02}.png" for number in range(len(labels))]
-    files = ImageFiles(tmp_path, list_files(zip(names, [0] * len(names), labels.tolist())), Preprocessor(8, 1, *PLAIN))
+    files = ImageFiles(
+        tmp_path, list_files(zip(names, [0] * len(names), labels.tolist(), strict=True)), Preprocessor(8, 1, *PLAIN)
+    )
     kwargs: dict[str, Any] = {"batch_size": 4, "shuffle": True, "normalization": PLAIN, "images_per_class": 2}
     for one, other in zip(FileLoader(files, num_workers=0, **kwargs), BatchLoader(data, **kwargs), strict=True):
         assert torch.equal(one[0], other[0])
@@ -151,7 +153,11 @@ def test_an_order_is_a_function_of_the_generator() -> None:
 @pytest.mark.parametrize(
     ("images_per_class", "batch_size", "line"),
     [
-        (5, 64, "images_per_class: got 5; expected a divisor of data.batch_size, and at most half of it. data.batch_si"),
+        (
+            5,
+            64,
+            "images_per_class: got 5; expected a divisor of data.batch_size, and at most half of it. data.batch_si",
+        ),
         (64, 64, "images_per_class: got 64; expected a divisor"),
         (1, 64, "images_per_class: got 1; expected a whole number of at least 2"),
         (2.0, 64, "images_per_class: got 2.0; expected a whole number"),
