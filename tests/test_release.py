@@ -1,5 +1,6 @@
 """What a user of the wheel meets first: version, names, help as typed, configs by name, completion, links."""
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ import pytest
 import arcface_pl
 from arcface_pl.cli import main
 from arcface_pl.cli.config import named_configs, read_config
+from arcface_pl.cli.report import versions
+from arcface_pl.demo.openapi import document
 from arcface_pl.errors import SettingsError
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +28,20 @@ def test_the_version_is_one(capsys: pytest.CaptureFixture) -> None:
     assert re.search(
         rf"^## \[{arcface_pl.__version__}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.M
     )
+
+
+def test_a_checkout_that_is_not_installed_knows_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.metadata.distribution
+
+    def distribution(name: str) -> importlib.metadata.Distribution:
+        if name.replace("-", "_") == "arcface_pl":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    limits = {"max_images": 2, "max_bytes": 2, "max_waiting": 2}
+    assert versions()["arcface_pl"] == arcface_pl.__version__  # results.json, after a run that was paid for
+    assert document(limits)["info"]["version"] == arcface_pl.__version__
 
 
 def test_dir_lists_the_classes_and_nothing_imports_torch_for_it() -> None:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
+from arcface_pl import __version__
 from arcface_pl.callbacks.run.run_folder import RunFolder, run_folder
 from arcface_pl.callbacks.tensorboard.writer import log_settings, writer_of
 from arcface_pl.checkpoints.atomic import replacing
@@ -43,8 +44,8 @@ _MEASURES = {
 
 def versions() -> dict[str, str]:
     """Return the versions that results depend on."""
-    packages = {name: version(name) for name in ("arcface_pl", "torch", "lightning", "torchmetrics")}
-    return {"python": platform.python_version(), **packages}
+    packages = {name: version(name) for name in ("torch", "lightning", "torchmetrics")}
+    return {"python": platform.python_version(), "arcface_pl": __version__, **packages}
 
 
 def exact(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -49,7 +49,7 @@ from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.recognizer.onnx_model import is_onnx
 from arcface_pl.recognizer.pretrained import CONFIG
-from arcface_pl.training.init_from import backbone_of
+from arcface_pl.training.init_from import description_of
 
 NO_DATA = "a data module: the model does not say what data it was trained on"
 _COPY = "give --ckpt_path a copy in a folder that can be written"
@@ -165,7 +165,7 @@ def _over_initial_backbone(
         return settings, flags
     if source in NAMES:
         source = str(find_checkpoint(source, _last(settings, flags, "default_root_dir"), option="model.init_from").path)
-    spec = backbone_of(source)
+    spec = description_of(source).get("backbone")
     if is_known("backbone", spec):
         node = class_node("backbone", spec)
         for name in ("in_channels", "image_size"):  # those of the new data

@@ -228,16 +228,16 @@ class ImageFilesDataModule(ImageDataModule):
         return found
 
     def _check_not_empty(self, parts: list[Part]) -> None:
-        needed = {"train": parts[0], "test": parts[2]} if self.can_train else {"test": parts[2]}
+        needed = {"training images": parts[0]} if self.can_train else {}
+        needed["test images"] = parts[2]
         if self.held_out_class_names:
-            needed["held_out_classes"] = parts[4]
+            needed["test images of data.held_out_classes"] = parts[4]
         for name, part in needed.items():
             if not len(part.labels):
-                place = self.root if self.listing is None else self.listing[0]
-                raise DataError(
-                    f"{place}: no readable image for {name}; expected more images, or other values of "
-                    f"data.val_fraction ({self.val_fraction}) and data.test_fraction ({self.test_fraction})"
-                )
+                place = f"data.root {self.root}" if self.listing is None else f"data.table {self.listing[0]}"
+                shares = f"data.val_fraction ({self.val_fraction}) and data.test_fraction ({self.test_fraction})"
+                remedy = f"Add images; where the seed splits them, change {shares}"
+                raise DataError(expected(place, f"no {name} that can be read", "at least one", remedy))
 
 
 def _check_images(image_size: int, in_channels: int, mean: list[float] | None, std: list[float] | None) -> None:

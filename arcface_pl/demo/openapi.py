@@ -1,7 +1,8 @@
 """The OpenAPI 3.1 document of the service."""
 
-from importlib.metadata import version
 from typing import Any
+
+from arcface_pl import __version__
 
 _NUMBER, _TEXT, _FLAG = {"type": "number"}, {"type": "string"}, {"type": "boolean"}
 _OPTIONAL = {"type": ["string", "null"]}
@@ -33,7 +34,7 @@ def document(limits: dict[str, int]) -> dict[str, Any]:
         "/model": {"get": _get("The model, its thresholds and the limits", {})},
         "/openapi.json": {"get": _get("This document", {})},
     }
-    about = {"title": "arcface_pl", "version": version("arcface_pl")}
+    about = {"title": "arcface_pl", "version": __version__}
     return {"openapi": "3.1.0", "info": about, "paths": {**gets, **posts}}
 
 

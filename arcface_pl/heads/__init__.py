@@ -4,11 +4,12 @@ from arcface_pl.heads.adaface import AdaFaceHead
 from arcface_pl.heads.angular import AngularHead
 from arcface_pl.heads.arcface import ArcFaceHead
 from arcface_pl.heads.base import Head, HeadScores
+from arcface_pl.heads.centers import deferred_centers
 from arcface_pl.heads.combined import CombinedMarginHead
 from arcface_pl.heads.cosface import CosFaceHead
 from arcface_pl.heads.curricularface import CurricularFaceHead
 from arcface_pl.heads.elasticface import ElasticFaceHead
-from arcface_pl.heads.in_backward import InBackwardSGD
+from arcface_pl.heads.in_backward import InBackwardAdam, InBackwardSGD, InBackwardUpdate
 from arcface_pl.heads.magface import MagFaceHead
 from arcface_pl.heads.margin import MarginHead
 from arcface_pl.heads.sharded import ShardedHead, shard_head
@@ -43,12 +44,15 @@ __all__ = [
     "ElasticFaceHead",
     "Head",
     "HeadScores",
+    "InBackwardAdam",
     "InBackwardSGD",
+    "InBackwardUpdate",
     "LinearHead",
     "MagFaceHead",
     "MarginHead",
     "NormalizedSoftmaxHead",
     "ShardedHead",
     "SphereFaceHead",
+    "deferred_centers",
     "shard_head",
 ]

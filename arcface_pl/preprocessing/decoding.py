@@ -181,9 +181,10 @@ def measure_white_level(sources: Iterable[Path | bytes]) -> float | None:
         sources: A sample of the files, or their contents. Unreadable ones are ignored.
 
     Returns:
-        For integers, the lowest level that no pixel exceeds. For floating point, the lowest that the brightest pixel of
-        at least half of the images does not exceed. None if no image has more than 8 bits per channel, or if there are
-        integers up to 65,535 and floating point up to 1, which is what `read_image` takes None for. A PGM has its own.
+        For integers, the lowest level that no pixel exceeds. For floating point, the lowest with at least half of the
+        images below twice that level: bicubic interpolation leaves pixels above white in every image. None if no image
+        has more than 8 bits per channel, or if there are integers up to 65,535 and floating point up to 1, which is
+        what `read_image` takes None for. A PGM has its own.
 
     Raises:
         UserError: If both kinds occur and no level fits both.
@@ -206,9 +207,11 @@ def measure_white_level(sources: Iterable[Path | bytes]) -> float | None:
 
 
 def _level(is_float: bool, maxima: list[float]) -> float:
-    largest = float(np.median(maxima)) if is_float else max(maxima)
-    levels = (_WHITE_FLOAT, 255.0, _WHITE_INTEGER) if is_float else (255.0, 1023.0, 4095.0, 16_383.0, _WHITE_INTEGER)
-    return next((level for level in levels if largest <= level), largest)
+    if is_float:
+        typical = float(np.median(maxima))
+        return next((level for level in (_WHITE_FLOAT, 255.0, _WHITE_INTEGER) if typical <= 2 * level), typical)
+    levels = (255.0, 1023.0, 4095.0, 16_383.0, _WHITE_INTEGER)
+    return next((level for level in levels if max(maxima) <= level), max(maxima))
 
 
 @contextmanager

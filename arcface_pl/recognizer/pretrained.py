@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from arcface_pl import __version__
 from arcface_pl.checkpoints.atomic import replacing, writing
 from arcface_pl.checkpoints.network import rebuild
 from arcface_pl.checkpoints.results import is_ours
@@ -20,6 +21,7 @@ from arcface_pl.errors import CheckpointError, PretrainedError
 from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.heads import Head
 from arcface_pl.preprocessing import Preprocessor
+from arcface_pl.recognizer.embedding_space import NoNetwork
 from arcface_pl.recognizer.manifest import Manifest
 from arcface_pl.recognizer.model_card import model_card
 from arcface_pl.recognizer.onnx_model import OnnxBackbone
@@ -51,6 +53,8 @@ def write_pretrained(model: TrainedModel, folder: str | Path) -> None:
     folder = Path(os.path.abspath(folder))  # not resolve(): a link stays a link
     if isinstance(model.backbone, OnnxBackbone):
         raise PretrainedError(folder, "the network is an ONNX file, whose weights cannot be written", "copy that file")
+    if isinstance(model.backbone, NoNetwork):
+        raise PretrainedError(folder, "there is no network to write", "write the names with save_gallery")
     weights = save(to_tensors(model))
     card = model_card(model).encode()
     digests = {"weights_sha256": _sha256(weights), "card_sha256": _sha256(card)}
@@ -132,7 +136,7 @@ def to_tensors(model: TrainedModel) -> dict[str, torch.Tensor]:
 def to_config(model: TrainedModel) -> dict[str, Any]:
     """Return everything but the weights, as plain values."""
     return {
-        "versions": {name: version(name) for name in ("arcface_pl", "torch", "safetensors")},
+        "versions": {"arcface_pl": __version__} | {name: version(name) for name in ("torch", "safetensors")},
         "backbone": spec_of(model.backbone),
         "head": spec_of(model.head),
         "preprocessing": model.preprocessor.to_dict(),

@@ -17,6 +17,7 @@ from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
 from arcface_pl.checkpoints.reading import is_finite, read_checkpoint
 from arcface_pl.checkpoints.runs import NAMES
 from arcface_pl.errors import PretrainedError, SettingsError, UserError, expected, listed, printable
+from arcface_pl.recognizer.as_checkpoint import as_checkpoint
 from arcface_pl.recognizer.hub import download, is_hub_name
 from arcface_pl.recognizer.pretrained import CONFIG, MANIFEST, WEIGHTS
 
@@ -107,8 +108,9 @@ def unlike_pretraining(backbone: nn.Module, facts: Mapping[str, Any]) -> str:
     if not isinstance(backbone, TimmBackbone) or not backbone.trained_on:
         return ""
     mean, std = facts.get("normalization") or (None, None)
-    found = {"image_size": backbone.input_size, "mean": mean, "std": std}
-    wanted = backbone.trained_on
+    order = (facts.get("preprocessing") or {}).get("channel_order", "rgb")
+    found = {"image_size": backbone.input_size, "mean": mean, "std": std, "channel_order": order}
+    wanted = {**backbone.trained_on, "channel_order": "rgb"}  # all weights of timm
     differing = [name for name, value in found.items() if value is not None and not _close(value, wanted[name])]
     settings = facts.get("kwargs", {})
     flags = [f'--data.{name} "{_short(wanted[name])}"' for name in differing if name in settings]
@@ -120,11 +122,26 @@ def unlike_pretraining(backbone: nn.Module, facts: Mapping[str, Any]) -> str:
 
 
 def _close(one: Any, other: Any) -> bool:
+    if isinstance(one, str):
+        return bool(one == other)
     return torch.allclose(torch.tensor(one).double(), torch.tensor(other).double(), rtol=0, atol=1e-3)
 
 
 def _short(value: Any) -> str:
     return str([round(each, 4) for each in value]) if isinstance(value, list | tuple) else str(value)
+
+
+def local_path(source: str | Path, root: str | Path = ".") -> Path:
+    """Return the file or folder that a name stands for; a repository of the Hub is downloaded. See `read_weights`."""
+    text = str(source)
+    if text in NAMES:
+        return find_checkpoint(text, str(root), option=_SETTING).path
+    if not is_hub_name(text):
+        return Path(text)
+    try:
+        return download(text)
+    except PretrainedError as error:
+        raise SettingsError(expected(_SETTING, text, ACCEPTED, str(error).removeprefix(f"{text}: "))) from error
 
 
 def read_weights(source: str | Path, root: str | Path = ".") -> dict[str, Tensor]:
@@ -144,15 +161,8 @@ def read_weights(source: str | Path, root: str | Path = ".") -> dict[str, Tensor
         CheckpointError: If a checkpoint of this package is damaged.
         PretrainedError: If a folder is damaged.
     """
-    text = str(source)
-    if text in NAMES:
-        return _of_backbone(find_checkpoint(text, str(root), option=_SETTING).content["state_dict"])
-    path = Path(text)
-    if is_hub_name(text):
-        try:
-            path = download(text)
-        except PretrainedError as error:
-            raise SettingsError(expected(_SETTING, text, ACCEPTED, str(error).removeprefix(f"{text}: "))) from error
+    path = local_path(source, root)
+    text = str(path)
     if os.path.isdir(path):
         return _read_folder(path)
     if not os.path.isfile(path):
@@ -243,11 +253,33 @@ def _num_fitting(names: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> i
     return sum(name in wanted and tensor.shape == wanted[name].shape for name, tensor in names.items())
 
 
-def backbone_of(source: str | Path) -> Any:
-    """Return the spec of the backbone in a file of this package; None for other files, and for what cannot be read."""
+def description_of(source: str | Path) -> Mapping[str, Any]:
+    """Return what a file of this package tells besides weights: ``backbone``, a spec, and ``preprocessing``, a dict.
+
+    Empty for other files, and for what cannot be read.
+    """
+    is_saved = os.path.isdir(source) or Path(source).suffix == ".safetensors"
     try:
-        if os.path.isdir(source):
-            return MANIFEST.read(Path(source) / CONFIG)["backbone"]
-        return read_checkpoint(source)["hyper_parameters"].get("backbone")
+        content = as_checkpoint(source).content if is_saved else read_checkpoint(source)
+        preprocessing = (content.get("data") or {}).get("preprocessing") or {}
+        return {"backbone": content["hyper_parameters"].get("backbone"), "preprocessing": preprocessing}
     except (UserError, LookupError):
-        return None
+        return {}
+
+
+def unlike_order(source: str | Path, facts: Mapping[str, Any]) -> str:
+    """Describe in one line that a run gives its network another order of color channels than a file's run did.
+
+    Args:
+        source: The file that the network's weights come from.
+        facts: The run's ``preprocessing`` and ``in_channels``.
+
+    Returns:
+        Both orders, and the flag that mends it; empty if nothing differs, or if the file does not tell.
+    """
+    saved, here = (each.get("preprocessing") for each in (description_of(source), facts))
+    theirs, ours = ((each or {}).get("channel_order", "rgb") for each in (saved, here))
+    if not saved or facts.get("in_channels") != 3 or theirs == ours:
+        return ""
+    both = f"{printable(source)} was trained in {theirs}, this run has {ours}"
+    return f"data.channel_order: {both}. To match: --data.channel_order {theirs}"

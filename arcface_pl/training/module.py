@@ -34,7 +34,7 @@ from arcface_pl.training.hyperparameters import (
     plain_hyperparameters,
     trainer_of,
 )
-from arcface_pl.training.init_from import load_weights, unlike_pretraining
+from arcface_pl.training.init_from import load_weights, local_path, unlike_order, unlike_pretraining
 from arcface_pl.training.loss_specs import restorable
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
 from arcface_pl.training.schedules import configure_schedule
@@ -64,8 +64,9 @@ class ArcFaceModule(L.LightningModule):
         shard_head: Keep in each process only its share of the classes; see `arcface_pl.shard_head`.
         head_sample_rate: Share of the classes in a training step, in (0, 1] (Partial FC). Below 1 it needs
             ``update_head_in_backward``.
-        update_head_in_backward: Update the class centers by SGD inside the backward pass, with the rate, momentum and
-            weight decay of their parameter group, so that their gradient is never stored.
+        update_head_in_backward: Update the class centers inside the backward pass, with the rate, momentum and weight
+            decay of their parameter group, so that their gradient is never stored: by the rule of the optimizer, which
+            is SGD, Adam or AdamW, or by SGD whatever the optimizer ("sgd", which then needs ``head_lr``).
         num_threads: CPU threads per process while training, at least 1; gradients differ in their last bit between
             thread counts. Unset: torch's.
         compile: torch.compile mode for the backbone's training steps: "default", or "reduce-overhead" for CUDA graphs.
@@ -100,7 +101,7 @@ class ArcFaceModule(L.LightningModule):
         channels_last: bool = True,
         shard_head: bool = False,
         head_sample_rate: float = 1.0,
-        update_head_in_backward: bool = False,
+        update_head_in_backward: bool | Literal["sgd"] = False,
         num_threads: int | None = None,
         compile: CompileMode | None = None,
         matmul_precision: Literal["highest", "high", "medium"] | None = None,
@@ -121,6 +122,8 @@ class ArcFaceModule(L.LightningModule):
             if rate is not None:
                 check_number(name, rate, low=0, low_open=True)
         check_number("head_sample_rate", head_sample_rate, low=0, low_open=True, high=1, high_open=False)
+        if update_head_in_backward not in (False, True, "sgd"):
+            raise ValueError(expected("update_head_in_backward", update_head_in_backward, "true, false or sgd"))
         if num_threads is not None:
             check_count("num_threads", num_threads, low=1)
         backbone = adapt(backbone)
@@ -226,8 +229,11 @@ class ArcFaceModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Read the backbone's initial weights, unless a checkpoint was restored, and only once; compare its images."""
         if self.init_from is not None:
-            found = load_weights(self.backbone, self.init_from, self.trainer.default_root_dir)
+            source = local_path(self.init_from, self.trainer.default_root_dir)
+            found = load_weights(self.backbone, source)
             self.print(f"backbone's weights from {printable(self.init_from)}; the head is new\n{found.table()}")
+            if unlike := unlike_order(source, self.data_facts):
+                self.print(unlike)
             self.init_from = None
         if self.trainer.ckpt_path is None and (unlike := unlike_pretraining(self.backbone, self.data_facts)):
             self.print(unlike)

@@ -105,6 +105,8 @@ def test_what_differs_from_pretraining_is_one_line_with_flags(saved: Path) -> No
     assert unlike_pretraining(network, {"kwargs": {}}).endswith("--model.backbone.input_size 224")
     enlarged = TimmBackbone(SMALL, 8, 3, 28, str(saved / "small.pth"), input_size=224)
     assert unlike_pretraining(enlarged, {"normalization": (mean, std)}) == ""
+    exchanged = {"normalization": (mean, std), "preprocessing": {"channel_order": "bgr"}}
+    assert "expect channel_order rgb, here bgr" in unlike_pretraining(enlarged, exchanged)
 
 
 @pytest.mark.parametrize(

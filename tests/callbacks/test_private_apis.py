@@ -229,3 +229,18 @@ def test_finish_epoch(  # private_apis.finish_epoch, which ExactResume calls
     (steps, whole), (resumed_steps, resumed) = fit([Save()]), fit([], tmp_path / "epoch.ckpt")
     assert steps == resumed_steps == 11
     assert all(torch.equal(weights, resumed[name]) for name, weights in whole.items())
+
+
+def test_num_hooks() -> None:
+    layer = nn.Linear(1, 1)
+    assert private_apis.num_hooks(layer) == 0
+    handles = [
+        layer.register_forward_hook(print),
+        layer.register_forward_pre_hook(print),
+        layer.register_full_backward_hook(print),
+        layer.register_full_backward_pre_hook(print),
+    ]
+    assert private_apis.num_hooks(layer) == 4
+    for handle in handles:
+        handle.remove()
+    assert private_apis.num_hooks(layer) == 0

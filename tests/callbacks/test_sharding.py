@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from arcface_pl.callbacks import ExponentialMovingAverage
 from arcface_pl.callbacks.run.defaults import check_trainer
+from arcface_pl.callbacks.run.resumed_settings import training_settings
 from arcface_pl.callbacks.run.sharding import check_sharding
 from arcface_pl.heads import ShardedHead
 from arcface_pl.training.module import ArcFaceModule
@@ -71,10 +72,26 @@ def test_optimizers_whose_rate_does_not_suit_sgd_are_refused(make: Callable[...,
         return torch.optim.Adam(params, lr=1e-3)
 
     with pytest.raises(ValueError, match="model.head_lr: not set; expected a rate .* the optimizer is Adam"):
-        check_sharding(make(update_head_in_backward=True, optimizer=adam), fake())
-    check_sharding(make(update_head_in_backward=True, optimizer=adam, head_lr=0.1), fake())
-    with pytest.raises(ValueError, match="dampening"):
+        check_sharding(make(update_head_in_backward="sgd", optimizer=adam), fake())
+    check_sharding(make(update_head_in_backward="sgd", optimizer=adam, head_lr=0.1), fake())
+    check_sharding(make(update_head_in_backward=True, optimizer=adam), fake())
+    with pytest.raises(ValueError, match="^model.optimizer.dampening: got 0.5; expected off"):
         check_sharding(make(update_head_in_backward=True, optimizer=lambda p: sgd(p, dampening=0.5)), fake())
+    with pytest.raises(ValueError, match="^model.optimizer: got 'Adagrad'; expected SGD, Adam or AdamW"):
+        check_sharding(make(update_head_in_backward=True, optimizer=torch.optim.Adagrad), fake())
+    with pytest.raises(ValueError, match="^update_head_in_backward: got 'adam'; expected true, false or sgd"):
+        make(update_head_in_backward="adam")
+
+
+def test_another_rule_of_the_centers_is_another_setting(make: Callable[..., ArcFaceModule]) -> None:
+    def recorded(**arguments: Any) -> Any:
+        module = make(**arguments)
+        trainer: Any = fake(optimizers=[module.optimizer(module.parameters())], lr_scheduler_configs=[])
+        return training_settings(trainer, module)["model.update_head_in_backward"]
+
+    adam = torch.optim.Adam
+    assert [recorded(update_head_in_backward=each) for each in (False, True, "sgd")] == [False, True, True]
+    assert [recorded(update_head_in_backward=each, optimizer=adam) for each in (True, "sgd")] == ["Adam", True]
 
 
 def test_several_processes_need_a_sharded_head_and_ddp(make: Callable[..., ArcFaceModule]) -> None:
@@ -98,21 +115,26 @@ def test_the_command_line_asks_before_training(make: Callable[..., ArcFaceModule
     check_trainer(make(), fake(accumulate_grad_batches=4))
 
 
-def test_centers_are_gathered_for_scoring_and_released(
-    make: Callable[..., ArcFaceModule], make_trainer: Callable[..., L.Trainer], tiny_loader: Callable[..., Any]
+def test_scoring_takes_turns_and_ends_them_before_other_callbacks(
+    make: Callable[..., ArcFaceModule],
+    make_trainer: Callable[..., L.Trainer],
+    tiny_loader: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[str] = []
     module = make(update_head_in_backward=True, head_sample_rate=0.5)
     trainer = make_trainer(max_epochs=1)
-    setup = L.pytorch.callbacks.LambdaCallback(setup=lambda *_, **__: calls.append(type(module.head).__name__))
-    trainer.callbacks.append(setup)  # type: ignore[attr-defined]
-    ShardedHead.gather_centers, gather = lambda self: calls.append("gather"), ShardedHead.gather_centers  # type: ignore
-    ShardedHead.release_centers, release = lambda self: calls.append("release"), ShardedHead.release_centers  # type: ignore
-    try:
-        trainer.fit(module, tiny_loader(), tiny_loader())
-        trainer.test(module, tiny_loader(), verbose=False)
-        trainer.predict(module, tiny_loader())
-    finally:
-        ShardedHead.gather_centers, ShardedHead.release_centers = gather, release  # type: ignore[method-assign]
+    hooks = ("on_validation_epoch_end", "on_test_epoch_end", "on_predict_epoch_end")
+    other = L.pytorch.callbacks.LambdaCallback(
+        setup=lambda *_, **__: calls.append(type(module.head).__name__),
+        **{hook: lambda *_: calls.append("other") for hook in hooks},
+    )
+    trainer.callbacks.insert(0, other)  # type: ignore[attr-defined]
+    monkeypatch.setattr(ShardedHead, "begin_turns", lambda self: calls.append("begin"))
+    monkeypatch.setattr(ShardedHead, "end_turns", lambda self: calls.append("end"))
+    trainer.fit(module, tiny_loader(), tiny_loader())
+    trainer.test(module, tiny_loader(), verbose=False)
+    trainer.predict(module, tiny_loader())
     assert calls[0] == "ArcFaceHead"
-    assert [each for each in calls if each in ("gather", "release")] == ["gather", "release"] * 3
+    assert [each for each in calls if "Head" not in each] == ["begin", "end", "other"] * 3
+    assert len([each for each in calls if "Head" in each]) == 3  # each callback is set up once, whatever the order

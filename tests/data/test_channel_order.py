@@ -6,11 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from faces import write_faces
 from PIL import Image
+from tiny_runs import QUIET
 from torch import Tensor
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, ImageFolderDataModule, MNISTDataModule, Recognizer
@@ -147,6 +149,30 @@ def test_a_resumed_run_keeps_it(tmp_path: Path) -> None:
         for order in ("rgb", "bgr")
     ]
     assert [data.state_dict()["channel_order"] for data in states] == [None, "bgr"]
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+@pytest.mark.parametrize("form", ["folder", "model.safetensors", "model.ckpt"])
+def test_a_backbone_trained_in_another_order_is_said(
+    order: str, form: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """By a run that starts from its weights, with both orders; nothing where they agree."""
+    write_faces(tmp_path / "faces", people=3, pictures=4, size=20)
+    trained, source = model("bgr"), tmp_path / form
+    if form == "folder":
+        Recognizer(trained).save_pretrained(source)
+    elif form == "model.safetensors":
+        export(trained, source, "safetensors", torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
+    else:
+        trainer = L.Trainer(**QUIET)
+        trainer.strategy.connect(module := ArcFaceModule(trained.backbone, trained.head))
+        module.data_facts = {"preprocessing": trained.preprocessor.to_dict()}
+        trainer.save_checkpoint(source)
+    data = ImageFolderDataModule(str(tmp_path / "faces"), image_size=SIZE, channel_order=order)  # type: ignore[arg-type]
+    module = ArcFaceModule(FastCNN(8, 3, SIZE, width=4), ArcFaceHead(8, 3), init_from=str(source))
+    L.Trainer(**{**QUIET, "max_epochs": 0}).fit(module, datamodule=data)
+    said = f"data.channel_order: {source} was trained in bgr, this run has rgb. To match: --data.channel_order bgr\n"
+    assert (said in capsys.readouterr().out) == (order == "rgb")
 
 
 @pytest.mark.parametrize(

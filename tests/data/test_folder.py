@@ -489,7 +489,9 @@ class TestUnreadable:
         for name in ("a", "b"):
             (tmp_path / name).mkdir()
             (tmp_path / name / "x.png").write_bytes(b"x")
-        with pytest.raises(DataError, match="no readable image for train"):
+        with pytest.raises(
+            DataError, match=r"data.root .*: got 'no training images that can be read'; expected at least one"
+        ):
             made(tmp_path, skip_unreadable=True)
 
 

@@ -9,11 +9,13 @@ import torch
 from lightning.pytorch.callbacks import BackboneFinetuning
 from tiny_runs import QUIET
 from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 from arcface_pl.callbacks import RunCheckpoint
 from arcface_pl.callbacks.run.module_changes import ModuleChanges
 from arcface_pl.checkpoints.reading import read_checkpoint
+from arcface_pl.errors import CheckpointError
 
 
 class Net(FastCNN):
@@ -22,10 +24,11 @@ class Net(FastCNN):
     def __init__(self) -> None:
         super().__init__(8, width=4)
         self.dropout = nn.Dropout(0.5)
-        self.gain = 1.0
+        self.gain: Any = 1.0
+        self.act: Any = torch.tanh
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.dropout(super().forward(images)) * self.gain
+        return self.act(self.dropout(super().forward(images)) * self.gain)
 
 
 def freeze(module: Any) -> None:
@@ -52,6 +55,22 @@ def forget_statistics(module: Any) -> None:
 def drop_less(module: Any) -> None:
     module.backbone.dropout.p = 0.1
     module.backbone.gain = 2.0
+
+
+def weigh(module: Any) -> None:
+    module.backbone.gain = torch.linspace(0.5, 2, 8)
+
+
+def replace_module(module: Any) -> None:
+    module.backbone.dropout = nn.Identity()
+
+
+def add_hook(module: Any) -> None:
+    module.backbone.dropout.register_forward_hook(lambda _, __, output: output.relu())
+
+
+def replace_function(module: Any) -> None:
+    module.backbone.act = torch.sigmoid
 
 
 class Once(L.Callback):
@@ -94,10 +113,46 @@ def assert_equal(one: ArcFaceModule, other: ArcFaceModule) -> None:
     assert [each.requires_grad for each in one.parameters()] == [each.requires_grad for each in other.parameters()]
 
 
-@pytest.mark.parametrize("change", [freeze, thaw_later, evaluate_norm, forget_statistics, drop_less])
+@pytest.mark.parametrize("change", [freeze, thaw_later, evaluate_norm, forget_statistics, drop_less, weigh])
 def test_it_is_restored_bit_for_bit(change: Any, tmp_path: Path) -> None:
     whole = fit(tmp_path, [Once(change), SaveAt(2, tmp_path / "within.ckpt")])
     assert_equal(whole, fit(tmp_path, [Once(change)], tmp_path / "within.ckpt"))
+
+
+CODE = {
+    replace_module: "backbone.dropout: the checkpoint has Identity, this run Dropout",
+    add_hook: "backbone.dropout: the checkpoint has Dropout with 1 hook, this run Dropout",
+    replace_function: "backbone.act: the checkpoint has sigmoid, this run tanh",
+}
+
+
+class Always(L.Callback):
+    """Makes the change before each step, once."""
+
+    def __init__(self, change: Any) -> None:
+        self.change, self.is_done = change, False
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if not self.is_done:
+            self.change(pl_module)
+        self.is_done = True
+
+
+@pytest.mark.parametrize("change", CODE)
+def test_what_no_checkpoint_can_hold_is_refused_unless_it_is_there_again(change: Any, tmp_path: Path) -> None:
+    whole = fit(tmp_path, [Always(change), SaveAt(2, tmp_path / "within.ckpt")])
+    assert_equal(whole, fit(tmp_path, [Always(change)], tmp_path / "within.ckpt"))
+    fit(tmp_path, [Once(change), SaveAt(2, tmp_path / "within.ckpt")])
+    with pytest.raises(CheckpointError, match=f"{CODE[change]} .a callback changed it"):
+        fit(tmp_path, [Once(change)], tmp_path / "within.ckpt")
+
+
+def test_a_metrics_counts_are_no_change(tmp_path: Path) -> None:
+    metric = MulticlassAccuracy(3)
+    changes = ModuleChanges()
+    changes.begin(metric)
+    metric.update(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1]))
+    assert changes.state_of(metric, evaluating=False) == {"frozen": [], "evaluating": [], "changed": {}, "code": {}}
 
 
 def test_a_checkpoint_written_during_validation_has_the_modes_of_training(tmp_path: Path) -> None:

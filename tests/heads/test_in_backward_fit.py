@@ -1,4 +1,4 @@
-"""The update in the backward pass under the Trainer: as torch.optim.SGD."""
+"""The update in the backward pass under the Trainer: as by torch.optim."""
 
 import subprocess
 import sys
@@ -25,6 +25,11 @@ def sgd(params: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(params, lr=0.05, momentum=0.9, weight_decay=1e-3)
 
 
+def adamw(params: Any) -> torch.optim.Optimizer:
+    # With a tiny eps the sign of a gradient that is only rounding would count
+    return torch.optim.AdamW(params, lr=0.01, eps=1e-3)
+
+
 def make(**arguments: Any) -> ArcFaceModule:
     torch.manual_seed(0)
     return ArcFaceModule(SimpleCNN(16), ArcFaceHead(16, 40), **{"optimizer": sgd, "head_lr": 0.2, **arguments})
@@ -40,10 +45,11 @@ def batches() -> DataLoader:
     return DataLoader(TensorDataset(images, labels), batch_size=8)
 
 
-def test_a_fit_ends_where_the_two_step_version_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", [sgd, adamw])
+def test_a_fit_ends_where_the_two_step_version_does(tmp_path: Path, optimizer: Any) -> None:
     parts = []
     for in_backward in (False, True):
-        module = make(lr_schedule=Cosine, update_head_in_backward=in_backward)
+        module = make(optimizer=optimizer, lr_schedule=Cosine, update_head_in_backward=in_backward)
         runner = trainer(tmp_path, enable_checkpointing=False)
         runner.fit(module, batches())
         assert (module.head.weight.grad is None) == in_backward

@@ -61,12 +61,15 @@ def test_checkpoints_are_those_of_a_run_without_sharing_and_serve_any_number_of_
     assert alone["global_step"] > shared["global_step"]
 
 
-def test_sampled_and_updated_in_the_backward_pass_resumes_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [{"momentum_buffer"}, {"exp_avg", "exp_avg_sq", "step"}], ids=["SGD", "AdamW"])
+def test_sampled_and_updated_in_the_backward_pass_resumes_bit_for_bit(tmp_path: Path, kept: set[str]) -> None:
     flags = [*SHARED, "--model.update_head_in_backward=true", "--model.head_sample_rate=0.5", "--data.augment=false"]
-    flags += ["--model.optimizer=SGD", "--model.optimizer.lr=0.01", "--model.optimizer.momentum=0.9"]
+    flags += [f"--model.optimizer={'AdamW' if 'step' in kept else 'SGD'}", "--model.optimizer.lr=0.01"]
+    flags += [] if "step" in kept else ["--model.optimizer.momentum=0.9"]
     whole, _ = fit(tmp_path / "whole", 2, *flags)
-    velocity = whole["optimizer_states"][0]["state"][len(whole["state_dict"]) - 1]["momentum_buffer"]
-    assert velocity.shape == (20, 128)
+    state = whole["optimizer_states"][0]["state"][len(whole["state_dict"]) - 1]
+    assert state.keys() == kept
+    assert all(len(value) == 20 for value in state.values())  # rows of both processes
     fit(tmp_path / "stopped", 1, *flags)
     resumed, _ = fit(tmp_path / "stopped", 2, *flags)
     torch.testing.assert_close(numbers(resumed), numbers(whole), rtol=0, atol=0)

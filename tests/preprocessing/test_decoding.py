@@ -92,7 +92,10 @@ class TestScale:
             ([RAMP.astype(np.uint16)], 255),
             ([RAMP.astype(np.uint16), RAMP.astype(np.uint16) * 257], 65_535),
             ([RAMP.astype(np.float32) / 255] * 2 + [RAMP.astype(np.float32) / 100], 1),
+            ([RAMP.astype(np.float32) / 200, RAMP.astype(np.float32) / 250], 1),  # interpolation overshoots
             ([RAMP.astype(np.float32)], 255),
+            ([RAMP.astype(np.float32) * 1.2], 255),
+            ([RAMP.astype(np.float32) * 4], 65_535),
             ([RAMP.astype(np.float32), RAMP.astype(np.uint16)], 255),
             ([RAMP.astype(np.float32) / 255, RAMP.astype(np.uint16) * 257], None),
         ],

@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from arcface_pl.callbacks.run import resumed_settings as settings
 from arcface_pl.callbacks.run.arithmetic import Arithmetic
 from arcface_pl.callbacks.run.compile import CompileTraining
-from arcface_pl.callbacks.run.module_changes import ModuleChanges
+from arcface_pl.callbacks.run.module_changes import ModuleChanges, lost
 from arcface_pl.callbacks.run.private_apis import finish_epoch
 from arcface_pl.callbacks.run.resumed_settings import differences, verdict
 from arcface_pl.errors import CheckpointError
@@ -31,9 +31,10 @@ class ExactResume(L.Callback):
     """Refuses to resume a run that would not continue bit for bit or that has other settings.
 
     What another value of a setting does is decided by `RESUMED_SETTINGS`. What callbacks changed in the module while it
-    trained (frozen parameters, modules in evaluation mode, plain attributes such as a dropout's ``p``) is restored, and
-    arguments of callbacks are those of the present run where a callback's state would override them. Where training on
-    with other data is allowed, best scores measured on the old data are forgotten.
+    trained (frozen parameters, modules in evaluation mode, tensors and plain attributes such as a dropout's ``p``) is
+    restored. Replaced modules, hooks and functions, which no checkpoint can hold, must be there again by the first
+    step. Arguments of callbacks are those of the present run where a callback's state would override them. Where
+    training on with other data is allowed, best scores measured on the old data are forgotten.
 
     Override `facts` to compare more or less.
 
@@ -44,6 +45,7 @@ class ExactResume(L.Callback):
     def __init__(self, allow_inexact: bool = False) -> None:
         self.allow_inexact = allow_inexact
         self._saved: dict[str, Any] | None = None
+        self._restored: dict[str, Any] = {}
         self._present: dict[str, Any] = {}
         self._given: dict[str, dict[str, Any]] = {}
         self._changes = ModuleChanges()
@@ -131,7 +133,8 @@ class ExactResume(L.Callback):
         if self._saved is None:
             return
         finish_epoch(trainer)
-        self._changes.restore(pl_module, self._saved.get("module", {}))
+        self._restored = self._saved.get("module", {})
+        self._changes.restore(pl_module, self._restored)
         self._saved = None
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         if rates and not any(rates) and not trainer.fit_loop.done:
@@ -139,6 +142,16 @@ class ExactResume(L.Callback):
                 "The checkpoint's learning rate is 0: its schedule has ended, and steps at that rate change nothing. "
                 "Start a new run to train on."
             )
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
+        """Compare what the first step ran with what callbacks had changed: by now they had every chance to change it.
+
+        Raises:
+            CheckpointError: Names each module that differs, with both.
+        """
+        if found := lost(pl_module, self._restored):
+            self._refuse_or_warn(trainer, [f"{each} (a callback changed it in training)" for each in found])
+        self._restored = {}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Remember which modules are in training mode: a checkpoint may be written during validation."""
@@ -152,8 +165,10 @@ class ExactResume(L.Callback):
             f"{each} ({_LOST.get(each.partition(':')[0], _ROUNDING)})"
             for each in differences(saved, present, "unless allowed")
         ]
-        if not found:
-            return
+        if found:
+            self._refuse_or_warn(trainer, found)
+
+    def _refuse_or_warn(self, trainer: L.Trainer, found: list[str]) -> None:
         listed = "; ".join(found)
         if not (self.allow_inexact or getattr(getattr(trainer, "datamodule", None), "allow_inexact_resume", False)):
             fault = f"the run cannot be resumed exactly. {listed}"

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
 
 from arcface_pl.checkpoints.atomic import claim_folder, unused_path
 from arcface_pl.data.base import batches_done as batches_done  # the same file's business, in a room below
@@ -139,3 +139,9 @@ def set_rates(schedule: Any, rates: list[float]) -> None:
 def schedule_state(state: dict[str, Any]) -> dict[str, Any]:
     """Return what changes from step to step of a LambdaLR's state, which has all its attributes."""
     return {key: state[key] for key in ("base_lrs", "last_epoch", "_step_count", "_last_lr", "lr_lambdas")}
+
+
+def num_hooks(module: nn.Module) -> int:
+    """Return how many hooks a module's forward and backward call; torch can register and remove, but not list them."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for kind in kinds)

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
 from torch import nn
+from torch.optim import SGD
 
 from arcface_pl.checkpoints.specs import PLAIN, spec_of
 
@@ -133,11 +134,13 @@ def network_settings(module: Any) -> dict[str, Any]:
 def training_settings(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
     """Return the settings of optimizers, schedules and callbacks by full name, before training has changed them."""
     found: dict[str, Any] = {}
-    for name in ("head_lr", "update_head_in_backward", *_FINE_TUNING):
+    for name in ("head_lr", *_FINE_TUNING):
         if hasattr(module, name):
             found[f"model.{name}"] = getattr(module, name)
     if (extra := getattr(module, "extra_losses", None)) is not None:
         found |= _nested("model.extra_losses", extra.described())
+    if hasattr(module, "update_head_in_backward"):
+        found["model.update_head_in_backward"] = _in_backward(trainer, module.update_head_in_backward)
     found["model.freeze"] = getattr(module, "frozen_parts", None)
     for number, optimizer in enumerate(trainer.optimizers):
         place = f"model.optimizer{f'.{number}' if number else ''}"
@@ -153,6 +156,13 @@ def training_settings(trainer: L.Trainer, module: L.LightningModule) -> dict[str
         found |= _flat(place, {"name": type(config.scheduler).__name__, "kwargs": kwargs})
     frozen = [name for name, weight in module.named_parameters() if not weight.requires_grad]
     return found | {"model.frozen": frozen} | callback_arguments(trainer)
+
+
+def _in_backward(trainer: L.Trainer, setting: Any) -> bool | str:
+    """Return whether class centers move in the backward pass: True for by SGD, or the name of the optimizer."""
+    if setting is True and trainer.optimizers and not isinstance(trainer.optimizers[0], SGD):
+        return type(trainer.optimizers[0]).__name__
+    return bool(setting)
 
 
 def callback_arguments(trainer: L.Trainer) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from torch.optim import SGD
 
 from arcface_pl.callbacks.run.private_apis import keep_out_of_ddp
 from arcface_pl.errors import SettingsError, expected
-from arcface_pl.heads import Head, InBackwardSGD, ShardedHead, shard_head
+from arcface_pl.heads import Head, ShardedHead, shard_head
+from arcface_pl.heads.in_backward import Rule, in_backward_update
 
 
 def needs_sharding(module: Any) -> bool:
@@ -30,40 +31,44 @@ class HeadSharding(L.Callback):
     """
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Shard the head, before a checkpoint is read and DDP looks at the parameters.
+        """Shard the head, before a checkpoint is read and DDP looks at the parameters, or draw its centers.
 
         Raises:
             SettingsError: If the Trainer's settings do not go with the module's.
         """
-        if stage != "fit":
-            return
-        check_sharding(pl_module, trainer)
+        # Its collective calls at the end of a validation come before those of other callbacks
+        trainer.callbacks.remove(self)  # type: ignore[attr-defined]
+        trainer.callbacks.insert(0, self)  # type: ignore[attr-defined]
+        if stage == "fit":
+            check_sharding(pl_module, trainer)
         if isinstance(pl_module.head, ShardedHead):
             return
+        shared = pl_module.shard_head and trainer.world_size > 1 and isinstance(trainer.strategy, DDPStrategy)
         # In a lone process nothing moves, but sampling and the update in the backward pass need a ShardedHead.
-        shared = pl_module.shard_head and trainer.world_size > 1
-        if shared or pl_module.update_head_in_backward or pl_module.head_sample_rate < 1:
+        sampled = pl_module.update_head_in_backward or pl_module.head_sample_rate < 1
+        if shared or (sampled and stage == "fit"):
             shard_head(pl_module.head, sample_rate=pl_module.head_sample_rate)
+        pl_module.head.draw_centers()
         if shared:
             keep_out_of_ddp(pl_module, ["head.weight"])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Hand the optimizer to a head that is updated in the backward pass."""
         if pl_module.update_head_in_backward:
-            pl_module.head.update_in_backward(trainer.optimizers[0])
+            pl_module.head.update_in_backward(trainer.optimizers[0], _rule(pl_module))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Gather the centers once: processes may have different numbers of batches to score."""
+        """Let processes have different numbers of batches to score."""
         if isinstance(pl_module.head, ShardedHead):
-            pl_module.head.gather_centers()
+            pl_module.head.begin_turns()
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Release them."""
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Take part in what other processes have left to score."""
         if isinstance(pl_module.head, ShardedHead):
-            pl_module.head.release_centers()
+            pl_module.head.end_turns()
 
     on_test_start = on_predict_start = on_validation_start
-    on_test_end = on_predict_end = on_validation_end
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Replace this rank's optimizer state of the centers by that of all ranks (collective call)."""
@@ -86,7 +91,7 @@ def _change_states(
     for optimizer in checkpoint.get("optimizer_states", []):
         kept = optimizer["state"].get(position, {})
         changed = {
-            name: change(value) if isinstance(value, Tensor) and value.shape == shape else value
+            name: change(value) if isinstance(value, Tensor) and value.shape[:1] == shape[:1] else value
             for name, value in kept.items()
         }
         # A new dictionary: the old one is the running optimizer's.
@@ -145,11 +150,18 @@ def _check_update(module: Any, trainer: Any) -> None:
         raise _refused("precision", trainer.precision, f"bf16-mixed or 32-true {together}")
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = module.optimizer([parameter])
-    InBackwardSGD(optimizer, parameter)
-    if not isinstance(optimizer, SGD) and module.head_lr is None:
+    try:
+        in_backward_update(optimizer, parameter, _rule(module))
+    except ValueError as error:
+        raise SettingsError(f"model.{error}") from error
+    if module.update_head_in_backward == "sgd" and not isinstance(optimizer, SGD) and module.head_lr is None:
         made = type(optimizer).__name__
-        needed = f"a rate {together}, which moves the centers by SGD, while the optimizer is {made}"
+        needed = f"a rate {together}=sgd, which moves the centers by SGD, while the optimizer is {made}"
         raise SettingsError(f"model.head_lr: not set; expected {needed}")
+
+
+def _rule(module: Any) -> Rule:
+    return "sgd" if module.update_head_in_backward == "sgd" else "optimizer"
 
 
 def _refused(name: str, got: object, accepted: str) -> SettingsError:

@@ -83,8 +83,8 @@ class TrainingAccuracy(L.Callback):
             self._unmeasured(f"head: got {type(getattr(module, 'head', None)).__name__}; expected a Head")
             return None
         data = datamodule_of(trainer)
-        if trainer.overfit_batches:  # type: ignore[attr-defined]  # set where mypy does not look
-            self._unmeasured("overfit_batches: got some batches; expected 0, for images that are chosen here")
+        if batches := trainer.overfit_batches:  # type: ignore[attr-defined]  # set where mypy does not look
+            self._unmeasured(f"trainer.overfit_batches: got {batches}; expected 0 to measure training images")
             return None
         if hasattr(data, "train_sample_dataloader"):
             return data.train_sample_dataloader(self.num_images)
