@@ -63,8 +63,10 @@ def setting_of(row: Row) -> str:
 
 
 def heads_of(rows: Sequence[Row], count: int) -> list[str]:
-    """Return the heads that were run, in the order of their first run."""
-    return list(dict.fromkeys(row["head"] for row in rows if row["num_classes"] == count))
+    """Return the heads that were run, those without a margin first."""
+    return sorted(
+        {row["head"] for row in rows if row["num_classes"] == count}, key=lambda head: ([*BASE, head].index(head), head)
+    )
 
 
 def shown(rows: Sequence[Row], score: str) -> str:
@@ -201,6 +203,7 @@ def draw_classes(axes: Axes, rows: Sequence[Row], counts: Sequence[int], score: 
     axes.axhline(0, color="0.4", linewidth=1)
     axes.set_xticks(range(len(counts)), [str(count) for count in counts])
     axes.set(xlabel="trained characters", ylabel=f"{name} (points)")
-    axes.set_title(f"ArcFace: {name}; mean and deviation", fontsize=10)
+    axes.set_title(f"ArcFace: {name}; bars: deviation over seeds", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=9)
+    if sign > 0:  # the legend of both panels
+        axes.legend(frameon=False, fontsize=9)

@@ -28,13 +28,17 @@ class Spread(NamedTuple):
 
     @property
     def percent(self) -> str:
-        """Both in percent."""
-        return f"{100 * self.mean:.2f} ± {100 * self.deviation:.2f}"
+        """Both in percent; the mean alone of a single seed."""
+        return f"{100 * self.mean:.2f}{self._spread}"
 
     @property
     def signed(self) -> str:
         """Both in percentage points, for a difference."""
-        return f"{100 * self.mean:+.2f} ± {100 * self.deviation:.2f}"
+        return f"{100 * self.mean:+.2f}{self._spread}"
+
+    @property
+    def _spread(self) -> str:
+        return f" ± {100 * self.deviation:.2f}" if self.num_seeds > 1 else ""
 
 
 def cells(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:

@@ -152,7 +152,7 @@ def test_a_finished_run_is_not_run_again_and_a_failed_one_stops_no_other(
     assert all(0 <= float(each["test_eer"]) <= 1 for each in found)
     assert [each["val_eer"] == "" for each in found] == 5 * [False] + 2 * [True]
     assert "margin: got -1.0" in capsys.readouterr().out
-    assert "12.50 ± 0.00" in (tmp_path / "study.md").read_text()
+    assert "| 12.50 |" in (tmp_path / "study.md").read_text()
 
 
 def test_scores_are_those_of_the_evaluation(study: ModuleType) -> None:
