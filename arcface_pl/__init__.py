@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         NormalizedSoftmaxHead,
         ShardedHead,
         SphereFaceHead,
+        deferred_centers,
         shard_head,
     )
     from arcface_pl.recognizer import Recognizer
@@ -58,6 +59,7 @@ __all__ = [
     "SphereFaceHead",
     "TimmBackbone",
     "TorchvisionBackbone",
+    "deferred_centers",
     "shard_head",
 ]
 

@@ -4,6 +4,7 @@ import enum
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -33,6 +34,7 @@ from arcface_pl.cli.values import check_seed, check_trainer_values, check_values
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import complete, fact
 from arcface_pl.errors import SettingsError, expected
+from arcface_pl.heads import HEADS, deferred_centers
 from arcface_pl.training.hyperparameters import plain
 from arcface_pl.training.module import ArcFaceModule
 from arcface_pl.training.optimizers import build_optimizer
@@ -155,7 +157,9 @@ class ArcFaceCLI(LightningCLI):
         _fill_save_dirs(ready.trainer, required=False)  # not in the saved config, which would overrule a later root
         if backbone is not None:
             ready[f"{key}.backbone"] = backbone
-        with settings_errors():
+        # A class of the user's may initialize its centers itself
+        head_class = import_class(ready.get(f"{key}.head.class_path")) if ready.get(f"{key}.shard_head") else None
+        with settings_errors(), deferred_centers() if head_class in HEADS.values() else nullcontext():
             self.config_init = self.parser.instantiate(ready, instantiators=[(partial(_make, ready), object, True)])
         self.model = self.config_init.model
         for role, spec in getattr(self.model, "specs", {}).items():
