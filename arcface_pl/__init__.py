@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         shard_head,
     )
     from arcface_pl.recognizer import Recognizer
+    from arcface_pl.training.extra_losses import ExtraLoss
     from arcface_pl.training.module import ArcFaceModule
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "CosFaceHead",
     "CurricularFaceHead",
     "ElasticFaceHead",
+    "ExtraLoss",
     "FastCNN",
     "IResNet",
     "ImageFolderDataModule",
@@ -77,6 +79,7 @@ _ROOMS = {
     "OmniglotDataModule": "data",
     "PairsDataModule": "data",
     "ArcFaceModule": "training.module",
+    "ExtraLoss": "training.extra_losses",
     "Recognizer": "recognizer",
 }
 

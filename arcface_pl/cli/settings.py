@@ -2,6 +2,7 @@
 
 import enum
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from arcface_pl.backbones import BACKBONES
 from arcface_pl.backbones.adapter import embedding_width
 from arcface_pl.callbacks.run.defaults import check_trainer
 from arcface_pl.checkpoints.network import is_known
+from arcface_pl.cli import loss_settings
 from arcface_pl.cli.aliases import meant_by
 from arcface_pl.cli.config import CLASS_KEYS, COMPLETE, dump_yaml, import_class, is_class, parse_yaml, unknown, walk
 from arcface_pl.cli.error_lines import ConstructorError, settings_errors
@@ -35,6 +37,7 @@ from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import complete, fact
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.heads import HEADS, deferred_centers
+from arcface_pl.training.extra_losses import ExtraLoss
 from arcface_pl.training.hyperparameters import plain
 from arcface_pl.training.module import ArcFaceModule
 from arcface_pl.training.optimizers import build_optimizer
@@ -166,6 +169,8 @@ class ArcFaceCLI(LightningCLI):
             node = self.config.get(f"{key}.{role}.init_args")
             if node is not None and not is_known(role, spec):  # a user's class need not store its arguments
                 spec["kwargs"] = plain(node.as_dict()) | spec["kwargs"]
+        if getattr(self.model, "extra_losses", None) is not None and self.model.loss_specs is None:
+            self.model.loss_specs = loss_settings.specs_of(self.config[key])
         self._try_factories()
         self.trainer = self.instantiate_trainer()
         if isinstance(self.model, ArcFaceModule):
@@ -239,6 +244,9 @@ class ArcFaceCLI(LightningCLI):
                     origin = "backbone" if name == "embedding_dim" else "data module"
                     fault = f"not set, and the {origin} has no attribute {name}"
                     raise SettingsError(f"model.head.{name}: {fault}; give --model.head.{name}")
+            for node in loss_settings.loss_nodes(model):
+                _fill(loss_settings.NAME, node, "embedding_size", model.head.get("init_args.embedding_dim"), "the head")
+                _fill(loss_settings.NAME, node, "num_classes", model.head.get("init_args.num_classes"), "the data")
         return backbone
 
     def _try_factories(self) -> None:
@@ -256,7 +264,7 @@ class ArcFaceCLI(LightningCLI):
         model: Any = self.model
         if not isinstance(model, ArcFaceModule):
             return model.optimizer([nn.Parameter(torch.zeros(1))])
-        return build_optimizer(model.backbone, model.head, model.optimizer, model.head_lr)
+        return build_optimizer(model.backbone, model.head, model.optimizer, model.head_lr, None, model.extra_losses)
 
 
 def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int]) -> Any:
@@ -328,6 +336,11 @@ def _parse(parser: ArgumentParser, settings: dict[str, Any], flags: Flags) -> Na
         for place, name in ((node, last), ((node or {}).get(last), "class_path")):
             if isinstance(place, dict) and isinstance(place.get(name), str):
                 place[name] = names.get(place[name], place[name])
+    node = settings.get("model")
+    node = (node.get("init_args") or {}) if is_class(node) else node
+    if isinstance(node, dict) and node.get("extra_losses"):
+        node["extra_losses"] = loss_settings.full_entries(node["extra_losses"])
+    flags = [_full_loss(*flag) if flag[0].startswith(loss_settings.NAME) else flag for flag in flags]
     words = [f"--{name}={_SHORT_NAMES.get(name, {}).get(text, text)}" for name, text in flags]
     parser.validate = lambda *args, **kwargs: None  # sizes are still missing
     try:
@@ -336,6 +349,19 @@ def _parse(parser: ArgumentParser, settings: dict[str, Any], flags: Flags) -> Na
             return parser.parse_args(words, namespace=config, defaults=False)
     finally:
         del parser.validate
+
+
+def _full_loss(name: str, text: str) -> tuple[str, str]:
+    """Write a flag of ``model.extra_losses`` with full names of classes."""
+    last = name.removeprefix(loss_settings.NAME).lstrip("+")
+    with settings_errors(name):
+        value = parse_yaml(text)
+    if not last:
+        return name, json.dumps(loss_settings.full_entries(value))
+    if last in (".loss", ".miner"):
+        value = loss_settings.full_name(last[1:], value)
+        return name, value if isinstance(value, str) else json.dumps(value)
+    return name, text
 
 
 def _build(key: str, base: type, node: Namespace | None) -> Any:
@@ -373,6 +399,8 @@ def _place_of(config: Namespace, cls: type) -> str:
     for key, node in walk(config, Namespace):
         if isinstance(node, Namespace) and import_class(node.get("class_path")) is cls:
             return key
+    if cls is ExtraLoss:
+        return loss_settings.NAME
     return "model" if issubclass(cls, L.LightningModule) else cls.__name__
 
 

@@ -26,8 +26,16 @@ from arcface_pl.errors import DataError, expected, printable
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
-from arcface_pl.training.hyperparameters import load_module, plain, plain_hyperparameters, trainer_of
+from arcface_pl.training.extra_losses import ExtraLoss, ExtraLosses
+from arcface_pl.training.hyperparameters import (
+    drop_training_only,
+    load_module,
+    plain,
+    plain_hyperparameters,
+    trainer_of,
+)
 from arcface_pl.training.init_from import load_weights, local_path, unlike_order, unlike_pretraining
+from arcface_pl.training.loss_specs import restorable
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
 from arcface_pl.training.schedules import configure_schedule
 from arcface_pl.training.scores import Scores
@@ -76,6 +84,8 @@ class ArcFaceModule(L.LightningModule):
         unfreeze_at_epoch: First epoch, counted from 0, in which all of the backbone is trained, at least 1. Unset:
             never.
         backbone_lr_factor: Peak learning rate of the backbone as a multiple of the optimizer's, above 0. Unset: 1.
+        extra_losses: Losses that are added to the head's, such as those of pytorch-metric-learning. Each process
+            computes them on its own batch. Their parameters, if any, are trained at the rate of the class centers.
 
     Raises:
         ValueError: If head and backbone disagree on the width of embeddings, or a value is out of range.
@@ -100,6 +110,7 @@ class ArcFaceModule(L.LightningModule):
         trainable_blocks: int | None = None,
         unfreeze_at_epoch: int | None = None,
         backbone_lr_factor: float | None = None,
+        extra_losses: list[ExtraLoss] | ExtraLoss | None = None,
     ) -> None:
         super().__init__()
         width = getattr(backbone, "embedding_dim", head.embedding_dim)
@@ -134,6 +145,10 @@ class ArcFaceModule(L.LightningModule):
         self.unfreeze_at_epoch = unfreeze_at_epoch
         self.backbone_lr_factor = backbone_lr_factor
         check_freezing(self)
+        self.extra_losses: ExtraLosses | None = None
+        if extra_losses:
+            listed = extra_losses if isinstance(extra_losses, list) else [extra_losses]
+            self.extra_losses = ExtraLosses(listed, head.embedding_dim, head.num_classes)
         self.scores = nn.ModuleDict({split: Scores(split, head.num_classes) for split in ("val", "test")})
         self.data_facts: dict[str, Any] = {}
         sizes: list[Any] = [getattr(backbone, name, None) for name in ("in_channels", "image_size", "image_size")]
@@ -141,6 +156,8 @@ class ArcFaceModule(L.LightningModule):
             self.example_input_array = torch.zeros(1, *sizes)
         self.specs = {"backbone": spec_of(backbone), "head": spec_of(head)}
         kept = ("head_lr", "channels_last", "trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor")
+        if self.extra_losses is not None:
+            self.loss_specs = restorable(self.extra_losses, head.embedding_dim)
         settings = {**self.specs, "freeze": self.frozen_parts, **{name: getattr(self, name) for name in kept}}
         self.save_hyperparameters(settings, logger=False)
 
@@ -156,9 +173,14 @@ class ArcFaceModule(L.LightningModule):
         Other steps log nothing, so that they do not wait for the device.
         """
         images, labels = labelled(batch)
-        loss = self.head.loss(self(images), labels)
+        embeddings = self(images)
+        loss, extra = self.head.loss(embeddings, labels), {}
+        if self.extra_losses is not None:
+            extra = self.extra_losses(embeddings, labels)
+            loss = loss + self.extra_losses.total(extra)
         if (self.global_step + 1) % log_interval(self.trainer) == 0:
             self.log("train/loss", loss, prog_bar=True)
+            self.log_dict({f"train/{name}": value for name, value in extra.items()})
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> ScoredBatch:
@@ -181,8 +203,9 @@ class ArcFaceModule(L.LightningModule):
         return scored if labels is None else {"labels": labels, **scored}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer with the parameter groups "backbone" and "head", and the schedule if there is one."""
-        optimizer = build_optimizer(self.backbone, self.head, self.optimizer, self.head_lr, self.backbone_lr_factor)
+        """One optimizer, with the groups of `build_optimizer`, and the schedule if there is one."""
+        settings = self.optimizer, self.head_lr, self.backbone_lr_factor
+        optimizer = build_optimizer(self.backbone, self.head, *settings, self.extra_losses)
         if self.lr_schedule is None:
             return optimizer
         config = configure_schedule(self.lr_schedule(optimizer), self.trainer)
@@ -256,6 +279,8 @@ class ArcFaceModule(L.LightningModule):
         if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
             check_resumable(path, checkpoint)
             check_networks(self, checkpoint)
+        else:
+            drop_training_only(self, checkpoint["state_dict"])
         if self.strict_loading:
             check_fit(path, checkpoint["state_dict"], self.state_dict())
 
@@ -275,7 +300,8 @@ class ArcFaceModule(L.LightningModule):
             map_location: Device of the module; None for the CPU.
             strict: Whether the weights must be exactly the network's.
             **kwargs: Constructor arguments that replace saved ones. ``backbone`` and ``head`` are needed where they
-                are not classes of this package; ``optimizer`` and ``lr_schedule`` where not of torch or this package.
+                are not classes of this package; ``optimizer`` and ``lr_schedule`` where not of torch or this package,
+                and ``extra_losses`` where not of pytorch-metric-learning, to train on.
 
         Returns:
             The module in evaluation mode.

@@ -23,20 +23,27 @@ def build_optimizer(
     make: OptimizerCallable,
     head_lr: float | None,
     backbone_lr_factor: float | None = None,
+    extra_losses: nn.Module | None = None,
 ) -> Optimizer:
-    """Make the optimizer, with the parameter groups "backbone" and "head", in this order.
+    """Make the optimizer, with the parameter groups "backbone", "head" and, if any, "extra_losses", in this order.
 
     Args:
         backbone: The network.
         head: Holds the class centers.
         make: Makes the optimizer from the groups.
-        head_lr: Peak learning rate of the class centers; None for the optimizer's.
+        head_lr: Peak learning rate of the class centers, and of the parameters of extra losses, which are centers in
+            most; None for the optimizer's.
         backbone_lr_factor: The backbone's peak rate as a multiple of the optimizer's; None for 1.
+        extra_losses: Losses whose parameters, if they have any, are trained too.
     """
-    centers: dict[str, Any] = {"params": list(head.parameters()), "name": "head"}
+    groups: list[dict[str, Any]] = [{"params": list(backbone.parameters()), "name": "backbone"}]
+    groups += [{"params": list(head.parameters()), "name": "head"}]
+    if extra_losses is not None and (weights := list(extra_losses.parameters())):
+        groups += [{"params": weights, "name": "extra_losses"}]
     if head_lr is not None:
-        centers["lr"] = head_lr
-    optimizer = make([{"params": list(backbone.parameters()), "name": "backbone"}, centers])
+        for centers in groups[1:]:
+            centers["lr"] = head_lr
+    optimizer = make(groups)
     if backbone_lr_factor is not None:
         optimizer.param_groups[0]["lr"] *= backbone_lr_factor
     return optimizer

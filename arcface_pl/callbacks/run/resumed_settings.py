@@ -25,6 +25,7 @@ RESUMED_SETTINGS = {
     "model.trainable_blocks": "refused",
     "model.unfreeze_at_epoch": "refused",
     "model.backbone_lr_factor": "refused",
+    "model.extra_losses": "refused",
     "model.frozen": "refused",  # the parameters that are frozen before training begins
     "model.update_head_in_backward": "refused",
     "model.head_sample_rate": "applied",
@@ -136,6 +137,8 @@ def training_settings(trainer: L.Trainer, module: L.LightningModule) -> dict[str
     for name in ("head_lr", *_FINE_TUNING):
         if hasattr(module, name):
             found[f"model.{name}"] = getattr(module, name)
+    if (extra := getattr(module, "extra_losses", None)) is not None:
+        found |= _nested("model.extra_losses", extra.described())
     if hasattr(module, "update_head_in_backward"):
         found["model.update_head_in_backward"] = _in_backward(trainer, module.update_head_in_backward)
     found["model.freeze"] = getattr(module, "frozen_parts", None)
@@ -235,7 +238,7 @@ def _groups(place: str, optimizer: Any, head_lr: float | None) -> dict[str, Any]
         options = {**group, "lr": group.get("initial_lr", group["lr"])}
         for moving in ("params", "name", "initial_lr", "momentum", "betas"):
             options.pop(moving, None)
-        if name == "head" and head_lr is not None:
+        if name in ("head", "extra_losses") and head_lr is not None:
             options.pop("lr")
         changed = {key: value for key, value in options.items() if value != optimizer.defaults.get(key, _MISSING)}
         found |= {f"{place}.{name}.{key}": value for key, value in _plain_items(changed).items()}
@@ -277,3 +280,11 @@ def _plain(value: Any) -> Any:
 
 def _flat(place: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     return {place: spec["name"], **{f"{place}.{name}": value for name, value in spec["kwargs"].items()}}
+
+
+def _nested(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings by full name."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _nested(f"{place}.{name}", value) if isinstance(value, Mapping) else {f"{place}.{name}": value}
+    return found
