@@ -266,7 +266,8 @@ def main() -> None:
     path = given.out / "study.csv"
     context = multiprocessing.get_context("spawn")  # forked, a process would inherit torch's threads half-made
     with ProcessPoolExecutor(given.jobs, context, initializer=quieten) as pool:
-        num_failed = work_off(all_runs(given.seeds), options, path, pool, given.jobs, until)
+        last_tenth = until - given.budget / 10  # is left to the runs that the others choose
+        num_failed = work_off(all_runs(given.seeds), options, path, pool, given.jobs, last_tenth)
         runs = list(chosen_runs(given.seeds, read_rows(path, given.epochs)))
         num_failed += work_off(runs, options, path, pool, given.jobs, until)
     write_report(read_rows(path, given.epochs), given.out)
