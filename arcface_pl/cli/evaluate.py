@@ -89,7 +89,8 @@ def run(args: list[str]) -> None:
     title = f"{results['dataset']}, {options.split}{', with mirror images' * options.flip}"
     report.print_table(console, title, found)
     for scores in (each.scores["insightface"] for each in found.values() if "insightface" in each.scores):
-        console.print(cell("\n".join(insightface_lines(results["dataset"], scores))), soft_wrap=True)
+        for line in insightface_lines(results["dataset"], scores):
+            console.print(cell(line), soft_wrap=True)
     run = run_of(*checkpoint)
     place = checkpoint.path.parent if run is None else run.folder
     path = report.write(options.json or place / _file_name(results), results, options.json is not None, run is not None)
