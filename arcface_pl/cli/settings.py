@@ -265,7 +265,7 @@ class ArcFaceCLI(LightningCLI):
         model: Any = self.model
         if not isinstance(model, ArcFaceModule):
             return model.optimizer([nn.Parameter(torch.zeros(1))])
-        return build_optimizer(model.backbone, model.head, model.optimizer, model.head_lr, None, model.extra_losses)
+        return build_optimizer(model.backbone, model.head, model.optimizer, model.head_lr)
 
 
 def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int]) -> Any:
