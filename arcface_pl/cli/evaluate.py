@@ -129,7 +129,7 @@ def _evaluate_embeddings(options: Any, data_words: list[str]) -> None:
 def _parser() -> ToolParser:
     listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
     parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
-    parser.add_argument("checkpoint", metavar="CKPT", help=f"{MODEL_HELP}; or a file of embeddings")
+    parser.add_argument("checkpoint", metavar="MODEL", help=f"{MODEL_HELP}; or a file of embeddings")
     parser.add_argument(
         "--pairs", metavar="FILE", help="a list of pairs, such as LFW's pairs.txt, or insightface's lfw.bin"
     )

@@ -55,7 +55,7 @@ def run(args: list[str]) -> None:
     from arcface_pl.cli import label_report as report
     from arcface_pl.evaluation.label_noise import MOST_COMPARED, find_twins
 
-    checkpoint = find_checkpoint(given.checkpoint)
+    checkpoint = find_checkpoint(given.checkpoint, option="MODEL")
     kept_in = run_of(*checkpoint)
     place = checkpoint.path.parent if kept_in is None else kept_in.folder
     folder = given.output or place / "inspect"
@@ -108,7 +108,7 @@ def _cross_fit(
 
 def _parse(words: list[str]) -> "argparse.Namespace":
     parser = ToolParser("inspect", _DESCRIPTION, _EPILOG)
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint; last, best or last-good for the newest run's")
+    parser.add_argument("checkpoint", metavar="MODEL", help="a checkpoint; last, best, last-good: the newest run's")
     parser.add_argument(
         "--folds",
         type=number(int, 0, 100, "0 for none, or a number of folds from 2 to 100"),

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from arcface_pl.callbacks import RunCheckpoint
 from arcface_pl.callbacks.run.exact_resume import ExactResume
+from arcface_pl.callbacks.run.refused import check_left_over
 from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.callbacks.run.run_folder import RunFolder, run_folder
 from arcface_pl.callbacks.run.run_metrics import RunMetrics
@@ -230,6 +231,8 @@ def _fit(cli: ArcFaceCLI, start: _Start) -> None:
 def _train(cli: ArcFaceCLI, start: _Start) -> None:
     trainer: Any = cli.trainer
     module, datamodule = cli.model, cli.datamodule
+    if start.path is None:
+        check_left_over(trainer.callbacks)
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
         datamodule.setup("fit")

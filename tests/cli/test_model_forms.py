@@ -122,7 +122,7 @@ def test_what_a_form_cannot_do_is_one_line(place: Path, capsys: pytest.CaptureFi
         (["test", "--ckpt_path", "pretrained"], "--data: got None; expected a data module"),
         (["fit", "--ckpt_path", "pretrained"], "--model.init_from pretrained starts a new run from the weights"),
         (["test", "--ckpt_path", "model.onnx", *TEST], "--ckpt_path: got 'model.onnx'; expected a model that test can"),
-        (["evaluate", "model.pt2", *DIGITS], "checkpoint: got 'model.pt2'; expected a checkpoint's path"),
+        (["evaluate", "model.pt2", *DIGITS], "MODEL: got 'model.pt2'; expected a checkpoint's path"),
         (["recognize", "calibrate", "model.safetensors", "people"], "MODEL: got 'model.safetensors'; expected a check"),
         (["evaluate", "people", *DIGITS], "people/config.json: there is no such file; give a folder that"),
     ):

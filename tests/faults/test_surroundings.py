@@ -158,7 +158,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "kind",
-    ["full", "file size", "no input", "folder gone", "no home, no folder for temporary files", "warnings are errors"],
+    [
+        "full",
+        "file size",
+        "no input",
+        "folder gone",
+        "no home, no folder for temporary files",
+        "read-only folders for temporary files",
+        "warnings are errors",
+    ],
 )
 def test_every_use_of_a_model(kind: str, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
