@@ -108,6 +108,10 @@ TINY_FIT = [
 TINY_FIT += ["--limit_train_batches", "2", "--limit_val_batches", "1", "--limit_test_batches", "1", "--max_epochs", "2"]
 """Flags of a fit of two steps per epoch, without figures."""
 
+NO_FIGURES = ["--trainer.logger", "CSVLogger"]
+"""Flags of a fit that shows nothing in TensorBoard: its figures take longer than a short training."""
+SMALL_NETWORK = ["--model.backbone", "FastCNN", "--model.backbone.width", "4"]
+
 LIGHTNING_CALLBACKS: dict[str, dict[str, str]] = {
     "Callback": {},
     "Checkpoint": {},

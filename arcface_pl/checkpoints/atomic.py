@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 from arcface_pl.errors import FileError
 
 PARTIAL = ".partial"
@@ -141,6 +139,8 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     Raises:
         OSError: If it cannot be written. The file at ``path`` is then unchanged.
     """
+    import torch  # the rest of this file does without: claiming a folder need not wait for it
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:

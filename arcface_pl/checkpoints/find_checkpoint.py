@@ -38,7 +38,7 @@ def find_checkpoint(
             raise SettingsError(expected(option, asked, ACCEPTED, "An exported file is not a checkpoint"))
         check_asked(asked, option)
         return CheckpointFile(Path(asked), read_checkpoint(asked))
-    folder = _newest_run(asked, Path(root or "."), option)
+    folder = newest_run(asked, Path(root or "."), option)
     found = _newest_first(folder.glob("*.ckpt") if asked == "last-good" else [folder / f"{asked}.ckpt"])
     if not found:
         there = ", ".join(path.name for path in _newest_first(folder.glob("*.ckpt"))[:3])
@@ -60,8 +60,17 @@ def age(path: Path) -> str:
     return f"{seconds} second{'s' * (seconds != 1)}"
 
 
-def _newest_run(asked: str, root: Path, option: str) -> Path:
-    """Return the folder of checkpoints of the run that was started last, of those that have any."""
+def newest_run(asked: str, root: Path, option: str) -> Path:
+    """Return the folder of checkpoints of the run that was started last, of those that have any.
+
+    Args:
+        asked: For the message: the name that was given.
+        root: See `known_runs`.
+        option: For the message: the setting that it was given to.
+
+    Raises:
+        SettingsError: If there is none, or several could be meant.
+    """
     runs: dict[float, list[Run]] = {}
     for run in known_runs(root):
         if any(os.path.isfile(path) for path in run.folder.glob("checkpoints/*.ckpt")):

@@ -46,8 +46,8 @@ def run(args: list[str]) -> None:
     given = parser.parse_args(args)
 
     def make_app(recognizer: "Recognizer") -> Any:
-        from arcface_pl.cli.recognize import editing_gallery
         from arcface_pl.demo import Demo, create_app
+        from arcface_pl.recognizer.gallery_lock import editing_gallery
 
         editing = partial(editing_gallery, recognizer, given.gallery, timeout=WAIT) if given.gallery else nullcontext
         # Read the gallery, and find out that it cannot be written before anything is drawn

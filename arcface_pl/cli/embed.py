@@ -139,7 +139,10 @@ def _embed_pictures(
     if not ids:
         raise SettingsError(expected("IMAGE", str(files[0]), "pictures that can be read", str(faults[0])))
     paths = [str(files[place]) for place in ids]
-    table = EmbeddingTable(np.concatenate(rows), np.full(len(ids), -1), model.class_names, paths, np.array(ids), flip)
+    facts = {"flip": flip, "made_by": model.fingerprint}
+    table = EmbeddingTable(
+        np.concatenate(rows), np.full(len(ids), -1), model.class_names, paths, np.array(ids), **facts
+    )
     named = [
         f"{path}: {str(fault).removeprefix(f'{path}: ')}" for path, fault in zip(files, faults, strict=True) if fault
     ]
@@ -163,7 +166,8 @@ def _embed_data(model: Any, data: Any, split: str, device: "torch.device", flip:
     found = embed(model.to(device).backbone, batches, device, flip=flip)
     paths = paths_of(batches) or [""] * len(found.labels)
     embeddings = F.normalize(found.embeddings, dim=1).numpy()
-    return EmbeddingTable(embeddings, found.labels.numpy(), list(data.class_names), paths, np.arange(len(paths)), flip)
+    labels, names, ids = found.labels.numpy(), list(data.class_names), np.arange(len(paths))
+    return EmbeddingTable(embeddings, labels, names, paths, ids, flip, model.fingerprint)
 
 
 def _draw(table: "EmbeddingTable", method: str, path: Path) -> None:

@@ -23,6 +23,12 @@ _LIBRARIES = ("lightning", "torch.optim")
 _RESTORING = ".checkpoint_connector"
 _CLASS_PROBLEM = r"^( *)- Problem with given class_path .*\n(?:\1 +.*\n?)*"
 
+_FACTORIES = {
+    "model.optimizer": "an optimizer of torch.optim by name, such as AdamW, or the full path of a class",
+    "model.lr_schedule": "Constant, Cosine, OneCycle, WarmUp, a schedule of torch.optim.lr_scheduler by name, such as "
+    "StepLR, or the full path of a class",
+}
+
 # What building the parser, the modules and the Trainer raises over a setting.
 _RAISED_OVER_SETTINGS = (
     argparse.ArgumentError,
@@ -114,7 +120,7 @@ def _explain(message: str) -> str:
     name = ".".join(part for key in keys for part in key.split(".") if part != "init_args")
     classes = re.findall(r"class_path'?[ =:]+'([\w.]+)'", message)
     if (function := re.search("dot import path string: (.*)", message)) and "typing.Callable" in message:
-        return f"{name}: got {function[1]}; expected the full path of a function, such as builtins.len"
+        return f"{name}: got {function[1]}; expected {_FACTORIES.get(name, 'the full path of a function')}"
     if option := re.search(r"Option '([^']+)' is not accepted", message):
         return _unknown_option(name, option[1], next(filter(import_class, reversed(classes)), ""))
     if flag := re.search(r"unrecognized arguments: --([^\s=]+)", message):
@@ -155,6 +161,8 @@ def _unknown_option(name: str, option: str, path: str) -> str:
 
 
 def _class_names(name: str) -> str:
+    if name in _FACTORIES:
+        return _FACTORIES[name]
     names: Iterable[str] = {"model.head": [*HEADS], "model.backbone": [*BACKBONES]}.get(name, [])
     return f"{', '.join(sorted(names))}, or the full path of a class" if names else "the name or full path of a class"
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from arcface_pl.cli.command_line import Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, split_words
-from arcface_pl.errors import SettingsError, expected, listed, printable
+from arcface_pl.errors import DataError, SettingsError, expected, listed, printable
 from arcface_pl.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def run(args: list[str]) -> None:
     title = f"{results['dataset']}, {options.split}{', with mirror images' * options.flip}"
     report.print_table(console, title, found)
     for scores in (each.scores["insightface"] for each in found.values() if "insightface" in each.scores):
-        console.print(cell("\n".join(insightface_lines(results["dataset"], scores))), soft_wrap=True)
+        for line in insightface_lines(results["dataset"], scores):
+            console.print(cell(line), soft_wrap=True)
     run = run_of(*checkpoint)
     place = checkpoint.path.parent if run is None else run.folder
     path = report.write(options.json or place / _file_name(results), results, options.json is not None, run is not None)
@@ -117,6 +118,8 @@ def _evaluate_embeddings(options: Any, data_words: list[str]) -> None:
         raise SettingsError(f"{flag}: not accepted with embeddings, which are measured by their labels")
     path = Path(options.checkpoint)
     table = read_embeddings(path)
+    if len(table.ids) < 2:
+        raise DataError(expected(f"{path}: embeddings", len(table.ids), "two or more, to be compared"))
     embedded = Embedded(torch.from_numpy(table.embeddings), torch.from_numpy(table.labels))
     found = {"unseen": evaluate(embedded, table.class_names)}
     console = Console(emoji=False)

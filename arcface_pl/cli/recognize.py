@@ -2,16 +2,15 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, number
-from arcface_pl.errors import CheckpointError, GalleryError, SettingsError, UserError, expected, printable
+from arcface_pl.errors import CheckpointError, SettingsError, UserError, expected, printable
 
 if TYPE_CHECKING:
-    from arcface_pl.cli.inputs import FramedPictures
+    import torch
+
     from arcface_pl.recognizer import Recognizer
 
 _DESCRIPTION = """\
@@ -28,6 +27,9 @@ Recognize classes that the model was not trained on, from a few pictures of each
   calibrate MODEL INPUT       measure the thresholds on your own pictures, one folder per class or a table; stored in
                               the model
 
+Files of embeddings (.npz, .safetensors, .parquet, .npy, as 'arcface-pl embed' writes) take the place of folders and
+pictures: each label is a name. They take the place of MODEL, too, and stand for the network that made them.
+
 Exit code: 0 on success, 1 if some pictures could not be read, 2 for a mistake in the command."""
 
 _EPILOG = """\
@@ -36,7 +38,9 @@ examples:
   arcface-pl recognize enroll best photo.jpg other.jpg --name ada
   arcface-pl recognize enroll best people.csv
   arcface-pl recognize identify best photo.jpg --json
-  arcface-pl recognize verify best one.png other.png --threshold 0.6"""
+  arcface-pl recognize verify best one.png other.png --threshold 0.6
+  arcface-pl recognize enroll people.npz --made_by sface
+  arcface-pl recognize identify people.npz queries.npz --made_by sface --threshold 0.4"""
 
 
 def run(args: list[str]) -> int:
@@ -52,11 +56,9 @@ def run(args: list[str]) -> int:
         UserError: If the model, the gallery or an argument cannot be used.
     """
     given = _parse(args)
-    from arcface_pl.cli.inputs import find_model
-    from arcface_pl.recognizer import Recognizer
+    from arcface_pl.cli.recognize_inputs import open_recognizer
 
-    given.model, model = find_model(given.model, given.networks)
-    recognizer = Recognizer(model)
+    recognizer = open_recognizer(given)
     rows, errors = _ACTIONS[given.action](recognizer, given)
     failed = [{"file": str(path), "error": error} for path, error in errors.items()]
     if given.json:
@@ -69,10 +71,18 @@ def run(args: list[str]) -> int:
 def _parse(args: list[str]) -> argparse.Namespace:
     parser = ToolParser("recognize", _DESCRIPTION, _EPILOG)
     parser.add_argument("action", choices=tuple(_ACTIONS), metavar="ACTION", help=", ".join(_ACTIONS))
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="folders, tables, names or pictures")
+    parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; or a file of embeddings")
+    parser.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="folders, tables, names, pictures or files of embeddings"
+    )
     parser.add_argument("--name", metavar="NAME", help="enroll: the name of all pictures given")
     parser.add_argument("--gallery", default="gallery", metavar="DIR", help="folder of the names (default: gallery)")
+    parser.add_argument(
+        "--made_by",
+        metavar="NAME",
+        help="what made the embeddings of files that do not say: MODEL, as you typed it, or a name of your choice, "
+        "which the gallery keeps: others are refused",
+    )
     parser.add_threshold()
     parser.add_argument(
         "--far",
@@ -86,6 +96,10 @@ def _parse(args: list[str]) -> argparse.Namespace:
     if given.name is not None and (given.action != "enroll" or not given.name.strip()):
         accepted = "no such flag" if given.name.strip() else "a name"
         raise SettingsError(expected("--name", given.name, f"{accepted} with {given.action}"))
+    if not given.inputs and given.action in ("enroll", "calibrate"):
+        from arcface_pl.cli.recognize_inputs import holds_embeddings  # imports torch
+
+        given.inputs = [given.model] if holds_embeddings(given.model) else []
     wanted = {"verify": 2, "calibrate": 1, "list": 0}.get(given.action)
     if (wanted is not None and len(given.inputs) != wanted) or (wanted is None and not given.inputs):
         accepted = f"{'at least 1' if wanted is None else wanted} after the model"
@@ -97,12 +111,20 @@ _Result = tuple[list[dict[str, Any]], dict[Path, str]]
 
 
 def _enroll(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    from arcface_pl.cli.inputs import name_pictures
+    from arcface_pl.cli.inputs import name_pictures, read_pictures
+    from arcface_pl.cli.recognize_inputs import read_table, split_embeddings
+    from arcface_pl.recognizer.gallery_lock import editing_gallery
 
     errors: dict[Path, str] = {}
-    embedded = []
-    for name, paths in name_pictures(given.inputs, as_name=given.name):
-        pictures = _read(recognizer, paths)
+    embedded: list[tuple[str, torch.Tensor]] = []
+    tables, inputs = split_embeddings(given.inputs)
+    for path in tables:
+        table = read_table(given, path, recognizer, labelled=given.name is None)
+        rows_of = table.rows_of_classes() if given.name is None else {given.name: slice(None)}
+        embeddings = recognizer.embed(table.as_pictures())
+        embedded += [(name, embeddings[chosen]) for name, chosen in rows_of.items()]
+    for name, paths in name_pictures(inputs, as_name=given.name) if inputs else ():
+        pictures = read_pictures(recognizer.model, paths)
         errors |= pictures.errors
         if pictures.paths:
             embedded.append((name, recognizer.embed(pictures.pixels, framed=True)))
@@ -117,6 +139,8 @@ def _enroll(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 
 def _remove(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
+    from arcface_pl.recognizer.gallery_lock import editing_gallery
+
     recognizer.load_gallery(given.gallery)  # an error if there is none, before a lock file is made
     with editing_gallery(recognizer, given.gallery):
         for name in given.inputs:
@@ -131,12 +155,19 @@ def _list(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 def _identify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     from arcface_pl.cli.inputs import find_pictures, warn_of_threshold
+    from arcface_pl.cli.recognize_inputs import read_table, split_embeddings
 
     recognizer.load_gallery(given.gallery)
     warn_of_threshold(given.threshold, recognizer, "verification")
-    files = find_pictures(given.inputs)
+    tables, inputs = split_embeddings(given.inputs)
+    files = find_pictures(inputs)
+    answers = recognizer.identify(files, threshold=given.threshold)
+    for table_file in tables:
+        table = read_table(given, table_file, recognizer, labelled=False)
+        files += [Path(file or f"{table_file}[{row}]") for row, file in enumerate(table.paths)]
+        answers += recognizer.identify(table.as_pictures(), threshold=given.threshold)
     rows, errors = [], {}
-    for path, answer in zip(files, recognizer.identify(files, threshold=given.threshold), strict=True):
+    for path, answer in zip(files, answers, strict=True):
         if isinstance(answer, UserError):
             errors[path] = str(answer).removeprefix(f"{path}: ")
             continue
@@ -154,49 +185,58 @@ def _identify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
 
 
 def _verify(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
-    from arcface_pl.cli.inputs import warn_of_threshold
+    from arcface_pl.cli.inputs import read_pictures, warn_of_threshold
+    from arcface_pl.cli.recognize_inputs import read_one, split_embeddings
 
     warn_of_threshold(given.threshold, recognizer, "verification")
-    pictures = _read(recognizer, [Path(each) for each in given.inputs])
+    tables, inputs = split_embeddings(given.inputs)
+    pictures = read_pictures(recognizer.model, [Path(each) for each in inputs])
     if pictures.errors:
         return [], pictures.errors
-    first, second = (pictures.pixels[list(pictures.paths).index(Path(each))][None] for each in given.inputs)
-    cosine, angle, same = recognizer.verify(first, second, threshold=given.threshold, framed=True)
+    pair: list[Any] = [pictures.pixels[list(pictures.paths).index(Path(each))][None] for each in inputs]
+    pair += [read_one(given, path, recognizer) for path in tables]
+    cosine, angle, same = recognizer.verify(*pair, threshold=given.threshold, framed=True)
     return [{"cosine": round(cosine, 6), "angle_degrees": round(angle, 3), "same": same}], {}
 
 
 def _calibrate(recognizer: "Recognizer", given: argparse.Namespace) -> _Result:
     from arcface_pl.checkpoints.atomic import write_checkpoint, writing
-    from arcface_pl.cli.inputs import name_pictures
-    from arcface_pl.recognizer.onnx_model import is_onnx, write_thresholds
+    from arcface_pl.cli.inputs import name_pictures, read_pictures
+    from arcface_pl.cli.recognize_inputs import read_table, split_embeddings
+    from arcface_pl.recognizer.onnx_model import write_thresholds
 
-    path = given.model.path
-    if path.suffix == ".safetensors":
+    path, has_network = given.found.path, bool(given.found.content)  # of an ONNX file, and of embeddings, it is empty
+    if path.suffix == ".safetensors" and has_network:
         raise SettingsError(
             expected("MODEL", str(path), "a checkpoint or a folder of save_pretrained, to store them in")
         )
-    named = list(name_pictures(given.inputs))
-    pictures = _read(recognizer, [path for _, paths in named for path in paths])
-    name_of = {path: name for name, paths in named for path in paths}
-    labels = [name_of[path] for path in pictures.paths]
+    errors: dict[Path, str] = {}
+    images: Any
+    if split_embeddings(given.inputs)[0]:
+        table = read_table(given, given.inputs[0], recognizer, labelled=True)
+        images, labels = table.as_pictures(), table.classes
+    else:
+        named = list(name_pictures(given.inputs))
+        pictures = read_pictures(recognizer.model, [path for _, paths in named for path in paths])
+        name_of = {path: name for name, paths in named for path in paths}
+        images, labels, errors = pictures.pixels, [name_of[path] for path in pictures.paths], pictures.errors
     try:
-        source = str(given.inputs[0])
-        found = recognizer.calibrate(pictures.pixels, labels, far=given.far, source=source, framed=True)
+        found = recognizer.calibrate(images, labels, far=given.far, source=str(given.inputs[0]), framed=True)
     except ValueError as error:
         raise SettingsError(f"{given.inputs[0]}: {error}") from error
-    if is_onnx(path):
+    if not has_network:
         write_thresholds(path, found)
     elif path.is_dir():
         recognizer.save_pretrained(path)
     else:
         with writing(path, CheckpointError, "give a copy in a folder that can be written"):
-            write_checkpoint({**given.model.content, "calibration": found.to_dict()}, path)
+            write_checkpoint({**given.found.content, "calibration": found.to_dict()}, path)
     points = {"two pictures": found.verification, "class of a picture": found.classification}
     return [
         {"decision": label, "threshold": point.threshold, "far": point.far, "tar": point.tar, "eer": point.eer}
         for label, point in points.items()
         if point is not None
-    ], pictures.errors
+    ], errors
 
 
 _ACTIONS = {
@@ -207,56 +247,6 @@ _ACTIONS = {
     "verify": _verify,
     "calibrate": _calibrate,
 }
-
-
-def _read(recognizer: "Recognizer", paths: Sequence[Path]) -> "FramedPictures":
-    from arcface_pl.cli.inputs import read_pictures
-
-    return read_pictures(recognizer.model, paths)
-
-
-@contextmanager
-def editing_gallery(recognizer: "Recognizer", folder: str, *, timeout: float = -1) -> Iterator[None]:
-    """Lock the gallery, load it if there is one, and write it after the body.
-
-    Args:
-        recognizer: Its enrolled names are replaced by those of the gallery.
-        folder: The gallery's, made if needed.
-        timeout: Seconds to wait for another process that holds the lock; below 0: no limit.
-
-    Raises:
-        GalleryError: If it cannot be read or written, or the lock is not released in time. What this call made,
-            folder or lock file, is then removed.
-    """
-    from filelock import FileLock, Timeout
-
-    from arcface_pl.checkpoints.atomic import missing_folders
-    from arcface_pl.recognizer.gallery import INDEX
-
-    made, lock_file = missing_folders(Path(folder).absolute()), Path(folder) / ".lock"
-    is_new = not lock_file.exists()
-    if (Path(folder) / INDEX).exists():
-        recognizer.load_gallery(folder)  # an error before a lock file is made
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(lock_file).acquire(timeout=timeout)
-    except Timeout as error:
-        raise GalleryError(folder, "another process is changing it", "try again when it has finished") from error
-    except OSError as error:
-        raise GalleryError(folder, f"cannot be written ({error.strerror})", "give a writable folder") from error
-    with lock:
-        try:
-            if (Path(folder) / INDEX).exists():
-                recognizer.load_gallery(folder)
-            yield
-            recognizer.save_gallery(folder)
-        except BaseException:
-            if is_new:
-                lock_file.unlink(missing_ok=True)
-            with suppress(OSError):  # others hold files by now
-                for each in made:
-                    each.rmdir()
-            raise
 
 
 def _print(rows: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:

@@ -2,8 +2,10 @@
 
 import enum
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -23,6 +25,7 @@ from arcface_pl.backbones import BACKBONES
 from arcface_pl.backbones.adapter import embedding_width
 from arcface_pl.callbacks.run.defaults import check_trainer
 from arcface_pl.checkpoints.network import is_known
+from arcface_pl.cli import loss_settings
 from arcface_pl.cli.aliases import meant_by
 from arcface_pl.cli.config import CLASS_KEYS, COMPLETE, dump_yaml, import_class, is_class, parse_yaml, unknown, walk
 from arcface_pl.cli.error_lines import ConstructorError, settings_errors
@@ -33,6 +36,8 @@ from arcface_pl.cli.values import check_seed, check_trainer_values, check_values
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import complete, fact
 from arcface_pl.errors import SettingsError, expected
+from arcface_pl.heads import HEADS, deferred_centers
+from arcface_pl.training.extra_losses import ExtraLoss
 from arcface_pl.training.hyperparameters import plain
 from arcface_pl.training.module import ArcFaceModule
 from arcface_pl.training.optimizers import build_optimizer
@@ -159,13 +164,17 @@ class ArcFaceCLI(LightningCLI):
         _fill_save_dirs(ready.trainer, required=False)  # not in the saved config, which would overrule a later root
         if backbone is not None:
             ready[f"{key}.backbone"] = backbone
-        with settings_errors():
+        # A class of the user's may initialize its centers itself
+        head_class = import_class(ready.get(f"{key}.head.class_path")) if ready.get(f"{key}.shard_head") else None
+        with settings_errors(), deferred_centers() if head_class in HEADS.values() else nullcontext():
             self.config_init = self.parser.instantiate(ready, instantiators=[(partial(_make, ready), object, True)])
         self.model = self.config_init.model
         for role, spec in getattr(self.model, "specs", {}).items():
             node = self.config.get(f"{key}.{role}.init_args")
             if node is not None and not is_known(role, spec):  # a user's class need not store its arguments
                 spec["kwargs"] = plain(node.as_dict()) | spec["kwargs"]
+        if getattr(self.model, "extra_losses", None) is not None and self.model.loss_specs is None:
+            self.model.loss_specs = loss_settings.specs_of(self.config[key])
         self._try_factories()
         self.trainer = self.instantiate_trainer()
         if isinstance(self.model, ArcFaceModule):
@@ -239,6 +248,9 @@ class ArcFaceCLI(LightningCLI):
                     origin = "backbone" if name == "embedding_dim" else "data module"
                     fault = f"not set, and the {origin} has no attribute {name}"
                     raise SettingsError(f"model.head.{name}: {fault}; give --model.head.{name}")
+            for node in loss_settings.loss_nodes(model):
+                _fill(loss_settings.NAME, node, "embedding_size", model.head.get("init_args.embedding_dim"), "the head")
+                _fill(loss_settings.NAME, node, "num_classes", model.head.get("init_args.num_classes"), "the data")
         return backbone
 
     def _try_factories(self) -> None:
@@ -331,6 +343,11 @@ def _parse(parser: ArgumentParser, settings: dict[str, Any], flags: Flags) -> Na
         for place, name in ((node, last), ((node or {}).get(last), "class_path")):
             if isinstance(place, dict) and isinstance(place.get(name), str):
                 place[name] = names.get(place[name], place[name])
+    node = settings.get("model")
+    node = (node.get("init_args") or {}) if is_class(node) else node
+    if isinstance(node, dict) and node.get("extra_losses"):
+        node["extra_losses"] = loss_settings.full_entries(node["extra_losses"])
+    flags = [_full_loss(*flag) if flag[0].startswith(loss_settings.NAME) else flag for flag in flags]
     words = [f"--{name}={_SHORT_NAMES.get(name, {}).get(text, text)}" for name, text in flags]
     parser.validate = lambda *args, **kwargs: None  # sizes are still missing
     try:
@@ -339,6 +356,19 @@ def _parse(parser: ArgumentParser, settings: dict[str, Any], flags: Flags) -> Na
             return parser.parse_args(words, namespace=config, defaults=False)
     finally:
         del parser.validate
+
+
+def _full_loss(name: str, text: str) -> tuple[str, str]:
+    """Write a flag of ``model.extra_losses`` with full names of classes."""
+    last = name.removeprefix(loss_settings.NAME).lstrip("+")
+    with settings_errors(name):
+        value = parse_yaml(text)
+    if not last:
+        return name, json.dumps(loss_settings.full_entries(value))
+    if last in (".loss", ".miner"):
+        value = loss_settings.full_name(last[1:], value)
+        return name, value if isinstance(value, str) else json.dumps(value)
+    return name, text
 
 
 def _build(key: str, base: type, node: Namespace | None) -> Any:
@@ -376,6 +406,8 @@ def _place_of(config: Namespace, cls: type) -> str:
     for key, node in walk(config, Namespace):
         if isinstance(node, Namespace) and import_class(node.get("class_path")) is cls:
             return key
+    if cls is ExtraLoss:
+        return loss_settings.NAME
     return "model" if issubclass(cls, L.LightningModule) else cls.__name__
 
 

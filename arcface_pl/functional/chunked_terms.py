@@ -35,8 +35,9 @@ class Shard(NamedTuple):
     """The first class here."""
     num_centers: int
     """Centers of all processes together, C * K."""
-    draw: Callable[[Tensor], Tensor] | None = None
-    """Takes the classes here that the batch needs, and returns all that take part in the step, sorted; None: all."""
+    draw: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Takes the batch's labels, relative to the first class, and which of them are here, (B,) each; returns the classes
+    that take part in the step, sorted, with all that are needed among them. None: all classes do."""
     update: Callable[[], Callable[[Rows, Tensor], None]] | None = None
     """Begins an update inside the backward pass; returns what takes rows of the weight and their gradient. The weight
     then gets no gradient."""
@@ -158,7 +159,7 @@ class _ChunkedTerms(torch.autograd.Function):
             dtype = batch.unit.dtype  # as exact as the small problem of a process alone
         centers, drawn, columns = weight, None, batch.labels
         if shard.draw is not None:
-            classes = shard.draw(batch.labels[batch.here].unique())
+            classes = shard.draw(batch.labels, batch.here)
             columns = torch.where(batch.here, torch.searchsorted(classes, batch.labels), -1)
             sub_centers = torch.arange(non_target.sub_centers, device=classes.device)
             drawn = (classes[:, None] * non_target.sub_centers + sub_centers).flatten()
@@ -243,6 +244,8 @@ def _with_targets(
     update: Callable[[Rows, Tensor], None], drawn: Tensor | None, rows: Tensor, to_target: Tensor
 ) -> Callable[[slice, Tensor], None]:
     """Return an update of a chunk that adds the targets' gradients first, so that each center moves once."""
+    if rows.device.type != "cpu":
+        return _with_masked_targets(update, drawn, rows, to_target)
     order = rows.argsort(stable=True)
     places, to_target = rows[order], to_target[order]
     numbers = places.tolist()
@@ -251,6 +254,20 @@ def _with_targets(
         mine = slice(bisect_left(numbers, chunk.start), bisect_left(numbers, chunk.stop))
         if mine.start < mine.stop:
             grad.index_add_(0, places[mine] - chunk.start, to_target[mine].to(grad.dtype))
+        update(chunk if drawn is None else drawn[chunk], grad)
+
+    return whole
+
+
+def _with_masked_targets(
+    update: Callable[[Rows, Tensor], None], drawn: Tensor | None, rows: Tensor, to_target: Tensor
+) -> Callable[[slice, Tensor], None]:
+    """Do what ``_with_targets`` does without asking the device which targets are in a chunk: the others add zeros."""
+
+    def whole(chunk: slice, grad: Tensor) -> None:
+        inside = (rows >= chunk.start) & (rows < chunk.stop)
+        places = (rows - chunk.start).remainder(grad.shape[0])
+        grad.index_add_(0, places, torch.where(inside[:, None], to_target, 0).to(grad.dtype))
         update(chunk if drawn is None else drawn[chunk], grad)
 
     return whole

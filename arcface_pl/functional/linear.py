@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from arcface_pl.functional.checks import check_batch, check_embeddings, check_number
+from arcface_pl.functional.checks import check_batch, check_choice, check_embeddings, check_number
 from arcface_pl.functional.derivatives import first_order_only
 from arcface_pl.functional.eager import eager
 from arcface_pl.functional.loss import Reduction, reduce, smooth
 from arcface_pl.functional.non_target import NonTarget, Problem, non_target_backward, non_target_forward
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype
+from arcface_pl.functional.products import PRECISIONS, Precision
 from arcface_pl.functional.terms import WHOLE_CELLS
 
 _LARGE = 2.0**64
@@ -30,6 +31,7 @@ def linear_softmax_loss(
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     check_labels: bool = True,
+    precision: Precision = "float32",
 ) -> Tensor:
     r"""Compute the softmax cross-entropy of a linear layer.
 
@@ -45,6 +47,8 @@ def linear_softmax_loss(
         reduction: "mean", "sum" or "none".
         chunk_size: Classes per chunk; None chooses from the shape and the device.
         check_labels: False skips reading the labels' values, which makes a GPU wait.
+        precision: Of the operands of the non-target classes' matrix products, which are summed in float32: "float32",
+            "tf32" (CUDA) or "bfloat16"; float64 arguments and batches of up to 131,072 cosines are not rounded.
 
     Returns:
         A scalar, or (B,) for "none"; float32, or float64 where an argument is. Embeddings near the largest float32 give
@@ -61,6 +65,7 @@ def linear_softmax_loss(
     """
     check_embeddings(embeddings, weight)
     check_number("label_smoothing", label_smoothing, low=0, high=1)
+    check_choice("precision", precision, PRECISIONS)
     labels = check_batch(embeddings, labels, weight.shape[0], values=check_labels)
     wide, column = pair_dtype(embeddings.device), labels[:, None]
     with_sum = label_smoothing > 0
@@ -71,7 +76,7 @@ def linear_softmax_loss(
             lse = logits.scatter(1, column, -math.inf).logsumexp(dim=1)
             logit_sum = logits.scatter(1, column, 0).sum(dim=1) if with_sum else None
         else:
-            non_target = NonTarget(1.0, 1, chunk_size, False)
+            non_target = NonTarget(1.0, 1, chunk_size, False, precision)
             target, lse, logit_sum = _apply_chunked(embeddings, weight, bias, labels, non_target, with_sum)
         losses = smooth(F.softplus(lse - target), target, logit_sum, label_smoothing, weight.shape[0])
         return reduce(losses, reduction).to(compute_dtype(embeddings, weight))

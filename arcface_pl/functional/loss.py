@@ -11,6 +11,7 @@ from arcface_pl.functional.checks import check_batch, check_choice, check_embedd
 from arcface_pl.functional.chunked_terms import angular_terms
 from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype
+from arcface_pl.functional.products import PRECISIONS, Precision
 from arcface_pl.functional.terms import AngularTerms
 
 Reduction = Literal["mean", "sum", "none"]
@@ -108,6 +109,7 @@ def margin_softmax_loss(
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     check_labels: bool = True,
+    precision: Precision = "float32",
 ) -> Tensor:
     r"""Compute the softmax cross-entropy in which psi replaces the cosine to the target class.
 
@@ -129,6 +131,8 @@ def margin_softmax_loss(
         reduction: "mean", "sum" or "none".
         chunk_size: Classes per chunk; None chooses from the shape and the device.
         check_labels: False skips reading the labels' values, which makes a GPU wait.
+        precision: Of the operands of the non-target classes' matrix products, which are summed in float32: "float32",
+            "tf32" (CUDA) or "bfloat16"; float64 arguments and batches of up to 131,072 cosines are not rounded.
 
     Returns:
         A scalar, or (B,) for "none"; float32, or float64 where an argument is.
@@ -149,9 +153,10 @@ def margin_softmax_loss(
     check_number("label_smoothing", label_smoothing, low=0, high=1)
     if reweighting is not None and any(value.requires_grad for value in reweighting):
         raise ValueError(expected("reweighting.requires_grad", True, "detached tensors: no gradient flows into it"))
+    check_choice("precision", precision, PRECISIONS)
     num_classes = weight.shape[0] // sub_centers
     labels = check_batch(embeddings, labels, num_classes, values=check_labels)
-    non_target = NonTarget(scale, sub_centers, chunk_size)
+    non_target = NonTarget(scale, sub_centers, chunk_size, precision=precision)
     terms = angular_terms(embeddings, weight, labels, non_target, reweighting, with_sum=label_smoothing > 0)
     losses = loss_of_terms(terms, psi, scale=scale, label_smoothing=label_smoothing, num_classes=num_classes)
     return reduce(losses, reduction).to(compute_dtype(embeddings, weight))

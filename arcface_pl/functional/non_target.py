@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.functional.precision import inverse_norms, norm_floor, pair_dtype
+from arcface_pl.functional.products import Precision, Products, tensor_cores
 
 UNSHIFTED_LOGIT = 64.0
 """Up to this logit, exp(logit), its sum over 1e9 classes and exp(-logit) are float32 numbers without a shift."""
@@ -19,6 +20,10 @@ UNSHIFTED_LOGIT = 64.0
 CPU_CHUNK_ROWS = 2048
 """At batch 256 and dim 128 on two cores 1,024 were 3% slower, 3,072 and 4,096 no faster; all were equally exact."""
 GPU_CHUNK_CELLS = 1 << 24
+"""64 MiB in float32: kernels so large that launching them, some 20 per chunk, takes none of their time."""
+DIVIDING_DEVICES = ("cpu",)
+"""Where centers are divided by their length. Elsewhere the logits are: a GPU's time goes into passes over memory, of
+which this saves six over the centers and costs four over batch x classes."""
 
 
 class Reweighting(NamedTuple):
@@ -47,12 +52,14 @@ class NonTarget:
     """Classes per chunk; None chooses from the shape and the device."""
     normalize: bool = True
     """Whether to divide the centers by their length."""
+    precision: Precision = "float32"
+    """Of the matrix products' operands."""
 
-    def chunk(self, batch: int, device: torch.device) -> int:
+    def chunk(self, batch: int, dim: int, device: torch.device) -> int:
         """Return the number of classes per chunk."""
         if self.chunk_size is not None:
             return self.chunk_size
-        rows = CPU_CHUNK_ROWS if device.type == "cpu" else GPU_CHUNK_CELLS // batch
+        rows = CPU_CHUNK_ROWS if device.type == "cpu" else GPU_CHUNK_CELLS // max(batch, dim)
         return max(1, rows // self.sub_centers)
 
 
@@ -94,7 +101,9 @@ class _Chunk(NamedTuple):
     rows: slice
     """Of the weight."""
     centers: Tensor
-    """(n * K, D), of length one where they are normalized."""
+    """(n * K, D), of length one where they are normalized and this device divides them."""
+    operand: Tensor
+    """The same, as the products take them."""
     target: Tensor
     """(B, 1) column of the target in this chunk, or of a spare cell where the target is in another chunk."""
     logits: Tensor
@@ -113,16 +122,20 @@ class _Sweep:
             normalized. The first sweep fills it in; another one over the same centers may be given it.
     """
 
-    def __init__(self, problem: Problem, norms: Tensor | None = None, kept: Tensor | None = None) -> None:
+    def __init__(
+        self, problem: Problem, norms: Tensor | None = None, kept: Tensor | None = None, *, copies: bool = False
+    ) -> None:
         embeddings, weight, labels, non_target, self.reweighting, self.bias, self.divisor = problem
-        self.weight, self.non_target, self.kept = weight, non_target, kept
-        self.scaled, self.floor = embeddings * non_target.scale, norm_floor(embeddings.dtype)
+        self.weight, self.non_target, self.kept, self.copies = weight, non_target, kept, copies
+        self.products, self.dtype = Products(non_target.precision, embeddings), embeddings.dtype
+        self.scaled, self.floor = self.products.operand(embeddings * non_target.scale), norm_floor(self.dtype)
+        self.divides = non_target.normalize and embeddings.device.type in DIVIDING_DEVICES
         self.measures = non_target.normalize and norms is None
         self.norms = embeddings.new_empty(weight.shape[0], 1) if self.measures else norms
         batch, classes = embeddings.shape[0], weight.shape[0] // non_target.sub_centers
-        self.size = min(non_target.chunk(batch, embeddings.device), classes)
+        self.size = min(non_target.chunk(batch, embeddings.shape[1], embeddings.device), classes)
         rows = self.size * non_target.sub_centers
-        self.centers = embeddings.new_empty(rows, embeddings.shape[1])
+        self.centers = embeddings.new_empty(rows if self.divides else 0, embeddings.shape[1])
         self.every = embeddings.new_empty(batch, rows) if non_target.sub_centers > 1 else None
         # Samples whose target is in another chunk point to a spare column, so that the device need not be asked whether
         # there are any; 16 of them keep the rows aligned
@@ -138,24 +151,26 @@ class _Sweep:
         step, classes = self.size * self.non_target.sub_centers, self.weight.shape[0]
         for number, start in enumerate(range(0, classes, step)):
             rows = slice(start, min(start + step, classes))
-            centers = self.weight[rows].to(self.scaled.dtype)
-            if self.norms is not None:
-                norms = self.norms[rows]
-                if self.measures:
-                    torch.linalg.vector_norm(centers, dim=1, keepdim=True, out=norms).clamp_min_(self.floor)
+            centers, norms = self.weight[rows].to(self.dtype), None if self.norms is None else self.norms[rows]
+            if self.measures:
+                torch.linalg.vector_norm(centers, dim=1, keepdim=True, out=norms).clamp_min_(self.floor)
+            if self.divides and norms is not None:
                 centers = torch.div(centers, norms, out=self.centers[: centers.shape[0]])
-            target = self.target[number]
-            yield _Chunk(rows, centers, target, *self._logits(centers, target, rows))
+            operand, target = self.products.operand(centers), self.target[number]
+            yield _Chunk(rows, centers, operand, target, *self._logits(operand, target, rows))
 
-    def _logits(self, centers: Tensor, target: Tensor, rows: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        count = centers.shape[0] // self.non_target.sub_centers
+    def _logits(self, operand: Tensor, target: Tensor, rows: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        count = operand.shape[0] // self.non_target.sub_centers
         logits, best, slope = self.cells[:, :count], None, None
         if self.kept is not None:
-            return logits.copy_(self.place(self.kept, rows)), None, None
-        if self.every is None:
-            torch.mm(self.scaled, centers.T, out=logits)
-        else:
-            every = torch.mm(self.scaled, centers.T, out=self.every[:, : centers.shape[0]])
+            kept = self.place(self.kept, rows)
+            return logits.copy_(kept) if self.copies else kept, None, None
+        every = self.products.mm(
+            self.scaled, operand.T, out=logits if self.every is None else self.every[:, : operand.shape[0]]
+        )
+        if self.norms is not None and not self.divides:
+            every.div_(self.norms[rows].T)
+        if self.every is not None:
             nearest, best = every.unflatten(1, (count, -1)).max(dim=2)
             logits.copy_(nearest)
         if self.bias is not None:
@@ -200,7 +215,14 @@ def non_target_forward(
         with_sum: Whether label smoothing needs the sum.
         keep: What ``logits_buffer`` returned; filled in for ``non_target_backward``.
     """
-    sweep, embeddings, divisor = _Sweep(problem), problem.embeddings, problem.divisor
+    with tensor_cores(problem.non_target.precision):
+        return _forward(problem, _Sweep(problem), with_sum=with_sum, keep=keep)
+
+
+def _forward(
+    problem: Problem, sweep: _Sweep, *, with_sum: bool, keep: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    embeddings, divisor = problem.embeddings, problem.divisor
     # A thousand chunks added up in float32 would cost the last two digits
     wide = pair_dtype(embeddings.device)
     total = embeddings.new_zeros(embeddings.shape[0], dtype=wide)
@@ -210,11 +232,12 @@ def non_target_forward(
     for chunk in sweep:
         if linear is not None:
             linear += sweep.logits_without_target(chunk).sum(dim=1)
+        kept = None if keep is None else sweep.place(keep, chunk.rows)
         if shift is None:
-            total += chunk.logits.exp_().sum(dim=1)
-        if keep is not None:
-            sweep.place(keep, chunk.rows).copy_(chunk.logits)
-        if shift is not None:
+            total += torch.exp(chunk.logits, out=chunk.logits if kept is None else kept).sum(dim=1)
+        else:
+            if kept is not None:
+                kept.copy_(chunk.logits)
             larger = torch.maximum(shift, chunk.logits.amax(dim=1))
             total *= _times((shift - larger)[:, None], divisor)[:, 0].to(wide).exp()
             total += _times(chunk.logits.sub_(larger[:, None]), divisor).exp_().sum(dim=1)
@@ -255,7 +278,7 @@ def non_target_backward(
         kept: The forward pass's ``keep``; overwritten by the gradient of the centers.
     """
     embeddings, weight, bias, divisor = problem.embeddings, problem.weight, problem.bias, problem.divisor
-    sweep = _Sweep(problem, norms, kept)
+    sweep = _Sweep(problem, norms, kept, copies=grad_sum is not None)
     grad_embeddings = torch.zeros_like(embeddings) if needs_grad[0] else None
     grad_weight = None
     if needs_grad[1] and update is None:
@@ -267,28 +290,30 @@ def non_target_backward(
     # smoothing adds a second term
     weighted = embeddings if divisor is None else embeddings * divisor
     weighted = weighted * factor if even is None else weighted
-    to_centers = _CenterGradients(sweep, weighted, norms) if needs_grad[1] else None
-    for chunk in sweep:
-        slopes = chunk.logits if shift is None else chunk.logits.sub_(shift)
-        if divisor is not None:
-            # No probability is above 1; a logit whose last bit is not the forward's would be, and times the divisor inf
-            slopes.clamp_max_(0).mul_(divisor)
-        if kept is None or shift is not None:
-            slopes.exp_()
-        if even is not None:
-            slopes.mul_(factor).add_(even)
-            sweep.cells.scatter_(1, chunk.target, 0)
-        if chunk.slope is not None:
-            slopes.mul_(chunk.slope)
-        if grad_bias is not None:
-            grad_bias[chunk.rows] = slopes.sum(dim=0) if even is not None else (factor.T @ slopes)[0]
-        slopes = sweep.to_centers(slopes, chunk.best)
-        if grad_embeddings is not None:
-            grad_embeddings.addmm_(slopes, chunk.centers)
-        if to_centers is not None:
-            grad = to_centers.write(chunk, slopes, grad_weight)
-            if update is not None:
-                update(chunk.rows, grad)
+    to_centers = _CenterGradients(sweep, weighted, norms)
+    with tensor_cores(problem.non_target.precision):
+        for chunk in sweep:
+            slopes = chunk.logits if shift is None else chunk.logits.sub_(shift)
+            if divisor is not None:
+                # No probability is above 1; a logit whose last bit is not the forward's would be, and times the divisor
+                # inf
+                slopes.clamp_max_(0).mul_(divisor)
+            if kept is None or shift is not None:
+                slopes.exp_()
+            if even is not None:
+                slopes.mul_(factor).add_(even)
+                sweep.cells.scatter_(1, chunk.target, 0)
+            if chunk.slope is not None:
+                slopes.mul_(chunk.slope)
+            if grad_bias is not None:
+                grad_bias[chunk.rows] = slopes.sum(dim=0) if even is not None else (factor.T @ slopes)[0]
+            slopes = to_centers.operand(sweep.to_centers(slopes, chunk.best), chunk.rows)
+            if grad_embeddings is not None:
+                sweep.products.add_mm(grad_embeddings, slopes, chunk.operand)
+            if needs_grad[1]:
+                grad = to_centers.write(chunk, slopes, grad_weight)
+                if update is not None:
+                    update(chunk.rows, grad)
     if grad_embeddings is not None and even is None:
         grad_embeddings *= factor
     return grad_embeddings, grad_weight, grad_bias
@@ -311,17 +336,28 @@ class _CenterGradients:
     """Gradients of the centers of a chunk, in buffers made once."""
 
     def __init__(self, sweep: _Sweep, weighted: Tensor, norms: Tensor | None) -> None:
-        self.weighted = weighted
+        self.products, self.divides, self.weighted = sweep.products, sweep.divides, sweep.products.operand(weighted)
         self.inverse = None if norms is None else inverse_norms(norms)
-        self.grads, self.products = torch.empty_like(sweep.centers), torch.empty_like(sweep.centers)
+        rows = sweep.size * sweep.non_target.sub_centers
+        self.grads, self.scratch = (weighted.new_empty(rows, weighted.shape[1]) for _ in range(2))
+
+    def operand(self, slopes: Tensor, rows: slice) -> Tensor:
+        """Return slopes by centers of length one, or by those of the weight, as the products take them; overwrites."""
+        if self.inverse is not None and not self.divides:
+            # A center shorter than MIN_NORM is left out of the gradient of the embeddings too
+            slopes = slopes.mul_(self.inverse[rows].T)
+        return self.products.operand(slopes)
 
     def write(self, chunk: _Chunk, slopes: Tensor, grad_weight: Tensor | None) -> Tensor:
         """Return the gradient of the chunk's centers, in its rows of ``grad_weight`` if there is one."""
         count = chunk.centers.shape[0]
-        grad = torch.mm(slopes.T, self.weighted, out=self.grads[:count])
+        grad = self.products.mm(slopes.T, self.weighted, self.grads[:count])
         out = grad if grad_weight is None else grad_weight[chunk.rows]
         if self.inverse is None:
             return out.copy_(grad)
-        along = torch.mul(grad, chunk.centers, out=self.products[:count]).sum(dim=1, keepdim=True)
+        along = torch.mul(grad, chunk.centers, out=self.scratch[:count]).sum(dim=1, keepdim=True)
+        inverse = self.inverse[chunk.rows]
+        if not self.divides:
+            return torch.addcmul(grad, along.mul_(inverse).mul_(inverse), chunk.centers, value=-1, out=out)
         grad.addcmul_(along, chunk.centers, value=-1)
-        return torch.mul(grad, self.inverse[chunk.rows], out=out)
+        return torch.mul(grad, inverse, out=out)

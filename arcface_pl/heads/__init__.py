@@ -4,6 +4,7 @@ from arcface_pl.heads.adaface import AdaFaceHead
 from arcface_pl.heads.angular import AngularHead
 from arcface_pl.heads.arcface import ArcFaceHead
 from arcface_pl.heads.base import Head, HeadScores
+from arcface_pl.heads.centers import deferred_centers
 from arcface_pl.heads.combined import CombinedMarginHead
 from arcface_pl.heads.cosface import CosFaceHead
 from arcface_pl.heads.curricularface import CurricularFaceHead
@@ -52,5 +53,6 @@ __all__ = [
     "NormalizedSoftmaxHead",
     "ShardedHead",
     "SphereFaceHead",
+    "deferred_centers",
     "shard_head",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from arcface_pl.errors import expected
 from arcface_pl.functional import similarity
 from arcface_pl.functional.checks import check_choice, check_number
-from arcface_pl.functional.chunked_terms import Shard, angular_terms
+from arcface_pl.functional.chunked_terms import angular_terms
 from arcface_pl.functional.loss import Reduction, loss_of_terms, reduce
 from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype
@@ -73,7 +73,7 @@ class AngularHead(Head):
         if self.dynamic_scale is None or not self.training:
             return
         weight, shard = self.loss_centers()
-        non_target = NonTarget(self.scale_value, self.sub_centers)
+        non_target = NonTarget(self.scale_value, self.sub_centers, precision=self.non_target_precision)
         terms = angular_terms(embeddings, weight, labels, non_target, with_sum=False, shard=shard)
         everyone, pairs = Group(), torch.stack([terms.non_target, torch.atan2(terms.sine, terms.cosine)], dim=1)
         log_sums, theta = everyone.gather(pairs, everyone.sizes(labels)).unbind(dim=1)
@@ -150,7 +150,7 @@ class AngularHead(Head):
         reweighting = self.reweighting(embeddings, labels)
         weight, shard = self.loss_centers()
         scale, with_sum = self.scale_value, self.label_smoothing > 0
-        non_target = NonTarget(scale, self.sub_centers)
+        non_target = NonTarget(scale, self.sub_centers, precision=self.non_target_precision)
         terms = angular_terms(embeddings, weight, labels, non_target, reweighting, with_sum=with_sum, shard=shard)
         losses = loss_of_terms(
             terms,
@@ -169,23 +169,21 @@ class AngularHead(Head):
 
     def _score_in_chunks(self, embeddings: Tensor, labels: Tensor) -> HeadScores:
         psi = self.psi(*self.target_angle(embeddings, labels), embeddings, labels)
+        weight, shard = self.loss_centers()
         scores = angular_scores(
             embeddings,
-            self.centers(),
+            weight,
             labels,
             psi,
             scale=self.scale_value,
             sub_centers=self.sub_centers,
             label_smoothing=self.label_smoothing,
             reweighting=self.reweighting(embeddings, labels),
+            shard=shard,
         )
         penalty = self.penalty(embeddings)
         losses = scores.loss if penalty is None else scores.loss + penalty
         return scores._replace(loss=self.weigh(losses, labels).to(compute_dtype(embeddings, self.weight)))
-
-    def loss_centers(self) -> tuple[Tensor, Shard | None]:
-        """Return the centers that a loss reads here, and which these are in a sharded head."""
-        return self.centers(), None
 
     def extra_repr(self) -> str:
         """Name the sizes and the scale in ``print(head)``."""

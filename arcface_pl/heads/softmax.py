@@ -9,6 +9,7 @@ from arcface_pl.functional import linear_softmax_loss
 from arcface_pl.functional.checks import check_batch, check_embeddings
 from arcface_pl.functional.loss import Reduction, reduce
 from arcface_pl.functional.precision import compute_dtype, full_precision
+from arcface_pl.functional.products import Precision
 from arcface_pl.functional.scoring import LogitsOf
 from arcface_pl.heads.angular import AngularHead
 from arcface_pl.heads.base import ClassWeights, Head
@@ -43,6 +44,7 @@ class LinearHead(Head):
         use_bias: Whether each class has a bias b.
         label_smoothing: Fraction of the target that is spread evenly over all classes, in [0, 1).
         class_weights: Factor of each sample's loss by its class: "equal", "balanced", or a list, see `Head`.
+        non_target_precision: "float32", "tf32" or "bfloat16", see `Head`.
     """
 
     bias: nn.Parameter | None
@@ -55,8 +57,15 @@ class LinearHead(Head):
         use_bias: bool = True,
         label_smoothing: float = 0.0,
         class_weights: ClassWeights = "equal",
+        non_target_precision: Precision = "float32",
     ) -> None:
-        super().__init__(embedding_dim, num_classes, label_smoothing=label_smoothing, class_weights=class_weights)
+        super().__init__(
+            embedding_dim,
+            num_classes,
+            label_smoothing=label_smoothing,
+            class_weights=class_weights,
+            non_target_precision=non_target_precision,
+        )
         if not isinstance(use_bias, bool):
             raise ValueError(expected("use_bias", use_bias, "true or false"))
         self.use_bias = use_bias
@@ -104,5 +113,6 @@ class LinearHead(Head):
             label_smoothing=self.label_smoothing,
             reduction=reduction if self.loss_weights is None else "none",
             check_labels=self.check_labels,
+            precision=self.non_target_precision,
         )
         return losses if self.loss_weights is None else reduce(self.weigh(losses, labels.long()), reduction)

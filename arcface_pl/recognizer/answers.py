@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -13,8 +14,24 @@ from arcface_pl.recognizer.gallery import Match
 
 Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Tensor
 """A picture of any size: a path, the content of a file, a file opened for bytes, a PIL image, an array or a tensor."""
-Pictures = Picture | Iterable[Picture]
-"""A picture, several in any iterable, or an array or tensor (N, H, W, C) or (N, C, H, W)."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings that were computed elsewhere, which every method of `Recognizer` takes in place of pictures.
+
+    Attributes:
+        rows: (N, D) or (D,) floating point, of any length but 0.
+        made_by: What made them: `TrainedModel.fingerprint`, or the name given to `Recognizer.for_embeddings`. Another
+            model refuses them. None: you vouch that the model did.
+    """
+
+    rows: np.ndarray | Tensor
+    made_by: str | None = None
+
+
+Pictures = Picture | Iterable[Picture] | Embeddings
+"""A picture, several in any iterable, an array or tensor (N, H, W, C) or (N, C, H, W), or embeddings of pictures."""
 
 
 class Thresholds(NamedTuple):

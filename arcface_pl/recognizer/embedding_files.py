@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from arcface_pl.checkpoints.results import MARK
+from arcface_pl.recognizer.answers import Embeddings
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class EmbeddingTable:
         paths: N paths; empty text if a picture is not a file.
         ids: (N,) int64, position of the picture among those that were asked for.
         flip: Whether each embedding is that of a picture together with its mirror image.
+        made_by: Fingerprint or name of what made the embeddings; None if unknown.
     """
 
     embeddings: np.ndarray
@@ -29,6 +31,18 @@ class EmbeddingTable:
     paths: list[str]
     ids: np.ndarray
     flip: bool = False
+    made_by: str | None = None
+
+    def as_pictures(self) -> Embeddings:
+        """Return the embeddings as `Recognizer` takes them."""
+        return Embeddings(self.embeddings, self.made_by)
+
+    def rows_of_classes(self) -> dict[str, np.ndarray]:
+        """Return the positions of each class's embeddings, by its name."""
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(self.classes):
+            rows.setdefault(name, []).append(row)
+        return {name: np.array(found) for name, found in rows.items()}
 
     @property
     def classes(self) -> list[str]:
@@ -59,6 +73,7 @@ def _to_npz(table: EmbeddingTable) -> bytes:
         paths=np.array(table.paths, dtype=np.str_),
         ids=table.ids,
         flip=np.array(table.flip),
+        made_by=np.array(table.made_by or ""),
         producer=np.array(MARK),
     )
     return file.getvalue()
@@ -69,7 +84,7 @@ def _to_safetensors(table: EmbeddingTable) -> bytes:
 
     tensors = {"embeddings": table.embeddings, "labels": table.labels, "ids": table.ids}
     texts = {"class_names": json.dumps(table.class_names), "paths": json.dumps(table.paths)}
-    texts |= {"flip": json.dumps(table.flip), "producer": MARK.decode()}
+    texts |= {"flip": json.dumps(table.flip), "made_by": table.made_by or "", "producer": MARK.decode()}
     return save({name: np.ascontiguousarray(each) for name, each in tensors.items()}, texts)
 
 
@@ -85,7 +100,7 @@ def _to_parquet(table: EmbeddingTable) -> bytes:
         "class": pa.array(list(map(_encodable, table.classes))),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(table.embeddings.ravel()), width),
     }
-    facts = {b"producer": MARK, b"flip": json.dumps(table.flip).encode()}
+    facts = {b"producer": MARK, b"flip": json.dumps(table.flip).encode(), b"made_by": (table.made_by or "").encode()}
     file = io.BytesIO()
     pq.write_table(pa.table(columns).replace_schema_metadata(facts), file)
     return file.getvalue()

@@ -129,15 +129,13 @@ def read_onnx(path: str | Path, given: Mapping[str, Any]) -> TrainedModel:
         raise ExportError(f"{path}: {error}") from None
     except Exception as error:  # ONNX Runtime's own, which only it can import
         raise ExportError(f"{path}: it does not run ({' '.join(str(error).split())[:200]})") from None
-    return TrainedModel(
-        backbone, NoClasses(backbone.embedding_dim), preprocessor, [], path.stem, _thresholds(_place(path))
-    )
+    return TrainedModel(backbone, NoClasses(backbone.embedding_dim), preprocessor, [], path.stem, read_thresholds(path))
 
 
 def write_thresholds(path: str | Path, calibration: Calibration) -> Path:
-    """Write thresholds beside an ONNX file, as MODEL.thresholds.json, where `read_onnx` finds them."""
+    """Write thresholds beside an ONNX file or one of embeddings, as MODEL.thresholds.json."""
     place = _place(Path(path))
-    _thresholds(place)  # a file of another kind is not replaced
+    read_thresholds(path)  # a file of another kind is not replaced
     with replacing(place) as file:
         file.write(json.dumps(calibration.to_dict(), indent=1).encode())
     return place
@@ -147,7 +145,9 @@ def _place(path: Path) -> Path:
     return path.with_suffix(".thresholds.json")
 
 
-def _thresholds(place: Path) -> Calibration | None:
+def read_thresholds(path: str | Path) -> Calibration | None:
+    """Read what `write_thresholds` left beside a file; None if there is nothing."""
+    place = _place(Path(path))
     try:
         return Calibration.from_dict(json.loads(place.read_text(encoding="utf-8"))) if place.exists() else None
     except (OSError, ValueError) as error:

@@ -21,6 +21,7 @@ from arcface_pl.errors import CheckpointError, PretrainedError
 from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.heads import Head
 from arcface_pl.preprocessing import Preprocessor
+from arcface_pl.recognizer.embedding_space import NoNetwork
 from arcface_pl.recognizer.manifest import Manifest
 from arcface_pl.recognizer.model_card import model_card
 from arcface_pl.recognizer.onnx_model import OnnxBackbone
@@ -52,6 +53,8 @@ def write_pretrained(model: TrainedModel, folder: str | Path) -> None:
     folder = Path(os.path.abspath(folder))  # not resolve(): a link stays a link
     if isinstance(model.backbone, OnnxBackbone):
         raise PretrainedError(folder, "the network is an ONNX file, whose weights cannot be written", "copy that file")
+    if isinstance(model.backbone, NoNetwork):
+        raise PretrainedError(folder, "there is no network to write", "write the names with save_gallery")
     weights = save(to_tensors(model))
     card = model_card(model).encode()
     digests = {"weights_sha256": _sha256(weights), "card_sha256": _sha256(card)}

@@ -9,19 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcface_pl.errors import expected, listed
+from arcface_pl.errors import GalleryError, UserError, expected, listed
 from arcface_pl.evaluation.thresholds import DEFAULT_FAR, Calibration, Scored, calibrate
 from arcface_pl.functional.checks import check_count
 from arcface_pl.heads import Head
 from arcface_pl.preprocessing import ImageError
 from arcface_pl.recognizer.answers import (
     Classification,
+    Embeddings,
     Identification,
     Picture,
     Pictures,
     Thresholds,
     Verification,
 )
+from arcface_pl.recognizer.embedding_space import checked_rows, embedding_space
 from arcface_pl.recognizer.gallery import Gallery
 from arcface_pl.recognizer.hub import download, is_hub_name, upload
 from arcface_pl.recognizer.onnx_model import SETTINGS, read_onnx
@@ -35,7 +37,8 @@ class Recognizer:
     A picture is a path, the bytes of a picture file, a file opened for bytes, a PIL image, or a NumPy array or tensor
     (H, W), (H, W, C) or (C, H, W): uint8, bool, uint16 or floating point from 0 to 1. It may have any size; the model's
     `Preprocessor` frames it, and the same picture gives the same answer in every form. Several pictures are any
-    iterable of these, or an array (N, H, W, C) or (N, C, H, W). Shapes with two readings are refused.
+    iterable of these, or an array (N, H, W, C) or (N, C, H, W). Shapes with two readings are refused. In place of
+    pictures, every method takes `Embeddings` that the model made elsewhere.
 
     With ``framed=True`` pictures are uint8 (N, C, S, S) at the network's input size, prepared as the training images
     were, and only normalized.
@@ -121,6 +124,19 @@ class Recognizer:
         if unknown := [name for name in settings if name not in SETTINGS]:
             raise TypeError(expected("settings", unknown[0], f"one of {listed(SETTINGS)}"))
         return cls(read_onnx(path, settings))
+
+    @classmethod
+    def for_embeddings(cls, embedding_dim: int, made_by: str) -> Self:
+        """Make a recognizer without a network: it enrolls, identifies and compares `Embeddings`, no pictures.
+
+        Args:
+            embedding_dim: D, the width of the embeddings.
+            made_by: What makes them, such as "sface-2021dec": a gallery of another name is refused.
+        """
+        check_count("embedding_dim", embedding_dim, low=1)
+        if not isinstance(made_by, str) or not made_by.strip():
+            raise UserError(expected("made_by", made_by, "the name of what makes the embeddings"))
+        return cls(embedding_space(embedding_dim, made_by))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights, ``config.json`` and a model card to a folder.
@@ -242,13 +258,18 @@ class Recognizer:
     @torch.inference_mode()
     def _answers(self, images: Pictures, framed: bool, answer: Callable[[Tensor], Iterable[Any]]) -> list[Any]:
         """Return ``answer`` of each picture's embedding, or its error, in order."""
+        if isinstance(images, Embeddings):
+            rows = checked_rows(images, self.model)
+            return list(answer(rows)) if len(rows) else []
         found: list[Any] = []
         for batch, errors in self.model.batches(images, framed=framed):
             answers = iter(answer(self.model.backbone(batch)) if len(batch) else ())
             found += [next(answers) if error is None else error for error in errors]
         return found
 
-    def verify(self, a: Picture, b: Picture, *, threshold: float | None = None, framed: bool = False) -> Verification:
+    def verify(
+        self, a: Picture | Embeddings, b: Picture | Embeddings, *, threshold: float | None = None, framed: bool = False
+    ) -> Verification:
         """Compare two pictures.
 
         Args:
@@ -338,7 +359,11 @@ class Recognizer:
         Raises:
             GalleryError: If it is missing, damaged, or was made by another model.
         """
-        self.gallery = Gallery.load(folder, self.model.fingerprint)
+        gallery, width = Gallery.load(folder, self.model.fingerprint), self.model.head.embedding_dim
+        if gallery.embedding_dim != width:  # two models of the same name
+            fault = expected("embedding_dim", gallery.embedding_dim, f"{width}, as the model has")
+            raise GalleryError(folder, fault, "give another gallery")
+        self.gallery = gallery
 
     def calibrate(
         self,
@@ -368,6 +393,8 @@ class Recognizer:
         classes = {name: index for index, name in enumerate(dict.fromkeys((*self.class_names, *labels)))}
         index = torch.tensor([classes[label] for label in labels], dtype=torch.int64)
         embeddings, is_trained = self.embed(images, framed=framed), index < len(self.class_names)
+        if len(labels) != len(embeddings):
+            raise ValueError(expected("labels", f"{len(labels)} labels", f"{len(embeddings)}, one per image"))
         parts = [
             Scored.by(self.model.head, embeddings[rows], index[rows], trained=trained) if rows.any() else None
             for rows, trained in ((is_trained, True), (~is_trained, False))

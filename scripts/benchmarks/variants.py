@@ -38,6 +38,7 @@ class Task:
     looks: int = 0
     """How often an epoch the test set is looked at, with the clock stopped."""
     profile: bool = False
+    accelerator: str = "cpu"
 
 
 def original_loop(task: Task) -> Watch:
@@ -88,9 +89,14 @@ def build(task: Task, settings: dict[str, Any]) -> Any:
     """Fit a config to the task: number of images and epochs, no files but TensorBoard's."""
     data, trainer = settings["data"]["init_args"], settings["trainer"]
     data |= {"data_dir": task.data_dir, "dataset": "mnist", "val_fraction": 0.0}
-    precision = choose_precision("cpu") if trainer["precision"] == "auto" else trainer["precision"]
+    precision = choose_precision(task.accelerator) if trainer["precision"] == "auto" else trainer["precision"]
     settings["seed_everything"] = task.seed
-    trainer |= {"accelerator": "cpu", "precision": precision, "enable_checkpointing": False, "max_epochs": task.epochs}
+    trainer |= {
+        "accelerator": task.accelerator,
+        "precision": precision,
+        "enable_checkpointing": False,
+        "max_epochs": task.epochs,
+    }
     trainer["limit_train_batches"] = -(-task.num_images // data["batch_size"])
     trainer["default_root_dir"] = task.data_dir
     trainer["logger"]["init_args"]["log_graph"] = False
@@ -105,7 +111,8 @@ def under_trainer(make: Callable[[Task], Any]) -> Callable[[Task], Watch]:
         stop_driver_search()
         cli = make(task)
         (mean,), (std,) = cli.datamodule.normalization
-        autocast = torch.autocast("cpu", torch.bfloat16, enabled=str(cli.trainer.precision) == "bf16-mixed")
+        device = cli.trainer.strategy.root_device.type
+        autocast = torch.autocast(device, torch.bfloat16, enabled=str(cli.trainer.precision) == "bf16-mixed")
         accuracy = honest(task.data_dir, cli.model, lambda: cli.model.head.weight, (mean, std))
 
         def in_its_precision() -> float:

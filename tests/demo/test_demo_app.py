@@ -20,11 +20,11 @@ from starlette.testclient import TestClient
 
 from arcface_pl import ArcFaceHead, Recognizer, SimpleCNN
 from arcface_pl.cli import main
-from arcface_pl.cli.recognize import editing_gallery
 from arcface_pl.demo import Demo, create_app
 from arcface_pl.demo.replies import MAX_BYTES, SHOWN
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.recognizer import TrainedModel
+from arcface_pl.recognizer.gallery_lock import editing_gallery
 
 pytestmark = pytest.mark.timeout(120)
 ADDRESS = "http://127.0.0.1:8765"

@@ -123,6 +123,7 @@ def test_gzip_with_something_after_it(made_up: MadeUp, tmp_path: Path) -> None:
         check_refused(made_up.spec, folder, path.name)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_a_bomb_is_not_unpacked(made_up: MadeUp, tmp_path: Path) -> None:

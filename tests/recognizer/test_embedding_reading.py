@@ -50,11 +50,12 @@ def test_every_form_gives_the_same_scores(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ({"embeddings": ROWS}, "got 'no labels'; expected embeddings"),
         ({"embeddings": ROWS[:, 0], "labels": LABELS}, "embeddings: got"),
-        ({"embeddings": ROWS.astype(int), "labels": LABELS}, "expected two or more rows of floating point"),
+        ({"embeddings": ROWS.astype(int), "labels": LABELS}, "expected one or more rows of floating point"),
         ({"embeddings": ROWS, "labels": LABELS[:3]}, "labels: got .*expected 24 whole numbers or texts"),
         ({"embeddings": ROWS, "labels": LABELS - 1}, "labels: got -1"),
         ({"embeddings": ROWS, "labels": LABELS + 0.5}, "labels: got 'float64"),
         ({"embeddings": np.where(LABELS[:, None] == 2, np.nan, ROWS), "labels": LABELS}, "row 2: got 'NaN or inf'"),
+        ({"embeddings": np.where(LABELS[:, None] == 3, 0, ROWS), "labels": LABELS}, "row 3: got 'a length of 0'"),
         ({"embeddings": ROWS, "labels": np.array([Path()] * 24, dtype=object)}, "allow_pickle"),
     ],
 )
@@ -68,7 +69,7 @@ def test_what_is_refused(tmp_path: Path, content: dict[str, Any], message: str) 
 def test_other_files(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("embeddings.npy", ROWS)
-    with pytest.raises(DataError, match=r"got 'no labels\.npy beside it'"):
+    with pytest.raises(DataError, match=r"got 'no labels'.* with labels\.npy beside it"):
         read_embeddings("embeddings.npy")
     Path("b.npz").write_bytes(b"no archive")
     with pytest.raises(DataError, match="expected embeddings"):

@@ -31,20 +31,24 @@ class HeadSharding(L.Callback):
     """
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Shard the head, before a checkpoint is read and DDP looks at the parameters.
+        """Shard the head, before a checkpoint is read and DDP looks at the parameters, or draw its centers.
 
         Raises:
             SettingsError: If the Trainer's settings do not go with the module's.
         """
-        if stage != "fit":
-            return
-        check_sharding(pl_module, trainer)
+        # Its collective calls at the end of a validation come before those of other callbacks
+        trainer.callbacks.remove(self)  # type: ignore[attr-defined]
+        trainer.callbacks.insert(0, self)  # type: ignore[attr-defined]
+        if stage == "fit":
+            check_sharding(pl_module, trainer)
         if isinstance(pl_module.head, ShardedHead):
             return
+        shared = pl_module.shard_head and trainer.world_size > 1 and isinstance(trainer.strategy, DDPStrategy)
         # In a lone process nothing moves, but sampling and the update in the backward pass need a ShardedHead.
-        shared = pl_module.shard_head and trainer.world_size > 1
-        if shared or pl_module.update_head_in_backward or pl_module.head_sample_rate < 1:
+        sampled = pl_module.update_head_in_backward or pl_module.head_sample_rate < 1
+        if shared or (sampled and stage == "fit"):
             shard_head(pl_module.head, sample_rate=pl_module.head_sample_rate)
+        pl_module.head.draw_centers()
         if shared:
             keep_out_of_ddp(pl_module, ["head.weight"])
 
@@ -54,17 +58,17 @@ class HeadSharding(L.Callback):
             pl_module.head.update_in_backward(trainer.optimizers[0], _rule(pl_module))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Gather the centers once: processes may have different numbers of batches to score."""
+        """Let processes have different numbers of batches to score."""
         if isinstance(pl_module.head, ShardedHead):
-            pl_module.head.gather_centers()
+            pl_module.head.begin_turns()
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Release them."""
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Take part in what other processes have left to score."""
         if isinstance(pl_module.head, ShardedHead):
-            pl_module.head.release_centers()
+            pl_module.head.end_turns()
 
     on_test_start = on_predict_start = on_validation_start
-    on_test_end = on_predict_end = on_validation_end
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Replace this rank's optimizer state of the centers by that of all ranks (collective call)."""
