@@ -209,6 +209,7 @@ class ArcFaceCLI(LightningCLI):
 
     def print_help(self) -> None:
         """Print every setting: the Trainer's, the module's, and those of the classes that were chosen."""
+        self.parser.usage = f"{self.parser.prog} [flags]"  # argparse would list all of them, without their texts
         self.parser.print_help()
         for key in ("model", "model.backbone", "model.head", "model.optimizer", "model.lr_schedule", "data"):
             node = self.config.get(key)
