@@ -118,6 +118,7 @@ def _merge_settings(request: Request) -> tuple[dict[str, Any], Flags, Checkpoint
         settings, flags = _over_checkpoint(request, base, found)
     elif command == "fit":
         settings, flags = _over_initial_backbone(request, base, settings, flags)
+        flags = _resolve_teacher(settings, flags)
     else:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
     precision = _last(settings, flags, "precision")
@@ -152,6 +153,19 @@ def _over_checkpoint(request: Request, base: dict[str, Any], found: CheckpointFi
     settings, flags = request.over(merge(base, layer))
     specs = found.content["hyper_parameters"]
     return settings, name_networks(found.path, specs, settings, flags, configured_networks(found))
+
+
+def _resolve_teacher(settings: dict[str, Any], flags: Flags) -> Flags:
+    """Turn ``model.teacher`` best or last into a path, before this run is the newest."""
+    root = _last(settings, flags, "default_root_dir")
+
+    def resolved(value: Any) -> Any:
+        return str(find_checkpoint(value, root, option="model.teacher").path) if value in NAMES else value
+
+    model = settings["model"].get("init_args", settings["model"])
+    if "teacher" in model:
+        model["teacher"] = resolved(model["teacher"])
+    return [(name, resolved(text) if name == "model.teacher" else text) for name, text in flags]
 
 
 def _over_initial_backbone(
