@@ -128,6 +128,8 @@ def _check_words(command: str, words: list[str]) -> None:
     from arcface_pl.cli.config import BASE_CONFIG, read_config
 
     request = parse_command_line(command, words, read_config(BASE_CONFIG)["trainer"])
+    for path in request.configs:
+        read_config(path, command)
     if request.ckpt_path is not None and not request.helps:
         check_asked(request.ckpt_path, "--ckpt_path", folders=True)
 
