@@ -220,8 +220,10 @@ def test_the_command_line_finds_the_best_run_as_a_teacher_and_records_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    short = ["fit", "--data.dataset", "digits", "--model.backbone", "FastCNN", "--max_epochs", "1", "--log_every_n_steps",
-             "1", "--limit_train_batches", "3", "--enable_progress_bar", "false", "--default_root_dir", "runs"]  # fmt: skip
+    short = (
+        "fit --data.dataset digits --model.backbone FastCNN --max_epochs 1 --log_every_n_steps 1 "
+        "--limit_train_batches 3 --enable_progress_bar false --default_root_dir runs"
+    ).split()
     for words in ([], ["--model.teacher", "best", "--model.backbone.embedding_dim", "16"]):
         with suppress(SystemExit):
             main([*short, *words])
