@@ -1,5 +1,6 @@
 """A teacher beside the head: the loss, its images, what is saved, and what is refused."""
 
+import shlex
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -223,10 +224,10 @@ def test_the_command_line_finds_the_best_run_as_a_teacher_and_records_its_path(
     short = (
         "fit --data.dataset digits --model.backbone FastCNN --max_epochs 1 --log_every_n_steps 1 "
         "--limit_train_batches 3 --enable_progress_bar false --default_root_dir runs"
-    ).split()
+    )
     for words in ([], ["--model.teacher", "best", "--model.backbone.embedding_dim", "16"]):
         with suppress(SystemExit):
-            main([*short, *words])
+            main([*shlex.split(short), *words])
     runs = tmp_path / "runs" / "lightning_logs"
     assert (
         "teacher: runs/lightning_logs/version_0/checkpoints/best.ckpt" in (runs / "version_1/config.yaml").read_text()
