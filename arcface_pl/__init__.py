@@ -28,9 +28,11 @@ if TYPE_CHECKING:
         NormalizedSoftmaxHead,
         ShardedHead,
         SphereFaceHead,
+        deferred_centers,
         shard_head,
     )
     from arcface_pl.recognizer import Recognizer
+    from arcface_pl.training.extra_losses import ExtraLoss
     from arcface_pl.training.module import ArcFaceModule
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "CosFaceHead",
     "CurricularFaceHead",
     "ElasticFaceHead",
+    "ExtraLoss",
     "FastCNN",
     "IResNet",
     "ImageFolderDataModule",
@@ -58,6 +61,7 @@ __all__ = [
     "SphereFaceHead",
     "TimmBackbone",
     "TorchvisionBackbone",
+    "deferred_centers",
     "shard_head",
 ]
 
@@ -75,6 +79,7 @@ _ROOMS = {
     "OmniglotDataModule": "data",
     "PairsDataModule": "data",
     "ArcFaceModule": "training.module",
+    "ExtraLoss": "training.extra_losses",
     "Recognizer": "recognizer",
 }
 

@@ -6,7 +6,7 @@ from arcface_pl.backbones.base import Backbone
 from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_number
 
-DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 200: (6, 26, 60, 6)}
 """Residual units per stage by the number of layers."""
 _CHANNELS = (64, 128, 256, 512)
 _EPS = 1e-5
@@ -45,10 +45,10 @@ class IResNet(Backbone):
     their positions, after batch normalization and dropout, and its output is batch-normalized. Names and order of the
     weights are those of the published ``backbone.pth`` files of insightface's arcface_torch, for ``init_from``:
     112 x 112 RGB, (pixel / 255 - 0.5) / 0.5. With 512 dimensions: 24.0 M parameters at depth 18, 34.1 M at 34, 43.6 M
-    at 50 and 65.2 M at 100.
+    at 50, 65.2 M at 100 and 118.8 M at 200.
 
     Args:
-        depth: 18, 34, 50 or 100.
+        depth: 18, 34, 50, 100 or 200.
         embedding_dim: Width D of the embeddings, at least 1.
         in_channels: Channels of the images, at least 1.
         image_size: Height and width of the images in pixels, at least 9.

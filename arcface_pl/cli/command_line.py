@@ -26,7 +26,7 @@ Flags = Sequence[tuple[str, str]]
 
 SWITCHES = ("print_config", "help", "help_all", "traceback", "env")
 ENV_PREFIX = "PL_"
-LISTS = ("trainer.callbacks", "trainer.logger")
+LISTS = ("trainer.callbacks", "trainer.logger", "model.extra_losses")
 
 
 @dataclass

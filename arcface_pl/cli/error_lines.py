@@ -21,6 +21,13 @@ from arcface_pl.heads import HEADS
 # Where what a setting makes impossible is found out as late as in the run itself.
 _LIBRARIES = ("lightning", "torch.optim")
 _RESTORING = ".checkpoint_connector"
+_CLASS_PROBLEM = r"^( *)- Problem with given class_path .*\n(?:\1 +.*\n?)*"
+
+_FACTORIES = {
+    "model.optimizer": "an optimizer of torch.optim by name, such as AdamW, or the full path of a class",
+    "model.lr_schedule": "Constant, Cosine, OneCycle, WarmUp, a schedule of torch.optim.lr_scheduler by name, such as "
+    "StepLR, or the full path of a class",
+}
 
 # What building the parser, the modules and the Trainer raises over a setting.
 _RAISED_OVER_SETTINGS = (
@@ -105,11 +112,14 @@ def library_errors(checkpoint: Path | None) -> Iterator[None]:
 
 def _explain(message: str) -> str:
     """Condense jsonargparse's nested report to "full.name: got value; expected ..."; it has no structured one."""
+    # A list of callbacks is tried first, with the class that was named; then a single one, with the base class
+    for other in [*re.finditer(_CLASS_PROBLEM, message, re.MULTILINE)][1:]:
+        message = message.replace(other[0], "")
     keys = re.findall(r'(?:Parser key|Key) "([^"]+)"', message)
     name = ".".join(part for key in keys for part in key.split(".") if part != "init_args")
     classes = re.findall(r"class_path'?[ =:]+'([\w.]+)'", message)
     if (function := re.search("dot import path string: (.*)", message)) and "typing.Callable" in message:
-        return f"{name}: got {function[1]}; expected the full path of a function, such as builtins.len"
+        return f"{name}: got {function[1]}; expected {_FACTORIES.get(name, 'the full path of a function')}"
     if option := re.search(r"Option '([^']+)' is not accepted", message):
         return _unknown_option(name, option[1], next(filter(import_class, reversed(classes)), ""))
     if flag := re.search(r"unrecognized arguments: --([^\s=]+)", message):
@@ -117,6 +127,8 @@ def _explain(message: str) -> str:
     if required := re.search(r"arguments are required: ([\w.]+)", message):
         full = ".".join(filter(None, (name, required[1])))
         return f"{full}: not set; give --{full}"
+    if form := re.search(r'Not of type \w+: Expected (.*?) but got "?(.*?)"?$', message, re.MULTILINE):
+        return f"{name}: got {form[2]}; expected {form[1]}"
     values = re.findall(
         r"(?:Got value:|Given value:|import path string:|Import path|No module named) (.*?)(?: does not|\. Got|$)",
         message,
@@ -148,6 +160,8 @@ def _unknown_option(name: str, option: str, path: str) -> str:
 
 
 def _class_names(name: str) -> str:
+    if name in _FACTORIES:
+        return _FACTORIES[name]
     names: Iterable[str] = {"model.head": [*HEADS], "model.backbone": [*BACKBONES]}.get(name, [])
     return f"{', '.join(sorted(names))}, or the full path of a class" if names else "the name or full path of a class"
 

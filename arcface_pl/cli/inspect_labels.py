@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from arcface_pl.cli.command_line import Request, parse_command_line
 from arcface_pl.cli.evaluate import data_of, device_of
-from arcface_pl.cli.parser import ToolParser, number, split_words
+from arcface_pl.cli.parser import MODEL_HELP, ToolParser, number, split_words
 from arcface_pl.errors import DataError, SettingsError, expected
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ A network that has trained on a wrong label may have learned it by heart. --fold
 settings of the checkpoint's run, each without half of the training images, and judges every image by the one that has
 not seen it: about twice the time of the run. Without --folds the checkpoint's own network judges, at once.
 
-The data are those of the checkpoint's run; --data and --data.SETTING change them as in 'arcface-pl fit'. If their
-classes are not the network's, class centers are means of the images of each class.
+The data are those of a checkpoint's run; --data and --data.SETTING change them as in 'arcface-pl fit', and are needed
+for models of another form. If their classes are not the network's, class centers are means of the images of each class.
 
 Writes to --output: labels.csv (every image, most suspicious first), labels.png (the first of them), shared.csv and
 shared.png (pairs of images of two classes) and labels.json (all of it)."""
@@ -35,7 +35,8 @@ _EPILOG = """\
 examples:
   arcface-pl inspect best --folds 2
   arcface-pl inspect best --split test --output audit
-  arcface-pl inspect best --data ImageFolderDataModule --data.root photos"""
+  arcface-pl inspect best --data ImageFolderDataModule --data.root photos
+  arcface-pl inspect sface.onnx --data ImageFolderDataModule --data.root people"""
 
 
 def run(args: list[str]) -> None:
@@ -50,12 +51,12 @@ def run(args: list[str]) -> None:
     data_words, words = split_words(args, "--data")
     given = _parse(words)
     request = parse_command_line("fit", data_words, ())
-    from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
     from arcface_pl.checkpoints.runs import run_of
     from arcface_pl.cli import label_report as report
+    from arcface_pl.cli.inputs import read_model
     from arcface_pl.evaluation.label_noise import MOST_COMPARED, find_twins
 
-    checkpoint = find_checkpoint(given.checkpoint)
+    checkpoint = read_model(given.checkpoint)
     kept_in = run_of(*checkpoint)
     place = checkpoint.path.parent if kept_in is None else kept_in.folder
     folder = given.output or place / "inspect"
@@ -99,6 +100,9 @@ def _cross_fit(
     from arcface_pl.cli.cross_fit import Refit
     from arcface_pl.evaluation.audit import AuditedImages, cross_fit
 
+    if checkpoint.path.is_dir() or checkpoint.path.suffix in (".safetensors", ".onnx"):
+        accepted = "a checkpoint of a run, whose settings train the new networks"
+        raise SettingsError(expected("--folds", f"{given.folds} with {checkpoint.path}", accepted))
     device = device_of(given.accelerator)
     refit = Refit(checkpoint, request, given.max_epochs, given.accelerator)
     audited = AuditedImages.of(refit.data, splits)
@@ -108,7 +112,7 @@ def _cross_fit(
 
 def _parse(words: list[str]) -> "argparse.Namespace":
     parser = ToolParser("inspect", _DESCRIPTION, _EPILOG)
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint; last, best or last-good for the newest run's")
+    parser.add_argument("checkpoint", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--folds",
         type=number(int, 0, 100, "0 for none, or a number of folds from 2 to 100"),

@@ -23,12 +23,12 @@ from arcface_pl import __version__
 from arcface_pl.callbacks.run.run_folder import RunFolder, run_folder
 from arcface_pl.callbacks.tensorboard.writer import log_settings, writer_of
 from arcface_pl.checkpoints.atomic import replacing
-from arcface_pl.checkpoints.find_checkpoint import age
+from arcface_pl.checkpoints.find_checkpoint import age, newest_run
 from arcface_pl.cli.config import COMPLETE
 from arcface_pl.cli.parser import cell
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import fact
-from arcface_pl.errors import listed
+from arcface_pl.errors import SettingsError, listed
 
 UNKNOWN = "not known"
 _COUNTS = ("/num_images", "/num_correct")
@@ -192,7 +192,17 @@ def conclude(
         for line in _dashboards(folder, loggers, curves):
             console.print(line, soft_wrap=True)
         if "test/accuracy" in results:  # of an ArcFaceModule, or alike
-            console.print(f"predictions  arcface-pl predict --ckpt_path {checkpoint}", soft_wrap=True)
+            short = cell(_name_of(Path(results["checkpoint"])) or checkpoint)
+            console.print(f"predictions  arcface-pl predict --ckpt_path {short}", soft_wrap=True)
+
+
+def _name_of(checkpoint: Path) -> str | None:
+    """Return "best" or "last" if commands in this folder take that for the checkpoint."""
+    try:
+        is_newest = newest_run(checkpoint.stem, Path("."), "").resolve() == checkpoint.parent.resolve()
+    except SettingsError:
+        return None
+    return checkpoint.stem if is_newest and checkpoint.stem in ("best", "last") else None
 
 
 def _dashboards(folder: Path, loggers: Sequence[Any], curves: Path | None) -> list[str]:

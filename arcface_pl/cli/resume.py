@@ -8,6 +8,7 @@ from arcface_pl.checkpoints.network import REGISTRIES
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.checkpoints.runs import Run, run_of
 from arcface_pl.cli.config import read_config
+from arcface_pl.cli.loss_settings import nodes_of
 from arcface_pl.cli.report import first_line
 from arcface_pl.cli.settings import class_path
 from arcface_pl.errors import CheckpointError
@@ -45,9 +46,19 @@ def _training_settings(found: CheckpointFile) -> dict[str, Any]:
     for role, registry in LOOP_CLASSES.items():
         if role in saved:
             settings["model"][role] = saved[role] and _as_class(found.path, role, registry, saved[role])
-    for name in ("head_lr", "freeze", "trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor"):
+    for name in (
+        "head_lr",
+        "freeze",
+        "trainable_blocks",
+        "unfreeze_at_epoch",
+        "backbone_lr_factor",
+        "teacher",
+        "teacher_weight",
+    ):
         if name in saved:
             settings["model"][name] = saved[name]
+    if saved.get("extra_losses"):
+        settings["model"]["extra_losses"] = nodes_of(found.path, saved["extra_losses"])
     return settings
 
 

@@ -2,8 +2,10 @@
 
 import enum
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -23,6 +25,7 @@ from arcface_pl.backbones import BACKBONES
 from arcface_pl.backbones.adapter import embedding_width
 from arcface_pl.callbacks.run.defaults import check_trainer
 from arcface_pl.checkpoints.network import is_known
+from arcface_pl.cli import loss_settings
 from arcface_pl.cli.aliases import meant_by
 from arcface_pl.cli.config import CLASS_KEYS, COMPLETE, dump_yaml, import_class, is_class, parse_yaml, unknown, walk
 from arcface_pl.cli.error_lines import ConstructorError, settings_errors
@@ -33,6 +36,8 @@ from arcface_pl.cli.values import check_seed, check_trainer_values, check_values
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import complete, fact
 from arcface_pl.errors import SettingsError, expected
+from arcface_pl.heads import HEADS, deferred_centers
+from arcface_pl.training.extra_losses import ExtraLoss
 from arcface_pl.training.hyperparameters import plain
 from arcface_pl.training.module import ArcFaceModule
 from arcface_pl.training.optimizers import build_optimizer
@@ -141,6 +146,10 @@ class ArcFaceCLI(LightningCLI):
             cls: Any = import_class((config.model.get(key) or {}).get("class_path"))
             if cls in _REFUSED:
                 raise SettingsError(expected(f"model.{key}", cls.__name__, f"another class: {_REFUSED[cls]}"))
+        if self.command != "fit" and "class_path" in (config.get("data") or ()):
+            for name in ("in_channels", "image_size"):
+                trained = config.get(f"model.backbone.init_args.{name}")
+                _fill("data", config.data, name, trained, "the checkpoint's network")
         self.datamodule = _build("data", L.LightningDataModule, config.get("data"))
         key = "model.init_args" if "class_path" in config.model else "model"
         if self.command == "fit" and not isinstance(self.datamodule, ImageDataModule):
@@ -155,13 +164,17 @@ class ArcFaceCLI(LightningCLI):
         _fill_save_dirs(ready.trainer, required=False)  # not in the saved config, which would overrule a later root
         if backbone is not None:
             ready[f"{key}.backbone"] = backbone
-        with settings_errors():
+        # A class of the user's may initialize its centers itself
+        head_class = import_class(ready.get(f"{key}.head.class_path")) if ready.get(f"{key}.shard_head") else None
+        with settings_errors(), deferred_centers() if head_class in HEADS.values() else nullcontext():
             self.config_init = self.parser.instantiate(ready, instantiators=[(partial(_make, ready), object, True)])
         self.model = self.config_init.model
         for role, spec in getattr(self.model, "specs", {}).items():
             node = self.config.get(f"{key}.{role}.init_args")
             if node is not None and not is_known(role, spec):  # a user's class need not store its arguments
                 spec["kwargs"] = plain(node.as_dict()) | spec["kwargs"]
+        if getattr(self.model, "extra_losses", None) is not None and self.model.loss_specs is None:
+            self.model.loss_specs = loss_settings.specs_of(self.config[key])
         self._try_factories()
         self.trainer = self.instantiate_trainer()
         if isinstance(self.model, ArcFaceModule):
@@ -196,6 +209,7 @@ class ArcFaceCLI(LightningCLI):
 
     def print_help(self) -> None:
         """Print every setting: the Trainer's, the module's, and those of the classes that were chosen."""
+        self.parser.usage = f"{self.parser.prog} [flags]"  # argparse would list all of them, without their texts
         self.parser.print_help()
         for key in ("model", "model.backbone", "model.head", "model.optimizer", "model.lr_schedule", "data"):
             node = self.config.get(key)
@@ -235,6 +249,9 @@ class ArcFaceCLI(LightningCLI):
                     origin = "backbone" if name == "embedding_dim" else "data module"
                     fault = f"not set, and the {origin} has no attribute {name}"
                     raise SettingsError(f"model.head.{name}: {fault}; give --model.head.{name}")
+            for node in loss_settings.loss_nodes(model):
+                _fill(loss_settings.NAME, node, "embedding_size", model.head.get("init_args.embedding_dim"), "the head")
+                _fill(loss_settings.NAME, node, "num_classes", model.head.get("init_args.num_classes"), "the data")
         return backbone
 
     def _try_factories(self) -> None:
@@ -255,13 +272,14 @@ class ArcFaceCLI(LightningCLI):
         return build_optimizer(model.backbone, model.head, model.optimizer, model.head_lr)
 
 
-def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int]) -> Any:
+def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int], seed: int | None = None) -> Any:
     """Build a data module for a trained network.
 
     Args:
         settings: Its class and arguments under ``data``.
         flags: Full name and text of the flags that come after them; only those of ``data`` are read.
         sizes: ``in_channels`` and ``image_size`` of the network, filled in if the class takes them.
+        seed: That of the run, which draws the same validation and test images again; filled in likewise.
 
     Returns:
         The data module.
@@ -274,6 +292,8 @@ def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int])
     config = _parse(parser, {"data": settings["data"]}, [flag for flag in flags if flag[0].startswith("data.")])
     for name, value in sizes.items():
         _fill("data", config.data, name, value, "the checkpoint's network")
+    if config.data.get("init_args.seed") is None:
+        _fill("data", config.data, "seed", seed, "the checkpoint's run")
     datamodule = _build("data", L.LightningDataModule, config.data)
     for name, value in sizes.items():
         found = fact(datamodule, name, value)
@@ -324,6 +344,11 @@ def _parse(parser: ArgumentParser, settings: dict[str, Any], flags: Flags) -> Na
         for place, name in ((node, last), ((node or {}).get(last), "class_path")):
             if isinstance(place, dict) and isinstance(place.get(name), str):
                 place[name] = names.get(place[name], place[name])
+    node = settings.get("model")
+    node = (node.get("init_args") or {}) if is_class(node) else node
+    if isinstance(node, dict) and node.get("extra_losses"):
+        node["extra_losses"] = loss_settings.full_entries(node["extra_losses"])
+    flags = [_full_loss(*flag) if flag[0].startswith(loss_settings.NAME) else flag for flag in flags]
     words = [f"--{name}={_SHORT_NAMES.get(name, {}).get(text, text)}" for name, text in flags]
     parser.validate = lambda *args, **kwargs: None  # sizes are still missing
     try:
@@ -332,6 +357,19 @@ def _parse(parser: ArgumentParser, settings: dict[str, Any], flags: Flags) -> Na
             return parser.parse_args(words, namespace=config, defaults=False)
     finally:
         del parser.validate
+
+
+def _full_loss(name: str, text: str) -> tuple[str, str]:
+    """Write a flag of ``model.extra_losses`` with full names of classes."""
+    last = name.removeprefix(loss_settings.NAME).lstrip("+")
+    with settings_errors(name):
+        value = parse_yaml(text)
+    if not last:
+        return name, json.dumps(loss_settings.full_entries(value))
+    if last in (".loss", ".miner"):
+        value = loss_settings.full_name(last[1:], value)
+        return name, value if isinstance(value, str) else json.dumps(value)
+    return name, text
 
 
 def _build(key: str, base: type, node: Namespace | None) -> Any:
@@ -369,6 +407,8 @@ def _place_of(config: Namespace, cls: type) -> str:
     for key, node in walk(config, Namespace):
         if isinstance(node, Namespace) and import_class(node.get("class_path")) is cls:
             return key
+    if cls is ExtraLoss:
+        return loss_settings.NAME
     return "model" if issubclass(cls, L.LightningModule) else cls.__name__
 
 

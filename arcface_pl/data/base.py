@@ -17,9 +17,9 @@ from arcface_pl.data.classes import ClassSplit, GivenClass, split_classes
 from arcface_pl.data.epochs import Batches
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
-from arcface_pl.data.parts import Part, Parts, shortages, split_parts
+from arcface_pl.data.parts import Part, Parts, shortages, small_classes, split_parts
 from arcface_pl.data.transform import ImageTransform, Transform
-from arcface_pl.errors import DataError, expected
+from arcface_pl.errors import DataError, expected, listed
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.preprocessing import ChannelOrder, Normalization, Preprocessor
 from arcface_pl.seeding import run_seed
@@ -42,6 +42,9 @@ class ImageDataModule(LightningDataModule, ABC):
     Args:
         batch_size: Training images per step and process; at least 1. The last step of an epoch takes what is left; a
             single image left over joins the step before.
+        images_per_class: Training images of each class in a batch, for losses on pairs: at least 2, a divisor of
+            batch_size, and at most half of it. An epoch then shows every image at least once, and some again to fill
+            the last group of a class. null to draw images whatever their class.
         eval_batch_size: Largest number of images per step in validation, test and prediction; affects speed and memory
             only.
         val_fraction: Fraction of the training images used for validation, in [0, 1). 0 for no validation.
@@ -85,6 +88,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self,
         *,
         batch_size: int = 64,
+        images_per_class: int | None = None,
         eval_batch_size: int = 250,
         val_fraction: float = 0.1,
         watch_test: bool = False,
@@ -103,10 +107,13 @@ class ImageDataModule(LightningDataModule, ABC):
             check_count(name, size, low=1)
             if size > LARGEST_BATCH:
                 raise ValueError(expected(name, size, f"at most {LARGEST_BATCH} images"))
+        if images_per_class is not None:
+            _check_groups(images_per_class, batch_size)
         check_number("val_fraction", val_fraction, low=0, high=1)
         if seed is not None:
             check_count("seed", seed, low=0)
         self.batch_size = batch_size
+        self.images_per_class = images_per_class
         self.eval_batch_size = eval_batch_size
         self.val_fraction = val_fraction
         self.watch_test = watch_test
@@ -287,6 +294,7 @@ class ImageDataModule(LightningDataModule, ABC):
             self._loaded.train,
             self.batch_size,
             shuffle=True,
+            images_per_class=self.images_per_class,
             augmentation=self.augmentation,
             position=self._position if self.trainer else None,
         )
@@ -338,11 +346,17 @@ class ImageDataModule(LightningDataModule, ABC):
             raise RuntimeError("held_out_dataloader: no class is held out; give held_out_classes")
         return self._eval_loader(self._loaded.held_out_val if split == "val" else self._loaded.held_out_test)
 
+    def is_drawn(self, split: str) -> bool:
+        """Whether the images of a split, "val" or "test", are drawn from others by seed and share, after ``setup``."""
+        return split not in self._given
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the batches of this run depend on; stored in its checkpoints."""
         return {
             "data": self._fingerprint,
             "batch_size": self.batch_size,
+            # None if unset, as in checkpoints from before the setting
+            "images_per_class": self.images_per_class,
             "world_size": self.trainer.world_size if self.trainer else 1,
             "seed": self._run_seed,
             "normalize": self.normalize,
@@ -390,7 +404,9 @@ class ImageDataModule(LightningDataModule, ABC):
             self._try_transforms(parts.train)
             self._parts = parts
             self._fingerprint = f"{self.dataset_name} {self._parts.fingerprint}"
-            self.notices = shortages(parts, watch_test=self.watch_test, given=self._given) if self.can_train else []
+            if self.can_train:
+                found = shortages(parts, watch_test=self.watch_test, given=self._given)
+                self.notices = [*found, *small_classes(parts.train, self.images_per_class)]
         return self._fingerprint
 
     def _say(self, *notices: str) -> None:
@@ -432,6 +448,16 @@ class ImageDataModule(LightningDataModule, ABC):
         overfit = getattr(self.trainer, "overfit_batches", 0)
         epoch = 0 if overfit else self.trainer.current_epoch
         return epoch, batches_done(self.trainer)
+
+
+def _check_groups(images_per_class: int, batch_size: int) -> None:
+    check_count("images_per_class", images_per_class, low=2)
+    if batch_size % images_per_class or batch_size < 2 * images_per_class:
+        divisors = [number for number in range(2, batch_size // 2 + 1) if batch_size % number == 0]
+        near = sorted(sorted(divisors, key=lambda each: abs(each - images_per_class))[:3])
+        remedy = f"data.batch_size {batch_size} takes {listed(near)}" if near else "Set a larger data.batch_size"
+        accepted = "a divisor of data.batch_size, and at most half of it"
+        raise ValueError(expected("images_per_class", images_per_class, accepted, remedy))
 
 
 def batches_done(trainer: Any) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.data.augment import ImageChange
-from arcface_pl.data.split import balanced_order
+from arcface_pl.data.split import balanced_order, grouped_order, groups_per_class
 from arcface_pl.errors import expected
 from arcface_pl.seeding import derive_seed
 
@@ -44,6 +44,9 @@ class Batches(ABC):
         batch_size: Largest number of images per batch.
         shuffle: Use a new order in every epoch.
         balance: With ``shuffle``, draw every class equally often; see `balanced_order`.
+        images_per_class: With ``shuffle``, have each batch hold this many images of each of its classes; a divisor of
+            ``batch_size``. Processes then share groups of images: what is said of a single image above holds for a
+            group. See `grouped_order`. None for any images.
         augmentation: Random changes to each image, or None.
         seed: Seed of order and augmentation.
         rank: Index of this process.
@@ -63,17 +66,22 @@ class Batches(ABC):
         batch_size: int,
         shuffle: bool = False,
         balance: bool = False,
+        images_per_class: int | None = None,
         augmentation: ImageChange | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         position: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
-        if len(labels) < world_size:
+        self.group_size = images_per_class or 1 if shuffle else 1
+        self.num_groups = len(labels)
+        if self.group_size > 1:
+            self.num_groups = groups_per_class(torch.bincount(labels.cpu()), self.group_size, balance)[1]
+        if self.num_groups < world_size:
             raise ValueError(
                 expected(
                     "data",
-                    f"{len(labels)} images",
+                    f"{len(labels)} images" + (f" in {self.num_groups} groups" if self.group_size > 1 else ""),
                     f"at least one for each of {world_size} processes",
                     "Use fewer trainer.devices, or more images",
                 )
@@ -103,10 +111,10 @@ class Batches(ABC):
 
     def __len__(self) -> int:
         """Number of batches per epoch, the same on every process."""
-        fewest, left = divmod(len(self.labels), self.world_size)
+        fewest, left = divmod(self.num_groups, self.world_size)
         if not self.shuffle:
             return -(-(fewest + (left > 0)) // self.batch_size)
-        full, rest = divmod(fewest, self.batch_size)
+        full, rest = divmod(fewest, self.batch_size // self.group_size)
         return full + (rest > 1 or not full)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -133,25 +141,39 @@ class Batches(ABC):
     @property
     def _share(self) -> slice:
         """Indices of this process: every ``world_size``-th, so that the processes of a step take adjacent images."""
-        count = len(self.labels)
-        return slice(self.rank, count - count % self.world_size if self.shuffle else count, self.world_size)
+        count = self.num_groups * self.group_size
+        dropped = self.num_groups % self.world_size * self.group_size if self.shuffle else 0
+        return slice(self.rank, count - dropped, self.world_size)
 
     def _order(self, epoch: int) -> tuple[Tensor, ...]:
         count, device = len(self.labels), self.labels.device
         if self.shuffle:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-            if self.balance:
+            if self.group_size > 1:
+                whole = self._grouped(generator)
+            elif self.balance:
                 whole = balanced_order(self.labels.cpu(), generator)
             else:
                 whole = torch.randperm(count, generator=generator)
             return self._split(whole[self._share].to(device))
         return self._split(torch.arange(count)[self._share].to(device))
 
+    def _grouped(self, generator: torch.Generator) -> Tensor:
+        """Return the order of an epoch in groups of a class, so that `_share` gives each process whole ones."""
+        each, usual = self.num_groups // self.world_size, self.batch_size // self.group_size
+        sizes = [usual] * (len(self) - 1)
+        sizes += [each - sum(sizes)]
+        # The batches of the processes follow each other, step by step
+        batches = [size for size in sizes for _ in range(self.world_size)]
+        order = grouped_order(self.labels.cpu(), self.group_size, batches, generator, balance=self.balance)
+        shares = [torch.cat(order.split(batches)[rank :: self.world_size]).flatten() for rank in range(self.world_size)]
+        return torch.stack(shares, dim=1).flatten()
+
     def _draws(self, epoch: int) -> tuple[Tensor, ...] | None:
         if self.augmentation is None:
             return None
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "augmentation", epoch))
-        draws = self.augmentation.draw(len(self.labels), self.image_size, generator)
+        draws = self.augmentation.draw(self.num_groups * self.group_size, self.image_size, generator)
         return self._split(draws[self._share].to(self.labels.device))
 
     def _split(self, values: Tensor) -> tuple[Tensor, ...]:

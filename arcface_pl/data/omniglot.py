@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.base import ImageDataModule
@@ -171,23 +172,36 @@ class OmniglotDataModule(ImageDataModule):
         Raises:
             DataError: If a file is missing or damaged.
         """
+        full, test, official = self.load()
+        num_background = len(full)
+        if self.rotations:
+            full = torch.cat([full.rot90(turn, (2, 3)) for turn in range(4)])
+        labels = torch.arange(len(self.all_class_names)).repeat_interleave(DRAWERS)
+        first, end = num_background, num_background + len(test)
+        parts = self.split(
+            LabelledImages(full, torch.cat([labels[:first], labels[end:]])), LabelledImages(test, labels[first:end])
+        )
+        self.one_shot_runs = {"val": self._draw_runs(), "test": official}
+        return parts
+
+    def load(self) -> tuple[Tensor, Tensor, list[OneShotRun]]:
+        """Read, check and resize the images, on the CPU.
+
+        Returns:
+            Drawings of the background, (19280, 1, S, S), and of the evaluation, (13180, 1, S, S), uint8, by class and
+            drawer; and the official one-shot runs, none if their archive is missing.
+
+        Raises:
+            DataError: If a file is missing or damaged.
+        """
         folder = find_folder(catalog.OMNIGLOT, self.data_dir)
         if folder is None:
             raise self._missing(catalog.OMNIGLOT, "prepare_data() was not called, or could not download it")
         background = read_characters(folder, "images_background", catalog.BACKGROUND_ALPHABETS)
         evaluation = read_characters(folder, "images_evaluation", catalog.EVALUATION_ALPHABETS)
         full, test = (shrink(ink, self.image_size, bold=self.resize == "bold") for ink in (background, evaluation))
-        if self.rotations:
-            full = torch.cat([full.rot90(turn, (2, 3)) for turn in range(4)])
-        labels = torch.arange(len(self.all_class_names)).repeat_interleave(DRAWERS)
-        first, end = len(background), len(background) + len(evaluation)
-        parts = self.split(
-            LabelledImages(full, torch.cat([labels[:first], labels[end:]])), LabelledImages(test, labels[first:end])
-        )
         runs_folder = find_folder(catalog.OMNIGLOT_RUNS, self.data_dir)
-        official = [] if runs_folder is None else read_runs(runs_folder, evaluation)
-        self.one_shot_runs = {"val": self._draw_runs(), "test": official}
-        return parts
+        return full, test, [] if runs_folder is None else read_runs(runs_folder, evaluation)
 
     def _draw_runs(self) -> list[OneShotRun]:
         """Draw one-shot runs from the validation alphabets like the official ones: two people draw up to 20 characters.

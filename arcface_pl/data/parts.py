@@ -91,6 +91,18 @@ def shortages(parts: Parts, *, watch_test: bool, given: Collection[str] = ()) ->
     return found
 
 
+def small_classes(train: Part, images_per_class: int | None) -> list[str]:
+    """Name the trained classes that have too few images for ``data.images_per_class`` different ones in a batch."""
+    counts = torch.bincount(train.labels)
+    few = int(((counts > 0) & (counts < (images_per_class or 0))).sum())
+    if not few:
+        return []
+    fewest = int(counts[counts > 0].min())
+    which = f"{few:,} of {int((counts > 0).sum()):,} classes"
+    fault = f"{which} have fewer than {images_per_class} training images: a batch repeats them to fill their groups"
+    return [f"{fault}. Set data.images_per_class {fewest}" if fewest > 1 else fault]
+
+
 def _pairs(part: Part) -> tuple[int, int]:
     """Count the pairs of one class and of different classes."""
     counts = torch.bincount(part.labels)

@@ -1,4 +1,6 @@
-"""Stratified splits and class-balanced orders."""
+"""Stratified splits, class-balanced orders, and batches that hold several images of a class."""
+
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -63,3 +65,98 @@ def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     number = torch.arange(len(labels)) - ends.repeat_interleave(wanted)
     drawn = by_class[starts.repeat_interleave(wanted) + number % counts.repeat_interleave(wanted)]
     return drawn[torch.randperm(len(labels), generator=generator)]
+
+
+def groups_per_class(counts: Tensor, size: int, balance: bool) -> tuple[Tensor, int]:
+    """Return into how many groups of ``size`` images each class is divided, and how many groups an epoch has.
+
+    Args:
+        counts: (C,) int64, images of each class.
+        size: Images per group, at least 1.
+        balance: Divide ``ceil(N / size)`` groups evenly among the classes that occur, up to the remainder, which
+            `grouped_order` gives to others in every epoch. Otherwise a class has ``ceil(n / size)``.
+
+    Returns:
+        (C,) int64, and the number of groups.
+    """
+    needed = -(-counts // size)
+    if not balance:
+        return needed, int(needed.sum())
+    total, present = -(-int(counts.sum()) // size), counts > 0
+    return torch.where(present, total // int(present.sum()), 0), total
+
+
+def grouped_order(
+    labels: Tensor, size: int, batches: list[int], generator: torch.Generator, *, balance: bool = False
+) -> Tensor:
+    """Arrange images in groups of one class, and the groups in batches that have no class twice.
+
+    Every image is drawn at least once, unless ``balance`` draws all classes equally often. A class whose images do not
+    fill its last group repeats some of those it has already shown, and in one group only if it has fewer than ``size``.
+    The groups of a class are spread over the epoch. A class recurs within a batch only if it has more groups than there
+    are batches, or if nothing else is left.
+
+    Args:
+        labels: (N,) int64, at least 0, on the CPU.
+        size: Images per group, at least 1.
+        batches: Number of groups of each batch, in order. Groups beyond their sum are left out.
+        generator: Random generator.
+        balance: See `groups_per_class`.
+
+    Returns:
+        (groups, size) int64 indices, one row per group.
+
+    Example:
+        >>> labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+        >>> order = grouped_order(labels, 2, [2, 2], torch.Generator().manual_seed(0))
+        >>> labels[order].tolist()
+        [[0, 0], [1, 1], [0, 0], [1, 1]]
+    """
+    counts = torch.bincount(labels)
+    groups, total = groups_per_class(counts, size, balance)
+    if more := total - int(groups.sum()):
+        present = counts.nonzero().flatten()
+        groups[present[torch.randperm(len(present), generator=generator)[:more]]] += 1
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    owner = torch.arange(len(counts)).repeat_interleave(groups)  # of each group
+    number = torch.arange(total) - (groups.cumsum(0) - groups)[owner]
+    places = (number[:, None] * size + torch.arange(size)) % counts[owner, None]
+    members = by_class[(counts.cumsum(0) - counts)[owner, None] + places]
+    # The j-th of a class's g groups comes at a random time in [j / g, (j + 1) / g)
+    times = (number + torch.rand(total, dtype=torch.float64, generator=generator)) / groups[owner]
+    return members[_without_repeats(owner, times.argsort(), groups > len(batches), batches)]
+
+
+def _without_repeats(owner: Tensor, order: Tensor, frequent: Tensor, batches: list[int]) -> Tensor:
+    """Reorder groups so that a batch has no class twice, except for frequent ones.
+
+    Args:
+        owner: (G,) class of each group.
+        order: (G,) groups in the order to be changed.
+        frequent: (C,) bool, classes that may recur within a batch.
+        batches: Number of groups of each batch.
+
+    Returns:
+        The first ``sum(batches)`` groups of the new order.
+    """
+    coming = iter(zip(order.tolist(), owner[order].tolist(), strict=True))
+    recurs, found = frequent.tolist(), []
+    waiting: list[tuple[int, int]] = []
+    for wanted in batches:
+        used: set[int] = set()
+        later: list[tuple[int, int]] = []
+        batch: list[int] = []
+        held = iter(waiting)
+        for group, label in chain(held, coming):
+            if label in used and not recurs[label]:
+                later.append((group, label))
+            else:
+                used.add(label)
+                batch.append(group)
+            if len(batch) == wanted:
+                break
+        short = wanted - len(batch)  # nothing but repeats is left
+        found += batch + [group for group, _ in later[:short]]
+        waiting = [*later[max(0, short) :], *held]
+    return torch.tensor(found)

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from arcface_pl.functional.chunked_terms import Shard
 from arcface_pl.functional.loss import smooth
 from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, unit_rows
+from arcface_pl.functional.process_group import Group
 
 LogitsOf = Callable[[slice, Tensor], Tensor]
 """Takes rows of the weight and the cosines to their classes, (B, n), and returns logits, (B, n)."""
@@ -50,6 +52,26 @@ class _Best:
         self.place = torch.where(better, place + first, self.place)
         return logit
 
+    def joined(self, shard: Shard | None) -> "_Best":
+        """Return the largest over all processes' classes; collective call."""
+        if shard is None or shard.group.size == 1:
+            return self
+        found = _Best(self.logit)
+        for logit, cosine, place in zip(
+            *(_of_each(shard.group, part) for part in (self.logit, self.cosine, self.place + shard.first)), strict=True
+        ):
+            better = logit > found.logit  # of equal ones the first process's
+            found.logit = torch.where(better, logit, found.logit)
+            found.cosine = torch.where(better, cosine, found.cosine)
+            found.place = torch.where(better, place, found.place)
+        return found
+
+    def of(self, samples: slice) -> "_Best":
+        """Return that of some samples."""
+        found = _Best(self.logit[samples])
+        found.logit, found.cosine, found.place = self.logit[samples], self.cosine[samples], self.place[samples]
+        return found
+
     def loses_to(self, labels: Tensor, logit: Tensor) -> Tensor:
         """Return whether a class that was left out would have won with this logit."""
         return (logit > self.logit) | ((logit == self.logit) & (labels < self.place))
@@ -79,6 +101,11 @@ class _Chunks:
             yield start // self.sub_centers, rows, cosine
 
 
+def _of_each(group: Group, rows: Tensor) -> list[Tensor]:
+    """Return the (B,) rows of each process."""
+    return list(group.gather(rows, [len(rows)] * group.size).split(len(rows))) if len(rows) else [rows] * group.size
+
+
 def _take(first: int, labels: Tensor, values: Tensor, kept: Tensor) -> Tensor:
     """Put -inf at the target in a chunk (B, n); return its value there, or ``kept`` where the target is elsewhere."""
     column = labels - first
@@ -101,12 +128,14 @@ def angular_scores(
     label_smoothing: float = 0.0,
     reweighting: Reweighting | None = None,
     chunk_size: int | None = None,
+    shard: Shard | None = None,
 ) -> HeadScores:
-    """Score a batch by scaled cosines.
+    """Score a batch by scaled cosines; with a shard over the classes of all processes, which may differ in B.
 
     Args:
         embeddings: (B, D) floating point, of any length.
-        weight: (C * K, D) floating point, class centers of any length, a class's K centers adjacent.
+        weight: (C * K, D) floating point, class centers of any length, a class's K centers adjacent; with a shard those
+            of this process.
         labels: (B,) int64 in [0, C).
         psi: (B,) float64, what replaces the cosine to the target class where the margin counts.
         scale: s, positive.
@@ -114,16 +143,24 @@ def angular_scores(
         label_smoothing: Fraction of the target that is spread evenly over all C classes, in [0, 1).
         reweighting: CurricularFace's, which counts in the loss and in ``margin_predictions``.
         chunk_size: Classes per chunk; None chooses from the shape and the device.
+        shard: Which classes are here, and whose they are besides; None for all.
 
     Returns:
         The scores; the losses in float64 (float32 on MPS).
     """
     with full_precision(embeddings.device):
+        group, first_class = (Group(alone=True), 0) if shard is None else (shard.group, shard.first)
+        num_classes = (weight.shape[0] if shard is None else shard.num_centers) // sub_centers
+        sizes = group.sizes(labels)
+        mine, own_labels = group.local(sizes), labels
+        embeddings, labels = group.gather(embeddings, sizes), group.gather(labels, sizes) - first_class
+        if reweighting is not None:
+            reweighting = Reweighting(group.gather(reweighting.threshold, sizes), reweighting.t)
         chunks = _Chunks(embeddings, weight, sub_centers, chunk_size)
         best, margin_best = (_Best(chunks.unit) for _ in range(2))
         target, nearest = best.cosine, best.logit
-        total = torch.zeros_like(psi)
-        logit_sum = torch.zeros_like(psi) if label_smoothing else None
+        total = psi.new_zeros(len(labels))
+        logit_sum = torch.zeros_like(total) if label_smoothing else None
         shift = torch.full_like(nearest, torch.finfo(nearest.dtype).min)
         for first, _, cosine in chunks:
             target = _take(first, labels, cosine, target)
@@ -139,11 +176,20 @@ def angular_scores(
             total *= (shift - larger).to(total.dtype).exp()
             total += logits.sub_(larger[:, None]).exp_().sum(dim=1)
             shift = larger
+        if shard is not None:
+            here = (labels >= 0) & (labels < weight.shape[0] // sub_centers)
+            target, nearest = group.sum(torch.where(here, target, 0)), group.max(nearest)
+            largest = group.max(shift.clone())
+            total = group.sum(total * (shift - largest).to(total.dtype).exp())
+            shift, logit_sum = largest, None if logit_sum is None else group.sum(logit_sum)
+        best = best.joined(shard).of(mine)
+        margin_best = best if reweighting is None else margin_best.joined(shard).of(mine)
+        target, nearest, total, shift, labels = target[mine], nearest[mine], total[mine], shift[mine], own_labels
         target_logit = psi * scale
         losses = F.softplus(total.log() + shift - target_logit)
-        losses = smooth(losses, target_logit, logit_sum, label_smoothing, weight.shape[0] // sub_centers)
+        logit_sum = None if logit_sum is None else logit_sum[mine]
+        losses = smooth(losses, target_logit, logit_sum, label_smoothing, num_classes)
         is_right = best.loses_to(labels, target * scale)
-        margin_best = best if reweighting is None else margin_best
         is_right_with_margin = margin_best.loses_to(labels, target_logit.to(target.dtype))
         return HeadScores(
             torch.where(is_right, labels, best.place),
@@ -163,8 +209,9 @@ def predict(
     *,
     sub_centers: int = 1,
     chunk_size: int | None = None,
+    shard: Shard | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the class with the largest logit, and the cosine to it, (B,) each.
+    """Return the class with the largest logit, of those of all processes with a shard, and the cosine to it, (B,) each.
 
     Args:
         embeddings: (B, D) floating point, of any length.
@@ -172,12 +219,18 @@ def predict(
         logits_of: Computes the logits of a chunk, see `LogitsOf`.
         sub_centers: K; a class's cosine is the largest over its centers.
         chunk_size: Classes per chunk; None chooses from the shape and the device.
+        shard: Which classes are here, and whose they are besides; None for all.
     """
     with full_precision(embeddings.device):
+        mine = slice(None)
+        if shard is not None:
+            sizes = shard.group.sizes(embeddings)
+            mine, embeddings = shard.group.local(sizes), shard.group.gather(embeddings, sizes)
         chunks = _Chunks(embeddings, weight, sub_centers, chunk_size)
         best = _Best(chunks.unit)
         for first, rows, cosine in chunks:
             best.update(first, logits_of(rows, cosine), cosine)
+        best = best.joined(shard).of(mine)
         return best.place, best.cosine
 
 

@@ -4,6 +4,7 @@ from arcface_pl.heads.adaface import AdaFaceHead
 from arcface_pl.heads.angular import AngularHead
 from arcface_pl.heads.arcface import ArcFaceHead
 from arcface_pl.heads.base import Head, HeadScores
+from arcface_pl.heads.centers import deferred_centers
 from arcface_pl.heads.combined import CombinedMarginHead
 from arcface_pl.heads.cosface import CosFaceHead
 from arcface_pl.heads.curricularface import CurricularFaceHead
@@ -11,7 +12,7 @@ from arcface_pl.heads.elasticface import ElasticFaceHead
 from arcface_pl.heads.in_backward import InBackwardAdam, InBackwardSGD, InBackwardUpdate
 from arcface_pl.heads.magface import MagFaceHead
 from arcface_pl.heads.margin import MarginHead
-from arcface_pl.heads.sharded import ShardedHead, shard_head
+from arcface_pl.heads.sharded import ShardedHead, ShardRows, shard_head
 from arcface_pl.heads.softmax import LinearHead, NormalizedSoftmaxHead
 from arcface_pl.heads.sphereface import SphereFaceHead
 
@@ -50,7 +51,9 @@ __all__ = [
     "MagFaceHead",
     "MarginHead",
     "NormalizedSoftmaxHead",
+    "ShardRows",
     "ShardedHead",
     "SphereFaceHead",
+    "deferred_centers",
     "shard_head",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from arcface_pl.errors import expected
 from arcface_pl.functional import similarity
 from arcface_pl.functional.checks import check_choice, check_number
-from arcface_pl.functional.chunked_terms import Shard, angular_terms
+from arcface_pl.functional.chunked_terms import angular_terms
 from arcface_pl.functional.loss import Reduction, loss_of_terms, reduce
 from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype
@@ -45,7 +45,7 @@ class AngularHead(Head):
         if isinstance(scale, str):
             check_choice("scale", scale, ("adacos", "adacos_dynamic", "learnable"))
             if num_classes < 3:
-                raise ValueError(expected("num_classes", num_classes, f"at least 3 for scale={scale!r}"))
+                raise ValueError(expected("scale", scale, f"a number where there are {num_classes} classes"))
             self.first_scale = math.sqrt(2) * math.log(num_classes - 1)
         else:
             check_number("scale", scale, low=0, low_open=True, high=1e6)
@@ -169,23 +169,21 @@ class AngularHead(Head):
 
     def _score_in_chunks(self, embeddings: Tensor, labels: Tensor) -> HeadScores:
         psi = self.psi(*self.target_angle(embeddings, labels), embeddings, labels)
+        weight, shard = self.loss_centers()
         scores = angular_scores(
             embeddings,
-            self.centers(),
+            weight,
             labels,
             psi,
             scale=self.scale_value,
             sub_centers=self.sub_centers,
             label_smoothing=self.label_smoothing,
             reweighting=self.reweighting(embeddings, labels),
+            shard=shard,
         )
         penalty = self.penalty(embeddings)
         losses = scores.loss if penalty is None else scores.loss + penalty
         return scores._replace(loss=self.weigh(losses, labels).to(compute_dtype(embeddings, self.weight)))
-
-    def loss_centers(self) -> tuple[Tensor, Shard | None]:
-        """Return the centers that a loss reads here, and which these are in a sharded head."""
-        return self.centers(), None
 
     def extra_repr(self) -> str:
         """Name the sizes and the scale in ``print(head)``."""

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from arcface_pl.errors import expected
 from arcface_pl.functional import similarity
 from arcface_pl.functional.checks import check_batch, check_choice, check_count, check_embeddings, check_number
+from arcface_pl.functional.chunked_terms import Shard
 from arcface_pl.functional.loss import Reduction
 from arcface_pl.functional.products import PRECISIONS, Precision
 from arcface_pl.functional.scoring import HeadScores, LogitsOf, logit_scores, predict
 from arcface_pl.functional.terms import WHOLE_CELLS
+from arcface_pl.heads.centers import CENTER_INITS, CenterDraw, CenterInit
 
 ClassWeights = Literal["equal", "balanced"] | list[float]
 
@@ -35,12 +37,16 @@ class Head(nn.Module):
         non_target_precision: Operands of the matrix products of the non-target classes in a loss over many classes:
             "float32", "tf32" on CUDA devices (no effect elsewhere), or "bfloat16"; sums are float32, and the target's
             angle stays exact. Scores and predictions do not depend on it.
+        center_init: Distribution of the initial centers: "xavier", uniform, of a length that falls with C; "normal",
+            N(0, 0.01^2), as in insightface; or "unit", of length 1.
     """
 
     __signature__: ClassVar[inspect.Signature]
 
     check_labels: bool
     """Whether calls read the labels' values. A training loop whose data was checked once sets it to False."""
+    postponed: CenterDraw | None
+    """What draws the centers of a head that was built in `deferred_centers`, until `draw_centers`."""
 
     def __init__(
         self,
@@ -51,6 +57,7 @@ class Head(nn.Module):
         label_smoothing: float = 0.0,
         class_weights: ClassWeights = "equal",
         non_target_precision: Precision = "float32",
+        center_init: CenterInit = "xavier",
     ) -> None:
         super().__init__()
         check_count("embedding_dim", embedding_dim, low=1)
@@ -58,14 +65,18 @@ class Head(nn.Module):
         check_count("sub_centers", sub_centers, low=1)
         check_number("label_smoothing", label_smoothing, low=0, high=1)
         check_choice("non_target_precision", non_target_precision, PRECISIONS)
+        check_choice("center_init", center_init, CENTER_INITS)
         self.embedding_dim = embedding_dim
         self.num_classes = num_classes
         self.sub_centers = sub_centers
         self.label_smoothing = label_smoothing
         self.non_target_precision = non_target_precision
+        self.center_init = center_init
         self.check_labels = True
-        self.weight = nn.Parameter(torch.empty(num_classes * sub_centers, embedding_dim))
-        nn.init.xavier_uniform_(self.weight)
+        rows = num_classes * sub_centers
+        self.postponed = CenterDraw.postponed(rows, embedding_dim, center_init)
+        self.weight = nn.Parameter(torch.empty(rows, embedding_dim, device="meta" if self.postponed else None))
+        CenterDraw.fill(self.weight, center_init)
         self.class_weights = class_weights
         self.loss_weights: Tensor | None
         self.register_buffer("loss_weights", _loss_weights(class_weights, num_classes))
@@ -147,8 +158,8 @@ class Head(nn.Module):
         """
         if self.scores_in_chunks(embeddings):
             check_embeddings(embeddings, self.weight)
-            logits_of = self.chunk_logits(embeddings)
-            return predict(embeddings, self.centers(), logits_of, sub_centers=self.sub_centers)
+            (weight, shard), logits_of = self.loss_centers(), self.chunk_logits(embeddings)
+            return predict(embeddings, weight, logits_of, sub_centers=self.sub_centers, shard=shard)
         predictions = self(embeddings).argmax(dim=1)
         return predictions, self.cosine(embeddings).gather(1, predictions[:, None]).squeeze(1)
 
@@ -199,15 +210,22 @@ class Head(nn.Module):
 
     def scores_in_chunks(self, embeddings: Tensor) -> bool:
         """Return whether to score in chunks: there are many classes, and `chunk_logits` is newer than the rest."""
-        if embeddings.shape[0] * self.num_classes * self.sub_centers <= WHOLE_CELLS:
-            return False
-        known: Any = next(cls for cls in type(self).__mro__ if "chunk_logits" in vars(cls))
-        same = all(getattr(type(self), name) is getattr(known, name) for name in ("forward", "loss", "cosine"))
-        return known is not Head and same
+        return embeddings.shape[0] * self.num_classes * self.sub_centers > WHOLE_CELLS and has_chunks(type(self))
 
     def centers(self) -> Tensor:
         """Return the centers of all classes, (C * K, D)."""
         return self.weight
+
+    def loss_centers(self) -> tuple[Tensor, Shard | None]:
+        """Return the centers that losses and scores read here, and which these are in a sharded head."""
+        return self.weight, None
+
+    def draw_centers(self, rows: slice | None = None) -> None:
+        """Draw the centers that `deferred_centers` postponed, or some rows of them; others are left as they are."""
+        if self.postponed is not None:
+            rows = slice(0, self.postponed.rows) if rows is None else rows
+            self.weight = nn.Parameter(self.postponed.take(rows, self.weight.dtype), self.weight.requires_grad)
+            self.postponed = None
 
     def set_progress(self, *, epoch: float, step: int, seed: int, batch: int = 0) -> None:
         """Set the progress of the training before each batch; margins that change depend on nothing else.
@@ -259,6 +277,14 @@ class Head(nn.Module):
     def extra_repr(self) -> str:
         """Name the sizes in ``print(head)``."""
         return f"embedding_dim={self.embedding_dim}, num_classes={self.num_classes}, sub_centers={self.sub_centers}"
+
+
+def has_chunks(cls: type[Head]) -> bool:
+    """Return whether a class of heads has `chunk_logits`, newer than what else its scores depend on."""
+    known = next(each for each in cls.__mro__ if "chunk_logits" in vars(each))
+    return known is not Head and all(
+        getattr(cls, name) is getattr(known, name) for name in ("forward", "loss", "cosine")
+    )
 
 
 def _signature(cls: type) -> inspect.Signature:

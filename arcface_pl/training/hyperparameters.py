@@ -17,9 +17,12 @@ from arcface_pl.checkpoints.reading import check_fit, read_checkpoint
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError, listed
 from arcface_pl.training import schedules
+from arcface_pl.training.loss_specs import build_losses
 
 ModuleT = TypeVar("ModuleT")
 _NOT_PLAIN = object()
+TRAINING_ONLY = ("extra_losses.", "distillation.")
+"""What begins the names of weights that a trained model does without."""
 # Keys under which LightningCLI names code to run
 _LIGHTNING_CLI = ("_instantiator", "_class_path")
 # Arguments that a schedule gets from the Trainer, or that move while it runs
@@ -79,6 +82,8 @@ def plain_hyperparameters(module: Any) -> tuple[dict[str, Any], list[str]]:
     given = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
     found = {name: plain(value) for name, value in given.items()} | dict.fromkeys(LOOP_CLASSES, _NOT_PLAIN)
     found |= module.specs
+    if module.extra_losses is not None:
+        found["extra_losses"] = _NOT_PLAIN if module.loss_specs is None else module.loss_specs
     trainer = trainer_of(module)
     if trainer is not None and trainer.optimizers:
         optimizer, configs = trainer.optimizers[0], trainer.lr_scheduler_configs
@@ -124,6 +129,7 @@ def load_module(
     except (KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(path, reason, "pass the arguments it was trained with to load_from_checkpoint") from error
+    drop_training_only(module, weights)
     if strict:
         check_fit(path, weights, module.state_dict())
     module.load_state_dict(weights, strict=strict)
@@ -133,6 +139,18 @@ def load_module(
     if isinstance(map_location, str | int | torch.device):  # mappings and functions are about the saving device
         module.to(map_location)
     return module.eval()
+
+
+def drop_training_only(module: nn.Module, weights: dict[str, Any]) -> None:
+    """Remove what only training needs, such as weights of extra losses, from a state dict where the module lacks it.
+
+    Args:
+        module: Is to receive the weights.
+        weights: The state dict of a checkpoint; changed.
+    """
+    present = module.state_dict().keys()
+    for name in [name for name in weights if name.startswith(TRAINING_ONLY) and name not in present]:
+        del weights[name]
 
 
 def _arguments(cls: type, content: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,6 +164,13 @@ def _arguments(cls: type, content: Mapping[str, Any], kwargs: Mapping[str, Any])
     for role, known in LOOP_CLASSES.items():
         if (factory := _factory(saved.pop(role, None), known)) is not None:
             saved[role] = factory
+    extra = saved.pop("extra_losses", None)
+    if extra is not None and "extra_losses" not in kwargs:
+        weights = {name: each for name, each in content["state_dict"].items() if name.startswith("extra_losses.")}
+        try:
+            saved["extra_losses"] = build_losses(extra, weights)
+        except ValueError:
+            content = {**content, "not_restored": [*content.get("not_restored", []), "extra_losses"]}
     lost = [name for name in content.get("not_restored") or [] if name in accepted and name not in kwargs]
     if lost:
         names = listed(lost)

@@ -77,6 +77,11 @@ def row(name: str, latencies: list[float], seconds: float) -> dict[str, Any]:
     return {"": name, "requests/s": len(latencies) / seconds, "p50 ms": p50, "p99 ms": p99}
 
 
+def cell(value: str | float) -> str:
+    """Write a number with a decimal below 100."""
+    return value if isinstance(value, str) else f"{value:,.{1 if value < 100 else 0}f}"
+
+
 def main() -> None:
     """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -103,7 +108,13 @@ def main() -> None:
     print("| " + " | ".join(rows[0]) + " |")
     print("|---|" + "--:|" * (len(rows[0]) - 1))
     for each in rows:
-        print("| " + " | ".join(value if isinstance(value, str) else f"{value:.3g}" for value in each.values()) + " |")
+        print(
+            "| "
+            + " | ".join(
+                value if isinstance(value, str) else f"{value:,.{1 if value < 100 else 0}f}" for value in each.values()
+            )
+            + " |"
+        )
 
 
 if __name__ == "__main__":

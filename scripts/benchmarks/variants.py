@@ -38,6 +38,7 @@ class Task:
     looks: int = 0
     """How often an epoch the test set is looked at, with the clock stopped."""
     profile: bool = False
+    accelerator: str = "cpu"
 
 
 def original_loop(task: Task) -> Watch:
@@ -88,10 +89,16 @@ def build(task: Task, settings: dict[str, Any]) -> Any:
     """Fit a config to the task: number of images and epochs, no files but TensorBoard's."""
     data, trainer = settings["data"]["init_args"], settings["trainer"]
     data |= {"data_dir": task.data_dir, "dataset": "mnist", "val_fraction": 0.0}
-    precision = choose_precision("cpu") if trainer["precision"] == "auto" else trainer["precision"]
+    precision = choose_precision(task.accelerator) if trainer["precision"] == "auto" else trainer["precision"]
     settings["seed_everything"] = task.seed
-    trainer |= {"accelerator": "cpu", "precision": precision, "enable_checkpointing": False, "max_epochs": task.epochs}
-    trainer["limit_train_batches"] = -(-task.num_images // data["batch_size"])
+    trainer |= {
+        "accelerator": task.accelerator,
+        "precision": precision,
+        "enable_checkpointing": False,
+        "max_epochs": task.epochs,
+    }
+    if task.num_images < Task.num_images:
+        trainer["limit_train_batches"] = -(-task.num_images // data["batch_size"])
     trainer["default_root_dir"] = task.data_dir
     trainer["logger"]["init_args"]["log_graph"] = False
     return ArcFaceCLI(settings)
@@ -105,14 +112,15 @@ def under_trainer(make: Callable[[Task], Any]) -> Callable[[Task], Watch]:
         stop_driver_search()
         cli = make(task)
         (mean,), (std,) = cli.datamodule.normalization
-        autocast = torch.autocast("cpu", torch.bfloat16, enabled=str(cli.trainer.precision) == "bf16-mixed")
+        device = cli.trainer.strategy.root_device.type
+        autocast = torch.autocast(device, torch.bfloat16, enabled=str(cli.trainer.precision) == "bf16-mixed")
         accuracy = honest(task.data_dir, cli.model, lambda: cli.model.head.weight, (mean, std))
 
         def in_its_precision() -> float:
             with autocast:
                 return accuracy()
 
-        watch = Watch(int(cli.trainer.limit_train_batches), task.looks, in_its_precision)
+        watch = Watch(-(-task.num_images // cli.datamodule.batch_size), task.looks, in_its_precision)
         cli.trainer.callbacks.append(WatchSteps(watch))
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         return watch
@@ -132,7 +140,7 @@ def bare_loop(task: Task) -> Watch:
     module.head.check_labels = False
     module.lr_schedule = None
     loader, optimizer = data.train_dataloader(), module.configure_optimizers()
-    watch = Watch(int(cli.trainer.limit_train_batches), 0, lambda: 0.0)
+    watch = Watch(-(-task.num_images // data.batch_size), 0, lambda: 0.0)
     for epoch in range(task.epochs):
         loader.set_epoch(epoch)
         watch.start()

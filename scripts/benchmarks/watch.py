@@ -34,10 +34,13 @@ class Watch:
 
     def step(self) -> None:
         """Count a step; look at the test set where a tenth of an epoch is full."""
-        self.seconds += time.perf_counter() - self._begun
         self.steps += 1
         done = self.steps * self.looks
-        if done // self.steps_an_epoch > (done - self.looks) // self.steps_an_epoch:
+        look = done // self.steps_an_epoch > (done - self.looks) // self.steps_an_epoch
+        if look and torch.cuda.is_available():
+            torch.cuda.synchronize()  # what was only launched so far is training too
+        self.seconds += time.perf_counter() - self._begun
+        if look:
             self.curve.append((self.steps / self.steps_an_epoch, self.seconds, self.accuracy()))
         self.start()
 
@@ -78,11 +81,13 @@ def honest(
     @torch.no_grad()
     def accuracy() -> float:
         network.eval()
-        right = 0
+        right, centers = 0, F.normalize(weight().float(), dim=1)
         for part, truth in zip(images.split(500), labels.split(500), strict=True):
-            pixels = ((part.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
-            cosine = F.normalize(network(pixels).float(), dim=1) @ F.normalize(weight().float(), dim=1).T
-            right += int((cosine.argmax(1) == truth).sum())
+            pixels = ((part.to(centers.device).float() / 255 - mean) / std).contiguous(
+                memory_format=torch.channels_last
+            )
+            cosine = F.normalize(network(pixels).float(), dim=1) @ centers.T
+            right += int((cosine.argmax(1).cpu() == truth).sum())
         network.train()
         return right / len(labels)
 

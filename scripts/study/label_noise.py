@@ -1,6 +1,6 @@
 """Plant wrong labels, and count how many are found at the top of the list of suspicious images.
 
-    python scripts/study/label_noise.py mnist:1 omniglot:8:images_background digits:40
+    python scripts/study/label_noise.py mnist:1 omniglot:8 digits:40
 
 For each data set and seed, 5% of the training labels are changed to another class at random. The list is that of
 ``arcface-pl inspect``: by the network that trained on these labels, and with ``--folds 2``. Nothing is chosen by the
@@ -22,18 +22,17 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
-from arcface_pl.data import ImageDataModule, ImageFolderDataModule, LabelledImages, MNISTDataModule
-from arcface_pl.data.folders.image_files import ImageFiles
+from arcface_pl.data import ImageDataModule, LabelledImages, MNISTDataModule, OmniglotDataModule
 from arcface_pl.data.parts import Parts
 from arcface_pl.evaluation.audit import AuditedImages, cross_fit
 from arcface_pl.evaluation.label_noise import label_angles
 from arcface_pl.heads import Head
-from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.training.schedules import OneCycle
 
 FIGURES = Path(__file__).parents[1] / "figures"
 NOISE, GOAL, LOOKED_AT = 0.05, 0.9, 0.07
 SHARES = [number / 200 for number in range(41)]  # of the list: 0 to 20%
+NAMES = ("mnist", "omniglot", "digits")
 WAYS = {0: "its own network", 2: "--folds 2"}
 STYLES = {0: ("#D55E00", "--"), 2: ("#0072B2", "-")}
 
@@ -60,16 +59,14 @@ class Planted(ImageDataModule):
         return self.split(self.given, self.given.select(torch.arange(0)))
 
 
-def load(name: str, folder: str | None = None) -> LabelledImages:
-    """Return the training images of MNIST or the digits, or of a folder of classes at 28 x 28."""
-    if folder is None:
-        data: Any = MNISTDataModule(dataset=name)  # type: ignore[arg-type]  # a wrong name is an error there
-        data.prepare_data()
-        found: LabelledImages = data.load()[0]
-        return found
-    module = ImageFolderDataModule(root=folder, image_size=28, in_channels=1)
-    framing = Preprocessor(28, 1, (0.0,), (1.0,), style="picture")
-    return ImageFiles(module.root, module.list_files()["train"], framing).load(num_workers=0)[0]
+def load(name: str) -> LabelledImages:
+    """Return the training images of a data set at 28 x 28: Omniglot's 964 background characters, MNIST, the digits."""
+    kind: Any = name  # the parser has checked it
+    data = OmniglotDataModule(image_size=28) if kind == "omniglot" else MNISTDataModule(dataset=kind, val_fraction=0.0)
+    data.prepare_data()
+    train = data.load_parts().train
+    assert isinstance(train, LabelledImages)
+    return train
 
 
 def plant(labels: Tensor, num_classes: int, seed: int) -> Tensor:
@@ -172,24 +169,33 @@ def write_report(rows: list[dict[str, Any]], folder: Path) -> None:
     figure.savefig(folder / "label_noise.png", dpi=110)
 
 
+def name_and_epochs(text: str) -> tuple[str, int]:
+    """Take NAME:EPOCHS apart."""
+    name, _, epochs = text.partition(":")
+    if name not in NAMES or not epochs.isdecimal() or not int(epochs):
+        raise argparse.ArgumentTypeError(f"got {text}; expected {', '.join(NAMES)}, with a number, such as mnist:1")
+    return name, int(epochs)
+
+
 def main() -> None:
     """Measure each data set and seed, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    accepted = "NAME:EPOCHS for mnist or digits, NAME:EPOCHS:DIR for image folders, one per class"
-    parser.add_argument("sets", nargs="*", metavar="SET", default=["mnist:1", "digits:40"], help=accepted)
+    accepted = "mnist, omniglot or digits, with the epochs to train (default: mnist:1 digits:40)"
+    default = [("mnist", 1), ("digits", 40)]
+    parser.add_argument("sets", nargs="*", type=name_and_epochs, metavar="NAME:EPOCHS", default=default, help=accepted)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=FIGURES)
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")  # Lightning's remarks on loaders
-    sets = {name: (int(epochs), *folder) for name, epochs, *folder in (each.split(":") for each in options.sets)}
-    loaded = {name: load(name, *folder) for name, (_, *folder) in sets.items()}
+    sets = dict(options.sets)
+    loaded = {name: load(name) for name in sets}
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:  # written after each: what is interrupted was not for nothing
-        for name, (epochs, *_) in sets.items():
+        for name, epochs in sets.items():
             rows += measure(name, loaded[name], epochs, seed)
-        write_report(rows, options.out)
+            write_report(rows, options.out)
     print((options.out / "label_noise.md").read_text(encoding="utf-8"), end="")
 
 

@@ -1,4 +1,4 @@
-"""Finished runs of the study: its CSV, means over seeds, and the choice by validation."""
+"""Finished runs of the study: its CSV, means over seeds, and the choice on held-out alphabets."""
 
 import csv
 import statistics
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Row", "Spread", "append_row", "cells", "choose", "heads_of", "read_rows"]
+__all__ = ["CELL", "SCORES", "Row", "Spread", "append_row", "cells", "choose", "chosen", "gain", "read_rows"]
 
 Row = dict[str, Any]
-CELL = ("protocol", "num_classes", "head", "margin", "scale")
+SCORES = ("eer", "recall", "one_enrolled", "five_enrolled", "one_shot")
+CELL = ("num_classes", "embedding_dim", "sub_centers", "head", "margin", "scale")
 
 
 class Spread(NamedTuple):
@@ -21,14 +22,19 @@ class Spread(NamedTuple):
     num_seeds: int
 
     @classmethod
-    def of(cls, rows: Sequence[Row], key: str) -> "Spread":
-        """Summarise a column."""
-        values = [float(row[key]) for row in rows]
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Summarize the seeds."""
         return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
 
+    @property
     def percent(self) -> str:
-        """Write both in per cent."""
+        """Both in percent."""
         return f"{100 * self.mean:.2f} ± {100 * self.deviation:.2f}"
+
+    @property
+    def signed(self) -> str:
+        """Both in percentage points, for a difference."""
+        return f"{100 * self.mean:+.2f} ± {100 * self.deviation:.2f}"
 
 
 def cells(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
@@ -39,31 +45,47 @@ def cells(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
     return grouped
 
 
-def choose(rows: Sequence[Row], protocol: str, num_classes: int, head: str) -> tuple[float, float]:
-    """Return the margin and scale whose unseen digits' training images have the lowest mean equal error rate.
+def choose(
+    rows: Sequence[Row], head: str, *, num_classes: int, embedding_dim: int = 64, sub_centers: int = 1
+) -> tuple[float, float] | None:
+    """Return the margin and scale that give the held-out alphabets the highest mean recall@1; None without runs.
 
-    Only settings that ran with the most seeds take part: the mean of a few is too often the lowest.
+    Only settings that ran with the most seeds take part: the mean of a few is too often the highest.
     """
-    mine = {cell[3:]: found for cell, found in cells(rows).items() if cell[:3] == (protocol, num_classes, head)}
-    most = max(map(len, mine.values()))
-    means = {setting: Spread.of(found, "val_eer").mean for setting, found in mine.items() if len(found) == most}
-    return min(means, key=lambda setting: means[setting])
+    wanted = (num_classes, embedding_dim, sub_centers, head)
+    mine = {cell[4:]: found for cell, found in cells(rows).items() if cell[:4] == wanted}
+    most = max(map(len, mine.values()), default=0)
+    mine = {setting: found for setting, found in mine.items() if len(found) == most}
+    if len(mine) < 2:  # on the whole background, which leaves no alphabet to choose on
+        return next(iter(mine), None)
+    return max(mine, key=lambda setting: statistics.mean(row["val_recall"] for row in mine[setting]))
 
 
-def heads_of(rows: Sequence[Row], protocol: str, num_classes: int) -> list[str]:
-    """Return the heads that were run, in the order of their first run."""
-    return list(
-        dict.fromkeys(row["head"] for row in rows if (row["protocol"], row["num_classes"]) == (protocol, num_classes))
-    )
+def chosen(rows: Sequence[Row], head: str, **where: int) -> list[Row]:
+    """Return the runs of a head at its chosen margin and scale, by seed; ``where`` are arguments of `choose`."""
+    where = {"embedding_dim": 64, "sub_centers": 1, **where}
+    setting = choose(rows, head, **where)
+    if setting is None:
+        return []
+    wanted = {**where, "head": head, "margin": setting[0], "scale": setting[1]}
+    found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    return sorted(found, key=lambda row: row["seed"])
 
 
-def read_rows(path: Path, dataset: str, epochs: int) -> list[Row]:
-    """Read the finished runs of this data set and length."""
+def gain(rows: Sequence[Row], others: Sequence[Row], score: str) -> Spread | None:
+    """Return how much higher a score is with one setting than with another, over the seeds that both have."""
+    before = {row["seed"]: row[score] for row in others}
+    gains = [row[score] - before[row["seed"]] for row in rows if row["seed"] in before]
+    return Spread.of(gains) if gains else None
+
+
+def read_rows(path: Path, epochs: int) -> list[Row]:
+    """Read the finished runs of this length."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         rows = [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
-    return [row for row in rows if (row["dataset"], row["epochs"]) == (dataset, epochs)]
+    return [row for row in rows if row["epochs"] == epochs]
 
 
 def _value(text: str) -> Any:
@@ -76,10 +98,13 @@ def _value(text: str) -> Any:
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add a finished run to the CSV."""
+    """Add a finished run to the CSV; scores have five digits."""
     is_new = not path.is_file()
+    scores = {
+        name: f"{value:.5f}" for name, value in row.items() if name.startswith(("val_", "test_")) and value is not None
+    }
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, row)
         if is_new:
             writer.writeheader()
-        writer.writerow(row)
+        writer.writerow({**row, **scores})

@@ -1,17 +1,18 @@
-"""Measure the effect of the margin on digits that are not trained on: heads x margins x scales x seeds.
+"""Measure what a margin does for characters that are not trained on: heads x margins x scales x classes x seeds.
 
-    python scripts/study/run.py --budget 30 --processes 2
+    python scripts/study/run.py --accelerator gpu --jobs 10 --budget 300
 
-Each run trains a small network on MNIST without two digits and separates these two. Margin and scale are chosen on the
-unseen digits' training images; scores are those of their test images. The chosen settings are then measured on the
-other four leave-two-out splits, which were not used to choose them, and all of ArcFace's with half as many classes.
-Every finished run is a row of study.csv; started again, the study continues with the missing runs. At the end it writes
-study.md and study.png; settings and scores of each run are in TensorBoard's HParams tab (--log_dir).
+Each run trains a small network on characters of Omniglot's background alphabets, four of which are held out. Settings
+are chosen on the characters of these four; scores are those of the 659 evaluation characters. The margin grid is
+repeated with fewer trained characters, with sub-centers and with other widths of the embeddings, and the chosen
+settings on all 964 background characters. Every finished run is a row of study.csv; started again, the study continues
+with the missing runs. At the end it writes study.md and study.png.
 """
 
 import argparse
 import logging
 import multiprocessing
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -22,48 +23,62 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from report import write_report
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-from rows import Row, append_row, choose, read_rows
+from rows import SCORES, Row, append_row, choose, read_rows
+from torch import Tensor
 
-from arcface_pl import ArcFaceModule, MNISTDataModule
+from arcface_pl import ArcFaceModule
 from arcface_pl.backbones import FastCNN
-from arcface_pl.data import LabelledImages
-from arcface_pl.evaluation.measure import FAR, Embedded, classification, embed
-from arcface_pl.evaluation.protocols import PROTOCOLS
+from arcface_pl.data import OmniglotDataModule
+from arcface_pl.data.classes import ClassSplit
+from arcface_pl.data.parts import Parts
+from arcface_pl.data.sources.catalog import BACKGROUND_ALPHABETS
+from arcface_pl.evaluation.measure import embed, identification, one_shot
 from arcface_pl.heads import HEADS
 from arcface_pl.metrics.functional import all_pairs_curve, recall_at_k
+from arcface_pl.seeding import derive_seed
 from arcface_pl.training.schedules import OneCycle
 
 FIGURES = Path(__file__).parents[1] / "figures"
-CHOOSE_ON = "mnist-8-9"
-CONFIRM_ON = ("mnist-0-1", "mnist-2-3", "mnist-4-5", "mnist-6-7")
-CONFIRMED_HEADS = ("LinearHead", "NormalizedSoftmaxHead", "ArcFaceHead", "CosFaceHead")
-EMBEDDING_DIM, BATCH_SIZE, LEARNING_RATE = 64, 128, 0.01
+CHOOSE_ON = ("Bengali", "Futurama", "Hebrew", "Korean")  # as in omniglot.yaml
+ALL = sum(BACKGROUND_ALPHABETS.values())
+MOST = ALL - sum(BACKGROUND_ALPHABETS.get(name, 0) for name in CHOOSE_ON)
+BATCH_SIZE, LEARNING_RATE, IMAGE_SIZE = 256, 0.02, 28
 
-SCALES = (4.0, 8.0, 16.0, 30.0, 64.0)
-NO_MARGIN = 0.0
-GRID: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "LinearHead": ((NO_MARGIN,), (1.0,)),
+NO_MARGIN, NO_SCALE = 0.0, 1.0
+SCALES = (8.0, 16.0, 32.0, 64.0)
+Grid = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+GRID: Grid = {
+    "LinearHead": ((NO_MARGIN,), (NO_SCALE,)),
     "NormalizedSoftmaxHead": ((NO_MARGIN,), SCALES),
-    "ArcFaceHead": ((0.1, 0.3, 0.5), SCALES),
+    "ArcFaceHead": ((0.1, 0.2, 0.3, 0.5), SCALES),
     "CosFaceHead": ((0.1, 0.2, 0.35), SCALES),
-    "SphereFaceHead": ((1.35,), (8.0, 30.0)),
-    "CombinedMarginHead": ((0.3,), (8.0, 30.0)),
-    "AdaFaceHead": ((0.4,), (8.0, 30.0)),
-    "MagFaceHead": ((0.45,), (8.0, 30.0)),
-    "ElasticFaceHead": ((0.5,), (8.0, 30.0)),
-    "CurricularFaceHead": ((0.5,), (8.0, 30.0)),
+    "SphereFaceHead": ((1.35, 1.7), (16.0, 32.0)),
+    "CombinedMarginHead": ((0.1, 0.3), (16.0, 32.0)),
+    "AdaFaceHead": ((0.2, 0.4), (16.0, 32.0)),
+    "MagFaceHead": ((0.25, 0.45), (16.0, 32.0)),
+    "ElasticFaceHead": ((0.3, 0.5), (16.0, 32.0)),
+    "CurricularFaceHead": ((0.3, 0.5), (16.0, 32.0)),
 }
 MARGIN_ARGUMENT = {"CombinedMarginHead": "m2", "MagFaceHead": "min_margin"}
+FEWER_CLASSES = (200, 50, 10)
+FEWER: Grid = {name: GRID[name] for name in ("LinearHead", "NormalizedSoftmaxHead")}
+FEWER["ArcFaceHead"] = ((0.1, 0.3, 0.5), SCALES)
+WIDTHS = (32, 128, 512)
+FEW_SCALES: Grid = {
+    "LinearHead": ((NO_MARGIN,), (NO_SCALE,)),
+    "NormalizedSoftmaxHead": ((NO_MARGIN,), (16.0, 32.0)),
+    "ArcFaceHead": ((0.3, 0.5), (16.0, 32.0)),
+}
 
 
 class Run(NamedTuple):
     """One training, as a row of the CSV names it."""
 
-    protocol: str
     num_classes: int
+    embedding_dim: int
+    sub_centers: int
     head: str
     margin: float
     scale: float
@@ -73,46 +88,71 @@ class Run(NamedTuple):
 class Options(NamedTuple):
     """What all runs share."""
 
-    dataset: str
     epochs: int
-    log_dir: str
-
-
-class Resident(MNISTDataModule):
-    """MNIST that a process reads once for all its runs."""
-
-    def load(self) -> tuple[LabelledImages, LabelledImages]:
-        """Read it, or remember it."""
-        return _load(self.dataset)
+    accelerator: str
 
 
 @cache
-def _load(dataset: str) -> tuple[LabelledImages, LabelledImages]:
-    return MNISTDataModule(dataset=dataset).load()  # type: ignore[arg-type]  # the parser has checked it
+def drawings() -> Any:
+    """Read the images once per process."""
+    return OmniglotDataModule(image_size=IMAGE_SIZE).load()
 
 
-def grid(num_seeds: int, rows: list[Row]) -> Iterator[Run]:
+class Characters(OmniglotDataModule):
+    """A number of characters of the trained alphabets, drawn by the seed.
+
+    Fewer characters are repeated so that an epoch has as many images as one of all of them.
+    """
+
+    def __init__(self, num_characters: int, **kwargs: Any) -> None:
+        self.num_characters = num_characters
+        super().__init__(**kwargs)
+
+    @property
+    def class_split(self) -> ClassSplit:
+        """Labels of the drawn and of the held-out characters."""
+        trained, held_out = super().class_split
+        generator = torch.Generator().manual_seed(derive_seed(self._run_seed, "characters"))
+        drawn = torch.randperm(len(trained), generator=generator)[: self.num_characters]
+        return ClassSplit([trained[place] for place in drawn.sort().values.tolist()], held_out)
+
+    def load(self) -> Any:
+        """Return the images that the process has."""
+        return drawings()
+
+    def load_parts(self) -> Parts:
+        """Repeat the training images."""
+        parts = super().load_parts()
+        count, wanted = len(parts.train.labels), len(super().class_split.trained)
+        places = torch.arange(max(count, count * wanted // self.num_characters)) % count
+        return parts._replace(train=parts.train.select(places))
+
+
+def grid(cells: Grid, seed: int, num_classes: int, *, dim: int = 64, sub_centers: int = 1) -> Iterator[Run]:
+    """Every head with every margin and scale, with one seed."""
+    for head, (margins, scales) in cells.items():
+        for margin in margins:
+            yield from (Run(num_classes, dim, sub_centers, head, margin, scale, seed) for scale in scales)
+
+
+def all_runs(num_seeds: int) -> Iterator[Run]:
     """Every cell with one seed, then every cell with the next, so that what there is can be compared at any time."""
     for seed in range(num_seeds):
-        for head, (margins, scales) in GRID.items():
-            for margin in margins:
-                yield from (Run(CHOOSE_ON, 8, head, margin, scale, seed) for scale in scales)
+        yield from grid(GRID, seed, MOST)
+        for count in FEWER_CLASSES:
+            yield from grid(FEWER, seed, count)
+        yield from grid({"ArcFaceHead": FEW_SCALES["ArcFaceHead"]}, seed, MOST, sub_centers=3)
+        for dim in WIDTHS:
+            yield from grid(FEW_SCALES, seed, MOST, dim=dim)
 
 
-def confirmation(num_seeds: int, rows: list[Row]) -> Iterator[Run]:
-    """The chosen margin and scale of the main heads on splits that had no part in choosing them."""
+def chosen_runs(num_seeds: int, rows: list[Row]) -> Iterator[Run]:
+    """The settings that the held-out alphabets chose, on the whole background, which has no alphabets to choose by."""
     for seed in range(num_seeds):
-        for protocol in CONFIRM_ON:
-            for head in CONFIRMED_HEADS:
-                margin, scale = choose(rows, CHOOSE_ON, 8, head)
-                yield Run(protocol, 8, head, margin, scale, seed)
-
-
-def fewer_classes(num_seeds: int, rows: list[Row]) -> Iterator[Run]:
-    """ArcFace's margins and scales again where only four digits are trained on."""
-    for seed in range(num_seeds):
-        for margin in GRID["ArcFaceHead"][0]:
-            yield from (Run(CHOOSE_ON, 4, "ArcFaceHead", margin, scale, seed) for scale in SCALES)
+        for head in FEWER:
+            if found := choose(rows, head, num_classes=MOST):
+                margin, scale = found
+                yield Run(ALL, 64, 1, head, margin, scale, seed)
 
 
 def make_head(run: Run) -> Any:
@@ -120,26 +160,30 @@ def make_head(run: Run) -> Any:
     arguments: dict[str, Any] = {} if run.head == "LinearHead" else {"scale": run.scale}
     if run.margin != NO_MARGIN:
         arguments[MARGIN_ARGUMENT.get(run.head, "margin")] = run.margin
-    return HEADS[run.head](EMBEDDING_DIM, run.num_classes, **arguments)
+    if run.sub_centers > 1:
+        arguments["sub_centers"] = run.sub_centers
+    return HEADS[run.head](run.embedding_dim, run.num_classes, **arguments)
 
 
-def execute(run: Run, options: Options) -> dict[str, Any]:
+def execute(run: Run, options: Options) -> Row:
     """Train once and measure; returns a row of the CSV."""
     L.seed_everything(run.seed, verbose=False)
-    held_out = PROTOCOLS[run.protocol].held_out
-    trained = [label for label in range(10) if label not in held_out][: run.num_classes]
-    data = Resident(
-        dataset=options.dataset,  # type: ignore[arg-type]  # the parser has checked it
+    data = Characters(
+        run.num_classes,
+        image_size=IMAGE_SIZE,
         batch_size=BATCH_SIZE,
-        augment=False,
-        classes=list(trained),
-        held_out_classes=list(held_out),
+        eval_batch_size=1000,
+        rotation=10.0,
+        shift=1.0,
+        zoom=0.1,
+        seed=run.seed,
+        held_out_classes=[] if run.num_classes == ALL else list(CHOOSE_ON),
     )
     adam = partial(torch.optim.Adam, lr=LEARNING_RATE, betas=(0.9, 0.98), fused=True)
-    module = ArcFaceModule(FastCNN(EMBEDDING_DIM), make_head(run), adam, OneCycle)
+    module = ArcFaceModule(FastCNN(run.embedding_dim, image_size=IMAGE_SIZE), make_head(run), adam, OneCycle)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = L.Trainer(
-        accelerator="cpu",
+        accelerator=options.accelerator,
         devices=1,
         max_epochs=options.epochs,
         limit_val_batches=0,
@@ -148,90 +192,87 @@ def execute(run: Run, options: Options) -> dict[str, Any]:
         use_distributed_sampler=False,
         **quiet,  # type: ignore[arg-type]
     )
-    begun = time.process_time()
     trainer.fit(module, datamodule=data)
-    seconds = time.process_time() - begun
-    row = {**run._asdict(), "dataset": options.dataset, "epochs": options.epochs, **measure(module.eval(), data)}
-    row["train_seconds"] = seconds
-    log_hyperparameters(row, options)
+    device = trainer.strategy.root_device
+    backbone = module.backbone.eval().to(device)
+    row = {**run._asdict(), "epochs": options.epochs}
+    for split in ("val", "test"):
+        found: dict[str, float] = {}  # the whole background leaves no alphabet to choose on
+        if batches := data.held_out_dataloader(split):
+            embeddings, labels = embed(backbone, batches, device)
+            found = measure(embeddings.to(device), labels, data.one_shot_runs[split])
+        row |= {f"{split}_{name}": found.get(name) for name in SCORES}
     return row
 
 
-def measure(module: ArcFaceModule, data: MNISTDataModule) -> dict[str, float]:
-    """Accuracy on the trained digits and verification of the unseen ones, on both sides of the choice."""
-    row = {}
-    seen: dict[Any, Any] = {"val": data.val_dataloader(), "test": data.test_dataloader()}
-    for split, batches in seen.items():
-        row[f"{split}_accuracy"] = classification(module.head, *embed(module, batches))["accuracy"]
-        unseen: Embedded = embed(module, data.held_out_dataloader(split))
-        curve = all_pairs_curve(*unseen, far=FAR)
-        row[f"{split}_eer"] = curve.equal_error_rate()[0]
-        row[f"{split}_tar"] = curve.tar_at_far(1e-3)[0]
-        row[f"{split}_recall"] = recall_at_k(*unseen)
-    return row
-
-
-def log_hyperparameters(row: dict[str, Any], options: Options) -> None:
-    """Write a run's settings and scores for TensorBoard's HParams tab."""
-    settings = {name: row[name] for name in Run._fields}
-    scores = {f"final/{name.replace('_', '/', 1)}": value for name, value in row.items() if name not in settings}
-    numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
-    version = "_".join(map(str, settings.values()))
-    logger = TensorBoardLogger(options.log_dir, name="", version=version, default_hp_metric=False)
-    logger.log_hyperparams(settings, numbers)
-    logger.finalize("success")
+def measure(embeddings: Tensor, labels: Tensor, runs: list[Any]) -> dict[str, float]:
+    """Measure verification, retrieval and identification of characters that were not trained on."""
+    identified = identification(embeddings, labels)
+    return {
+        "eer": all_pairs_curve(embeddings, labels, far=()).equal_error_rate()[0],
+        "recall": recall_at_k(embeddings, labels),
+        "one_enrolled": identified["rank_1_of_1_enrolled"],
+        "five_enrolled": identified["rank_1_of_5_enrolled"],
+        "one_shot": one_shot(embeddings.cpu(), runs)["one_shot_accuracy"],
+    }
 
 
 def quieten() -> None:
-    """Set a process up: one thread, and none of Lightning's remarks."""
+    """Set a process up: one thread, and no remarks."""
     torch.set_num_threads(1)
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning.pytorch", "lightning.fabric", "arcface_pl"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Lightning reads a torch class that torch has deprecated.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    warnings.simplefilter("ignore")
 
 
-def work_off(runs: Iterable[Run], options: Options, path: Path, submit: Any, processes: int, until: float) -> None:
-    """Run what is missing, as many at a time as there are processes, until the time is over."""
-    done = {tuple(row[name] for name in Run._fields) for row in read_rows(path, options.dataset, options.epochs)}
+def work_off(runs: Iterable[Run], options: Options, path: Path, pool: Any, jobs: int, until: float) -> int:
+    """Run what is missing, as many at a time as there are processes, until the time is over; returns the failures."""
+    done = {tuple(row[name] for name in Run._fields) for row in read_rows(path, options.epochs)}
     missing = [run for run in runs if tuple(run) not in done]
-    waiting, running = iter(missing), set[Future[dict[str, Any]]]()
+    waiting, running, num_failed = iter(missing), dict[Future[Row], Run](), 0
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
         task = progress.add_task(f"{len(done)} runs there", total=len(missing))
         while True:
-            while len(running) < processes and time.monotonic() < until and (run := next(waiting, None)):
-                running.add(submit(execute, run, options))
+            while len(running) < jobs and time.monotonic() < until and (run := next(waiting, None)):
+                running[pool.submit(execute, run, options)] = run
             if not running:
-                return
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for row in (future.result() for future in finished):
-                append_row(path, row)
+                return num_failed
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                run = running.pop(future)
+                if error := future.exception():  # one that diverged, say: the others continue
+                    num_failed += 1
+                    progress.console.print(f"{run}: {error}", markup=False)
+                else:
+                    append_row(path, future.result())
                 progress.advance(task)
 
 
 def main() -> None:
     """Run what is missing, then write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budget", type=float, default=30.0, help="minutes after which no run is begun (default: 30)")
-    parser.add_argument("--processes", type=int, default=2, help="runs at a time, a thread each (default: 2)")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each setting (default: 5)")
-    parser.add_argument("--epochs", type=int, default=1, help="passes over the training images (default: 1)")
-    parser.add_argument("--dataset", default="mnist", choices=("mnist", "digits"), help="digits tries it offline")
-    parser.add_argument("--log_dir", default="lightning_logs/study", help="for TensorBoard")
+    parser.add_argument("--budget", type=float, default=1800, help="seconds after which no run begins (default: 1800)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a process and thread each (default: 2)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each setting (default: 3)")
+    parser.add_argument("--epochs", type=int, default=6, help="passes over the training images (default: 6)")
+    parser.add_argument(
+        "--accelerator", default="cpu", choices=("cpu", "gpu"), help="shared by all jobs (default: cpu)"
+    )
     parser.add_argument("--out", type=Path, default=FIGURES, help="folder of study.csv, .md and .png")
     given = parser.parse_args()
-    options = Options(given.dataset, given.epochs, given.log_dir)
-    until = time.monotonic() + 60 * given.budget
+    options, until = Options(given.epochs, given.accelerator), time.monotonic() + given.budget
+    OmniglotDataModule().prepare_data()
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / "study.csv"
     context = multiprocessing.get_context("spawn")  # forked, a process would inherit torch's threads half-made
-    with ProcessPoolExecutor(given.processes, context, initializer=quieten) as pool:
-        for stage in (grid, confirmation, fewer_classes):
-            if time.monotonic() < until:
-                runs = stage(given.seeds, read_rows(path, options.dataset, options.epochs))
-                work_off(runs, options, path, pool.submit, given.processes, until)
-    write_report(read_rows(path, options.dataset, options.epochs), given.out)
+    with ProcessPoolExecutor(given.jobs, context, initializer=quieten) as pool:
+        last_tenth = until - given.budget / 10  # is left to the runs that the others choose
+        num_failed = work_off(all_runs(given.seeds), options, path, pool, given.jobs, last_tenth)
+        runs = list(chosen_runs(given.seeds, read_rows(path, given.epochs)))
+        num_failed += work_off(runs, options, path, pool, given.jobs, until)
+    write_report(read_rows(path, given.epochs), given.out)
+    if num_failed:
+        sys.exit(f"{num_failed} runs failed")
 
 
 if __name__ == "__main__":

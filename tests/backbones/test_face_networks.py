@@ -9,7 +9,7 @@ from torch import nn
 from arcface_pl.backbones import IResNet, MobileFaceNet
 
 PER_UNIT = ("bn1", "conv1", "bn2", "prelu", "conv2", "bn3")
-UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
+UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 200: (6, 26, 60, 6)}
 
 
 def on_meta(depth: int) -> IResNet:
@@ -18,7 +18,8 @@ def on_meta(depth: int) -> IResNet:
 
 
 @pytest.mark.parametrize(
-    ("depth", "millions", "entries"), [(18, 24.0, 187), (34, 34.1, 331), (50, 43.6, 475), (100, 65.2, 925)]
+    ("depth", "millions", "entries"),
+    [(18, 24.0, 187), (34, 34.1, 331), (50, 43.6, 475), (100, 65.2, 925), (200, 118.8, 1807)],
 )
 def test_iresnet_has_the_published_numbers(depth: int, millions: float, entries: int) -> None:
     network = on_meta(depth)
@@ -92,7 +93,7 @@ def test_any_size_is_embedded(image_size: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"depth": 20}, "depth: got 20; expected one of 18, 34, 50, 100"),
+        ({"depth": 20}, "depth: got 20; expected one of 18, 34, 50, 100, 200"),
         ({"image_size": 8}, "image_size: got 8"),
         ({"dropout": 1}, "dropout: got 1"),
     ],

@@ -115,21 +115,26 @@ def test_the_command_line_asks_before_training(make: Callable[..., ArcFaceModule
     check_trainer(make(), fake(accumulate_grad_batches=4))
 
 
-def test_centers_are_gathered_for_scoring_and_released(
-    make: Callable[..., ArcFaceModule], make_trainer: Callable[..., L.Trainer], tiny_loader: Callable[..., Any]
+def test_scoring_takes_turns_and_ends_them_before_other_callbacks(
+    make: Callable[..., ArcFaceModule],
+    make_trainer: Callable[..., L.Trainer],
+    tiny_loader: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[str] = []
     module = make(update_head_in_backward=True, head_sample_rate=0.5)
     trainer = make_trainer(max_epochs=1)
-    setup = L.pytorch.callbacks.LambdaCallback(setup=lambda *_, **__: calls.append(type(module.head).__name__))
-    trainer.callbacks.append(setup)  # type: ignore[attr-defined]
-    ShardedHead.gather_centers, gather = lambda self: calls.append("gather"), ShardedHead.gather_centers  # type: ignore
-    ShardedHead.release_centers, release = lambda self: calls.append("release"), ShardedHead.release_centers  # type: ignore
-    try:
-        trainer.fit(module, tiny_loader(), tiny_loader())
-        trainer.test(module, tiny_loader(), verbose=False)
-        trainer.predict(module, tiny_loader())
-    finally:
-        ShardedHead.gather_centers, ShardedHead.release_centers = gather, release  # type: ignore[method-assign]
+    hooks = ("on_validation_epoch_end", "on_test_epoch_end", "on_predict_epoch_end")
+    other = L.pytorch.callbacks.LambdaCallback(
+        setup=lambda *_, **__: calls.append(type(module.head).__name__),
+        **{hook: lambda *_: calls.append("other") for hook in hooks},
+    )
+    trainer.callbacks.insert(0, other)  # type: ignore[attr-defined]
+    monkeypatch.setattr(ShardedHead, "begin_turns", lambda self: calls.append("begin"))
+    monkeypatch.setattr(ShardedHead, "end_turns", lambda self: calls.append("end"))
+    trainer.fit(module, tiny_loader(), tiny_loader())
+    trainer.test(module, tiny_loader(), verbose=False)
+    trainer.predict(module, tiny_loader())
     assert calls[0] == "ArcFaceHead"
-    assert [each for each in calls if each in ("gather", "release")] == ["gather", "release"] * 3
+    assert [each for each in calls if "Head" not in each] == ["begin", "end", "other"] * 3
+    assert len([each for each in calls if "Head" in each]) == 3  # each callback is set up once, whatever the order

@@ -11,6 +11,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from arcface_pl.cli import main
 from arcface_pl.cli.error_lines import ConstructorError, library_errors, plain_types, settings_errors
 from arcface_pl.errors import CheckpointError, DataError, SettingsError, UserError, file_errors
 
@@ -133,3 +134,14 @@ def test_other_errors_of_the_system_pass() -> None:
 )
 def test_types_read_as_in_a_config(python: str, config: str) -> None:
     assert plain_types(python) == config
+
+
+@pytest.mark.parametrize("named", ["Poly", "my.own.Poly"])
+def test_what_builds_optimizers_and_schedules_is_named(named: str, capsys: pytest.CaptureFixture) -> None:
+    for setting, accepted in (
+        ("model.optimizer", "an optimizer of torch.optim by name, such as AdamW"),
+        ("model.lr_schedule", "Constant, Cosine, OneCycle, WarmUp, a schedule of torch.optim.lr_scheduler by name"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["fit", "--data.dataset", "digits", f"--{setting}", named, "--print_config"])
+        assert f"{setting}: got {named}; expected {accepted}" in capsys.readouterr().err

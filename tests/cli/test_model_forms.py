@@ -87,7 +87,14 @@ def recognize(form: str, capsys: pytest.CaptureFixture) -> Any:
     return capsys.readouterr().out
 
 
+def inspect(form: str) -> Any:
+    output = Path(f"inspected {Path(form).name}")
+    run("inspect", form, *DIGITS, "--split", "test", "--images", "0", "--output", str(output))
+    return (output / "labels.csv").read_text()
+
+
 COMMANDS = {
+    "inspect": lambda form, capsys: inspect(form),
     "evaluate": lambda form, capsys: evaluate(form),
     "embed --data": lambda form, capsys: embed(form, *DIGITS),
     "embed IMAGE": lambda form, capsys: embed(form, "people"),
@@ -122,7 +129,9 @@ def test_what_a_form_cannot_do_is_one_line(place: Path, capsys: pytest.CaptureFi
         (["test", "--ckpt_path", "pretrained"], "--data: got None; expected a data module"),
         (["fit", "--ckpt_path", "pretrained"], "--model.init_from pretrained starts a new run from the weights"),
         (["test", "--ckpt_path", "model.onnx", *TEST], "--ckpt_path: got 'model.onnx'; expected a model that test can"),
-        (["evaluate", "model.pt2", *DIGITS], "checkpoint: got 'model.pt2'; expected a checkpoint's path"),
+        (["inspect", "pretrained"], "--data: got None; expected a data module and its settings: pretrained does not"),
+        (["inspect", "pretrained", *DIGITS, "--folds", "2"], "--folds: got '2 with pretrained'; expected a checkpoint"),
+        (["evaluate", "model.pt2", *DIGITS], "MODEL: got 'model.pt2'; expected a checkpoint's path"),
         (["recognize", "calibrate", "model.safetensors", "people"], "MODEL: got 'model.safetensors'; expected a check"),
         (["evaluate", "people", *DIGITS], "people/config.json: there is no such file; give a folder that"),
     ):

@@ -107,7 +107,9 @@ def test_our_own_are_announced_in_full(
     assert "last.ckpt" in text
 
 
-def test_the_closing_lines_name_the_next_commands(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_closing_lines_name_the_next_commands(
+    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = {
         "dataset": "digits",
         "test/accuracy": 0.5,
@@ -122,6 +124,16 @@ def test_the_closing_lines_name_the_next_commands(console: Console, monkeypatch:
     assert "curves       runs/v/curves.png\n" in text
     assert "metrics      runs/v/metrics.csv\n" in text
     assert "arcface-pl predict --ckpt_path runs/v/checkpoints/best.ckpt" in text
+    checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    monkeypatch.chdir(tmp_path)
+    report.conclude(console, results | {"checkpoint": str(checkpoint)}, checkpoint.parents[1], [], None)
+    assert printed(console).splitlines()[-1] == "predictions  arcface-pl predict --ckpt_path best"  # fits 80 columns
+    (tmp_path / "lightning_logs" / "version_1" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt").touch()
+    report.conclude(console, results | {"checkpoint": str(checkpoint)}, checkpoint.parents[1], [], None)
+    assert printed(console).splitlines()[-1].endswith("version_0/checkpoints/best.ckpt")  # now best is another's
     other = Console(file=io.StringIO(), width=200)
     report.conclude(
         other, {"dataset": "x", "test/loss": 0.5, "fit_seconds": 2.0, "checkpoint": "c"}, Path("runs/v"), [], None

@@ -77,6 +77,7 @@ def test_the_covering_set_covers_every_pair() -> None:
         assert {row[one] + row[other] for row in PAIRWISE} == {"00", "01", "10", "11"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     cells = [cell(bits) for bits in PAIRWISE]

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from pytorch_metric_learning import losses
 from tiny_runs import QUIET
 from torch.optim import SGD, lr_scheduler
 
@@ -27,6 +28,7 @@ from arcface_pl.callbacks import ExponentialMovingAverage, RunCheckpoint
 from arcface_pl.callbacks.run.resumed_settings import RESUMED_SETTINGS, verdict
 from arcface_pl.cli.config import BASE_CONFIG, read_config
 from arcface_pl.errors import UserError
+from arcface_pl.training.extra_losses import ExtraLoss
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using"),
@@ -141,6 +143,10 @@ REFUSED = {
     "model.backbone": refused("'FastCNN'", "'Other'", **{"model.backbone": type("Other", (FastCNN,), {})(8, width=4)}),
     "model.backbone.width": refused(
         "width: the checkpoint has 4, this run 8", **{"model.backbone": FastCNN(8, width=8)}
+    ),
+    "model.extra_losses": refused(
+        "SupConLoss.weight: the checkpoint has None, this run 0.5",
+        **{"model.extra_losses": ExtraLoss(losses.SupConLoss(), 0.5)},
     ),
     "model.head": refused("'ArcFaceHead', this run 'CosFaceHead'", **{"model.head": CosFaceHead(8, 10)}),
     "model.head.margin": refused("0.5, this run 0.2", **{"model.head": ArcFaceHead(8, 10, margin=0.2)}),
@@ -283,7 +289,7 @@ HARMLESS: dict[str, Any] = {
     "data.data_dir": "elsewhere",
     "data.eval_batch_size": 17,
 }
-NOT_HERE = {name for name in RESUMED_SETTINGS if name.startswith("data.")}  # in test_resumed_data.py
+NOT_HERE = {name for name in RESUMED_SETTINGS if name.startswith(("data.", "model.teacher"))}  # have tests of their own
 
 
 @pytest.mark.slow

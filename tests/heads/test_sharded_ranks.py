@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from thread_ranks import ThreadGroup, on_ranks
+from tiny_runs import Largest
 from torch import Tensor
 
-from arcface_pl.heads import HEADS, AngularHead, ShardedHead, shard_head
+from arcface_pl.heads import HEADS, AngularHead, ArcFaceHead, ShardedHead, deferred_centers, shard_head
 
 CLASSES, DIM, SIZE = 11, 8, 12
 ANGULAR = [name for name, head in HEADS.items() if issubclass(head, AngularHead)]
@@ -33,7 +34,9 @@ def part(group: ThreadGroup) -> slice:
 
 def sharded(head: AngularHead, group: ThreadGroup) -> ShardedHead:
     """A copy of ``head`` on a rank; `shard_head` itself asks torch.distributed which ranks there are."""
-    mine = shard_head(copy.deepcopy(head))
+    mine = copy.deepcopy(head)
+    mine.__class__ = type(shard_head(copy.deepcopy(head)))
+    assert isinstance(mine, ShardedHead)
     mine._begin(group, 1.0)
     return mine
 
@@ -69,23 +72,126 @@ def test_losses_and_gradients_are_the_whole_heads(name: str, options: dict[str, 
         torch.testing.assert_close(result[2:], expected[1:])
 
 
-@pytest.mark.parametrize("gathered", [False, True])
-def test_predictions_and_scores_need_the_centers_of_all(gathered: bool) -> None:
-    head, (embeddings, labels) = build(sub_centers=2).eval(), batch()
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *[(name, {}) for name in ANGULAR if name != "ElasticFaceHead"],
+        ("ElasticFaceHead", {"sigma": 0.0}),
+        ("ArcFaceHead", {"sub_centers": 2, "label_smoothing": 0.1, "scale": 1000.0}),
+        ("CurricularFaceHead", {"sub_centers": 3, "scale": 100.0}),
+        ("CosFaceHead", {"scale": "learnable", "class_weights": [0.5] * CLASSES}),
+    ],
+    ids=str,
+)
+def test_predictions_and_scores_are_the_whole_heads(name: str, options: dict[str, Any], world: int) -> None:
+    head, (embeddings, labels) = build(name, **options).eval(), batch()
     with torch.no_grad():
         expected = head(embeddings, labels), *head.predict(embeddings), *head.score(embeddings, labels)
 
     @torch.no_grad()
     def work(group: ThreadGroup) -> tuple[Tensor, ...]:
         mine, rows = sharded(head, group), part(group)
-        if gathered:
-            mine.gather_centers()
-            group.barrier = None  # no call may wait for another rank any more
         images, targets = embeddings[rows], labels[rows]
         return mine(images, targets), *mine.predict(images), *mine.score(images, targets)
 
-    for got, want in zip(zip(*on_ranks(2, work), strict=True), expected, strict=True):
+    for got, want in zip(zip(*on_ranks(world, work), strict=True), expected, strict=True):
         torch.testing.assert_close(torch.cat(got), want)
+
+
+@pytest.mark.parametrize("name", ANGULAR)
+def test_ranks_with_other_numbers_of_batches_take_part_in_those_of_the_others(name: str) -> None:
+    """Rank 0 has no batch, rank 1 one, and rank 2 two: each call of a rank is with whoever has one left."""
+    head, (embeddings, labels) = build(name, **({"sigma": 0.0} if name == "ElasticFaceHead" else {})).eval(), batch()
+    chunks = [[], [slice(0, 3)], [slice(3, 9), slice(9, 12)]]
+    whole = [head.score(embeddings[rows], labels[rows]) for rows in (slice(0, 3), slice(3, 9), slice(9, 12))]
+    with torch.no_grad():
+        logits, losses = head(embeddings, labels), head.loss(embeddings, labels, "none")
+
+    def work(group: ThreadGroup) -> list[Tensor]:
+        mine, found = sharded(head, group), []
+        for _ in range(2):  # as two validations
+            mine.begin_turns()
+            for rows in chunks[group.rank]:
+                images, targets = embeddings[rows], labels[rows]
+                found += mine.score(images, targets)
+                assert mine.cosine(images).shape == (len(images), CLASSES)
+                assert torch.equal(mine.predict(images)[0], found[-6])
+                with torch.no_grad():
+                    torch.testing.assert_close(mine(images, targets), logits[rows])
+                    torch.testing.assert_close(mine.loss(images, targets, "none"), losses[rows])
+                assert len(mine.centers()) == CLASSES
+            mine.end_turns()
+            group.sum(torch.zeros(1))  # as the callbacks at the end of a validation
+        return found
+
+    found = on_ranks(3, work)
+    for rank, expected in ((0, []), (1, [*whole[0]] * 2), (2, [*whole[1], *whole[2]] * 2)):
+        torch.testing.assert_close(found[rank], expected)
+
+
+def test_ranks_that_call_something_else_are_told() -> None:
+    head, (embeddings, labels) = build().eval(), batch()
+
+    def work(group: ThreadGroup) -> None:
+        mine = sharded(head, group)
+        mine.begin_turns()
+        with pytest.raises(
+            RuntimeError, match="sharded head: got 'predict and score at once'; expected the same calls"
+        ):
+            mine.predict(embeddings) if group.rank else mine.score(embeddings, labels)
+
+    on_ranks(2, work)
+
+
+def test_scores_and_losses_keep_to_the_rows_of_their_rank() -> None:
+    """No tensor has as many numbers as the centers of all ranks."""
+    torch.manual_seed(0)
+    head, (embeddings, labels) = ArcFaceHead(DIM, 30_000).eval(), batch()
+
+    def work(group: ThreadGroup) -> int:
+        mine, rows = sharded(head, group), part(group)
+        with Largest() as largest:
+            inputs = embeddings[rows].float().requires_grad_()
+            mine.loss(inputs, labels[rows]).backward()
+            mine.score(inputs, labels[rows])
+            mine.predict(inputs)
+            with torch.no_grad():
+                mine.target_angle(inputs, labels[rows])
+        return largest.numel
+
+    for numel in on_ranks(3, work):
+        assert numel <= 10_000 * max(DIM, SIZE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_deferred_centers_are_the_rows_that_the_whole_head_draws(dtype: torch.dtype) -> None:
+    def made(classes: int, dim: int) -> tuple[AngularHead, Tensor]:
+        torch.manual_seed(0)
+        return ArcFaceHead(dim, classes, sub_centers=2), torch.rand(4)
+
+    torch.set_default_dtype(dtype)
+    try:
+        for classes, dim in ((11, 8), (3001, 1000)):  # the second draws several blocks
+            whole, after = made(classes, dim)
+            with deferred_centers():
+                later, same = made(classes, dim)
+            assert torch.equal(after, same)
+            assert later.weight.is_meta
+            with Largest() as largest:
+                later.postponed.take(slice(0, 1), dtype)  # type: ignore[union-attr]
+            assert largest.numel <= 1 << 20
+
+            def work(group: ThreadGroup, later: AngularHead = later) -> ShardedHead:
+                return sharded(later, group)
+
+            for head in on_ranks(3, work):
+                assert torch.equal(head.weight, head.share(whole.weight))
+                assert head.weight.requires_grad
+            later.draw_centers()
+            assert torch.equal(later.weight, whole.weight)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_the_state_is_the_whole_heads_and_loads_on_any_number_of_ranks() -> None:

@@ -195,6 +195,9 @@ def test_the_commands_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     folder = ["--data", "ImageFolderDataModule", "--data.root", "people", "--data.num_workers", 0]
     assert command("evaluate", "net.onnx", *folder, "--json", "folder.json", *flags) is None
     assert "classification" not in json.loads((tmp_path / "folder.json").read_text())["unseen"]
+    assert command("inspect", "net.onnx", *folder, "--images", 0, "--output", "audit", *flags) in (0, None)
+    audited = json.loads((tmp_path / "audit" / "labels.json").read_text())
+    assert audited["num_images"] == 20  # centers are means of each person's images
     assert command("embed", "net.onnx", "people", "--output", "people.npz", *flags) in (0, None)
     with np.load("people.npz") as embedded:
         wanted = Recognizer.from_onnx("net.onnx", **HOW).embed(contents)
