@@ -16,7 +16,13 @@ from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take no notice of what Lightning remarks about runs as small as those of tests."""
+    """Compute on one thread unless told otherwise; ignore Lightning's remarks about runs as small as those of tests.
+
+    Threads that wait for one another cost more than they gain on tensors as small as these.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+        torch.set_num_threads(1)
     for message in (
         "You defined a `validation_step`",  # some runs only train
         "The number of training batches",  # and are shorter than a logging interval

@@ -55,6 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("nosuch", 2, set()),
         ("fit --nosuch 1", 2, set()),
         ("test --ckpt_path nosuch.ckpt", 2, set()),
+        ("fit --config nosuch", 2, set()),
+        ("fit -c m.ckpt", 2, set()),
         ("predict m.ckpt", 2, PARSER),
         ("predict nosuch.ckpt people", 2, PARSER),
         ("export nosuch.ckpt", 2, PARSER),

@@ -42,7 +42,10 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
 
 def test_the_two_set_up_commands_are_whole_lines() -> None:
     start = "python3 -m venv .venv && . .venv/bin/activate && pip install -e "
-    assert [f"{start}. && python scripts/fit.py", f"{start}'.[test]' && pytest -m 'not slow'"] == INSTALLING[:2]
+    assert [
+        f"{start}. && python scripts/fit.py",
+        f"{start}'.[test]' && pytest -m 'not slow' -n 2 --dist worksteal",
+    ] == INSTALLING[:2]
 
 
 def test_the_first_page_is_short() -> None:

@@ -1,5 +1,6 @@
 """Small runs that several tests make, resume and compare."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ QUIET: dict[str, Any] = {
     "use_distributed_sampler": False,
 }
 """A CPU Trainer that prints and writes nothing."""
+
+
+def waiting(mode: str) -> None:
+    """Say what happens where the host waits for a CUDA device: "error" or "default", which is nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that this is a prototype
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 class Largest(TorchDispatchMode):
@@ -107,6 +115,10 @@ TINY_FIT = [
 ]
 TINY_FIT += ["--limit_train_batches", "2", "--limit_val_batches", "1", "--limit_test_batches", "1", "--max_epochs", "2"]
 """Flags of a fit of two steps per epoch, without figures."""
+
+NO_FIGURES = ["--trainer.logger", "CSVLogger"]
+"""Flags of a fit that shows nothing in TensorBoard: its figures take longer than a short training."""
+SMALL_NETWORK = ["--model.backbone", "FastCNN", "--model.backbone.width", "4"]
 
 LIGHTNING_CALLBACKS: dict[str, dict[str, str]] = {
     "Callback": {},

@@ -128,6 +128,8 @@ def _check_words(command: str, words: list[str]) -> None:
     from arcface_pl.cli.config import BASE_CONFIG, read_config
 
     request = parse_command_line(command, words, read_config(BASE_CONFIG)["trainer"])
+    for path in request.configs:
+        read_config(path, command)
     if request.ckpt_path is not None and not request.helps:
         check_asked(request.ckpt_path, "--ckpt_path", folders=True)
 
@@ -187,7 +189,8 @@ def _is_stuck(stream: TextIO | None, error: Exception) -> bool:
     """Whether what was printed cannot be written."""
     try:
         if stream is not None:
-            if isinstance(error, OSError) and error.filename is None:  # perhaps of a print, whose text is lost by now
+            # Perhaps of a print, whose text is lost by now; "not found" is tempfile's
+            if isinstance(error, OSError) and error.filename is None and not isinstance(error, FileNotFoundError):
                 stream.write("\n")
             stream.flush()
     except OSError:

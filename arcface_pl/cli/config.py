@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,11 @@ def dump_yaml(data: Any) -> str:
     return yaml.dump(data, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
+@lru_cache(maxsize=64)  # a command reads base.yaml before and after it imports torch
+def _load(text: str) -> Any:
+    return yaml.load(text, _Loader)  # derives from SafeLoader
+
+
 def parse_yaml(text: str) -> Any:
     """Parse YAML text into plain values.
 
@@ -83,7 +89,7 @@ def parse_yaml(text: str) -> Any:
         ValueError: If it is not valid YAML, has a duplicate key or asks for an object.
     """
     try:
-        return yaml.load(text, _Loader)  # derives from SafeLoader
+        return deepcopy(_load(text))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"not valid YAML ({' '.join(str(error).split())})") from None
 

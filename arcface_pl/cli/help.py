@@ -93,15 +93,15 @@ Image embeddings with angular-margin losses (ArcFace and its family).
   demo       serve a web page to try a model: draw, see angles, enroll
   serve      HTTP for programs: embed, predict, identify, verify
 
-'arcface-pl COMMAND --help' prints its flags, 'arcface-pl --version' the version,
-'arcface-pl --print_shtab bash' a script that completes commands and flags
-(or zsh; needs the extra 'completion').
+'arcface-pl COMMAND --help' prints its flags, 'arcface-pl --version' the
+version, 'arcface-pl --print_shtab bash' (or zsh) a script that completes
+commands and flags; the last needs the extra 'completion'.
 """,
     "fit": _FIT,
     "validate": _evaluation("validate", "Score a checkpoint on the validation split."),
     "test": _evaluation("test", "Score a checkpoint on the test set."),
     "predict": f"""\
-usage: arcface-pl predict CKPT IMAGE... [flags]     (your own pictures)
+usage: arcface-pl predict MODEL IMAGE... [flags]    (your own pictures)
 or     {_evaluation("predict", "Write label, predicted class, cosine and angle of each test image as CSV.")[7:]}
 'arcface-pl predict best x --help' prints the flags for your own pictures.
 """,

@@ -48,7 +48,7 @@ class FramedPictures(NamedTuple):
 
 
 def read_model(
-    asked: str, root: str | None = None, *, option: str = "checkpoint", announces: bool = True
+    asked: str, root: str | None = None, *, option: str = "MODEL", announces: bool = True, mapped: bool = False
 ) -> CheckpointFile:
     """Find and read a trained model in any form.
 
@@ -58,6 +58,7 @@ def read_model(
         root: See `find_checkpoint`.
         option: See `find_checkpoint`.
         announces: See `find_checkpoint`.
+        mapped: See `read_checkpoint`.
 
     Raises:
         UserError: If there is none, or it cannot be used.
@@ -66,7 +67,7 @@ def read_model(
         return CheckpointFile(Path(asked), {})
     if os.path.isdir(asked) or (asked.endswith(".safetensors") and os.path.isfile(asked)):
         return as_checkpoint(asked)
-    return find_checkpoint(asked, root, option=option, announces=announces)
+    return find_checkpoint(asked, root, option=option, announces=announces, mapped=mapped)
 
 
 def open_model(model: str | CheckpointFile, networks: Sequence[str] = ()) -> TrainedModel:

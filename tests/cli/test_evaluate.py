@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tiny_runs import NO_FIGURES
 
 from arcface_pl import ArcFaceModule, MNISTDataModule, Recognizer
 from arcface_pl.cli import main
@@ -32,7 +33,7 @@ QUICK = ["--data.dataset", "digits", "--max_epochs", "1", "--enable_progress_bar
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of eight digits."""
     folder = tmp_path_factory.mktemp("runs")
-    main(["fit", *QUICK, "--data.held_out_classes", "[8, 9]", "--default_root_dir", str(folder)])
+    main(["fit", *QUICK, *NO_FIGURES, "--data.held_out_classes", "[8, 9]", "--default_root_dir", str(folder)])
     return folder / "lightning_logs/version_0/checkpoints/best.ckpt"
 
 
@@ -194,7 +195,7 @@ def test_mistakes_and_confusions_are_tables_with_files_and_names(trained: Path, 
 
 def test_a_mistake_ends_in_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for args, message in (
-        (["nosuch.ckpt"], "checkpoint: got 'nosuch.ckpt'; expected a checkpoint's path"),
+        (["nosuch.ckpt"], "MODEL: got 'nosuch.ckpt'; expected a checkpoint's path"),
         (
             [trained, "--protocol", "mnist-8-9"],
             "got a checkpoint trained on 0, 1, 2, 3, 4, 5, 6, 7 of digits; expected one trained",

@@ -12,12 +12,14 @@ import torch
 import yaml
 from lightning.pytorch.cli import LightningCLI
 from PIL import Image
+from tiny_runs import NO_FIGURES
 
 from arcface_pl import ArcFaceModule, MNISTDataModule, Recognizer
 from arcface_pl.cli import main
 
 HERE = Path(__file__).parent
 QUICK = ["--accelerator", "cpu", "--max_epochs", "1", "--enable_progress_bar", "false"]
+FIT = ["fit", *QUICK, *NO_FIGURES]
 DIGITS = ["--data.dataset", "digits"]
 
 
@@ -28,7 +30,7 @@ def guests_on_path(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fit(*args: str) -> tuple[dict, dict]:
     """Run fit; returns results.json and config.yaml."""
-    main(["fit", *QUICK, *args])
+    main([*FIT, *args])
     (run,) = Path("lightning_logs").iterdir()
     return json.loads((run / "results.json").read_text()), yaml.safe_load((run / "config.yaml").read_text())
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import yaml
+from tiny_runs import NO_FIGURES
 
 from arcface_pl.cli import TOOLS, main
 from arcface_pl.cli.config import merge, read_config
@@ -15,6 +16,7 @@ from arcface_pl.cli.config import merge, read_config
 CONFIGS = Path(__file__).parents[2] / "arcface_pl" / "configs"
 FIT = Path(__file__).parents[2] / "scripts" / "fit.py"
 QUICK = ["--data.dataset", "digits", "--max_epochs", "2", "--enable_progress_bar", "false"]
+FIT_DIGITS = ["fit", *QUICK, *NO_FIGURES]
 
 
 def results(folder: Path, run: str = "version_0") -> dict:
@@ -42,7 +44,7 @@ def test_fit_leaves_what_it_promises(in_folder: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_saved_config_runs_again_and_alike(in_folder: Path) -> None:
-    main(["fit", *QUICK, "--model.head.margin", "0.3", "--seed_everything", "5"])
+    main([*FIT_DIGITS, "--model.head.margin", "0.3", "--seed_everything", "5"])
     main(["fit", "--config", "lightning_logs/version_0/config.yaml"])
     first, second = results(in_folder), results(in_folder, "version_1")
     for changing in ("checkpoint", "fit_seconds"):
@@ -51,7 +53,7 @@ def test_the_saved_config_runs_again_and_alike(in_folder: Path) -> None:
 
 
 def test_test_repeats_the_runs_numbers_without_its_config(in_folder: Path) -> None:
-    main(["fit", *QUICK, "--model.head.margin", "0.2", "--data.normalize", "false"])
+    main([*FIT_DIGITS, "--model.head.margin", "0.2", "--data.normalize", "false"])
     run = in_folder / "lightning_logs" / "version_0"
     (run / "config.yaml").write_text("model: {head: {class_path: os.system}}\n")
     before = set(in_folder.iterdir())
@@ -65,7 +67,7 @@ def test_test_repeats_the_runs_numbers_without_its_config(in_folder: Path) -> No
 
 
 def test_predict_writes_a_row_an_image(in_folder: Path) -> None:
-    main(["fit", *QUICK])
+    main([*FIT_DIGITS])
     main(["predict", "--ckpt_path", "last", "--enable_progress_bar", "false"])
     header, *rows = (in_folder / "lightning_logs/version_0/predictions.csv").read_text().splitlines()
     assert header == "index,label,prediction,cosine,angle_degrees"
@@ -76,7 +78,7 @@ def test_predict_writes_a_row_an_image(in_folder: Path) -> None:
 
 
 def test_last_goes_on_in_its_own_folder(in_folder: Path) -> None:
-    main(["fit", *QUICK, "--max_epochs", "1", "--model.head.margin", "0.25"])
+    main([*FIT_DIGITS, "--max_epochs", "1", "--model.head.margin", "0.25"])
     main(["fit", "--ckpt_path", "last", "--max_epochs", "2"])
     assert [path.name for path in (in_folder / "lightning_logs").iterdir()] == ["version_0"]
     config = yaml.safe_load((in_folder / "lightning_logs/version_0/config.yaml").read_text())
@@ -150,6 +152,11 @@ def test_evaluation_needs_a_checkpoint_and_an_unknown_command_is_named(capsys: p
         assert message in capsys.readouterr().err
 
 
+def test_the_list_of_commands_fits_the_terminal(capsys: pytest.CaptureFixture) -> None:
+    main(["--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_help_is_short_and_does_not_wait_for_torch() -> None:
     code = "import sys; from arcface_pl.cli import main; main(['fit', '--help']); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -178,7 +185,9 @@ def test_print_config_and_help_all(in_folder: Path, capsys: pytest.CaptureFixtur
     assert printed["model"]["head"]["init_args"]["margin"] == 0.4
     assert printed["model"]["head"]["init_args"]["num_classes"] == 10
     main(["fit", "--help_all"])
-    assert "--trainer.accumulate_grad_batches" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "--trainer.accumulate_grad_batches" in told
+    assert told.splitlines()[0].endswith(" fit [flags]")
 
 
 def test_overlays_hold_differences_only() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import NO_FIGURES
 
 from arcface_pl.checkpoints import reading
 from arcface_pl.cli import main
@@ -18,7 +19,7 @@ RUN = Path("lightning_logs/version_0/checkpoints")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reads")
     flags = "--data.dataset digits --max_epochs 1 --accelerator cpu --enable_progress_bar false"
-    main(["fit", *flags.split(), "--default_root_dir", str(folder)])
+    main(["fit", *flags.split(), *NO_FIGURES, "--default_root_dir", str(folder)])
     for name in "ab":
         (folder / "people" / name).mkdir(parents=True)
         for width, number in ((3, "one"), (9, "two")):

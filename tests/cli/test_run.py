@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from tiny_runs import NO_FIGURES
 
 from arcface_pl import MNISTDataModule
 from arcface_pl.cli.profile_reports import MOST_LINES
@@ -31,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         root = tmp_path_factory.mktemp("run")
         patch.chdir(root)
-        run("fit", [*SMALL, *QUIET, "--max_epochs", "1"])
+        run("fit", [*SMALL, *QUIET, *NO_FIGURES, "--max_epochs", "1"])
         yield root / "lightning_logs" / "version_0"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from tiny_runs import QUIET
+from tiny_runs import NO_FIGURES, QUIET, SMALL_NETWORK
 
 from arcface_pl import ArcFaceModule, MNISTDataModule
 from arcface_pl.checkpoints.reading import read_checkpoint
@@ -20,7 +20,7 @@ from arcface_pl.cli import main
 pytestmark = pytest.mark.usefixtures("in_folder")
 
 FAULTY = Path(__file__).with_name("faulty_fit.py")
-QUICK = ["--data.dataset", "digits", "--max_epochs", "2", "--enable_progress_bar", "false"]
+QUICK = ["--data.dataset", "digits", "--max_epochs", "2", "--enable_progress_bar", "false", *NO_FIGURES, *SMALL_NETWORK]
 RUN = Path("lightning_logs/version_0")
 
 

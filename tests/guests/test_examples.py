@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from tiny_runs import NO_FIGURES
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
 from arcface_pl.cli import main
@@ -52,7 +53,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("guest", FLAGS)
 def test_a_guest_trains_from_the_command_line_and_again_from_its_saved_config(guest: str) -> None:
-    main(["fit", *SHORT, *FLAGS[guest]])
+    main(["fit", *SHORT, *NO_FIGURES, *FLAGS[guest]])
     first = results()
     assert first["test/accuracy"] > 0.3  # guessing scores 0.1 on the digits, 0.25 on the blobs
     (config,) = Path("lightning_logs").glob("*/config.yaml")
