@@ -16,7 +16,7 @@ from arcface_pl.errors import CheckpointError, SettingsError, expected, printabl
 
 
 def find_checkpoint(
-    asked: str, root: str | None = None, *, option: str = "checkpoint", announces: bool = True
+    asked: str, root: str | None = None, *, option: str = "checkpoint", announces: bool = True, mapped: bool = False
 ) -> CheckpointFile:
     """Find and read a checkpoint.
 
@@ -25,6 +25,7 @@ def find_checkpoint(
         root: Where runs are looked for, see `known_runs`; unset: the current folder.
         option: Name of the setting that ``asked`` was given to, for messages.
         announces: Print to standard error which file a name stands for, and its age.
+        mapped: See `read_checkpoint`.
 
     Returns:
         Its path and content, so that it is read once per command.
@@ -37,14 +38,14 @@ def find_checkpoint(
         if os.path.isfile(asked) and Path(asked).suffix in (".onnx", ".pt2"):
             raise SettingsError(expected(option, asked, ACCEPTED, "An exported file is not a checkpoint"))
         check_asked(asked, option)
-        return CheckpointFile(Path(asked), read_checkpoint(asked))
+        return CheckpointFile(Path(asked), read_checkpoint(asked, mapped=mapped))
     folder = newest_run(asked, Path(root or "."), option)
     found = _newest_first(folder.glob("*.ckpt") if asked == "last-good" else [folder / f"{asked}.ckpt"])
     if not found:
         there = ", ".join(path.name for path in _newest_first(folder.glob("*.ckpt"))[:3])
         remedy = f"The newest run, {folder.parent}, has {there}, but no {asked}.ckpt. Give the path of the one you mean"
         raise SettingsError(expected(option, asked, ACCEPTED, remedy))
-    chosen = _read(found[0], asked)
+    chosen = _read(found[0], asked, mapped)
     if announces:
         print(f"{asked}: {printable(chosen.path)} ({age(chosen.path)} old)", file=sys.stderr)  # noqa: T201
     return chosen
@@ -86,9 +87,9 @@ def newest_run(asked: str, root: Path, option: str) -> Path:
     return newest[0].folder / "checkpoints"
 
 
-def _read(path: Path, asked: str) -> CheckpointFile:
+def _read(path: Path, asked: str, mapped: bool) -> CheckpointFile:
     try:
-        return CheckpointFile(path, read_checkpoint(path))
+        return CheckpointFile(path, read_checkpoint(path, mapped=mapped))
     except CheckpointError as error:
         good = _newest_good(path.parent, damaged=path)
         if asked == "last-good" and good is not None:
