@@ -58,10 +58,10 @@ def draw(part: SubFigure, module: ArcFaceModule, margin: float) -> None:
             axes.set_title("back of the sphere" if is_back else "front of the sphere", fontsize=10)
     cosine = module.head.cosine(embeddings).detach()
     right = (cosine.argmax(1) == labels).double().mean().item()
-    own = torch.rad2deg(cosine.gather(1, labels[:, None]).acos()).mean().item()
+    angle = torch.rad2deg(cosine.gather(1, labels[:, None]).acos()).mean().item()
     title = f"margin {margin:g} rad" if margin else "no margin"
     part.supxlabel(
-        f"{title}: {own:.1f}\N{DEGREE SIGN} to the own center on average,\n"
+        f"{title}: mean angle to the class center {angle:.1f}\N{DEGREE SIGN},\n"
         f"{right:.1%} of {len(labels):,} test images right",
         fontsize=11,
     )

@@ -93,9 +93,9 @@ Image embeddings with angular-margin losses (ArcFace and its family).
   demo       serve a web page to try a model: draw, see angles, enroll
   serve      HTTP for programs: embed, predict, identify, verify
 
-'arcface-pl COMMAND --help' prints its flags, 'arcface-pl --version' the version,
-'arcface-pl --print_shtab bash' a script that completes commands and flags
-(or zsh; needs the extra 'completion').
+'arcface-pl COMMAND --help' prints its flags, 'arcface-pl --version' the
+version, 'arcface-pl --print_shtab bash' (or zsh) a script that completes
+commands and flags; the last needs the extra 'completion'.
 """,
     "fit": _FIT,
     "validate": _evaluation("validate", "Score a checkpoint on the validation split."),

@@ -46,7 +46,15 @@ def _training_settings(found: CheckpointFile) -> dict[str, Any]:
     for role, registry in LOOP_CLASSES.items():
         if role in saved:
             settings["model"][role] = saved[role] and _as_class(found.path, role, registry, saved[role])
-    for name in ("head_lr", "freeze", "trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor"):
+    for name in (
+        "head_lr",
+        "freeze",
+        "trainable_blocks",
+        "unfreeze_at_epoch",
+        "backbone_lr_factor",
+        "teacher",
+        "teacher_weight",
+    ):
         if name in saved:
             settings["model"][name] = saved[name]
     if saved.get("extra_losses"):

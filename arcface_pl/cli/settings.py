@@ -205,6 +205,7 @@ class ArcFaceCLI(LightningCLI):
 
     def print_help(self) -> None:
         """Print every setting: the Trainer's, the module's, and those of the classes that were chosen."""
+        self.parser.usage = f"{self.parser.prog} [flags]"  # argparse would list all of them, without their texts
         self.parser.print_help()
         for key in ("model", "model.backbone", "model.head", "model.optimizer", "model.lr_schedule", "data"):
             node = self.config.get(key)
@@ -264,7 +265,7 @@ class ArcFaceCLI(LightningCLI):
         model: Any = self.model
         if not isinstance(model, ArcFaceModule):
             return model.optimizer([nn.Parameter(torch.zeros(1))])
-        return build_optimizer(model.backbone, model.head, model.optimizer, model.head_lr, None, model.extra_losses)
+        return build_optimizer(model.backbone, model.head, model.optimizer, model.head_lr)
 
 
 def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int]) -> Any:

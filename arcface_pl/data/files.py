@@ -188,8 +188,9 @@ class ImageFilesDataModule(ImageDataModule):
         kwargs["balance"] = self.balance and kwargs.get("shuffle", False)
         if isinstance(part, LabelledImages):
             return super().batches_of(part, **kwargs)
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return FileLoader(part, num_workers=self._processes, pin_memory=on_gpu, **kwargs)
+        device = None if self.trainer is None else self.trainer.strategy.root_device
+        gpu = device if device is not None and device.type == "cuda" else None
+        return FileLoader(part, num_workers=self._processes, device=gpu, **kwargs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the batches of this run depend on; stored in its checkpoints."""

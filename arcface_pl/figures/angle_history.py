@@ -152,4 +152,4 @@ def _closest(angles: np.ndarray, names: list[str]) -> str:
         return title
     row, column = np.unravel_index(np.nanargmin(angles), angles.shape)
     degrees = f"{angles[row, column]:.1f}\N{DEGREE SIGN}"
-    return f"{title}\nclosest: {shorten(names[row])} and {shorten(names[column])}, {degrees}"
+    return f"{title}\nclosest: {shorten(names[row], among=names)} and {shorten(names[column], among=names)}, {degrees}"

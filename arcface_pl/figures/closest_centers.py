@@ -41,7 +41,7 @@ def draw_closest_centers(centers: Tensor, class_names: list[str], sub_centers: i
     top.set_title(f"Angles between class centers: {len(class_names):,} classes, {total:,} pairs", fontsize=11)
     place = np.arange(len(angles))
     bottom.barh(place, angles.numpy(), color=SERIES[0]["color"])
-    names = [" and ".join(shorten(class_names[each]) for each in pair) for pair in pairs.tolist()]
+    names = [" and ".join(shorten(class_names[each], among=class_names) for each in pair) for pair in pairs.tolist()]
     bottom.set_yticks(place, names, fontsize=8, parse_math=False)
     bottom.invert_yaxis()
     for at, angle in enumerate(angles.tolist()):

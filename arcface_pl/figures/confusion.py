@@ -117,7 +117,10 @@ def _label_bars(axes: "Axes", worst: list[tuple[int, int, int, float]], class_na
 
     position, values = np.arange(len(worst)), [count for _, _, count, _ in worst]
     axes.barh(position, values, color=SERIES[0]["color"])
-    names = [f"{shorten(class_names[row])}, taken for {shorten(class_names[column])}" for row, column, *_ in worst]
+    names = [
+        ", taken for ".join(shorten(class_names[each], among=class_names) for each in (row, column))
+        for row, column, *_ in worst
+    ]
     axes.set_yticks(position, names, fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

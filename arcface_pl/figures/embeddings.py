@@ -54,7 +54,7 @@ def draw_circle_on(axes: "Axes", embeddings: Tensor, labels: Tensor, centers: Te
         row = sum(abs(math.remainder(place - other, 2 * math.pi)) < 0.12 for other in taken)
         taken.append(place)
         if row < 2:
-            _name(axes, (place, 1.38 + 0.14 * row), name, len(names), ha="center", va="center")
+            _name(axes, (place, 1.38 + 0.14 * row), name, names, ha="center", va="center")
     axes.set(ylim=(0, 1.6), xticks=[], yticks=[])
     axes.spines["polar"].set_visible(False)
 
@@ -98,15 +98,15 @@ def draw_sphere_on(
             axes.plot(across, up, marker="*", markersize=15, color=class_color(label), markeredgecolor="black")
         if label in named:
             side, shift = ("left", 0.06) if across < 0.5 else ("right", -0.06)  # toward the middle, where there is room
-            _name(axes, (across + shift, up + 0.04), name, len(names), ha=side)
+            _name(axes, (across + shift, up + 0.04), name, names, ha=side)
     axes.set(xlim=(-1.12, 1.12), ylim=(-1.12, 1.12), xticks=[], yticks=[], aspect="equal")
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
-def _name(axes: "Axes", place: tuple[float, float], name: str, num_classes: int, **alignment: Any) -> None:
-    size = 14 if num_classes <= 12 else 8
-    axes.text(*place, shorten(name, 10), fontsize=size, fontweight="bold", parse_math=False, **alignment)
+def _name(axes: "Axes", place: tuple[float, float], name: str, names: list[str], **alignment: Any) -> None:
+    size = 14 if len(names) <= 12 else 8
+    axes.text(*place, shorten(name, 10, names), fontsize=size, fontweight="bold", parse_math=False, **alignment)
 
 
 def _draw_dots(axes: "Axes", x: Tensor, y: Tensor, labels: Tensor, count: int) -> None:

@@ -93,7 +93,9 @@ def draw_mistakes(mistakes: Mistakes, class_names: list[str], *, num_wrong: int,
 
 def _draw_one(axes: "Axes", image: np.ndarray, mistake: Mistakes, class_names: list[str]) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    true, predicted = (shorten(class_names[int(each)]) for each in (mistake.labels, mistake.predictions))
+    true, predicted = (
+        shorten(class_names[int(each)], among=class_names) for each in (mistake.labels, mistake.predictions)
+    )
     is_short = len(true) + len(predicted) < 8
     title = f"is {true},{' ' if is_short else chr(10)}taken for {predicted}"
     axes.set_title(title, fontsize=9 if is_short else 7.5, parse_math=False)

@@ -36,7 +36,8 @@ def draw_projection(points: np.ndarray, classes: list[str], method: str, num_ima
     for name in named:
         x, y = np.median(points[labels == name], axis=0)
         fontsize = 11 if len(named) <= 20 else 7
-        axes.text(x, y, shorten(name), ha="center", va="center", fontsize=fontsize, parse_math=False, bbox=outline)
+        shown = shorten(name, among=[each for each in names if each])
+        axes.text(x, y, shown, ha="center", va="center", fontsize=fontsize, parse_math=False, bbox=outline)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     shown = f"{len(points):,} images" if len(points) == num_images else f"{len(points):,} of {num_images:,} images"

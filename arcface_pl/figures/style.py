@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,11 +99,33 @@ def draw_share(axes: "Axes", share: np.ndarray, edges: np.ndarray, label: str, s
     axes.stairs(share, edges, fill=True, label=label, linewidth=1, **colors)
 
 
-def shorten(name: str, length: int = 16) -> str:
-    """Escape control characters, and cut a long name in the middle, since names may differ at either end."""
+def shorten(name: str, length: int = 16, among: Sequence[str] = ()) -> str:
+    """Escape control characters, and cut a long name.
+
+    First what all names of ``among`` begin or end with, up to a word's end, then the middle, since names may differ at
+    either end.
+    """
+    if len(name) > length:
+        start, end = _shared(among)
+        if core := name[start : len(name) - end]:
+            name = "\N{HORIZONTAL ELLIPSIS}" * (start > 0) + core + "\N{HORIZONTAL ELLIPSIS}" * (end > 0)
     name = printable(name)
     tail = length // 2
     return name if len(name) <= length else f"{name[: length - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{name[-tail:]}"
+
+
+def _shared(names: Sequence[str]) -> tuple[int, int]:
+    """Return how many characters all of several names have in common at their start and end, as whole words."""
+    if len(names) < 2:
+        return 0, 0
+    lengths = []
+    for step in (1, -1):
+        turned = [name[::step] for name in names]
+        low, high = min(turned), max(turned)
+        same = next((place for place, pair in enumerate(zip(low, high, strict=False)) if len({*pair}) > 1), len(low))
+        words = re.match(r"(?s:.*[\W_])|", low[:same])
+        lengths.append(words.end() if words else 0)
+    return (lengths[0], lengths[1]) if sum(lengths) < min(map(len, names)) else (0, 0)
 
 
 def thin(count: int, most: int) -> list[int]:
@@ -113,7 +136,7 @@ def thin(count: int, most: int) -> list[int]:
 def label_classes(axes: "Axes", names: Sequence[str], *, axis: Literal["x", "y"], most: int) -> None:
     """Label the classes along an axis at positions 0, 1, ...; at most ``most`` of them, long names shortened."""
     shown = thin(len(names), most)
-    labels = [shorten(names[index]) for index in shown]
+    labels = [shorten(names[index], among=names) for index in shown]
     if axis == "y":
         axes.set_yticks(shown, labels, parse_math=False)
     elif max(map(len, labels), default=0) > 3:

@@ -21,7 +21,7 @@ from arcface_pl.training.loss_specs import build_losses
 
 ModuleT = TypeVar("ModuleT")
 _NOT_PLAIN = object()
-TRAINING_ONLY = ("extra_losses.",)
+TRAINING_ONLY = ("extra_losses.", "distillation.")
 """What begins the names of weights that a trained model does without."""
 # Keys under which LightningCLI names code to run
 _LIGHTNING_CLI = ("_instantiator", "_class_path")
@@ -142,7 +142,7 @@ def load_module(
 
 
 def drop_training_only(module: nn.Module, weights: dict[str, Any]) -> None:
-    """Remove weights that only training needs, those of extra losses, from a state dict where the module has no such.
+    """Remove what only training needs, such as weights of extra losses, from a state dict where the module lacks it.
 
     Args:
         module: Is to receive the weights.

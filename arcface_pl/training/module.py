@@ -26,6 +26,7 @@ from arcface_pl.errors import DataError, expected, printable
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
+from arcface_pl.training.distillation import Distillation, read_teacher
 from arcface_pl.training.extra_losses import ExtraLoss, ExtraLosses
 from arcface_pl.training.hyperparameters import (
     drop_training_only,
@@ -86,6 +87,9 @@ class ArcFaceModule(L.LightningModule):
         backbone_lr_factor: Peak learning rate of the backbone as a multiple of the optimizer's, above 0. Unset: 1.
         extra_losses: Losses that are added to the head's, such as those of pytorch-metric-learning. Each process
             computes them on its own batch. Their parameters, if any, are trained at the rate of the class centers.
+        teacher: A trained model whose embeddings the backbone learns besides (distillation): a checkpoint, a folder of
+            save_pretrained, or an ONNX file with a YAML file beside it. Read when training begins; never saved.
+        teacher_weight: Factor of the distillation's loss, above 0.
 
     Raises:
         ValueError: If head and backbone disagree on the width of embeddings, or a value is out of range.
@@ -111,6 +115,8 @@ class ArcFaceModule(L.LightningModule):
         unfreeze_at_epoch: int | None = None,
         backbone_lr_factor: float | None = None,
         extra_losses: list[ExtraLoss] | ExtraLoss | None = None,
+        teacher: str | Path | None = None,
+        teacher_weight: float = 1.0,
     ) -> None:
         super().__init__()
         width = getattr(backbone, "embedding_dim", head.embedding_dim)
@@ -149,13 +155,17 @@ class ArcFaceModule(L.LightningModule):
         if extra_losses:
             listed = extra_losses if isinstance(extra_losses, list) else [extra_losses]
             self.extra_losses = ExtraLosses(listed, head.embedding_dim, head.num_classes)
+        check_number("teacher_weight", teacher_weight, low=0, low_open=True)
+        self.teacher, self.teacher_weight = None if teacher is None else str(teacher), teacher_weight
+        self.distillation: Distillation | None = None
         self.scores = nn.ModuleDict({split: Scores(split, head.num_classes) for split in ("val", "test")})
         self.data_facts: dict[str, Any] = {}
         sizes: list[Any] = [getattr(backbone, name, None) for name in ("in_channels", "image_size", "image_size")]
         if all(isinstance(size, int) for size in sizes):
             self.example_input_array = torch.zeros(1, *sizes)
         self.specs = {"backbone": spec_of(backbone), "head": spec_of(head)}
-        kept = ("head_lr", "channels_last", "trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor")
+        kept = ["head_lr", "channels_last", "trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor"]
+        kept += ["teacher", "teacher_weight"] if teacher is not None else []
         if self.extra_losses is not None:
             self.loss_specs = restorable(self.extra_losses, head.embedding_dim)
         settings = {**self.specs, "freeze": self.frozen_parts, **{name: getattr(self, name) for name in kept}}
@@ -178,6 +188,9 @@ class ArcFaceModule(L.LightningModule):
         if self.extra_losses is not None:
             extra = self.extra_losses(embeddings, labels)
             loss = loss + self.extra_losses.total(extra)
+        if self.distillation is not None:
+            extra["distillation"] = self.distillation(embeddings, images)
+            loss = loss + self.teacher_weight * extra["distillation"]
         if (self.global_step + 1) % log_interval(self.trainer) == 0:
             self.log("train/loss", loss, prog_bar=True)
             self.log_dict({f"train/{name}": value for name, value in extra.items()})
@@ -205,7 +218,8 @@ class ArcFaceModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer, with the groups of `build_optimizer`, and the schedule if there is one."""
         settings = self.optimizer, self.head_lr, self.backbone_lr_factor
-        optimizer = build_optimizer(self.backbone, self.head, *settings, self.extra_losses)
+        extra = {"extra_losses": self.extra_losses, "distillation": self.distillation}
+        optimizer = build_optimizer(self.backbone, self.head, *settings, extra)
         if self.lr_schedule is None:
             return optimizer
         config = configure_schedule(self.lr_schedule(optimizer), self.trainer)
@@ -219,12 +233,14 @@ class ArcFaceModule(L.LightningModule):
         """Take class counts and facts from the data module; skip label checks that it has already made."""
         data = datamodule_of(self.trainer)
         self.head.check_labels = not getattr(data, "labels_checked", False)
-        if stage != "fit" or data is None:
-            return
-        check_names(data, self.head.num_classes)
-        self.data_facts = plain({**facts_of(data), "seed": run_seed()})
-        if (counts := fact(data, "class_counts")) is not None:
-            self.head.set_class_counts(counts)
+        if stage == "fit" and data is not None:
+            check_names(data, self.head.num_classes)
+            self.data_facts = plain({**facts_of(data), "seed": run_seed()})
+            if (counts := fact(data, "class_counts")) is not None:
+                self.head.set_class_counts(counts)
+        if stage == "fit" and self.teacher is not None and self.distillation is None:
+            width, facts = self.head.embedding_dim, self.data_facts
+            self.distillation = Distillation(read_teacher(self.teacher), width, facts)
 
     def on_fit_start(self) -> None:
         """Read the backbone's initial weights, unless a checkpoint was restored, and only once; compare its images."""

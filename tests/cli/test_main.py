@@ -152,6 +152,11 @@ def test_evaluation_needs_a_checkpoint_and_an_unknown_command_is_named(capsys: p
         assert message in capsys.readouterr().err
 
 
+def test_the_list_of_commands_fits_the_terminal(capsys: pytest.CaptureFixture) -> None:
+    main(["--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_help_is_short_and_does_not_wait_for_torch() -> None:
     code = "import sys; from arcface_pl.cli import main; main(['fit', '--help']); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -180,7 +185,9 @@ def test_print_config_and_help_all(in_folder: Path, capsys: pytest.CaptureFixtur
     assert printed["model"]["head"]["init_args"]["margin"] == 0.4
     assert printed["model"]["head"]["init_args"]["num_classes"] == 10
     main(["fit", "--help_all"])
-    assert "--trainer.accumulate_grad_batches" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "--trainer.accumulate_grad_batches" in told
+    assert told.splitlines()[0].endswith(" fit [flags]")
 
 
 def test_overlays_hold_differences_only() -> None:

@@ -13,10 +13,13 @@ from PIL import Image
 from rich.console import Console
 
 from arcface_pl.data import BatchLoader, DataError, ImageFolderDataModule
+from arcface_pl.data.epochs import Step
 from arcface_pl.data.folders import image_files
 from arcface_pl.data.folders.image_files import FileLoader
 from arcface_pl.data.folders.tree import class_folders, find_images, split_folders
 from arcface_pl.preprocessing import Preprocessor
+
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 def write(path: Path, value: int = 0, size: tuple[int, int] = (20, 16), mode: str = "RGB") -> Path:
@@ -412,6 +415,31 @@ class TestFromMemoryAndFromFiles:
                     assert torch.equal(images, same)
                     assert torch.equal(labels, names)
                     assert images.stride() == same.stride()
+
+    @pytest.mark.parametrize(
+        ("device", "settings"),
+        [
+            ("cpu", {}),
+            ("cpu", {"augment": False}),
+            ("cpu", {"transform": torch.clone}),
+            pytest.param("cuda", {}, marks=ON_GPU),
+            pytest.param("cuda", {"augment": False}, marks=ON_GPU),
+        ],
+    )
+    def test_a_device_finishes_what_workers_read(self, root: Path, device: str, settings: dict[str, Any]) -> None:
+        """The batches are those of images in the device's memory, and cross the bus as uint8 where they can."""
+        there = torch.device(device)
+        expected = made(root, resident=True, **settings).train_dataloader()
+        loader = made(root, resident=False, **settings).train_dataloader()
+        kwargs = {name: getattr(loader, name) for name in ("augmentation", "batch_size", "seed", "normalization")}
+        finishing = FileLoader(loader.pictures, num_workers=2, device=there, shuffle=True, **kwargs)
+        memory = BatchLoader(expected.data.to(there), shuffle=True, **kwargs)
+        for (images, labels), (same, names) in zip(finishing, memory, strict=True):
+            assert images.device.type == labels.device.type == device
+            assert torch.equal(images, same)
+            assert torch.equal(labels, names)
+        made_by_workers = next(iter(finishing._workers.map([Step(torch.arange(3), None)])))[0]
+        assert made_by_workers.dtype == (torch.float32 if "transform" in settings else torch.uint8)
 
     def test_epochs_differ_and_training_differs_from_what_lies_there(self, root: Path) -> None:
         loader = made(root, resident=False).train_dataloader()

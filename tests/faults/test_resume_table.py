@@ -289,7 +289,7 @@ HARMLESS: dict[str, Any] = {
     "data.data_dir": "elsewhere",
     "data.eval_batch_size": 17,
 }
-NOT_HERE = {name for name in RESUMED_SETTINGS if name.startswith("data.")}  # in test_resumed_data.py
+NOT_HERE = {name for name in RESUMED_SETTINGS if name.startswith(("data.", "model.teacher"))}  # have tests of their own
 
 
 @pytest.mark.slow

@@ -329,6 +329,14 @@ def test_labels_fit() -> None:
     assert shorten("Ankle boot") == "Ankle boot"
     assert shorten("transcontinental railway 17") == "transco…ilway 17"
     assert len(shorten("x" * 300)) == 16
+    products = [f"product {number:05d} blue cotton shirt" for number in range(300)]
+    assert shorten(products[17], among=products) == "\N{HORIZONTAL ELLIPSIS}00017\N{HORIZONTAL ELLIPSIS}"
+    people = ["/data/faces/Abraham_Lincoln_000", "/data/faces/Ada_Lovelace_001"]
+    assert [shorten(each, 20, people) for each in people] == [
+        f"\N{HORIZONTAL ELLIPSIS}{each.removeprefix('/data/faces/')}" for each in people
+    ]
+    assert shorten("transcontinental railway 17", among=["transcontinental railway 17"] * 2) == "transco…ilway 17"
+    assert shorten("short", among=["short", "shore"]) == "short"
 
 
 def test_pixels_and_files_are_of_the_size_asked_for(tmp_path: Path) -> None:

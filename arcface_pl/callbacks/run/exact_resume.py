@@ -177,13 +177,13 @@ class ExactResume(L.Callback):
 
 
 def check_networks(module: Any, checkpoint: dict[str, Any]) -> None:
-    """Refuse to resume with another backbone or head, before its weights are found not to fit.
+    """Refuse to resume with another backbone, head, extra loss or teacher, before weights are found not to fit.
 
     Raises:
         CheckpointError: Names each setting that differs, with both values.
     """
     saved = (checkpoint.get("exact") or {}).get("settings") or {}
-    roles = ("backbone", "head")
+    roles = ("backbone", "head", "extra_losses", "teacher", "teacher_weight")
     networks = {
         name: value for name, value in saved.items() if name.startswith("model.") and name.split(".")[1] in roles
     }

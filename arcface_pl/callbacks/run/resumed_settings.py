@@ -26,6 +26,9 @@ RESUMED_SETTINGS = {
     "model.unfreeze_at_epoch": "refused",
     "model.backbone_lr_factor": "refused",
     "model.extra_losses": "refused",
+    "model.teacher": "harmless",  # the file's place; its content is compared
+    "model.teacher.sha256": "refused",
+    "model.teacher_weight": "refused",
     "model.frozen": "refused",  # the parameters that are frozen before training begins
     "model.update_head_in_backward": "refused",
     "model.head_sample_rate": "applied",
@@ -122,12 +125,19 @@ def differences(saved: Mapping[str, Any], present: Mapping[str, Any], reason: st
 
 
 def network_settings(module: Any) -> dict[str, Any]:
-    """Return class and arguments of backbone and head by full name, as constructed: sharding changes a head's class."""
+    """Return class and arguments of backbone, head and extra losses by full name, and the teacher's hash.
+
+    They are those of the constructor: sharding changes a head's class.
+    """
     found: dict[str, Any] = {}
     for role in ("backbone", "head"):
         network = getattr(module, role, None)
         if isinstance(network, nn.Module):
             found |= _flat(f"model.{role}", getattr(module, "specs", {}).get(role) or spec_of(network))
+    if (extra := getattr(module, "extra_losses", None)) is not None:
+        found |= _nested("model.extra_losses", extra.described())
+    if (distillation := getattr(module, "distillation", None)) is not None:
+        found |= {"model.teacher.sha256": distillation.fingerprint, "model.teacher_weight": module.teacher_weight}
     return found
 
 
@@ -137,8 +147,6 @@ def training_settings(trainer: L.Trainer, module: L.LightningModule) -> dict[str
     for name in ("head_lr", *_FINE_TUNING):
         if hasattr(module, name):
             found[f"model.{name}"] = getattr(module, name)
-    if (extra := getattr(module, "extra_losses", None)) is not None:
-        found |= _nested("model.extra_losses", extra.described())
     if hasattr(module, "update_head_in_backward"):
         found["model.update_head_in_backward"] = _in_backward(trainer, module.update_head_in_backward)
     found["model.freeze"] = getattr(module, "frozen_parts", None)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from arcface_pl.data.augment import ImageChange
+from arcface_pl.data.augment import Augmentation, ImageChange
 from arcface_pl.data.epochs import Batch, Batches, Step
 from arcface_pl.data.folders.workers import Workers
 from arcface_pl.data.labelled import LabelledFiles, LabelledImages
@@ -146,13 +146,14 @@ class FileLoader(Batches):
     """Iterate over batches (images, labels) that are read, augmented and normalized in worker processes.
 
     Workers get the indices and the random parameters of each batch. On a CPU, batches are bit-identical to those of
-    `BatchLoader` with the same images in memory.
+    `BatchLoader` with the same images in memory. A GPU gets the images as uint8, a quarter of the bytes, and augments
+    and normalizes them itself, as it does those in its memory; a ``data.transform`` stays in the workers.
 
     Args:
         pictures: The files and their preprocessing.
         normalization: Mean, standard deviation and order of the channels.
         num_workers: Number of processes; 0 to read in this one.
-        pin_memory: Put batches in page-locked memory, for fast copies to a GPU.
+        device: The GPU of the batches; None leaves them on the CPU.
         **kwargs: Arguments of `Batches`: batch size, order, augmentation, seed, rank.
 
     Raises:
@@ -165,37 +166,48 @@ class FileLoader(Batches):
         *,
         normalization: Normalization,
         num_workers: int,
-        pin_memory: bool = False,
+        device: torch.device | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(pictures.labels, pictures.preprocessor.image_size, **kwargs)
-        self.pictures = pictures
-        make = partial(_make, pictures, self.augmentation, normalization)
+        self.pictures, self.normalization, self.device = pictures, normalization, device
+        self._finishes = device is not None and isinstance(self.augmentation, Augmentation | None)
+        pins = device is not None and device.type == "cuda"
+        make = partial(_read if self._finishes else _make, pictures, self.augmentation, normalization)
         # Processes are kept for training only: those of validation would hold memory in between.
-        self._workers = Workers(make, num_workers, keep=self.shuffle, pin_memory=pin_memory)
+        self._workers = Workers(make, num_workers, keep=self.shuffle, pin_memory=pins)
 
     def batches(self, steps: list[Step]) -> Iterator[Batch]:
-        """Make the batches of ``steps``, in order, on the CPU.
+        """Make the batches of ``steps``, in order.
 
         Raises:
             DataError: If a file cannot be read.
         """
-        for images, labels, unreadable in self._workers.map(steps):
+        for images, labels, draws, unreadable in self._workers.map(steps):
             if unreadable:
                 remedy = "data.check_files true finds such files before training"
                 raise DataError(f"{report_unreadable(unreadable, len(labels))}. {remedy}")
+            if self.device is not None:
+                images, labels = (each.to(self.device, non_blocking=True) for each in (images, labels))
+            if self._finishes:
+                draws = None if draws is None else draws.to(self.device, non_blocking=True)
+                images = network_input(images, self.augmentation, draws, self.normalization)
             yield images, labels
 
 
-def _make(
-    pictures: ImageFiles,
-    augmentation: ImageChange | None,
-    normalization: Normalization,
-    step: Step,
-) -> tuple[Tensor, Tensor, list[Unreadable]]:
+_Made = tuple[Tensor, Tensor, Tensor | None, list[Unreadable]]
+
+
+def _read(pictures: ImageFiles, augmentation: ImageChange | None, normalization: Normalization, step: Step) -> _Made:
+    """Read the images of a step; what else is to be done needs its draws."""
     images, unreadable = pictures.read(step.indices)
-    labels = pictures.labels[step.indices]
-    return network_input(images, augmentation, step.draws, normalization), labels, unreadable
+    return images, pictures.labels[step.indices], step.draws, unreadable
+
+
+def _make(pictures: ImageFiles, augmentation: ImageChange | None, normalization: Normalization, step: Step) -> _Made:
+    """Read, augment and normalize the images of a step."""
+    images, labels, draws, unreadable = _read(pictures, augmentation, normalization, step)
+    return network_input(images, augmentation, draws, normalization), labels, None, unreadable
 
 
 def pixel_statistics(

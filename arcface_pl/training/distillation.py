@@ -1,0 +1,127 @@
+"""Distillation: a small network learns the directions of the embeddings that a trained one has for the same images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arcface_pl.errors import SettingsError, expected
+from arcface_pl.functional.precision import full_precision
+from arcface_pl.preprocessing import Preprocessor, in_order
+from arcface_pl.recognizer.onnx_model import is_onnx, read_onnx
+from arcface_pl.recognizer.pretrained import read_pretrained
+from arcface_pl.recognizer.trained import TrainedModel
+from arcface_pl.seeding import derive_seed, run_seed
+
+_GREY = (0.299, 0.587, 0.114)
+
+
+class Distillation(nn.Module):
+    """The loss ``1 - cos(M student, teacher)``, on average over a batch.
+
+    M is a trained linear map where the widths of the embeddings differ, and the identity where they do not. The teacher
+    is in evaluation mode, has no gradient, and is no part of this module: neither checkpoints nor DDP see it. It gets
+    the student's images, augmented as they are, in its own size, channels, channel order and normalization.
+
+    Args:
+        teacher: The trained model.
+        embedding_dim: D, width of the student's embeddings.
+        facts: Facts about the data, as `ArcFaceModule.data_facts` has them: how its images are normalized.
+
+    Raises:
+        SettingsError: If the teacher was trained on images of another style, such as ink on paper.
+    """
+
+    def __init__(self, teacher: TrainedModel, embedding_dim: int, facts: Mapping[str, Any]) -> None:
+        super().__init__()
+        style = (facts.get("preprocessing") or {}).get("style", teacher.preprocessor.style)
+        if style != teacher.preprocessor.style:
+            accepted = f"a teacher of images of the style {style!r}, that of the data"
+            raise SettingsError(expected("model.teacher", f"one of the style {teacher.preprocessor.style!r}", accepted))
+        self.teacher = _Unregistered(teacher)
+        self.facts = dict(facts)
+        width = teacher.head.embedding_dim
+        self.map = nn.Identity() if width == embedding_dim else nn.Linear(embedding_dim, width, bias=False)
+        if isinstance(self.map, nn.Linear):
+            generator = torch.Generator().manual_seed(derive_seed(run_seed(), "distillation"))
+            nn.init.orthogonal_(self.map.weight, generator=generator)  # keeps the student's cosines
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the teacher's weights and preprocessing."""
+        return self.teacher.model.fingerprint
+
+    def forward(self, embeddings: Tensor, images: Tensor) -> Tensor:
+        """Compute the loss, a scalar in [0, 2].
+
+        Args:
+            embeddings: The student's, (B, D).
+            images: The student's input, (B, C, S, S).
+        """
+        with torch.no_grad():
+            wanted = self.teacher.embed(images, self.facts)
+        with full_precision(embeddings.device):
+            dtype = torch.promote_types(embeddings.dtype, torch.float32)
+            weight = getattr(self.map, "weight", None)
+            mapped = embeddings.to(dtype) if weight is None else F.linear(embeddings.to(dtype), weight.to(dtype))
+            return 1 - F.cosine_similarity(mapped, wanted.to(dtype), dim=1).mean()
+
+
+class _Unregistered:
+    """Holds a teacher out of sight of `nn.Module`, which would save, move and train it."""
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.model = model
+        self._device = torch.device("cpu")
+
+    def embed(self, images: Tensor, facts: Mapping[str, Any]) -> Tensor:
+        """Embed images of the student, (B, C, S, S), with the teacher."""
+        if images.device != self._device:
+            self.model.to(images.device)
+            self._device = images.device
+        sizes = {"in_channels": images.shape[1], "image_size": images.shape[-1]}
+        return self.model.backbone(_translated(images, _prepared(facts, **sizes), self.model.preprocessor))
+
+
+def _prepared(facts: Mapping[str, Any], in_channels: int, image_size: int) -> Preprocessor:
+    """Return how the student's images are prepared; without facts they are pixels from 0 to 1."""
+    kept = {name: facts.get(name) for name in ("preprocessing", "normalization", "dataset_name")}
+    kept["preprocessing"] = {
+        name: value for name, value in (kept["preprocessing"] or {}).items() if name != "eval_transform"
+    }
+    return Preprocessor.from_data_facts(kept, in_channels=in_channels, image_size=image_size)
+
+
+def _translated(images: Tensor, student: Preprocessor, teacher: Preprocessor) -> Tensor:
+    """Turn the input of one network into that of another."""
+    names = ("mean", "std", "channel_order", "in_channels")
+    alike = all(getattr(student, name) == getattr(teacher, name) for name in names)
+    if alike and images.shape[-2:] == (teacher.image_size,) * 2:
+        return images.float()
+    pixels = in_order(images.float(), student.channel_order)
+    pixels = pixels * _column(student.std, pixels) + _column(student.mean, pixels)
+    if teacher.in_channels != pixels.shape[1]:
+        grey = pixels.shape[1] == 1
+        pixels = pixels.expand(-1, 3, -1, -1) if grey else (pixels * _column(_GREY, pixels)).sum(1, keepdim=True)
+    if pixels.shape[-2:] != (teacher.image_size,) * 2:
+        pixels = F.interpolate(pixels, (teacher.image_size,) * 2, mode="bilinear", antialias=True)
+    normalized = (pixels - _column(teacher.mean, pixels)) / _column(teacher.std, pixels)
+    return in_order(normalized, teacher.channel_order)
+
+
+def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+
+
+def read_teacher(path: str | Path) -> TrainedModel:
+    """Open a checkpoint, a folder of `save_pretrained` or an ONNX file with its YAML file beside it.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    if is_onnx(path):
+        return read_onnx(path, {})
+    return read_pretrained(path) if Path(path).is_dir() else TrainedModel.from_checkpoint(path)
