@@ -65,9 +65,9 @@ class ToolParser(argparse.ArgumentParser):
         given = super().parse_args(others, namespace)
         given.networks = networks
         for name in {"model", "checkpoint"} & vars(given).keys():  # before torch is imported
-            check_asked(asked := getattr(given, name), "checkpoint", folders=True)
+            check_asked(asked := getattr(given, name), "MODEL", folders=True)
             if asked in NAMES:
-                find_named(asked, None, "checkpoint")
+                find_named(asked, None, "MODEL")
         return given
 
     def error(self, message: str) -> NoReturn:
