@@ -1,6 +1,7 @@
 """Every exception that tells a user of a mistake or a fault that the user can do something about."""
 
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +81,9 @@ def file_errors() -> Iterator[None]:
         code = errno.errorcode.get(error.errno or 0)
         if code is None or not (isinstance(error, _MENDABLE) or code in _MENDABLE_CODES):
             raise
+        if error.errno == errno.ENOENT and error.filename is None:  # of tempfile
+            given = os.environ.get("TMPDIR")
+            raise UserError(expected("$TMPDIR", given, "a folder that can be written", str(error.strerror))) from error
         raise UserError(f"{error.filename or 'a file of the run'}: {error.strerror}") from error
 
 

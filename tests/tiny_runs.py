@@ -1,5 +1,6 @@
 """Small runs that several tests make, resume and compare."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ QUIET: dict[str, Any] = {
     "use_distributed_sampler": False,
 }
 """A CPU Trainer that prints and writes nothing."""
+
+
+def waiting(mode: str) -> None:
+    """Say what happens where the host waits for a CUDA device: "error" or "default", which is nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that this is a prototype
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 class Largest(TorchDispatchMode):

@@ -3,7 +3,9 @@
 import itertools
 import os
 import re
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,7 +56,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         OSError: If neither works. The file at ``target`` is then unchanged.
     """
     partial = _partial(target)
-    partial.unlink(missing_ok=True)
     try:
         os.link(source, partial)
     except OSError:
@@ -64,10 +65,17 @@ def link_or_copy(source: Path, target: Path) -> None:
         _put(partial, target)
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files that killed writers left in ``folder``."""
+def sweep(folder: Path, older_than: float = 0.0) -> None:
+    """Remove the temporary files that killed writers left in ``folder``.
+
+    Args:
+        folder: The folder.
+        older_than: Seconds since the last write, where others may be writing.
+    """
     for left in folder.glob(f".*{PARTIAL}"):
-        left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process was faster
+            if not older_than or time.time() - left.stat().st_mtime > older_than:
+                left.unlink()
 
 
 def check_writable(folder: Path) -> None:
@@ -160,7 +168,8 @@ def writing(path: str | Path, kind: type[FileError], remedy: str) -> Iterator[No
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}{PARTIAL}")
+    # A name of its own: two hosts that write one file on a shared disk would write into one another's
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
 
 
 def _put(partial: Path, path: Path) -> None:
@@ -168,7 +177,6 @@ def _put(partial: Path, path: Path) -> None:
     if path.name in KEPT and path.exists():
         kept = path.with_name(KEPT[path.name])
         second = _partial(kept)
-        second.unlink(missing_ok=True)
         with suppress(OSError):  # without hard links there is no previous.ckpt
             os.link(path, second)
             _rename(second, kept)

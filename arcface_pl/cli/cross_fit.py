@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from torch import nn
 
+from arcface_pl.callbacks.run.signals import end_at_once, restore
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.command_line import Request
 from arcface_pl.cli.config import BASE_CONFIG, is_class, merge, read_config
@@ -82,7 +83,11 @@ class Refit:
         cli = self._build()
         self.num_trained += 1
         Console(stderr=True).print(f"network {self.num_trained}: training on {data.num_train:,} images")
-        cli.trainer.fit(cli.model, datamodule=data)
+        handlers = end_at_once()  # Lightning's own would end the command with code 0
+        try:
+            cli.trainer.fit(cli.model, datamodule=data)
+        finally:
+            restore(handlers)
         return cli.model.backbone, cli.model.head
 
     def _build(self) -> Any:

@@ -21,6 +21,7 @@ from arcface_pl.heads import HEADS
 # Where what a setting makes impossible is found out as late as in the run itself.
 _LIBRARIES = ("lightning", "torch.optim")
 _RESTORING = ".checkpoint_connector"
+_CLASS_PROBLEM = r"^( *)- Problem with given class_path .*\n(?:\1 +.*\n?)*"
 
 _FACTORIES = {
     "model.optimizer": "an optimizer of torch.optim by name, such as AdamW, or the full path of a class",
@@ -111,6 +112,9 @@ def library_errors(checkpoint: Path | None) -> Iterator[None]:
 
 def _explain(message: str) -> str:
     """Condense jsonargparse's nested report to "full.name: got value; expected ..."; it has no structured one."""
+    # A list of callbacks is tried first, with the class that was named; then a single one, with the base class
+    for other in [*re.finditer(_CLASS_PROBLEM, message, re.MULTILINE)][1:]:
+        message = message.replace(other[0], "")
     keys = re.findall(r'(?:Parser key|Key) "([^"]+)"', message)
     name = ".".join(part for key in keys for part in key.split(".") if part != "init_args")
     classes = re.findall(r"class_path'?[ =:]+'([\w.]+)'", message)
@@ -123,6 +127,8 @@ def _explain(message: str) -> str:
     if required := re.search(r"arguments are required: ([\w.]+)", message):
         full = ".".join(filter(None, (name, required[1])))
         return f"{full}: not set; give --{full}"
+    if form := re.search(r'Not of type \w+: Expected (.*?) but got "?(.*?)"?$', message, re.MULTILINE):
+        return f"{name}: got {form[2]}; expected {form[1]}"
     values = re.findall(
         r"(?:Got value:|Given value:|import path string:|Import path|No module named) (.*?)(?: does not|\. Got|$)",
         message,

@@ -132,7 +132,7 @@ def _evaluate_embeddings(options: Any, data_words: list[str]) -> None:
 def _parser() -> ToolParser:
     listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
     parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
-    parser.add_argument("checkpoint", metavar="CKPT", help=f"{MODEL_HELP}; or a file of embeddings")
+    parser.add_argument("checkpoint", metavar="MODEL", help=f"{MODEL_HELP}; or a file of embeddings")
     parser.add_argument(
         "--pairs", metavar="FILE", help="a list of pairs, such as LFW's pairs.txt, or insightface's lfw.bin"
     )
@@ -165,6 +165,7 @@ def data_of(
         split: "train", "val" or "test", for messages about missing loaders.
         protocol: A fixed protocol, which sets the data.
     """
+    from arcface_pl.cli.drawn_splits import warn_of_trained_images
     from arcface_pl.cli.resume import settings_of_checkpoint
     from arcface_pl.cli.settings import build_data
     from arcface_pl.data import ImageDataModule, PairsDataModule
@@ -176,8 +177,7 @@ def data_of(
         accepted = f"a data module and its settings: {printable(checkpoint.path)} does not say what it was trained on"
         raise SettingsError(expected("--data", None, accepted))
     arguments = settings.get("data", {}).get("init_args", {})
-    if arguments.get("seed") is None:
-        arguments["seed"] = settings.get("seed_everything")  # the validation images are those of the run
+    seed = settings.get("seed_everything") if arguments.get("seed") is None else arguments["seed"]
     named = {name for name, _ in request.flags}
     if protocol is not None:
         if named & {"data", "data.dataset", "data.classes", "data.held_out_classes"}:
@@ -189,12 +189,14 @@ def data_of(
             arguments.pop(name, None)
     preprocessor = model.preprocessor
     sizes = {"in_channels": preprocessor.in_channels, "image_size": preprocessor.image_size}
-    data = build_data(*request.over(merge(read_config(BASE_CONFIG), settings)), sizes)
+    data = build_data(*request.over(merge(read_config(BASE_CONFIG), settings)), sizes, seed)
     if hasattr(data, "use_preprocessing"):
         data.use_preprocessing(preprocessor)
     data.prepare_data()
     if isinstance(data, ImageDataModule | PairsDataModule):
         data.setup("test")
+        if isinstance(data, ImageDataModule) and known:
+            warn_of_trained_images(data, split, checkpoint.path, checkpoint.content.get("data") or {})
     elif not check_loaders(data, {"train": "fit", "val": "validate"}.get(split, "test")):
         accepted = f"a data module with a {split}_dataloader"
         raise SettingsError(expected("--data", type(data).__name__, accepted))

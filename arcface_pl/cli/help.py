@@ -101,7 +101,7 @@ commands and flags; the last needs the extra 'completion'.
     "validate": _evaluation("validate", "Score a checkpoint on the validation split."),
     "test": _evaluation("test", "Score a checkpoint on the test set."),
     "predict": f"""\
-usage: arcface-pl predict CKPT IMAGE... [flags]     (your own pictures)
+usage: arcface-pl predict MODEL IMAGE... [flags]    (your own pictures)
 or     {_evaluation("predict", "Write label, predicted class, cosine and angle of each test image as CSV.")[7:]}
 'arcface-pl predict best x --help' prints the flags for your own pictures.
 """,

@@ -47,9 +47,7 @@ class FramedPictures(NamedTuple):
     errors: dict[Path, str]
 
 
-def read_model(
-    asked: str, root: str | None = None, *, option: str = "checkpoint", announces: bool = True
-) -> CheckpointFile:
+def read_model(asked: str, root: str | None = None, *, option: str = "MODEL", announces: bool = True) -> CheckpointFile:
     """Find and read a trained model in any form.
 
     Args:

@@ -112,7 +112,7 @@ def _cross_fit(
 
 def _parse(words: list[str]) -> "argparse.Namespace":
     parser = ToolParser("inspect", _DESCRIPTION, _EPILOG)
-    parser.add_argument("checkpoint", metavar="CKPT", help=MODEL_HELP)
+    parser.add_argument("checkpoint", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--folds",
         type=number(int, 0, 100, "0 for none, or a number of folds from 2 to 100"),

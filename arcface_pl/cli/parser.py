@@ -64,7 +64,7 @@ class ToolParser(argparse.ArgumentParser):
         given = super().parse_args(others, namespace)
         given.networks = networks
         for name in {"model", "checkpoint"} & vars(given).keys():  # before torch is imported
-            check_asked(getattr(given, name), "checkpoint", folders=True)
+            check_asked(getattr(given, name), "MODEL", folders=True)
         return given
 
     def error(self, message: str) -> NoReturn:

@@ -32,7 +32,7 @@ examples:
   arcface-pl predict best scans/ 'more/*.png' --json
   arcface-pl predict lightning_logs/version_0/checkpoints/best.ckpt scans/ --csv > classes.csv
 
-'arcface-pl predict --ckpt_path CKPT' writes the classes of the test set to predictions.csv instead."""
+'arcface-pl predict --ckpt_path MODEL' writes the classes of the test set to predictions.csv instead."""
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from arcface_pl.callbacks import RunCheckpoint
 from arcface_pl.callbacks.run.exact_resume import ExactResume
+from arcface_pl.callbacks.run.refused import check_left_over
 from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.callbacks.run.run_folder import RunFolder, run_folder
 from arcface_pl.callbacks.run.run_metrics import RunMetrics
@@ -32,6 +33,7 @@ from arcface_pl.checkpoints.runs import NAMES, Run, run_of
 from arcface_pl.cli import report
 from arcface_pl.cli.command_line import Flags, Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
+from arcface_pl.cli.drawn_splits import warn_of_trained_images
 from arcface_pl.cli.error_lines import library_errors
 from arcface_pl.cli.inputs import read_model
 from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_driver_search
@@ -230,6 +232,8 @@ def _fit(cli: ArcFaceCLI, start: _Start) -> None:
 def _train(cli: ArcFaceCLI, start: _Start) -> None:
     trainer: Any = cli.trainer
     module, datamodule = cli.model, cli.datamodule
+    if start.path is None:
+        check_left_over(trainer.callbacks)
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
         datamodule.setup("fit")
@@ -303,6 +307,9 @@ def _evaluate(cli: ArcFaceCLI, start: _Start) -> None:
     if isinstance(datamodule, ImageDataModule):
         datamodule.prepare_data()
         datamodule.setup("test")
+        if trainer.is_global_zero and start.path is not None:
+            split = "val" if command == "validate" else "test"
+            warn_of_trained_images(datamodule, split, start.path, start.trained_on["data"] or {})
         if command != "validate" and not datamodule.num_test:
             got = f"{datamodule.dataset_name} without test images of trained classes"
             remedy = "arcface-pl evaluate measures the held-out classes" if datamodule.held_out_class_names else ""

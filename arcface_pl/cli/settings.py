@@ -146,6 +146,10 @@ class ArcFaceCLI(LightningCLI):
             cls: Any = import_class((config.model.get(key) or {}).get("class_path"))
             if cls in _REFUSED:
                 raise SettingsError(expected(f"model.{key}", cls.__name__, f"another class: {_REFUSED[cls]}"))
+        if self.command != "fit" and "class_path" in (config.get("data") or ()):
+            for name in ("in_channels", "image_size"):
+                trained = config.get(f"model.backbone.init_args.{name}")
+                _fill("data", config.data, name, trained, "the checkpoint's network")
         self.datamodule = _build("data", L.LightningDataModule, config.get("data"))
         key = "model.init_args" if "class_path" in config.model else "model"
         if self.command == "fit" and not isinstance(self.datamodule, ImageDataModule):
@@ -268,13 +272,14 @@ class ArcFaceCLI(LightningCLI):
         return build_optimizer(model.backbone, model.head, model.optimizer, model.head_lr)
 
 
-def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int]) -> Any:
+def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int], seed: int | None = None) -> Any:
     """Build a data module for a trained network.
 
     Args:
         settings: Its class and arguments under ``data``.
         flags: Full name and text of the flags that come after them; only those of ``data`` are read.
         sizes: ``in_channels`` and ``image_size`` of the network, filled in if the class takes them.
+        seed: That of the run, which draws the same validation and test images again; filled in likewise.
 
     Returns:
         The data module.
@@ -287,6 +292,8 @@ def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int])
     config = _parse(parser, {"data": settings["data"]}, [flag for flag in flags if flag[0].startswith("data.")])
     for name, value in sizes.items():
         _fill("data", config.data, name, value, "the checkpoint's network")
+    if config.data.get("init_args.seed") is None:
+        _fill("data", config.data, "seed", seed, "the checkpoint's run")
     datamodule = _build("data", L.LightningDataModule, config.data)
     for name, value in sizes.items():
         found = fact(datamodule, name, value)

@@ -115,6 +115,10 @@ def check_trainer_values(trainer: Mapping[str, Any] | Namespace) -> None:
         if not 0 <= value <= (1 if isinstance(value, float) else LARGEST) or (low_open and value == 0):
             accepted = f"a share up to 1.0 or a number of batches{', above 0' if low_open else ''}"
             raise SettingsError(expected(f"trainer.{name}", value, accepted))
+    for unit in ("epochs", "steps"):
+        least, most = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}")
+        if isinstance(least, int) and isinstance(most, int) and -1 < most < least:
+            raise SettingsError(expected(f"trainer.min_{unit}", least, f"at most trainer.max_{unit}, {most}"))
     clip = trainer.get("gradient_clip_val")
     if isinstance(clip, int | float) and not 0 <= clip < math.inf:
         raise SettingsError(expected("trainer.gradient_clip_val", clip, "a finite number of at least 0"))

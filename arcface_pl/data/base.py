@@ -346,6 +346,10 @@ class ImageDataModule(LightningDataModule, ABC):
             raise RuntimeError("held_out_dataloader: no class is held out; give held_out_classes")
         return self._eval_loader(self._loaded.held_out_val if split == "val" else self._loaded.held_out_test)
 
+    def is_drawn(self, split: str) -> bool:
+        """Whether the images of a split, "val" or "test", are drawn from others by seed and share, after ``setup``."""
+        return split not in self._given
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the batches of this run depend on; stored in its checkpoints."""
         return {

@@ -109,7 +109,8 @@ class PairsDataModule(LightningDataModule):
             DataError: If the list cannot be read, or an image is missing.
         """
         if stage == "fit":
-            raise DataError("PairsDataModule: cannot be trained on; use it with evaluate, or another data module")
+            remedy = "A list of pairs is for arcface-pl evaluate"
+            raise DataError(expected("data", "PairsDataModule", "a data module with training images", remedy))
         if self._found is None:
             self._found = _unpack(self.pairs_file) if self.holds_images else _find(self.root, self.pairs_file)
 
@@ -117,7 +118,7 @@ class PairsDataModule(LightningDataModule):
         """The listed images, in order, with their labels."""
         preprocessor = self._preprocessor
         if preprocessor is None:
-            raise RuntimeError("call use_preprocessing() first")
+            raise RuntimeError("PairsDataModule: call use_preprocessing() before test_dataloader()")
         found = self._ready
         files = list_files((name, -1, label) for name, label in zip(found.names, found.labels, strict=True))
         return FileLoader(

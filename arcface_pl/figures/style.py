@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.errors import printable
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
@@ -73,13 +74,11 @@ def save(figure: "Figure", path: Path, dpi: int = 150) -> None:
         figure.savefig(content, dpi=dpi, format=path.suffix[1:] or "png", metadata={"Software": "arcface_pl"})
     made = [each for each in path.parents if not each.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content.getvalue())
-        partial.replace(path)
+        with replacing(path) as file:
+            file.write(content.getvalue())
     except OSError:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
             for each in made:
                 each.rmdir()
         raise

@@ -45,7 +45,7 @@ class AngularHead(Head):
         if isinstance(scale, str):
             check_choice("scale", scale, ("adacos", "adacos_dynamic", "learnable"))
             if num_classes < 3:
-                raise ValueError(expected("num_classes", num_classes, f"at least 3 for scale={scale!r}"))
+                raise ValueError(expected("scale", scale, f"a number where there are {num_classes} classes"))
             self.first_scale = math.sqrt(2) * math.log(num_classes - 1)
         else:
             check_number("scale", scale, low=0, low_open=True, high=1e6)

@@ -103,6 +103,8 @@ def make(model: TrainedModel, file_format: str, images: Tensor, *, opset: int = 
     except ImportError as error:
         raise ExportError(f"{file_format}: {error.name} is not installed; pip install 'arcface_pl[export]'") from error
     except OSError as error:
+        if tempfile.tempdir is None:  # there is no folder for temporary files
+            raise
         raise ExportError(f"{tempfile.gettempdir()}: cannot be written ({error.strerror})") from error
     return content, parity
 

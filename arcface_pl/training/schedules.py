@@ -47,6 +47,13 @@ class Schedule(LambdaLR):
         """Return what changes from step to step; the length of the run comes from the present Trainer."""
         return schedule_state(super().state_dict())
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at the same step, at the rate that the present length of the run gives it."""
+        super().load_state_dict(state_dict)
+        present = [group["lr"] for group in self.optimizer.param_groups]
+        if self._share_done is None and present == self.get_last_lr():  # else a callback has set other rates
+            self.run_for(self.total_steps)
+
     def _factor_at(self, step: int) -> float:
         if self._share_done is not None:
             return self.factor(min(1.0, self._share_done()))

@@ -97,7 +97,8 @@ def build(task: Task, settings: dict[str, Any]) -> Any:
         "enable_checkpointing": False,
         "max_epochs": task.epochs,
     }
-    trainer["limit_train_batches"] = -(-task.num_images // data["batch_size"])
+    if task.num_images < Task.num_images:
+        trainer["limit_train_batches"] = -(-task.num_images // data["batch_size"])
     trainer["default_root_dir"] = task.data_dir
     trainer["logger"]["init_args"]["log_graph"] = False
     return ArcFaceCLI(settings)
@@ -119,7 +120,7 @@ def under_trainer(make: Callable[[Task], Any]) -> Callable[[Task], Watch]:
             with autocast:
                 return accuracy()
 
-        watch = Watch(int(cli.trainer.limit_train_batches), task.looks, in_its_precision)
+        watch = Watch(-(-task.num_images // cli.datamodule.batch_size), task.looks, in_its_precision)
         cli.trainer.callbacks.append(WatchSteps(watch))
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         return watch
@@ -139,7 +140,7 @@ def bare_loop(task: Task) -> Watch:
     module.head.check_labels = False
     module.lr_schedule = None
     loader, optimizer = data.train_dataloader(), module.configure_optimizers()
-    watch = Watch(int(cli.trainer.limit_train_batches), 0, lambda: 0.0)
+    watch = Watch(-(-task.num_images // data.batch_size), 0, lambda: 0.0)
     for epoch in range(task.epochs):
         loader.set_epoch(epoch)
         watch.start()

@@ -195,7 +195,7 @@ def test_mistakes_and_confusions_are_tables_with_files_and_names(trained: Path, 
 
 def test_a_mistake_ends_in_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for args, message in (
-        (["nosuch.ckpt"], "checkpoint: got 'nosuch.ckpt'; expected a checkpoint's path"),
+        (["nosuch.ckpt"], "MODEL: got 'nosuch.ckpt'; expected a checkpoint's path"),
         (
             [trained, "--protocol", "mnist-8-9"],
             "got a checkpoint trained on 0, 1, 2, 3, 4, 5, 6, 7 of digits; expected one trained",

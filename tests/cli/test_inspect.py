@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +140,19 @@ def test_a_mistake_is_one_line(place: Path, words: list[str], told: str, capsys:
     assert told in error
     assert error.count("\n") == 1
     assert Path("theirs/labels.png").read_bytes() == b"somebody's own work"
+
+
+def test_a_signal_while_a_fold_trains_is_no_success(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's handler of SIGTERM leaves with code 0."""
+    write_model(place / "model.ckpt")
+
+    def send(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(ArcFaceModule, "on_train_start", send)
+    assert call("--folds", "2", "--max_epochs", "1", "--accelerator", "cpu") == 128 + signal.SIGTERM
+    assert not Path("inspect").exists()
 
 
 @pytest.mark.slow

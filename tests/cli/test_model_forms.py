@@ -131,7 +131,7 @@ def test_what_a_form_cannot_do_is_one_line(place: Path, capsys: pytest.CaptureFi
         (["test", "--ckpt_path", "model.onnx", *TEST], "--ckpt_path: got 'model.onnx'; expected a model that test can"),
         (["inspect", "pretrained"], "--data: got None; expected a data module and its settings: pretrained does not"),
         (["inspect", "pretrained", *DIGITS, "--folds", "2"], "--folds: got '2 with pretrained'; expected a checkpoint"),
-        (["evaluate", "model.pt2", *DIGITS], "checkpoint: got 'model.pt2'; expected a checkpoint's path"),
+        (["evaluate", "model.pt2", *DIGITS], "MODEL: got 'model.pt2'; expected a checkpoint's path"),
         (["recognize", "calibrate", "model.safetensors", "people"], "MODEL: got 'model.safetensors'; expected a check"),
         (["evaluate", "people", *DIGITS], "people/config.json: there is no such file; give a folder that"),
     ):

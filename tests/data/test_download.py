@@ -1,6 +1,8 @@
 import os
 import signal
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from loopback import Server
 from made_up import NAMES
 
+from arcface_pl.checkpoints.atomic import PARTIAL
 from arcface_pl.data import DataError
 from arcface_pl.data.sources.catalog import FileSpec
 from arcface_pl.data.sources.download import TimeLimits, download
@@ -83,9 +86,26 @@ def test_every_mirror_is_named_when_all_fail(server: Server, wanted: FileSpec, t
         download(wanted, [server.mirror("403"), server.mirror("404")], tmp_path, LIMITS)
 
 
-def test_what_a_killed_process_left_is_replaced(server: Server, wanted: FileSpec, tmp_path: Path) -> None:
-    (tmp_path / f"{NAME}.part").write_bytes(b"x" * 100)
-    assert fetch(server, wanted, tmp_path, "good") == server.files[NAME]
+def test_what_a_killed_process_left_is_removed(server: Server, wanted: FileSpec, tmp_path: Path) -> None:
+    """But not what another host is downloading at this moment, on a shared disk without locks."""
+    left, growing = (tmp_path / f".{NAME}.{each}{PARTIAL}" for each in ("old", "new"))
+    for path in (left, growing):
+        path.write_bytes(b"x" * 100)
+    os.utime(left, (0, time.time() - LIMITS.total - 10))
+    download(wanted, [server.mirror("good")], tmp_path, LIMITS)
+    assert (tmp_path / NAME).read_bytes() == server.files[NAME]
+    assert not left.exists()
+    assert growing.read_bytes() == b"x" * 100
+
+
+def test_hosts_without_locks_download_the_same_file(server: Server, wanted: FileSpec, tmp_path: Path) -> None:
+    """Each into a file of its own: one that begins late would otherwise empty what another is about to rename."""
+    with ThreadPoolExecutor(8) as pool:
+        mirrors = [server.mirror("good")]
+        for each in [pool.submit(download, wanted, mirrors, tmp_path, LIMITS) for _ in range(8)]:
+            each.result()
+            assert (tmp_path / NAME).read_bytes() == server.files[NAME]
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 @pytest.mark.timeout(20)

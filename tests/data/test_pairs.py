@@ -133,7 +133,7 @@ class TestImages:
             list(ready(root, listing(tmp_path, FACES)).test_dataloader())
 
     def test_there_is_nothing_to_train_on(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="cannot be trained on"):
+        with pytest.raises(DataError, match="got 'PairsDataModule'; expected a data module with training images"):
             PairsDataModule(str(tmp_path), "pairs.txt").setup("fit")
 
     @pytest.mark.parametrize("settings", [{"eval_batch_size": 0}, {"num_workers": -1}])

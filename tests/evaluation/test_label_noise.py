@@ -106,3 +106,15 @@ def test_softmax_centers_are_directions() -> None:
     head.bias.data.copy_(torch.tensor([0.0, 100.0]))
     found = label_angles(at(30), torch.tensor([0]), head)
     assert float(found.score) == pytest.approx(-30, abs=1e-4)
+
+
+def test_twins_at_the_bound_count_and_none_is_minus_one() -> None:
+    # Cosines that are exact in float32
+    small = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0.5, 0.5], [0, 0, -1, 0], [0, 0, 0, -1]])
+    twins, similarity = find_twins(small, [b"0", b"1", b"2", b"3"], torch.arange(4), 0.5)
+    assert twins.tolist() == [1, 0, -1, -1]
+    assert similarity.tolist() == [0.5, 0.5, 0, 0]
+    rows = torch.nn.functional.normalize(torch.randn(40, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    digests = [b"%d" % number for number in range(80)]
+    _, similarity = find_twins(rows.repeat(2, 1), digests, torch.arange(80), 0.9)
+    assert similarity.max() == 1  # not a rounding more

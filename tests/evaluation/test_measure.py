@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from arcface_pl.backbones import FastCNN, IResNet, SimpleCNN
 from arcface_pl.data.sources.catalog import CATALOG
 from arcface_pl.evaluation.measure import (
     NUM_DRAWS,
@@ -302,3 +303,19 @@ def test_one_shot_runs_are_scored_as_a_loop_over_queries_would() -> None:
     assert scores["one_shot_standard_error"] == pytest.approx(np.std(rates, ddof=1) / 3**0.5)
     assert "one_shot_standard_error" not in one_shot(embedded.embeddings, runs[:1])
     assert "one-shot classification: its runs are missing" in evaluate(embedded, list("abcd"), runs=[]).not_measured
+
+
+@pytest.mark.parametrize("network", [SimpleCNN(16), FastCNN(16), IResNet(18, 16, in_channels=1, image_size=28)])
+def test_an_images_result_does_not_depend_on_its_company(network: torch.nn.Module) -> None:
+    """Alone, in batches of any size and in any order it has the same embedding, but for float32's rounding."""
+    generator = torch.Generator().manual_seed(0)
+    images, device = torch.rand(24, 1, 28, 28, generator=generator), torch.device("cpu")
+    found = []
+    for size, order in ((1, torch.arange(24)), (24, torch.arange(24)), (7, torch.randperm(24, generator=generator))):
+        batches = [(images[part], part) for part in order.split(size)]
+        embedded = embed(network.eval(), batches, device)
+        found.append(F.normalize(embedded.embeddings[embedded.labels.argsort()].double(), dim=1))
+    for other in found[1:]:
+        assert ((found[0] * other).sum(1) >= 1 - 1e-7).all()
+        # An eps of float32 for each of a hundred layers
+        assert (found[0] @ found[0].T - other @ other.T).abs().max() <= 100 * 2**-23

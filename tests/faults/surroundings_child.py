@@ -47,6 +47,9 @@ def surround(kind: str) -> None:
     elif kind == "no home, no folder for temporary files":
         os.environ.pop("HOME", None)
         os.environ["TMPDIR"], tempfile.tempdir = "/nonexistent", None
+    elif kind == "read-only folders for temporary files":  # as in a container
+        os.environ["TMPDIR"], tempfile.tempdir = "/proc", None
+        tempfile._candidate_tempdir_list = lambda: ["/proc"]  # type: ignore[attr-defined]
     elif kind == "warnings are errors":
         sys.warnoptions.append("error")
         warnings.resetwarnings()

@@ -15,6 +15,15 @@ SAID = {
     "--model.update_head_in_backward=true --gradient_clip_val=1": "trainer.gradient_clip_val: got 1; expected null",
     "--trainer.callbacks+=RunCheckpoint --trainer.callbacks.signals=[KILL]": "callbacks.signals: got 'KILL'",
     "--trainer.callbacks+=LambdaCallback --trainer.callbacks.on_fit_start=print": "on_fit_start: got print; expected",
+    "--trainer.callbacks+=RunCheckpoint --trainer.callbacks.signals=[15]": "callbacks.signals: got 15; expected str",
+    "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.train_time_interval={seconds:1}": (
+        "trainer.callbacks.train_time_interval: got {'seconds:1': None}; expected a string with form"
+    ),
+    "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.save_top_kk=1": "ModelCheckpoint accepts",
+    "--trainer.callbacks+=ExponentialMovingAverage --trainer.callbacks.decay=2": "callbacks.decay: got 2",
+    "--min_epochs=20": "trainer.min_epochs: got 20; expected at most trainer.max_epochs, 10",
+    "--max_steps=5 --min_steps=6": "trainer.min_steps: got 6; expected at most trainer.max_steps, 5",
+    "--data.classes=[1,2] --model.head.scale=adacos": "model.head.scale: got 'adacos'; expected a number where",
     "--barebones=true --trainer.callbacks=null": "got True; expected false, or --logger false --enable",
 }
 

@@ -132,7 +132,7 @@ def test_words_for_a_scale_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="^scale: got 'learnable'; expected a number"):
         CurricularFaceHead(8, 6, scale="learnable")
     for scale in ("adacos_dynamic", "learnable"):
-        with pytest.raises(ValueError, match=f"^num_classes: got 2; expected at least 3 for scale='{scale}'"):
+        with pytest.raises(ValueError, match=f"^scale: got '{scale}'; expected a number where there are 2 classes"):
             NormalizedSoftmaxHead(8, 2, scale=scale)
     with pytest.raises(
         ValueError, match="^scale: got 'fixed'; expected one of 'adacos', 'adacos_dynamic', 'learnable'"

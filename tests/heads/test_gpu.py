@@ -1,12 +1,12 @@
 """The heads on a CUDA device: the same numbers as on a CPU, and no step that waits for the device."""
 
-import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
+from tiny_runs import waiting
 
 from arcface_pl.heads import HEADS, ArcFaceHead, Head, LinearHead, shard_head
 
@@ -35,27 +35,20 @@ def test_loss_and_gradients_are_those_of_the_cpu(name: str, num_classes: int) ->
         assert (mine - other).norm() <= 1e-5 * other.norm()
 
 
-@contextlib.contextmanager
-def no_waiting() -> Iterator[None]:
-    """Raise where the host waits for the device."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def train_without_waiting(head: Head) -> None:
     head.check_labels = False
     embeddings, labels = (value.cuda() for value in batch(head.num_classes))
     embeddings.requires_grad_()
     head.set_progress(epoch=0.0, step=0, seed=0)
     head.loss(embeddings, labels).backward()
-    with no_waiting():
+    waiting("error")
+    try:
         for step in range(1, 3):
             head.set_progress(epoch=step / 10, step=step, seed=0)
             head.loss(embeddings, labels).backward()
             head.zero_grad(set_to_none=True)
+    finally:
+        waiting("default")
 
 
 @pytest.mark.parametrize("num_classes", [10, 100_000])

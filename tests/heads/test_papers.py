@@ -128,7 +128,7 @@ def test_adacos_scale_is_the_fixed_one() -> None:
     assert heads.CosFaceHead(2, 10, scale="adacos").scale_value == pytest.approx(math.sqrt(2) * math.log(9))
     for num_classes in (1, 2):
         with pytest.raises(
-            ValueError, match=rf"^num_classes: got {num_classes}; expected at least 3 for scale='adacos'"
+            ValueError, match=rf"^scale: got 'adacos'; expected a number where there are {num_classes} classes"
         ):
             heads.ArcFaceHead(2, num_classes, scale="adacos")
 

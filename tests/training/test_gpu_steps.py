@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from tiny_runs import QUIET
+from tiny_runs import QUIET, waiting
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 
@@ -23,14 +23,14 @@ class NoWaiting(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step >= 2:
-            torch.cuda.set_sync_debug_mode("error")
+            waiting("error")
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        torch.cuda.set_sync_debug_mode("default")
+        waiting("default")
         self.steps += 1
 
     def on_exception(self, *_: Any) -> None:
-        torch.cuda.set_sync_debug_mode("default")
+        waiting("default")
 
 
 @pytest.mark.parametrize(

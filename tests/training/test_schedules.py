@@ -60,11 +60,21 @@ def test_state_goes_on_where_it_was_but_not_with_the_old_length() -> None:
         optimizer.step()
         schedule.step()
     longer_optimizer, longer = at(20)
+    longer_optimizer.load_state_dict(optimizer.state_dict())
     longer.load_state_dict(schedule.state_dict())
+    assert longer_optimizer.param_groups[0]["lr"] == longer.get_last_lr()[0] == 1 - 4 / 20  # its first step, too
     longer_optimizer.step()
     longer.step()
     assert longer.last_epoch == 5
     assert longer.get_last_lr() == pytest.approx([1 - 5 / 20])
+
+
+def test_rates_that_something_else_has_set_are_left_alone() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = Cosine(optimizer, 10)
+    optimizer.param_groups[0]["lr"] = 0.125
+    schedule.load_state_dict(schedule.state_dict())
+    assert optimizer.param_groups[0]["lr"] == 0.125
 
 
 class Rates(L.Callback):

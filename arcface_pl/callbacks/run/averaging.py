@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from arcface_pl.callbacks.run.private_apis import count_averages_on_host
+from arcface_pl.functional.checks import check_number
 
 
 class ExponentialMovingAverage(WeightAveraging):
@@ -29,8 +30,7 @@ class ExponentialMovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(f"decay: got {decay!r}, but it takes a number in [0, 1)")
+        check_number("decay", decay, low=0, high=1)
         super().__init__(multi_avg_fn=self._move)
         self.decay = decay
         self.step = 0

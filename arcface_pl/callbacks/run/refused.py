@@ -1,5 +1,6 @@
 """What an `ArcFaceModule` cannot train with: callbacks of Lightning, misspelled monitors, batches of one image."""
 
+import os
 import re
 from collections.abc import Sequence
 from copy import deepcopy
@@ -10,7 +11,7 @@ import torch
 from lightning.pytorch import callbacks as of_lightning
 from torch import nn
 
-from arcface_pl.errors import SettingsError, expected
+from arcface_pl.errors import SettingsError, expected, printable
 
 _REASONS: dict[type[L.Callback], tuple[str, str]] = {
     of_lightning.BackboneFinetuning: (
@@ -47,6 +48,21 @@ def check_callbacks(module: Any, trainer: Any) -> None:
             name = type(callback).__name__
             raise SettingsError(expected("trainer.callbacks", name, f"another callback: {reason[0]}", reason[1]))
     _check_monitors(module, trainer.callbacks)
+
+
+def check_left_over(callbacks: Sequence[L.Callback]) -> None:
+    """Refuse to start a new run where Lightning would resume another from the file of an `OnExceptionCheckpoint`.
+
+    Raises:
+        SettingsError: Names the folder and the file.
+    """
+    for callback in callbacks:
+        if isinstance(callback, of_lightning.OnExceptionCheckpoint) and os.path.exists(path := callback.ckpt_path):
+            accepted = f"a folder without {os.path.basename(path)}, from which Lightning would resume"
+            remedy = f"Resume with --ckpt_path {printable(path)}, or give another folder"
+            raise SettingsError(
+                expected("trainer.callbacks.dirpath of OnExceptionCheckpoint", str(callback.dirpath), accepted, remedy)
+            )
 
 
 def check_batch_norm(module: Any, batch_size: Any) -> None:

@@ -1,10 +1,8 @@
 """Download a file so that it is either there in full, with the right checksum, or not there at all."""
 
-import contextlib
 import hashlib
 import http.client
 import logging
-import os
 import queue
 import threading
 import time
@@ -13,11 +11,12 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from arcface_pl.checkpoints.atomic import replacing, sweep
 from arcface_pl.data.sources.catalog import FileSpec
 from arcface_pl.errors import DataError
 
@@ -48,8 +47,8 @@ class _MirrorError(Exception):
 def download(file: FileSpec, mirrors: Sequence[str], folder: Path, limits: TimeLimits) -> None:
     """Download a file from the first mirror that has it.
 
-    The file is written as ``<name>.part`` and renamed once its checksum is right. Call it from one process at a time
-    per folder.
+    The file is written under a temporary name and renamed once its checksum is right. Several processes or hosts that
+    download it into one folder do not disturb one another; a lock of the caller's spares the traffic.
 
     Args:
         file: Name and checksum.
@@ -60,24 +59,21 @@ def download(file: FileSpec, mirrors: Sequence[str], folder: Path, limits: TimeL
     Raises:
         DataError: If no mirror has the file (lists each mirror with its reason), or the folder cannot be written.
     """
-    part = folder / f"{file.name}.part"
     reasons = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder, older_than=limits.total)
         for url in (mirror + file.name for mirror in mirrors):
             try:
-                _fetch(url, file.md5, part, limits)
+                with replacing(folder / file.name) as stream:
+                    _fetch(url, file.md5, stream, limits)
             except _MirrorError as error:
                 reasons.append(f"{url}: {error}")
                 _LOG.info("%s: %s", url, error)
             else:
-                os.replace(part, folder / file.name)
                 return
     except OSError as error:
         raise DataError(f"{folder / file.name}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
     raise DataError("; ".join(reasons))
 
 
@@ -87,14 +83,14 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _fetch(url: str, md5: str, part: Path, limits: TimeLimits) -> None:
-    """Write the content of ``url`` to ``part`` and sync it; raises _MirrorError if it does not have that md5."""
+def _fetch(url: str, md5: str, stream: BinaryIO, limits: TimeLimits) -> None:
+    """Write the content of ``url`` to ``stream``; raises _MirrorError if it does not have that md5."""
     deadline = time.monotonic() + limits.total
     digest, received, fault = hashlib.md5(usedforsecurity=False), 0, ""
     with _open(url, limits) as response:
         length = response.headers.get("Content-Length", "")
         announced = int(length) if length.isdecimal() else None
-        with part.open("wb") as stream, _progress(url, announced) as progress:
+        with _progress(url, announced) as progress:
             while True:
                 try:
                     chunk = response.read1(_CHUNK)
@@ -111,8 +107,6 @@ def _fetch(url: str, md5: str, part: Path, limits: TimeLimits) -> None:
                     raise _MirrorError(f"not done after {limits.total:g} s")
                 if received > _MAX_BYTES:
                     raise _MirrorError(f"sent more than {_MAX_BYTES} bytes")
-            stream.flush()
-            os.fsync(stream.fileno())
     if digest.hexdigest() == md5:  # even where the server announced another length
         return
     if fault or (announced and received < announced):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.sources.catalog import DatasetSpec, FileSpec
 from arcface_pl.data.sources.cifar import read_batches
@@ -168,15 +169,13 @@ def _unpack(spec: DatasetSpec, archive: FileSpec, root: Path, limits: TimeLimits
         folder.mkdir(exist_ok=True)
         with tarfile.open(path) as tar:
             for file in spec.files:
-                part = folder / f"{file.name}.part"
                 member = tar.extractfile(f"{spec.folder}/{file.name}")
                 if member is None:
                     raise KeyError(f"{file.name} is not a file")
-                with member, part.open("wb") as stream:
+                with member, replacing(folder / file.name) as stream:
                     shutil.copyfileobj(member, stream)
-                os.replace(part, folder / file.name)
     except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be unpacked: {error}") from None
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    path.unlink()
+    path.unlink(missing_ok=True)  # another host may have been faster
