@@ -1,6 +1,7 @@
 """The package's own structure: public names, the rooms and the order in which they may import one another."""
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,3 +127,9 @@ def test_no_two_files_share_a_name() -> None:
             by_name[path.stem].append(str(path.relative_to(PACKAGE).parent))
     doubles = {name: places for name, places in by_name.items() if len(places) > 1}
     assert all(set(places) == {"metrics", "metrics/functional"} for places in doubles.values()), doubles
+
+
+def test_each_kind_of_fault_is_in_the_table() -> None:
+    tests = Path(__file__).parent
+    listed = re.findall(r"^\| `(test_\w+\.py)` \| .* \| \d+ \|$", (tests / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (tests / "faults").glob("test_*.py"))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def find_checkpoint(
-    asked: str, root: str | None = None, *, option: str = "checkpoint", announces: bool = True
+    asked: str, root: str | None = None, *, option: str = "checkpoint", announces: bool = True, mapped: bool = False
 ) -> "CheckpointFile":
     """Find and read a checkpoint.
 
@@ -28,6 +28,7 @@ def find_checkpoint(
         root: Where runs are looked for, see `known_runs`; unset: the current folder.
         option: Name of the setting that ``asked`` was given to, for messages.
         announces: Print to standard error which file a name stands for, and its age.
+        mapped: See `read_checkpoint`.
 
     Returns:
         Its path and content, so that it is read once per command.
@@ -42,8 +43,8 @@ def find_checkpoint(
         if os.path.isfile(asked) and Path(asked).suffix in (".onnx", ".pt2"):
             raise SettingsError(expected(option, asked, ACCEPTED, "An exported file is not a checkpoint"))
         check_asked(asked, option)
-        return CheckpointFile(Path(asked), read_checkpoint(asked))
-    chosen = _read(find_named(asked, root, option), asked)
+        return CheckpointFile(Path(asked), read_checkpoint(asked, mapped=mapped))
+    chosen = _read(find_named(asked, root, option), asked, mapped)
     if announces:
         print(f"{asked}: {printable(chosen.path)} ({age(chosen.path)} old)", file=sys.stderr)  # noqa: T201
     return chosen
@@ -105,11 +106,11 @@ def newest_run(asked: str, root: Path, option: str) -> Path:
     return newest[0].folder / "checkpoints"
 
 
-def _read(path: Path, asked: str) -> "CheckpointFile":
+def _read(path: Path, asked: str, mapped: bool) -> "CheckpointFile":
     from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
 
     try:
-        return CheckpointFile(path, read_checkpoint(path))
+        return CheckpointFile(path, read_checkpoint(path, mapped=mapped))
     except CheckpointError as error:
         good = _newest_good(path.parent, damaged=path)
         if asked == "last-good" and good is not None:

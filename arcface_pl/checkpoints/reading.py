@@ -1,7 +1,9 @@
 """Safe reading of checkpoints: checked for damage, then for content; no code that a file names can run."""
 
+import ctypes
 import math
 import os
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -31,6 +33,9 @@ _WHITE = 255  # of pixels that are not scaled to 0 to 1
 _END_RECORD = 22  # bytes of a ZIP archive's last record, without its comment
 # torch.load reads nothing for an entry with this bit and returns uninitialized memory, which no checksum reveals
 _DOS_FOLDER = 0x10
+_PAGE_OUT = 21  # madvise's advice that changes no content, neither of a file nor of other memory
+LARGE = 1 << 26
+"""Bytes of tensors that stay in a mapped file."""
 _EARLIER = "use an earlier checkpoint"
 _OURS = "use a checkpoint written by arcface_pl"
 
@@ -47,11 +52,13 @@ class CheckpointFile(NamedTuple):
     content: dict[str, Any]
 
 
-def read_checkpoint(path: str | Path | CheckpointFile) -> dict[str, Any]:
+def read_checkpoint(path: str | Path | CheckpointFile, *, mapped: bool = False) -> dict[str, Any]:
     """Read a checkpoint of an `ArcFaceModule` onto the CPU.
 
     Args:
         path: The file, or one that was read before, whose content is returned.
+        mapped: Leave tensors of 64 MiB and more in the file, of which only the parts that are used are read. Check
+            those with `is_finite`, and copy what outlives the file.
 
     Returns:
         The checkpoint's dictionary, with ``state_dict`` and ``hyper_parameters``.
@@ -69,14 +76,48 @@ def read_checkpoint(path: str | Path | CheckpointFile) -> dict[str, Any]:
     _check_archive(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # about formats that are refused here anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a hostile file can make torch raise anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             path, f"it holds more than tensors and plain values, or is damaged ({reason})", "do not use it"
         ) from error
-    _check_content(path, content)
+    _check_content(path, content, mapped)
+    if mapped:
+        _copy_small(content)
     return content
+
+
+def _copy_small(content: Any) -> None:
+    """Copy tensors that are not `_large` out of the file that they are mapped from."""
+    for _, container in nested(content):
+        if isinstance(container, dict | list):
+            for key, value in container.items() if isinstance(container, dict) else enumerate(container):
+                if isinstance(value, Tensor) and not _large(value):
+                    container[key] = value.clone()
+
+
+def release(tensor: Tensor) -> None:
+    """Let the system take back the memory of a mapped tensor; its numbers are read from the file again if needed.
+
+    Where the system cannot (it is not Linux, or older than 5.4), the memory is held until the tensor is gone.
+    """
+    if sys.platform != "linux":
+        return
+    page = os.sysconf("SC_PAGESIZE")
+    start = -(-tensor.data_ptr() // page) * page
+    size = (tensor.data_ptr() + tensor.numel() * tensor.element_size() - start) // page * page
+    if size > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _PAGE_OUT)
+
+
+def has_large(content: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint has tensors that stay in the file if it is mapped."""
+    return any(isinstance(value, Tensor) and _large(value) for _, value in nested(content))
+
+
+def _large(tensor: Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() >= LARGE
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -119,7 +160,7 @@ def _fills(archive: zipfile.ZipFile, path: Path) -> bool:
     return at_end and min((entry.header_offset for entry in archive.infolist()), default=0) == 0
 
 
-def _check_content(path: Path, content: Any) -> None:
+def _check_content(path: Path, content: Any, mapped: bool) -> None:
     if not isinstance(content, dict):
         raise CheckpointError(path, f"it holds a {type(content).__name__}, not a checkpoint", _OURS)
     version = content.get("format_version", 0)
@@ -134,7 +175,10 @@ def _check_content(path: Path, content: Any) -> None:
     for name, value in nested(content):
         if isinstance(value, dict) and (named := [key for key in _NAMES_CODE if key in value]):
             raise CheckpointError(path, f"{name or 'it'} names code to run ({named[0]})", "do not use it")
-        if isinstance(value, Tensor) and (wrong := _fault_of(value, finite=name.split(".")[0] in _FINITE)):
+        if not isinstance(value, Tensor):
+            continue
+        is_read = not (mapped and _large(value))
+        if wrong := _fault_of(value, finite=is_read and name.split(".")[0] in _FINITE):
             raise CheckpointError(path, f"{name} {wrong}", _EARLIER)
     for name, value in content["state_dict"].items():
         if not isinstance(name, str) or not isinstance(value, Tensor):

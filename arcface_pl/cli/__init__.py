@@ -189,7 +189,8 @@ def _is_stuck(stream: TextIO | None, error: Exception) -> bool:
     """Whether what was printed cannot be written."""
     try:
         if stream is not None:
-            if isinstance(error, OSError) and error.filename is None:  # perhaps of a print, whose text is lost by now
+            # Perhaps of a print, whose text is lost by now; "not found" is tempfile's
+            if isinstance(error, OSError) and error.filename is None and not isinstance(error, FileNotFoundError):
                 stream.write("\n")
             stream.flush()
     except OSError:

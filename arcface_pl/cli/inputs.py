@@ -47,7 +47,9 @@ class FramedPictures(NamedTuple):
     errors: dict[Path, str]
 
 
-def read_model(asked: str, root: str | None = None, *, option: str = "MODEL", announces: bool = True) -> CheckpointFile:
+def read_model(
+    asked: str, root: str | None = None, *, option: str = "MODEL", announces: bool = True, mapped: bool = False
+) -> CheckpointFile:
     """Find and read a trained model in any form.
 
     Args:
@@ -56,6 +58,7 @@ def read_model(asked: str, root: str | None = None, *, option: str = "MODEL", an
         root: See `find_checkpoint`.
         option: See `find_checkpoint`.
         announces: See `find_checkpoint`.
+        mapped: See `read_checkpoint`.
 
     Raises:
         UserError: If there is none, or it cannot be used.
@@ -64,7 +67,7 @@ def read_model(asked: str, root: str | None = None, *, option: str = "MODEL", an
         return CheckpointFile(Path(asked), {})
     if os.path.isdir(asked) or (asked.endswith(".safetensors") and os.path.isfile(asked)):
         return as_checkpoint(asked)
-    return find_checkpoint(asked, root, option=option, announces=announces)
+    return find_checkpoint(asked, root, option=option, announces=announces, mapped=mapped)
 
 
 def open_model(model: str | CheckpointFile, networks: Sequence[str] = ()) -> TrainedModel:

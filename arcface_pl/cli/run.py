@@ -28,7 +28,7 @@ from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
 from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
 from arcface_pl.checkpoints.network import is_known
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
-from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
+from arcface_pl.checkpoints.reading import CheckpointFile, has_large, read_checkpoint
 from arcface_pl.checkpoints.runs import NAMES, Run, run_of
 from arcface_pl.cli import report
 from arcface_pl.cli.command_line import Flags, Request, parse_command_line
@@ -120,6 +120,7 @@ def _merge_settings(request: Request) -> tuple[dict[str, Any], Flags, Checkpoint
         settings, flags = _over_checkpoint(request, base, found)
     elif command == "fit":
         settings, flags = _over_initial_backbone(request, base, settings, flags)
+        flags = _resolve_teacher(settings, flags)
     else:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
     precision = _last(settings, flags, "precision")
@@ -134,11 +135,11 @@ def _find(command: str, asked: str, root: str | None) -> CheckpointFile:
         if is_onnx(asked):
             remedy = "arcface-pl evaluate and embed take an ONNX file"
             raise SettingsError(expected("--ckpt_path", asked, f"a model that {command} can build", remedy))
-        return read_model(asked, root, option="--ckpt_path")
+        return read_model(asked, root, option="--ckpt_path", mapped=True)
     if os.path.isfile(os.path.join(asked, CONFIG)):
         remedy = f"--model.init_from {printable(asked)} starts a new run from the weights in this folder"
         raise SettingsError(expected("--ckpt_path", asked, "a checkpoint, whose run is resumed", remedy))
-    return find_checkpoint(asked, root, option="--ckpt_path", announces=False)
+    return find_checkpoint(asked, root, option="--ckpt_path", announces=False, mapped=True)
 
 
 def _over_checkpoint(request: Request, base: dict[str, Any], found: CheckpointFile) -> tuple[dict[str, Any], Flags]:
@@ -154,6 +155,19 @@ def _over_checkpoint(request: Request, base: dict[str, Any], found: CheckpointFi
     settings, flags = request.over(merge(base, layer))
     specs = found.content["hyper_parameters"]
     return settings, name_networks(found.path, specs, settings, flags, configured_networks(found))
+
+
+def _resolve_teacher(settings: dict[str, Any], flags: Flags) -> Flags:
+    """Turn ``model.teacher`` best or last into a path, before this run is the newest."""
+    root = _last(settings, flags, "default_root_dir")
+
+    def resolved(value: Any) -> Any:
+        return str(find_checkpoint(value, root, option="model.teacher").path) if value in NAMES else value
+
+    model = settings["model"].get("init_args", settings["model"])
+    if "teacher" in model:
+        model["teacher"] = resolved(model["teacher"])
+    return [(name, resolved(text) if name == "model.teacher" else text) for name, text in flags]
 
 
 def _over_initial_backbone(
@@ -185,7 +199,8 @@ def _last(settings: dict[str, Any], flags: Sequence[tuple[str, str]], name: str)
 
 def _start_from(found: CheckpointFile, cli: ArcFaceCLI) -> _Start:
     """Hand a checkpoint to the Trainer, and to the data module the preprocessing that its network expects."""
-    DurableCheckpointIO.install(cli.trainer.strategy, found)  # the Trainer need not read it again
+    # The Trainer need not read it again, unless large tensors stay in the file: a sharded head takes its rows of them
+    DurableCheckpointIO.install(cli.trainer.strategy, None if has_large(found.content) else found)
     facts = found.content.get("data") or {}
     if cli.command != "fit" and facts.get("preprocessing"):
         preprocessing = Preprocessor.from_data_facts(facts, in_channels=0, image_size=0)  # the sizes are in it
@@ -289,7 +304,7 @@ def _train(cli: ArcFaceCLI, start: _Start) -> None:
 def _notices(datamodule: Any, best: Path | None) -> list[str]:
     saved = None
     with suppress(CheckpointError):  # of a module that is not an ArcFaceModule
-        saved = None if best is None else read_checkpoint(best).get("calibration")
+        saved = None if best is None else read_checkpoint(best, mapped=True).get("calibration")
     threshold = None if saved is None else Calibration.from_dict(saved).notice
     return [*fact(datamodule, "notices", ()), *([] if threshold is None else [threshold])]
 

@@ -12,7 +12,7 @@ from arcface_pl.heads.elasticface import ElasticFaceHead
 from arcface_pl.heads.in_backward import InBackwardAdam, InBackwardSGD, InBackwardUpdate
 from arcface_pl.heads.magface import MagFaceHead
 from arcface_pl.heads.margin import MarginHead
-from arcface_pl.heads.sharded import ShardedHead, shard_head
+from arcface_pl.heads.sharded import ShardedHead, ShardRows, shard_head
 from arcface_pl.heads.softmax import LinearHead, NormalizedSoftmaxHead
 from arcface_pl.heads.sphereface import SphereFaceHead
 
@@ -51,6 +51,7 @@ __all__ = [
     "MagFaceHead",
     "MarginHead",
     "NormalizedSoftmaxHead",
+    "ShardRows",
     "ShardedHead",
     "SphereFaceHead",
     "deferred_centers",

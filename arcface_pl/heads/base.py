@@ -16,7 +16,7 @@ from arcface_pl.functional.loss import Reduction
 from arcface_pl.functional.products import PRECISIONS, Precision
 from arcface_pl.functional.scoring import HeadScores, LogitsOf, logit_scores, predict
 from arcface_pl.functional.terms import WHOLE_CELLS
-from arcface_pl.heads.centers import CenterDraw
+from arcface_pl.heads.centers import CENTER_INITS, CenterDraw, CenterInit
 
 ClassWeights = Literal["equal", "balanced"] | list[float]
 
@@ -37,6 +37,8 @@ class Head(nn.Module):
         non_target_precision: Operands of the matrix products of the non-target classes in a loss over many classes:
             "float32", "tf32" on CUDA devices (no effect elsewhere), or "bfloat16"; sums are float32, and the target's
             angle stays exact. Scores and predictions do not depend on it.
+        center_init: Distribution of the initial centers: "xavier", uniform, of a length that falls with C; "normal",
+            N(0, 0.01^2), as in insightface; or "unit", of length 1.
     """
 
     __signature__: ClassVar[inspect.Signature]
@@ -55,6 +57,7 @@ class Head(nn.Module):
         label_smoothing: float = 0.0,
         class_weights: ClassWeights = "equal",
         non_target_precision: Precision = "float32",
+        center_init: CenterInit = "xavier",
     ) -> None:
         super().__init__()
         check_count("embedding_dim", embedding_dim, low=1)
@@ -62,16 +65,18 @@ class Head(nn.Module):
         check_count("sub_centers", sub_centers, low=1)
         check_number("label_smoothing", label_smoothing, low=0, high=1)
         check_choice("non_target_precision", non_target_precision, PRECISIONS)
+        check_choice("center_init", center_init, CENTER_INITS)
         self.embedding_dim = embedding_dim
         self.num_classes = num_classes
         self.sub_centers = sub_centers
         self.label_smoothing = label_smoothing
         self.non_target_precision = non_target_precision
+        self.center_init = center_init
         self.check_labels = True
         rows = num_classes * sub_centers
-        self.postponed = CenterDraw.postponed(rows, embedding_dim)
+        self.postponed = CenterDraw.postponed(rows, embedding_dim, center_init)
         self.weight = nn.Parameter(torch.empty(rows, embedding_dim, device="meta" if self.postponed else None))
-        nn.init.xavier_uniform_(self.weight)
+        CenterDraw.fill(self.weight, center_init)
         self.class_weights = class_weights
         self.loss_weights: Tensor | None
         self.register_buffer("loss_weights", _loss_weights(class_weights, num_classes))

@@ -5,10 +5,16 @@ import math
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+CenterInit = Literal["xavier", "normal", "unit"]
+"""Distributions of the initial centers: Xavier's uniform one; N(0, 0.01^2); uniform directions of length 1."""
+
+CENTER_INITS = get_args(CenterInit)
+_NORMAL_STD = 0.01
 _BLOCK_CELLS = 1 << 20
 _DEFERRED: ContextVar[bool] = ContextVar("deferred_centers", default=False)
 
@@ -37,29 +43,43 @@ def deferred_centers() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class CenterDraw:
-    """How a head's centers are drawn: Xavier's uniform distribution over the whole weight.
+    """How a head's centers are drawn.
 
     Args:
         rows: C * K, centers of all classes.
         dim: D.
         dtype: Of the numbers.
         state: The generator's before the first number.
+        init: See `CenterInit`.
     """
 
     rows: int
     dim: int
     dtype: torch.dtype
     state: Tensor
+    init: CenterInit
 
     @classmethod
-    def postponed(cls, rows: int, dim: int) -> "CenterDraw | None":
+    def postponed(cls, rows: int, dim: int, init: CenterInit) -> "CenterDraw | None":
         """Take the numbers from the generator without keeping them, in `deferred_centers`; None outside of it."""
         if not _DEFERRED.get():
             return None
-        draw = cls(rows, dim, torch.get_default_dtype(), torch.get_rng_state())
+        draw = cls(rows, dim, torch.get_default_dtype(), torch.get_rng_state(), init)
         for _ in draw._blocks(rows, torch.default_generator):
             pass
         return draw
+
+    @classmethod
+    def fill(cls, weight: Tensor, init: CenterInit) -> None:
+        """Draw all centers into ``weight``, (rows, dim); one without memory takes nothing from the generator."""
+        if init == "xavier":
+            nn.init.xavier_uniform_(weight)
+        elif not weight.is_meta:
+            rows, dim = weight.shape
+            draw = cls(rows, dim, weight.dtype, torch.get_rng_state(), init)
+            with torch.no_grad():
+                for first, block in draw._blocks(len(weight), torch.default_generator):
+                    weight[first : first + len(block)] = block
 
     def take(self, rows: slice, dtype: torch.dtype) -> Tensor:
         """Draw some rows, (n, D): numbers before them are drawn a block at a time and dropped."""
@@ -78,4 +98,11 @@ class CenterDraw:
         size = max(1, _BLOCK_CELLS // self.dim)
         buffer = torch.empty(min(size, self.rows), self.dim, dtype=self.dtype, device="cpu")
         for first in range(0, stop, size):
-            yield first, buffer[: min(size, self.rows - first)].uniform_(-bound, bound, generator=generator)
+            block = buffer[: min(size, self.rows - first)]
+            if self.init == "xavier":
+                block.uniform_(-bound, bound, generator=generator)
+            else:
+                block.normal_(0, _NORMAL_STD if self.init == "normal" else 1.0, generator=generator)
+            if self.init == "unit":
+                block.div_(torch.linalg.vector_norm(block, dim=1, keepdim=True))
+            yield first, block

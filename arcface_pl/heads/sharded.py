@@ -25,6 +25,7 @@ from arcface_pl.heads.in_backward import InBackwardUpdate, Rule, in_backward_upd
 from arcface_pl.heads.turns import Turns
 from arcface_pl.seeding import derive_seed
 
+_BLOCK_CELLS = 1 << 22
 CALLS = ("centers", "cosine", "forward", "forward_with_labels", "loss", "predict", "score")
 """Collective calls that a process without samples can take part in."""
 
@@ -85,6 +86,36 @@ def _sharded_class(base: Any) -> "type[ShardedHead]":
     return type(f"Sharded{base.__name__}", (ShardedHead, base), {"base": base, "__module__": base.__module__})
 
 
+class ShardRows:
+    """Stands for a tensor in a checkpoint whose rows are spread over the processes of a sharded head.
+
+    Args:
+        head: The head.
+        local: This process's rows.
+    """
+
+    def __init__(self, head: "ShardedHead", local: Tensor) -> None:
+        self.head, self.local, self.dtype = head, local.detach(), local.dtype
+        self.shape = torch.Size((head.num_classes * head.sub_centers, *local.shape[1:]))
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Yield the rows of all processes in order, a few at a time, on the CPU; collective call.
+
+        All processes have to take all blocks, which share one buffer.
+        """
+        group, device = self.head.group, self.head.weight.device
+        size = max(1, _BLOCK_CELLS // max(1, self.shape[1:].numel()))
+        buffer = self.local.new_empty(size, *self.shape[1:], device=device)
+        for rank in range(group.size):
+            rows = self.head._rows(rank)
+            for start in range(0, rows.stop - rows.start, size):
+                block = buffer[: min(size, rows.stop - rows.start - start)]
+                if rank == group.rank:
+                    block.copy_(self.local[start : start + size])
+                group.broadcast(block, rank)
+                yield block.cpu()
+
+
 class ShardedHead(AngularHead):
     r"""A head whose classes are sharded over processes, each of which trains its rows; made by `shard_head`.
 
@@ -118,10 +149,13 @@ class ShardedHead(AngularHead):
     """The head's class before it was sharded."""
     sample_rate: float
     group: Group
+    state_in_shards: bool
+    """Whether ``state_dict`` has `ShardRows` for the weight instead of gathering it; not for `torch.save`."""
 
     def _begin(self, group: Group, sample_rate: float) -> None:
         self.group, self.sample_rate = group, sample_rate
         self._step_to_draw, self._seed_to_draw = 0, 0
+        self.state_in_shards = False
         self._update: InBackwardUpdate | None = None
         self._meaningless: Tensor | None = None
         self._turns = Turns(group, CALLS)
@@ -330,7 +364,8 @@ class ShardedHead(AngularHead):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.group.size > 1:
-            destination[f"{prefix}weight"] = self.whole(self.weight, "cpu")
+            rows = ShardRows(self, self.weight)
+            destination[f"{prefix}weight"] = rows if self.state_in_shards else self.whole(self.weight, "cpu")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         key = f"{prefix}weight"

@@ -13,6 +13,7 @@ from arcface_pl.functional.products import Precision
 from arcface_pl.functional.scoring import LogitsOf
 from arcface_pl.heads.angular import AngularHead
 from arcface_pl.heads.base import ClassWeights, Head
+from arcface_pl.heads.centers import CenterInit
 
 
 class NormalizedSoftmaxHead(AngularHead):
@@ -45,6 +46,7 @@ class LinearHead(Head):
         label_smoothing: Fraction of the target that is spread evenly over all classes, in [0, 1).
         class_weights: Factor of each sample's loss by its class: "equal", "balanced", or a list, see `Head`.
         non_target_precision: "float32", "tf32" or "bfloat16", see `Head`.
+        center_init: "xavier", "normal" or "unit", see `Head`.
     """
 
     bias: nn.Parameter | None
@@ -58,6 +60,7 @@ class LinearHead(Head):
         label_smoothing: float = 0.0,
         class_weights: ClassWeights = "equal",
         non_target_precision: Precision = "float32",
+        center_init: CenterInit = "xavier",
     ) -> None:
         super().__init__(
             embedding_dim,
@@ -65,6 +68,7 @@ class LinearHead(Head):
             label_smoothing=label_smoothing,
             class_weights=class_weights,
             non_target_precision=non_target_precision,
+            center_init=center_init,
         )
         if not isinstance(use_bias, bool):
             raise ValueError(expected("use_bias", use_bias, "true or false"))

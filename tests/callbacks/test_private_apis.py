@@ -49,6 +49,17 @@ def test_skip_fused_step(kind: Any) -> None:
     assert not private_apis.skip_fused_step(torch.optim.Adam([weight], fused=False), torch.tensor(True))
 
 
+def test_save_in_every_process(make_trainer: Make, tiny_module: Make, tiny_loader: Make, tmp_path: Path) -> None:
+    trainer, saved = make_trainer(max_epochs=1), []
+    trainer.fit(tiny_module(), tiny_loader())
+    private_apis.save_in_every_process(trainer.strategy, lambda *args, **_: saved.append(args))
+    trainer.save_checkpoint(tmp_path / "run.ckpt", weights_only=False)
+    ((strategy, content, path),) = saved
+    assert strategy is trainer.strategy
+    assert "state_dict" in content
+    assert path == tmp_path / "run.ckpt"
+
+
 @pytest.fixture
 def group(tmp_path: Path) -> Any:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)

@@ -13,7 +13,7 @@ from faces import face
 from record_files import write_set
 
 from arcface_pl.cli import main
-from arcface_pl.data import PairsDataModule, RecordDataModule
+from arcface_pl.data import MNISTDataModule, PairsDataModule, RecordDataModule
 from arcface_pl.training.module import ArcFaceModule
 
 PAGE = (Path(__file__).parents[2] / "arcface_pl" / "data" / "COMING_FROM.md").read_text(encoding="utf-8")
@@ -65,8 +65,35 @@ def test_its_python_gives_both_losses_the_same_value(capsys: pytest.CaptureFixtu
     assert ours == pytest.approx(theirs, rel=1e-5)  # at angles near 90 degrees, where the formulas agree
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_its_command_with_a_loss_a_miner_and_a_sampler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("pytorch_metric_learning")
+    (command,) = re.findall(r"arcface-pl (fit .*TripletMarginLoss.*)", PAGE)
+    monkeypatch.chdir(tmp_path)
+    with suppress(SystemExit):
+        main([*shlex.split(command), "--log_every_n_steps", "5"])
+    assert "accuracy" in capsys.readouterr().out
+    (config,) = tmp_path.glob("lightning_logs/*/config.yaml")
+    text = config.read_text()
+    assert "pytorch_metric_learning.losses.TripletMarginLoss" in text
+    assert "margin: 0.2" in text
+    (metrics,) = tmp_path.glob("lightning_logs/*/metrics.csv")
+    assert "train/TripletMarginLoss" in metrics.read_text().splitlines()[0]
+    saved = next(iter(tmp_path.glob("lightning_logs/*/checkpoints/best.ckpt")))
+    again = tmp_path / "copied.ckpt"
+    again.write_bytes(saved.read_bytes())
+    with suppress(SystemExit):  # a copied checkpoint, without its config.yaml, has the losses too
+        main(["fit", "--ckpt_path", str(again), "--max_epochs", "2", "--default_root_dir", str(tmp_path / "again")])
+    assert "accuracy" in capsys.readouterr().out
+    (config,) = tmp_path.glob("again/lightning_logs/*/config.yaml")
+    assert "TripletMarginLoss" in config.read_text()
+
+
 def test_every_setting_that_it_names_exists() -> None:
-    classes = {"model": [ArcFaceModule], "data": [*RecordDataModule.__mro__, PairsDataModule]}
+    classes = {"model": [ArcFaceModule], "data": [*RecordDataModule.__mro__, PairsDataModule, MNISTDataModule]}
     accepted = {
         root: {name for cls in kinds for name in signature(cls.__init__).parameters} for root, kinds in classes.items()
     }

@@ -65,6 +65,10 @@ class TestParts:
         assert labels.equal(torch.arange(5).repeat_interleave(DRAWERS))
         assert data.held_out_dataloader("val") == []
 
+    def test_the_seed_draws_the_alphabets(self) -> None:
+        chosen = {tuple(ready(held_out_classes=1, seed=seed).held_out_class_names) for seed in range(5)}
+        assert len(chosen) > 1
+
     @pytest.mark.parametrize("held_out", [["Greek"], 1, 0.34])
     def test_whole_alphabets_validate(self, held_out: Any) -> None:
         data = ready(held_out_classes=held_out, seed=3)

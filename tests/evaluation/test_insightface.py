@@ -65,6 +65,17 @@ def test_against_the_formulas(count: int, spread: float) -> None:
     assert found == pytest.approx(wanted, abs=1e-12)
 
 
+def test_the_threshold_lies_between_two_steps_of_a_thousandth() -> None:
+    """All impostors are 1.0002 apart: the rate leaves 0 between 1 and 1.001; pairs 0.9995 apart are accepted."""
+    same = np.arange(40) % 2 == 0
+    angle = np.arccos(1 - np.where(same, 0.9995, 1.0002) / 2)
+    rows = np.stack([np.stack([np.ones(40), np.zeros(40)], 1), np.stack([np.cos(angle), np.sin(angle)], 1)], 1)
+    embeddings = torch.from_numpy(rows.reshape(80, 2))
+    pairs = (torch.arange(0, 80, 2), torch.arange(1, 80, 2), torch.from_numpy(same), torch.zeros(40))
+    found = insightface_scores(embeddings, embeddings, pairs)
+    assert (found["tar"], found["far"]) == (1, 0)
+
+
 def test_lines() -> None:
     scores = {"xnorm": 22.5, "accuracy": 0.9985, "accuracy_std": 0.00166, "tar": 0.99, "tar_std": 0.002, "far": 0.001}
     assert insightface_lines("lfw", scores) == [

@@ -45,6 +45,16 @@ def test_every_form_gives_the_same_scores(tmp_path: Path, monkeypatch: pytest.Mo
         assert {kind: found[kind] for kind in wanted.scores} == wanted.scores
 
 
+def test_names_that_are_too_few_name_nothing(tmp_path: Path) -> None:
+    for count in (3, 4):
+        names = ["ann", "bob", "cleo", "dan"][:count]
+        save_file(
+            {"embeddings": ROWS, "labels": LABELS}, tmp_path / "e.safetensors", {"class_names": json.dumps(names)}
+        )
+        found = read_embeddings(tmp_path / "e.safetensors")
+        assert list(found.class_names) == (names if count == 4 else ["0", "1", "2", "3"])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

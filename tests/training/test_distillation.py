@@ -1,5 +1,7 @@
 """A teacher beside the head: the loss, its images, what is saved, and what is refused."""
 
+import shlex
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from tiny_runs import QUIET
 from torch import Tensor
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule, Recognizer
+from arcface_pl.cli import main
 from arcface_pl.errors import CheckpointError, UserError
 from arcface_pl.preprocessing import Preprocessor, normalize_images
 from arcface_pl.recognizer.trained import TrainedModel
@@ -210,3 +213,23 @@ def test_a_missing_teacher_ends_the_run_in_one_line(tmp_path: Path) -> None:
         fit(tmp_path, made(tmp_path / "nowhere.ckpt"))
     with pytest.raises(ValueError, match="teacher_weight: got 0"):
         made(None, teacher_weight=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_the_command_line_finds_the_best_run_as_a_teacher_and_records_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = (
+        "fit --data.dataset digits --model.backbone FastCNN --max_epochs 1 --log_every_n_steps 1 "
+        "--limit_train_batches 3 --enable_progress_bar false --default_root_dir runs"
+    )
+    for words in ([], ["--model.teacher", "best", "--model.backbone.embedding_dim", "16"]):
+        with suppress(SystemExit):
+            main([*shlex.split(short), *words])
+    runs = tmp_path / "runs" / "lightning_logs"
+    assert (
+        "teacher: runs/lightning_logs/version_0/checkpoints/best.ckpt" in (runs / "version_1/config.yaml").read_text()
+    )
+    assert "train/distillation" in (runs / "version_1/metrics.csv").read_text().splitlines()[0]

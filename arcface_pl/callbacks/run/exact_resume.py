@@ -122,6 +122,7 @@ class ExactResume(L.Callback):
         saved = (self._saved or {}).get("settings")
         if saved is None:
             return
+        saved = settings.with_new_arguments(saved, pl_module)
         if settings.swa_took_over(trainer):
             kept = {name: value for name, value in saved.items() if name.startswith("model.lr_schedule")}
             self._present |= kept
@@ -182,7 +183,7 @@ def check_networks(module: Any, checkpoint: dict[str, Any]) -> None:
     Raises:
         CheckpointError: Names each setting that differs, with both values.
     """
-    saved = (checkpoint.get("exact") or {}).get("settings") or {}
+    saved = settings.with_new_arguments((checkpoint.get("exact") or {}).get("settings") or {}, module)
     roles = ("backbone", "head", "extra_losses", "teacher", "teacher_weight")
     networks = {
         name: value for name, value in saved.items() if name.startswith("model.") and name.split(".")[1] in roles

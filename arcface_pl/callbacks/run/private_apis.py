@@ -6,6 +6,8 @@ in ``heads.base``, which alone sees every change of dtype.
 """
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,15 @@ def skip_fused_step(optimizer: Any, skip: Tensor) -> bool:
 def keep_out_of_ddp(module: Any, names: list[str]) -> None:
     """Have DDP neither average the gradients of the named parameters nor broadcast them. DDP has no argument for it."""
     module._ddp_params_and_buffers_to_ignore = names
+
+
+def save_in_every_process(strategy: Any, save: Callable[..., None]) -> None:
+    """Have ``save(strategy, checkpoint, path, ...)`` write checkpoints; every process calls it.
+
+    Lightning calls a checkpoint plugin in the main process alone; only a strategy of another class, which users would
+    have to name, could do otherwise.
+    """
+    strategy.save_checkpoint = partial(save, strategy)
 
 
 def validates_after(trainer: Any, batch_idx: int) -> bool:

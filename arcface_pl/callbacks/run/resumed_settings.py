@@ -141,6 +141,19 @@ def network_settings(module: Any) -> dict[str, Any]:
     return found
 
 
+def with_new_arguments(saved: Mapping[str, Any], module: Any) -> dict[str, Any]:
+    """Return saved settings, and defaults of what backbone and head have taken since an earlier release saved them."""
+    found, present = dict(saved), network_settings(module)
+    for role in ("backbone", "head"):
+        network = getattr(module, role, None)
+        place = f"model.{role}"
+        if isinstance(network, nn.Module) and place in present and saved.get(place) == present[place]:
+            for name, parameter in inspect.signature(type(network)).parameters.items():
+                if f"{place}.{name}" in present and parameter.default is not parameter.empty:
+                    found.setdefault(f"{place}.{name}", parameter.default)
+    return found
+
+
 def training_settings(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
     """Return the settings of optimizers, schedules and callbacks by full name, before training has changed them."""
     found: dict[str, Any] = {}

@@ -7,13 +7,16 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, WeightAveraging
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from arcface_pl.callbacks.run.private_apis import keep_out_of_ddp
-from arcface_pl.errors import SettingsError, expected
-from arcface_pl.heads import Head, ShardedHead, shard_head
+from arcface_pl.callbacks.run.private_apis import keep_out_of_ddp, save_in_every_process
+from arcface_pl.checkpoints.plugin import DurableCheckpointIO
+from arcface_pl.checkpoints.reading import is_finite, nested, release
+from arcface_pl.checkpoints.streamed import streams
+from arcface_pl.errors import CheckpointError, SettingsError, expected
+from arcface_pl.heads import Head, ShardedHead, ShardRows, shard_head
 from arcface_pl.heads.in_backward import Rule, in_backward_update
 
 
@@ -42,6 +45,7 @@ class HeadSharding(L.Callback):
         if stage == "fit":
             check_sharding(pl_module, trainer)
         if isinstance(pl_module.head, ShardedHead):
+            self._save_in_shards(trainer.strategy, pl_module.head)
             return
         shared = pl_module.shard_head and trainer.world_size > 1 and isinstance(trainer.strategy, DDPStrategy)
         # In a lone process nothing moves, but sampling and the update in the backward pass need a ShardedHead.
@@ -51,6 +55,22 @@ class HeadSharding(L.Callback):
         pl_module.head.draw_centers()
         if shared:
             keep_out_of_ddp(pl_module, ["head.weight"])
+            self._save_in_shards(trainer.strategy, pl_module.head)
+
+    def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Let ``state_dict`` gather the centers again: others than the Trainer call it from now on."""
+        if isinstance(pl_module.head, ShardedHead):
+            pl_module.head.state_in_shards = False
+
+    def _save_in_shards(self, strategy: Strategy, head: ShardedHead) -> None:
+        """Have all processes take part in writing a checkpoint, and read only what they need of one."""
+        if head.group.size == 1:
+            return
+        DurableCheckpointIO.install(strategy)
+        plugin = strategy.checkpoint_io
+        if isinstance(plugin, DurableCheckpointIO):  # a plugin of the user's gets whole tensors
+            head.state_in_shards = plugin.mapped = True
+            save_in_every_process(strategy, _take_part)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Hand the optimizer to a head that is updated in the backward pass."""
@@ -71,22 +91,45 @@ class HeadSharding(L.Callback):
     on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Replace this rank's optimizer state of the centers by that of all ranks (collective call)."""
-        if isinstance(pl_module.head, ShardedHead):
-            head = pl_module.head
-            position = _center_position(pl_module.backbone, head)
-            _change_states(checkpoint, position, head.weight.shape, lambda value: head.whole(value, "cpu"))
+        """Replace this rank's optimizer state of the centers by what stands for that of all ranks."""
+        head = pl_module.head
+        if not isinstance(head, ShardedHead) or head.group.size == 1:
+            return
+
+        def change(value: Tensor) -> Any:
+            return ShardRows(head, value) if head.state_in_shards else head.whole(value, "cpu")
+
+        _change_states(checkpoint, _center_position(pl_module.backbone, head), head.weight.shape, change)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Take this rank's part of it."""
-        if isinstance(pl_module.head, ShardedHead):
-            head = pl_module.head
-            shape = torch.Size((head.num_classes * head.sub_centers, head.embedding_dim))
-            _change_states(checkpoint, _center_position(pl_module.backbone, head), shape, head.share)
+        """Take this rank's part of it.
+
+        Raises:
+            CheckpointError: If it is not finite: what stays in the file is checked only here.
+        """
+        head = pl_module.head
+        if not isinstance(head, ShardedHead) or head.group.size == 1:
+            return
+
+        def change(value: Tensor) -> Tensor:
+            mine = head.share(value)
+            copied = mine.clone()
+            release(mine)
+            return copied
+
+        if isinstance(whole := checkpoint["state_dict"].get("head.weight"), Tensor):
+            release(head.share(whole))  # it was loaded already
+        shape = torch.Size((head.num_classes * head.sub_centers, head.embedding_dim))
+        _change_states(checkpoint, _center_position(pl_module.backbone, head), shape, change)
+        states = {key: checkpoint.get(key) for key in ("optimizer_states",)}
+        for name, value in (("state_dict.head.weight", head.weight.detach()), *nested(states)):
+            if isinstance(value, Tensor) and not is_finite(value):
+                path = trainer.ckpt_path or "the checkpoint"
+                raise CheckpointError(path, f"{name} holds numbers that are not finite", "use an earlier checkpoint")
 
 
 def _change_states(
-    checkpoint: dict[str, Any], position: int, shape: torch.Size, change: Callable[[Tensor], Tensor]
+    checkpoint: dict[str, Any], position: int, shape: torch.Size, change: Callable[[Tensor], Any]
 ) -> None:
     for optimizer in checkpoint.get("optimizer_states", []):
         kept = optimizer["state"].get(position, {})
@@ -96,6 +139,15 @@ def _change_states(
         }
         # A new dictionary: the old one is the running optimizer's.
         optimizer["state"] = {**optimizer["state"], **({position: changed} if kept else {})}
+
+
+def _take_part(strategy: Strategy, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    """Write a checkpoint in the main process, with the rows of all."""
+    if strategy.is_global_zero:
+        strategy.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
+    else:
+        with streams(checkpoint):
+            pass
 
 
 def _center_position(backbone: nn.Module, head: Head) -> int:
