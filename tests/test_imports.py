@@ -60,6 +60,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("predict m.ckpt", 2, PARSER),
         ("predict nosuch.ckpt people", 2, PARSER),
         ("export nosuch.ckpt", 2, PARSER),
+        ("predict best people", 2, PARSER),
+        ("evaluate last", 2, PARSER),
         ("predict --help", 0, PARSER),
         ("recognize --help", 0, PARSER),
         ("recognize identify m.ckpt", 2, PARSER),

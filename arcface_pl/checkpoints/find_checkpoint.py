@@ -1,6 +1,6 @@
 """Find the checkpoint that a command was given: by path, or by a name in the newest run.
 
-Imports no Lightning, which takes seconds.
+Imports no Lightning, which takes seconds, and torch only to read a file.
 """
 
 import os
@@ -9,15 +9,18 @@ import time
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
 from arcface_pl.checkpoints.runs import ACCEPTED, NAMES, Run, check_asked, known_runs
 from arcface_pl.errors import CheckpointError, SettingsError, expected, printable
+
+if TYPE_CHECKING:
+    from arcface_pl.checkpoints.reading import CheckpointFile
 
 
 def find_checkpoint(
     asked: str, root: str | None = None, *, option: str = "checkpoint", announces: bool = True, mapped: bool = False
-) -> CheckpointFile:
+) -> "CheckpointFile":
     """Find and read a checkpoint.
 
     Args:
@@ -34,21 +37,37 @@ def find_checkpoint(
         SettingsError: If there is none, or several could be meant.
         CheckpointError: If the file is damaged; for last and best this names the newest one that is not.
     """
+    from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
+
     if asked not in NAMES:
         if os.path.isfile(asked) and Path(asked).suffix in (".onnx", ".pt2"):
             raise SettingsError(expected(option, asked, ACCEPTED, "An exported file is not a checkpoint"))
         check_asked(asked, option)
         return CheckpointFile(Path(asked), read_checkpoint(asked, mapped=mapped))
+    chosen = _read(find_named(asked, root, option), asked, mapped)
+    if announces:
+        print(f"{asked}: {printable(chosen.path)} ({age(chosen.path)} old)", file=sys.stderr)  # noqa: T201
+    return chosen
+
+
+def find_named(asked: str, root: str | None, option: str) -> Path:
+    """Return the file that one of `NAMES` stands for, without opening it.
+
+    Args:
+        asked: last, best or last-good.
+        root: See `known_runs`; unset: the current folder.
+        option: For the message: the setting that it was given to.
+
+    Raises:
+        SettingsError: If there is none, or several could be meant.
+    """
     folder = newest_run(asked, Path(root or "."), option)
     found = _newest_first(folder.glob("*.ckpt") if asked == "last-good" else [folder / f"{asked}.ckpt"])
     if not found:
         there = ", ".join(path.name for path in _newest_first(folder.glob("*.ckpt"))[:3])
         remedy = f"The newest run, {folder.parent}, has {there}, but no {asked}.ckpt. Give the path of the one you mean"
         raise SettingsError(expected(option, asked, ACCEPTED, remedy))
-    chosen = _read(found[0], asked, mapped)
-    if announces:
-        print(f"{asked}: {printable(chosen.path)} ({age(chosen.path)} old)", file=sys.stderr)  # noqa: T201
-    return chosen
+    return found[0]
 
 
 def age(path: Path) -> str:
@@ -87,7 +106,9 @@ def newest_run(asked: str, root: Path, option: str) -> Path:
     return newest[0].folder / "checkpoints"
 
 
-def _read(path: Path, asked: str, mapped: bool) -> CheckpointFile:
+def _read(path: Path, asked: str, mapped: bool) -> "CheckpointFile":
+    from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
+
     try:
         return CheckpointFile(path, read_checkpoint(path, mapped=mapped))
     except CheckpointError as error:
@@ -103,7 +124,9 @@ def _newest_first(paths: Iterable[Path]) -> list[Path]:
     return sorted(filter(os.path.isfile, paths), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
-def _newest_good(folder: Path, damaged: Path) -> CheckpointFile | None:
+def _newest_good(folder: Path, damaged: Path) -> "CheckpointFile | None":
+    from arcface_pl.checkpoints.reading import CheckpointFile, read_checkpoint
+
     for path in _newest_first(folder.glob("*.ckpt")):
         try:
             if path != damaged:

@@ -6,7 +6,8 @@ from typing import Any, NoReturn
 
 from rich.markup import escape
 
-from arcface_pl.checkpoints.runs import check_asked
+from arcface_pl.checkpoints.find_checkpoint import find_named
+from arcface_pl.checkpoints.runs import NAMES, check_asked
 from arcface_pl.cli.program import as_typed, laid_out, program
 from arcface_pl.errors import SettingsError, printable
 
@@ -64,7 +65,9 @@ class ToolParser(argparse.ArgumentParser):
         given = super().parse_args(others, namespace)
         given.networks = networks
         for name in {"model", "checkpoint"} & vars(given).keys():  # before torch is imported
-            check_asked(getattr(given, name), "MODEL", folders=True)
+            check_asked(asked := getattr(given, name), "MODEL", folders=True)
+            if asked in NAMES:
+                find_named(asked, None, "MODEL")
         return given
 
     def error(self, message: str) -> NoReturn:

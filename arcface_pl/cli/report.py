@@ -59,6 +59,11 @@ def counted(trainer: L.Trainer) -> dict[str, float]:
     return exact({name: float(each) for name, each in trainer.callback_metrics.items() if name.endswith(_COUNTS)})
 
 
+def waiting_threads() -> dict[str, str]:
+    """Return how OpenMP's threads wait for one another, as variables have it: speed depends on it, results do not."""
+    return {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
+
+
 def dataset_of(datamodule: Any) -> str:
     """Return the name of the data set, or that of the data module's class."""
     return fact(datamodule, "dataset_name") or type(datamodule).__name__
@@ -120,7 +125,11 @@ def _describe_devices(trainer: L.Trainer, num_threads: int | None) -> str:
     name = torch.cuda.get_device_name() if kind == "CUDA" else kind
     if trainer.world_size > 1:
         return f"{trainer.world_size} x {name}, {type(trainer.strategy).__name__}"
-    return f"{name}, {num_threads or torch.get_num_threads()} thread(s)" if kind == "CPU" else name
+    if kind != "CPU":
+        return name
+    threads = num_threads or torch.get_num_threads()
+    waiting = [f"{variable}={value}" for variable, value in waiting_threads().items() if threads > 1]
+    return ", ".join((f"{name}, {threads} thread(s)", *waiting))
 
 
 def _describe_precision(trainer: L.Trainer, module: Any) -> str:

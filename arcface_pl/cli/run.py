@@ -293,6 +293,7 @@ def _train(cli: ArcFaceCLI, start: _Start) -> None:
         "fit_seconds": seconds,
         "notices": _notices(datamodule, best),
         "versions": report.versions(),
+        "waiting_threads": report.waiting_threads(),
     }
     folder = run_folder(trainer)  # a collective call: every process makes it
     if trainer.is_global_zero:

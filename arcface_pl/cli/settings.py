@@ -24,6 +24,7 @@ from torch.optim import lr_scheduler
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.backbones.adapter import embedding_width
 from arcface_pl.callbacks.run.defaults import check_trainer
+from arcface_pl.callbacks.run.private_apis import put_whole_numbers_first
 from arcface_pl.checkpoints.network import is_known
 from arcface_pl.cli import loss_settings
 from arcface_pl.cli.aliases import meant_by
@@ -54,6 +55,9 @@ _NEEDS: dict[str, Any] = {
         lightning_callbacks.ThroughputMonitor,
     ),
 }
+
+for each in (L.Trainer, lightning_callbacks.ModelPruning, lightning_callbacks.StochasticWeightAveraging):
+    put_whole_numbers_first(each)
 
 # Flags and lists in flags follow the same YAML as config files
 set_loader("arcface_pl", parse_yaml, exceptions=(ValueError,))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from arcface_pl.checkpoints.network import LARGEST_IMAGE
 from arcface_pl.data.agreement import fingerprint
 from arcface_pl.data.augment import PictureAugmentation
 from arcface_pl.data.base import ImageDataModule
@@ -28,6 +29,7 @@ RESIDENT_LIMIT = 2 << 30
 
 _MOST_WORKERS = 8
 _MOST_PROBED = 256
+_MOST_WORKERS = 1024
 
 
 class ImageFilesDataModule(ImageDataModule):
@@ -243,6 +245,8 @@ class ImageFilesDataModule(ImageDataModule):
 
 def _check_images(image_size: int, in_channels: int, mean: list[float] | None, std: list[float] | None) -> None:
     check_count("image_size", image_size, low=4)
+    if image_size > LARGEST_IMAGE:
+        raise ValueError(expected("image_size", image_size, f"at most {LARGEST_IMAGE} pixels"))
     if in_channels not in (1, 3):
         raise ValueError(expected("in_channels", in_channels, "1 for grey or 3 for color"))
     for name, values, other in (("mean", mean, std), ("std", std, mean)):
@@ -257,6 +261,8 @@ def _check_images(image_size: int, in_channels: int, mean: list[float] | None, s
 def _check_reading(num_workers: int | None, check_files: bool, skip_unreadable: bool, resident: Any) -> None:
     if num_workers is not None:
         check_count("num_workers", num_workers, low=0)
+        if num_workers > _MOST_WORKERS:  # starting a hundred thousand takes minutes, and then fails
+            raise ValueError(expected("num_workers", num_workers, f"at most {_MOST_WORKERS} processes"))
     if skip_unreadable and not check_files:
         raise ValueError(expected("skip_unreadable", True, "false, or check_files true"))
     if resident not in ("auto", True, False):

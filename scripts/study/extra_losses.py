@@ -5,7 +5,7 @@
 Each run trains a small network (FastCNN, width 16) on the 830 characters of Omniglot that omniglot.yaml trains
 on, with an ArcFace head alone or with what its way adds, and measures it on the 659 evaluation characters. Weights of
 the losses and other settings are fixed beforehand, the same for all seeds. Every finished run is a row of
-extra_losses.csv, in the order of the seeds; started again, the missing ones follow. At the end it writes
+extra_losses.csv, in the order of the seeds; started again, the missing ones follow. The table is
 extra_losses.md.
 """
 
@@ -270,8 +270,8 @@ def main() -> None:
                     print(f"{run}: {error}", flush=True)
                 else:
                     append_row(path, future.result())
+                    (given.out / "extra_losses.md").write_text(report(read_rows(path, options)), encoding="utf-8")
                     print(future.result(), flush=True)
-    (given.out / "extra_losses.md").write_text(report(read_rows(path, options)), encoding="utf-8")
     if num_failed:
         sys.exit(f"{num_failed} runs failed")
 

@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
+from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
@@ -23,6 +24,19 @@ from arcface_pl.callbacks.run import private_apis
 from arcface_pl.heads import ArcFaceHead
 
 Make = Callable[..., Any]
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("2", 2), ("1.0", 1.0), ("0.5", 0.5), ("null", None)])
+def test_put_whole_numbers_first(monkeypatch: pytest.MonkeyPatch, text: str, value: Any) -> None:
+    hints = inspect.unwrap(L.Trainer.__init__).__annotations__
+    assert {"limit_train_batches", "val_check_interval"} <= set(hints)
+    monkeypatch.setitem(hints, "limit_train_batches", float | int | None)
+    private_apis.put_whole_numbers_first(L.Trainer)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(L.Trainer, "trainer")
+    found = parser.parse_args([f"--trainer.limit_train_batches={text}"]).trainer.limit_train_batches
+    assert found == value
+    assert type(found) is type(value)
 
 
 def test_log_interval(make_trainer: Make) -> None:
@@ -172,7 +186,7 @@ def test_set_rates_and_schedule_state() -> None:
 def test_every_reliance_has_its_test() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     functions = [name for name, value in vars(private_apis).items() if inspect.isfunction(value) and name[0] != "_"]
-    borrowed = {"claim_folder", "unused_path", "rank_zero_only"}
+    borrowed = {"claim_folder", "unused_path", "rank_zero_only", "get_args"}
     assert {"batches_done", "set_rates"} <= {*functions}
     assert not [name for name in functions if name not in borrowed and f"private_apis.{name}" not in text]
 

@@ -1,16 +1,21 @@
 import gc
+import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import TINY_FIT
 
 from arcface_pl.cli import main
 from arcface_pl.cli.machine import stop_driver_search
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_freed_blocks_stay_with_the_process() -> None:
     # A 256 MiB block, touched and freed: by default glibc unmaps it; kept, it still counts as resident.
@@ -71,6 +76,29 @@ def test_waiting_threads_go_to_sleep_unless_the_user_has_a_say(given: dict[str, 
         [sys.executable, "-c", code], env={**unset, **given}, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.splitlines()[-1] == spins
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Leave the next test as many threads as there were."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("in_folder", "threads")
+def test_how_threads_wait_is_printed_and_saved_and_kept_from_no_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for number, spins in enumerate(("1000", "7")):
+        monkeypatch.setenv("GOMP_SPINCOUNT", spins)
+        main(["fit", *TINY_FIT, "--model.num_threads", "2"])
+        assert f"2 thread(s), GOMP_SPINCOUNT={spins}" in capsys.readouterr().out
+        run = Path(f"lightning_logs/version_{number}")
+        assert json.loads((run / "results.json").read_text())["waiting_threads"] == {"GOMP_SPINCOUNT": spins}
+    monkeypatch.setenv("GOMP_SPINCOUNT", "8")  # results do not depend on it: the resume is exact
+    main(["fit", "--ckpt_path", "last", "--max_epochs", "3"])
 
 
 def test_only_imports_and_the_end_go_without_garbage_collection(capsys: pytest.CaptureFixture) -> None:

@@ -527,6 +527,8 @@ class TestUnreadable:
     ("settings", "message"),
     [
         ({"image_size": 3}, "image_size.*got 3"),
+        ({"image_size": 100_000}, "image_size: got 100000; expected at most"),
+        ({"num_workers": 100_000}, "num_workers: got 100000; expected at most 1024 processes"),
         ({"in_channels": 4}, "in_channels: got 4"),
         ({"test_fraction": 0.0}, "test_fraction.*got 0.0"),
         ({"val_fraction": 1.0}, "val_fraction.*got 1.0"),

@@ -53,6 +53,7 @@ def number_of(path: Path) -> int:
     return found["number"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_no_kill_loses_a_checkpoint(folder: Path, moments: random.Random) -> None:
     command = [sys.executable, str(CHILD), str(folder)]

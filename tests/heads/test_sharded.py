@@ -202,6 +202,7 @@ def compare(folder: Path, world: int, cases: list[Case]) -> None:
                 torch.testing.assert_close(part["predictions"][3], made.head.loss(images, labels))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     compare(tmp_path, 2, QUICK)

@@ -5,11 +5,14 @@ imports between rooms keeps two elsewhere: `batches_done` in ``data.base``, and 
 in ``heads.base``, which alone sees every change of dtype.
 """
 
+import functools
+import inspect
+import operator
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -156,3 +159,16 @@ def num_hooks(module: nn.Module) -> int:
     """Return how many hooks a module's forward and backward call; torch can register and remove, but not list them."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return sum(len(getattr(module, kind)) for kind in kinds)
+
+
+def put_whole_numbers_first(cls: type) -> None:
+    """Have jsonargparse try int before float for a constructor's arguments that may be either.
+
+    ``typing`` takes Union[int, float] and Union[float, int] for the same and hands out whichever it made first. With
+    float first, jsonargparse reads ``limit_train_batches: 1``, one batch, as 1.0, all of them.
+    """
+    hints = getattr(inspect.unwrap(cls.__init__), "__annotations__", {})  # type: ignore[misc]
+    for name, hint in hints.items():
+        kinds = get_args(hint)
+        if int in kinds and float in kinds and kinds.index(float) < kinds.index(int):
+            hints[name] = functools.reduce(operator.or_, sorted(kinds, key=lambda kind: kind is not int))
