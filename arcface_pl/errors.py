@@ -81,7 +81,7 @@ def file_errors() -> Iterator[None]:
         code = errno.errorcode.get(error.errno or 0)
         if code is None or not (isinstance(error, _MENDABLE) or code in _MENDABLE_CODES):
             raise
-        if error.errno == errno.ENOENT and error.filename is None:  # of tempfile
+        if error.filename is None and "temporary directory" in str(error.strerror):  # the words of tempfile
             given = os.environ.get("TMPDIR")
             raise UserError(expected("$TMPDIR", given, "a folder that can be written", str(error.strerror))) from error
         raise UserError(f"{error.filename or 'a file of the run'}: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -114,6 +115,17 @@ def test_what_a_user_can_mend_of_a_file_is_one_line(code: str) -> None:
         with pytest.raises(UserError) as caught, file_errors():
             raise OSError(number, os.strerror(number), name)
         assert str(caught.value) == f"{start}: {os.strerror(number)}"
+
+
+def test_no_place_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "nowhere")
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["nowhere"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with (
+        pytest.raises(UserError, match="^[$]TMPDIR: got 'nowhere'; expected a folder"),
+        file_errors(),
+    ):
+        tempfile.mkdtemp()
 
 
 def test_other_errors_of_the_system_pass() -> None:

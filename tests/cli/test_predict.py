@@ -122,16 +122,17 @@ def test_threshold_decides_what_is_unknown(trained: Path, pictures: Path, capsys
     ("words", "message"),
     [
         (["nowhere.ckpt", "a.png"], "There is no such file"),
-        (["best"], "IMAGE"),
-        (["best", "a.png", "--threshold", "2"], "--threshold: got '2'; expected a cosine in [-1, 1]"),
-        (["best", "a.png", "--json", "--csv"], "not allowed with"),
-        (["best", "*.nothing"], "no file matches this one"),
+        (["unread.ckpt"], "IMAGE"),
+        (["unread.ckpt", "a.png", "--threshold", "2"], "--threshold: got '2'; expected a cosine in [-1, 1]"),
+        (["unread.ckpt", "a.png", "--json", "--csv"], "not allowed with"),
+        (["unread.ckpt", "*.nothing"], "no file matches this one"),
     ],
 )
 def test_a_mistake_is_one_line(
     words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("unread.ckpt").touch()
     code, out, err = predict(capsys, *words)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err

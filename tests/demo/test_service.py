@@ -207,16 +207,17 @@ def test_a_failure_is_told_to_all_who_wait_and_the_next_is_served() -> None:
     ("words", "told"),
     [
         (["nowhere.ckpt", "--port", "0"], "There is no such file"),
-        (["best", "--port", "65536"], "--port: got '65536'; expected a port, 0 to 65535"),
-        (["best", "--max_batch", "0"], "--max_batch: got '0'; expected a whole number of at least 1"),
-        (["best", "--host", "256.1.1.1"], "--host: got '256.1.1.1'; expected an address of this machine"),
-        (["best", "--host", "192.0.2.1"], "--host: got '192.0.2.1'; expected an address of this machine"),
+        (["unread.ckpt", "--port", "65536"], "--port: got '65536'; expected a port, 0 to 65535"),
+        (["unread.ckpt", "--max_batch", "0"], "--max_batch: got '0'; expected a whole number of at least 1"),
+        (["unread.ckpt", "--host", "256.1.1.1"], "--host: got '256.1.1.1'; expected an address of this machine"),
+        (["unread.ckpt", "--host", "192.0.2.1"], "--host: got '192.0.2.1'; expected an address of this machine"),
     ],
 )
 def test_a_mistake_is_one_line(
     words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("unread.ckpt").touch()
     with pytest.raises(SystemExit) as ended:
         main(["serve", *words])
     error = capsys.readouterr().err

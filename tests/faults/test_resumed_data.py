@@ -79,6 +79,7 @@ COMMON: dict[str, dict[str, Any]] = {  # of all: what is given, as arguments of 
     "eval_batch_size": {"eval_batch_size": 17},
     "val_fraction": {"val_fraction": 0.3},
     "watch_test": {"watch_test": True},
+    "images_per_class": {"images_per_class": 2},
     "normalize": {"normalize": False},
     "augmentation": {"augmentation": Augmentation(1, 0, 0)},
     "transform": {"transform": invert},

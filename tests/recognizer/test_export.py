@@ -193,9 +193,11 @@ def test_int8_scales_of_other_pictures_are_refused() -> None:
         (["--quantize", "int8", "--format", "safetensors"], "--quantize: got 'int8'; expected no such flag"),
     ],
 )
-def test_a_wrong_flag_is_one_line(words: list[str], told: str, capsys: pytest.CaptureFixture) -> None:
+def test_a_wrong_flag_is_one_line(words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    model = tmp_path / "unread.ckpt"
+    model.touch()
     with pytest.raises(SystemExit):
-        main(["export", "best", *words])
+        main(["export", str(model), *words])
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
