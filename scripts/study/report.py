@@ -203,7 +203,7 @@ def draw_classes(axes: Axes, rows: Sequence[Row], counts: Sequence[int], score: 
     axes.axhline(0, color="0.4", linewidth=1)
     axes.set_xticks(range(len(counts)), [str(count) for count in counts])
     axes.set(xlabel="trained characters", ylabel=f"{name} (points)")
-    axes.set_title(f"ArcFace: {name}; bars: deviation over seeds", fontsize=10)
+    axes.set_title(f"ArcFace: {name}\nbars: deviation over seeds", fontsize=10)
     axes.grid(alpha=0.3)
     if sign > 0:  # the legend of both panels
         axes.legend(frameon=False, fontsize=9)
