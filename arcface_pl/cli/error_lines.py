@@ -113,8 +113,8 @@ def library_errors(checkpoint: Path | None) -> Iterator[None]:
 def _explain(message: str) -> str:
     """Condense jsonargparse's nested report to "full.name: got value; expected ..."; it has no structured one."""
     # A list of callbacks is tried first, with the class that was named; then a single one, with the base class
-    for other in [*re.finditer(_CLASS_PROBLEM, message, re.MULTILINE)][1:]:
-        message = message.replace(other[0], "")
+    for other in reversed([*re.finditer(_CLASS_PROBLEM, message, re.MULTILINE)][1:]):
+        message = message[: other.start()] + message[other.end() :]
     keys = re.findall(r'(?:Parser key|Key) "([^"]+)"', message)
     name = ".".join(part for key in keys for part in key.split(".") if part != "init_args")
     classes = re.findall(r"class_path'?[ =:]+'([\w.]+)'", message)

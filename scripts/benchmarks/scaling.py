@@ -145,7 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"| {size:,} | {measured} | {value:.4g} | {steep} |", flush=True)
             axes.plot(*zip(*points, strict=True), label=measured, **SERIES[number])
         axes.set(xscale="log", yscale="log", xlabel=name, ylabel="bytes" if name == "epochs" else "seconds")
-        axes.legend(frameon=False, fontsize=8)
+        if curves:  # none where all its sizes are above --largest, or the budget is spent
+            axes.legend(frameon=False, fontsize=8)
     if options.figure is not None:
         save(figure, options.figure)
 

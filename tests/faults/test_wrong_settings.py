@@ -28,6 +28,7 @@ def scalars(node: Any, place: str) -> list[str]:
 
 BASE = read_config(BASE_CONFIG)
 PLAIN = ["seed_everything", *(name for part in ("trainer", "model", "data") for name in scalars(BASE[part], part))]
+PLAIN.remove("model.teacher")  # any text: it is read when training begins, and not where a trained model is used
 OF_HEADS = [(head, name) for head, cls in HEADS.items() for name in inspect.signature(cls).parameters]
 # A folder or file may be called [ or .nan
 ARE_TEXT = ("name", "data_dir", "default_root_dir", "save_dir", "model_registry", "init_from")
