@@ -11,30 +11,28 @@ extra_losses.md.
 
 import argparse
 import csv
-import logging
 import multiprocessing
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from characters import CHOOSE_ON, IMAGE_SIZE, Characters, measure, quieten, train
 from pytorch_metric_learning import distances, losses, miners
+from rows import append_row
 from torch import Tensor, nn
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, ExtraLoss, FastCNN, OmniglotDataModule, SmallResNet
-from arcface_pl.evaluation.measure import embed, identification, one_shot
-from arcface_pl.metrics.functional import all_pairs_curve, recall_at_k
+from arcface_pl.evaluation.measure import embed
 from arcface_pl.training.schedules import OneCycle
 
 FIGURES = Path(__file__).parents[1] / "figures"
-HELD_OUT = ["Bengali", "Futurama", "Hebrew", "Korean"]  # as in omniglot.yaml
 WIDTH = 64
 SCORES = {
     "eer": "equal error rate",
@@ -102,20 +100,6 @@ class Run(NamedTuple):
     seed: int
 
 
-@cache
-def drawings() -> Any:
-    """Read the images once per process."""
-    return OmniglotDataModule(image_size=28).load()
-
-
-class Characters(OmniglotDataModule):
-    """Omniglot whose images a process reads once."""
-
-    def load(self) -> Any:
-        """Return the images that the process has."""
-        return drawings()
-
-
 def teacher_of(seed: int, options: Options) -> Path:
     """Return where the teacher of a seed is kept."""
     return Path(options.teachers) / f"teacher_{seed}.ckpt"
@@ -124,13 +108,13 @@ def teacher_of(seed: int, options: Options) -> Path:
 def make_module(run: Run, options: Options) -> ArcFaceModule:
     """Build the network of a run: omniglot.yaml's as a teacher, and a small one otherwise."""
     if run.way == "the teacher":
-        backbone: nn.Module = SmallResNet(128, width=80, num_blocks=2, image_size=28)
+        backbone: nn.Module = SmallResNet(128, width=80, num_blocks=2, image_size=IMAGE_SIZE)
         adam = partial(torch.optim.AdamW, lr=0.004, betas=(0.9, 0.99), weight_decay=0.02, fused=True)
         return ArcFaceModule(backbone, ArcFaceHead(128, 830, margin=0.3, scale=24.0), adam, OneCycle)
     way = WAYS[run.way]
     teacher = teacher_of(run.seed, options) if way.taught else None
     return ArcFaceModule(
-        FastCNN(WIDTH, width=options.width, image_size=28),
+        FastCNN(WIDTH, width=options.width, image_size=IMAGE_SIZE),
         ArcFaceHead(WIDTH, 830, margin=0.3, scale=24.0),
         partial(torch.optim.Adam, lr=0.01, betas=(0.9, 0.98), fused=True),
         OneCycle,
@@ -145,36 +129,20 @@ def execute(run: Run, options: Options) -> dict[str, Any]:
     begun = time.monotonic()
     L.seed_everything(run.seed, verbose=False)
     data = Characters(
-        image_size=28,
+        image_size=IMAGE_SIZE,
         batch_size=256,
         eval_batch_size=1000,
         images_per_class=WAYS[run.way].images_per_class,
-        held_out_classes=list(HELD_OUT),
+        held_out_classes=list(CHOOSE_ON),
     )
     module = make_module(run, options)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = L.Trainer(
-        accelerator=options.accelerator,
-        devices=1,
-        max_epochs=options.epochs,
-        limit_val_batches=0,
-        enable_checkpointing=False,
-        log_every_n_steps=1000,
-        use_distributed_sampler=False,
-        **quiet,  # type: ignore[arg-type]
-    )
-    trainer.fit(module, datamodule=data)
+    trainer = train(module, data, options.epochs, options.accelerator)
     if run.way == "the teacher":
         trainer.save_checkpoint(teacher_of(run.seed, options))
     device = trainer.strategy.root_device
     embeddings, labels = embed(module.backbone.eval().to(device), data.held_out_dataloader("test"), device)
-    on_device = embeddings.to(device)
-    scores = {
-        "eer": all_pairs_curve(on_device, labels, far=()).equal_error_rate()[0],
-        "recall": recall_at_k(on_device, labels),
-        "one_enrolled": identification(on_device, labels)["rank_1_of_1_enrolled"],
-        "one_shot": one_shot(embeddings.cpu(), data.one_shot_runs["test"])["one_shot_accuracy"],
-    }
+    found = measure(embeddings.to(device), labels, data.one_shot_runs["test"])
+    scores = {name: found[name] for name in SCORES}
     settings = {"epochs": options.epochs, "width": options.width}
     return {**run._asdict(), **settings, **scores, "seconds": round(time.monotonic() - begun, 1)}
 
@@ -193,24 +161,6 @@ def read_rows(path: Path, options: Options) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [row for row in rows if (row["epochs"], row["width"]) == (str(options.epochs), str(options.width))]
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Write a row at once, so that a run that is cut off has those before it."""
-    new = not path.is_file()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def quieten() -> None:
-    """Set a process up: one thread, and no remarks."""
-    torch.set_num_threads(1)
-    for name in ("lightning.pytorch", "lightning.fabric", "arcface_pl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
 
 
 def report(rows: list[dict[str, str]]) -> str:

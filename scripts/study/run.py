@@ -10,23 +10,21 @@ with the missing runs. At the end it writes study.md and study.png.
 """
 
 import argparse
-import logging
 import multiprocessing
 import sys
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from characters import CHOOSE_ON, IMAGE_SIZE, Characters, measure, quieten, train
 from report import write_report
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rows import SCORES, Row, append_row, choose, read_rows
-from torch import Tensor
 
 from arcface_pl import ArcFaceModule
 from arcface_pl.backbones import FastCNN
@@ -34,17 +32,15 @@ from arcface_pl.data import OmniglotDataModule
 from arcface_pl.data.classes import ClassSplit
 from arcface_pl.data.parts import Parts
 from arcface_pl.data.sources.catalog import BACKGROUND_ALPHABETS
-from arcface_pl.evaluation.measure import embed, identification, one_shot
+from arcface_pl.evaluation.measure import embed
 from arcface_pl.heads import HEADS
-from arcface_pl.metrics.functional import all_pairs_curve, recall_at_k
 from arcface_pl.seeding import derive_seed
 from arcface_pl.training.schedules import OneCycle
 
 FIGURES = Path(__file__).parents[1] / "figures"
-CHOOSE_ON = ("Bengali", "Futurama", "Hebrew", "Korean")  # as in omniglot.yaml
 ALL = sum(BACKGROUND_ALPHABETS.values())
 MOST = ALL - sum(BACKGROUND_ALPHABETS.get(name, 0) for name in CHOOSE_ON)
-BATCH_SIZE, LEARNING_RATE, IMAGE_SIZE = 256, 0.02, 28
+BATCH_SIZE, LEARNING_RATE = 256, 0.02
 
 NO_MARGIN, NO_SCALE = 0.0, 1.0
 SCALES = (8.0, 16.0, 32.0, 64.0)
@@ -92,13 +88,7 @@ class Options(NamedTuple):
     accelerator: str
 
 
-@cache
-def drawings() -> Any:
-    """Read the images once per process."""
-    return OmniglotDataModule(image_size=IMAGE_SIZE).load()
-
-
-class Characters(OmniglotDataModule):
+class DrawnCharacters(Characters):
     """A number of characters of the trained alphabets, drawn by the seed.
 
     Fewer characters are repeated so that an epoch has as many images as one of all of them.
@@ -115,10 +105,6 @@ class Characters(OmniglotDataModule):
         generator = torch.Generator().manual_seed(derive_seed(self._run_seed, "characters"))
         drawn = torch.randperm(len(trained), generator=generator)[: self.num_characters]
         return ClassSplit([trained[place] for place in drawn.sort().values.tolist()], held_out)
-
-    def load(self) -> Any:
-        """Return the images that the process has."""
-        return drawings()
 
     def load_parts(self) -> Parts:
         """Repeat the training images."""
@@ -168,7 +154,7 @@ def make_head(run: Run) -> Any:
 def execute(run: Run, options: Options) -> Row:
     """Train once and measure; returns a row of the CSV."""
     L.seed_everything(run.seed, verbose=False)
-    data = Characters(
+    data = DrawnCharacters(
         run.num_classes,
         image_size=IMAGE_SIZE,
         batch_size=BATCH_SIZE,
@@ -181,19 +167,7 @@ def execute(run: Run, options: Options) -> Row:
     )
     adam = partial(torch.optim.Adam, lr=LEARNING_RATE, betas=(0.9, 0.98), fused=True)
     module = ArcFaceModule(FastCNN(run.embedding_dim, image_size=IMAGE_SIZE), make_head(run), adam, OneCycle)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = L.Trainer(
-        accelerator=options.accelerator,
-        devices=1,
-        max_epochs=options.epochs,
-        limit_val_batches=0,
-        enable_checkpointing=False,
-        log_every_n_steps=1000,
-        use_distributed_sampler=False,
-        **quiet,  # type: ignore[arg-type]
-    )
-    trainer.fit(module, datamodule=data)
-    device = trainer.strategy.root_device
+    device = train(module, data, options.epochs, options.accelerator).strategy.root_device
     backbone = module.backbone.eval().to(device)
     row = {**run._asdict(), "epochs": options.epochs}
     for split in ("val", "test"):
@@ -203,26 +177,6 @@ def execute(run: Run, options: Options) -> Row:
             found = measure(embeddings.to(device), labels, data.one_shot_runs[split])
         row |= {f"{split}_{name}": found.get(name) for name in SCORES}
     return row
-
-
-def measure(embeddings: Tensor, labels: Tensor, runs: list[Any]) -> dict[str, float]:
-    """Measure verification, retrieval and identification of characters that were not trained on."""
-    identified = identification(embeddings, labels)
-    return {
-        "eer": all_pairs_curve(embeddings, labels, far=()).equal_error_rate()[0],
-        "recall": recall_at_k(embeddings, labels),
-        "one_enrolled": identified["rank_1_of_1_enrolled"],
-        "five_enrolled": identified["rank_1_of_5_enrolled"],
-        "one_shot": one_shot(embeddings.cpu(), runs)["one_shot_accuracy"],
-    }
-
-
-def quieten() -> None:
-    """Set a process up: one thread, and no remarks."""
-    torch.set_num_threads(1)
-    for name in ("lightning.pytorch", "lightning.fabric", "arcface_pl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
 
 
 def work_off(runs: Iterable[Run], options: Options, path: Path, pool: Any, jobs: int, until: float) -> int:

@@ -27,7 +27,7 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     write_archives(tmp_path / "archives", packed)
     monkeypatch.setenv("ARCFACE_PL_DATA_DIR", str(tmp_path / "archives"))
     monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("run", "report", "rows"):
+    for name in ("run", "report", "rows", "characters", "extra_losses"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import run
 
@@ -85,11 +85,11 @@ def test_each_seed_runs_every_cell_before_the_next_seed(study: ModuleType) -> No
 
 def test_fewer_characters_are_drawn_by_the_seed_and_repeated(study: ModuleType) -> None:
     def load(count: int, seed: int) -> Any:
-        data = study.Characters(count, image_size=12, held_out_classes=["Greek"], seed=seed)
+        data = study.DrawnCharacters(count, image_size=12, held_out_classes=["Greek"], seed=seed)
         data.setup("fit")
         return data
 
-    study.drawings.cache_clear()
+    sys.modules["characters"].drawings.cache_clear()
     whole, few = load(5, 0), load(2, 0)
     assert whole.num_train == few.num_train == 100
     assert few.class_names == load(2, 0).class_names
@@ -171,3 +171,18 @@ def test_scores_are_those_of_the_evaluation(study: ModuleType) -> None:
         "five_enrolled": scores["identification"]["rank_1_of_5_enrolled"],
         "one_shot": scores["one_shot"]["one_shot_accuracy"],
     }
+
+
+def test_further_losses_are_compared_with_the_head_alone_seed_by_seed(study: ModuleType) -> None:
+    from extra_losses import WAYS, report
+
+    alone, other = "margin head alone", "batches of pairs"
+    recalls = {(alone, 0): 0.5, (alone, 1): 0.6, (alone, 2): 0.9, (other, 0): 0.51, (other, 1): 0.63}
+    rows = [
+        {"way": way, "seed": str(seed), **dict.fromkeys(("eer", "recall", "one_enrolled", "one_shot"), str(recall))}
+        for (way, seed), recall in recalls.items()
+    ]
+    lines = report(rows).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == [f"| {way}" for way in WAYS if way in (alone, other)]
+    spread = statistics.stdev([51, 63])
+    assert lines[1].startswith(f"| {other} | 2 | 57.00% ({spread:.2f}), +2.00 |")  # of the two seeds that both have
