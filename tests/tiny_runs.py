@@ -25,6 +25,17 @@ QUIET: dict[str, Any] = {
 """A CPU Trainer that prints and writes nothing."""
 
 
+class SaveAt(L.Callback):
+    """Saves a checkpoint after one step."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
 def waiting(mode: str) -> None:
     """Say what happens where the host waits for a CUDA device: "error" or "default", which is nothing."""
     with warnings.catch_warnings():

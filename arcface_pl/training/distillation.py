@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcface_pl.errors import SettingsError, expected
+from arcface_pl.errors import SettingsError, UserError, expected
 from arcface_pl.functional.precision import full_precision
 from arcface_pl.preprocessing import Preprocessor, in_order
 from arcface_pl.recognizer.onnx_model import is_onnx, read_onnx
@@ -120,8 +120,11 @@ def read_teacher(path: str | Path) -> TrainedModel:
     """Open a checkpoint, a folder of `save_pretrained` or an ONNX file with its YAML file beside it.
 
     Raises:
-        UserError: If it cannot be read.
+        SettingsError: If it cannot be read.
     """
-    if is_onnx(path):
-        return read_onnx(path, {})
-    return read_pretrained(path) if Path(path).is_dir() else TrainedModel.from_checkpoint(path)
+    try:
+        if is_onnx(path):
+            return read_onnx(path, {})
+        return read_pretrained(path) if Path(path).is_dir() else TrainedModel.from_checkpoint(path)
+    except UserError as error:
+        raise SettingsError(f"model.teacher: {error}") from error

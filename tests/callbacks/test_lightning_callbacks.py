@@ -56,6 +56,19 @@ def test_refused_before_any_work(name: str, capsys: pytest.CaptureFixture) -> No
     assert REFUSED[name] in error
 
 
+def test_what_an_exception_left_starts_no_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Lightning would resume a new run from the file that `OnExceptionCheckpoint` wrote in an earlier one."""
+    left = tmp_path.parent / f"{tmp_path.name} before"
+    left.mkdir()
+    flags = callback_flags("OnExceptionCheckpoint", {"dirpath": str(left)})
+    (left / "on_exception.ckpt").touch()
+    error = refused(flags, capsys)
+    assert error.startswith(
+        f"arcface-pl fit: error: trainer.callbacks.dirpath of OnExceptionCheckpoint: got '{left}'; "
+    )
+    assert f"--ckpt_path {left}/on_exception.ckpt" in error
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore")

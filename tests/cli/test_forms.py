@@ -2,6 +2,8 @@
 
 # ruff: noqa: E501  # a row per form
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +228,21 @@ def test_a_checkpoint_in_a_config(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["fit", "--config", "c.yaml"])
     assert "nosuch.ckpt" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("form", ["flag", "config"])
+def test_one_batch_is_one_where_another_package_wrote_float_first(form: str, tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("trainer: {limit_train_batches: 1}\n")
+    words = ["--limit_train_batches", "1"] if form == "flag" else ["-c", "one.yaml"]
+    code = (
+        "import inspect, sys, lightning as L\n"
+        "hints = inspect.unwrap(L.Trainer.__init__).__annotations__\n"
+        "hints['limit_train_batches'] = float | int | None\n"
+        "from arcface_pl.cli import main\n"
+        f"main(['fit', *{words}, '--print_config'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert type(yaml.safe_load(done.stdout)["trainer"]["limit_train_batches"]) is int

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from tiny_runs import QUIET
+from tiny_runs import QUIET, SaveAt
 from torch import Tensor, nn
 
 from arcface_pl.data import Augmentation, BatchLoader, LabelledImages, MNISTDataModule
@@ -197,15 +197,6 @@ class Recorder(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class SaveAt(L.Callback):
-    def __init__(self, step: int, path: Path) -> None:
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
 
 
 def run(folder: Path, steps: int, images_per_class: int | None = 4, checkpoint: Path | None = None) -> Any:

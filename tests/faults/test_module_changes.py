@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import BackboneFinetuning
-from tiny_runs import QUIET
+from tiny_runs import QUIET, SaveAt
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -82,15 +82,6 @@ class Once(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.global_step == 1:
             self.change(pl_module)
-
-
-class SaveAt(L.Callback):
-    def __init__(self, step: int, path: Path) -> None:
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
 
 
 def fit(root: Path, callbacks: list[L.Callback], checkpoint: Path | None = None, **arguments: Any) -> ArcFaceModule:

@@ -209,7 +209,7 @@ def test_an_onnx_file_teaches_with_the_preprocessing_beside_it(tmp_path: Path) -
 
 
 def test_a_missing_teacher_ends_the_run_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.ckpt"):
+    with pytest.raises(UserError, match=r"^model\.teacher: .*nowhere\.ckpt"):
         fit(tmp_path, made(tmp_path / "nowhere.ckpt"))
     with pytest.raises(ValueError, match="teacher_weight: got 0"):
         made(None, teacher_weight=0)
