@@ -108,9 +108,13 @@ def run_server(
 def _listen(host: str, port: int) -> socket.socket:
     """Open the port, so that what is wrong with it shows before a model is loaded."""
     try:
-        return socket.create_server((host, port))
+        listener = socket.create_server((host, port))
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL or (error.errno or 0) < 0:  # below 0: of the resolver
             raise SettingsError(expected("--host", host, "an address of this machine")) from error
         reason = f"It cannot be used: {os.strerror(error.errno or 0)}"
         raise SettingsError(expected("--port", port, "a free port, or 0 for any", reason)) from error
+    # Connections inherit it. asyncio sets it for sockets that it opens itself; without, the body of an answer waits
+    # 40 ms for the client's word that it has the headers
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

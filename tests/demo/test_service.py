@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import json
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 
 from arcface_pl import ArcFaceHead, Recognizer, SimpleCNN
 from arcface_pl.cli import main
+from arcface_pl.cli.demo import _listen
 from arcface_pl.demo import Limits, create_service
 from arcface_pl.demo.service import Batcher
 from arcface_pl.preprocessing import Preprocessor
@@ -201,6 +203,13 @@ def test_a_failure_is_told_to_all_who_wait_and_the_next_is_served() -> None:
     first, second, third = asyncio.run(ask())
     assert second == [2, 3]
     assert [str(first), str(third)] == ["out of memory"] * 2
+
+
+def test_no_answer_waits_for_the_clients_word_that_its_headers_came() -> None:
+    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.parametrize(
