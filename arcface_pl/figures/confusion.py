@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arcface_pl.figures.style import MAX_CLASSES, SERIES, label_classes, new_figure, shorten
+from arcface_pl.figures.style import MAX_CLASSES, draw_bars, label_classes, new_figure, shorten
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NUM_BARS = 25
@@ -97,6 +96,8 @@ def _draw_cells(counts: np.ndarray, class_names: list[str], title: str) -> "Figu
 
 
 def _draw_bars(worst: list[tuple[int, int, int, float]], class_names: list[str], title: str) -> "Figure":
+    from matplotlib.ticker import MaxNLocator
+
     shown = worst[:NUM_BARS]
     figure = new_figure(7.0, 1.4 + 0.2 * len(shown))
     axes = figure.add_subplot()
@@ -104,27 +105,15 @@ def _draw_bars(worst: list[tuple[int, int, int, float]], class_names: list[str],
         axes.set_title(f"{title}\nno class of {len(class_names):,} was taken for another", fontsize=11)
         axes.set_axis_off()
         return figure
-    _label_bars(axes, shown, class_names)
+    names = [
+        ", taken for ".join(shorten(class_names[each], among=class_names) for each in (row, column))
+        for row, column, *_ in shown
+    ]
+    notes = [f"{count:,} ({100 * share:.3g}% of the class)" for _, _, count, share in shown]
+    draw_bars(axes, [count for _, _, count, _ in shown], names, notes, room=1.7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     which = f"{len(shown)} of {len(worst):,}" if len(shown) < len(worst) else f"{len(worst)}"
     pairs, order = ("confused pairs", ", most images first") if len(worst) > 1 else ("confused pair", "")
     axes.set_title(f"{title}\n{which} {pairs} among {len(class_names):,} classes{order}", fontsize=11)
     axes.set_xlabel("images")
     return figure
-
-
-def _label_bars(axes: "Axes", worst: list[tuple[int, int, int, float]], class_names: list[str]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    position, values = np.arange(len(worst)), [count for _, _, count, _ in worst]
-    axes.barh(position, values, color=SERIES[0]["color"])
-    names = [
-        ", taken for ".join(shorten(class_names[each], among=class_names) for each in (row, column))
-        for row, column, *_ in worst
-    ]
-    axes.set_yticks(position, names, fontsize=8, parse_math=False)
-    axes.invert_yaxis()
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for at, (_, _, count, share) in enumerate(worst):
-        axes.text(count, at, f" {count:,} ({100 * share:.3g}% of the class)", va="center", fontsize=8)
-    axes.set_xlim(0, 1.7 * max(values))
-    axes.spines[["top", "right"]].set_visible(False)
