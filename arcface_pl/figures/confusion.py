@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arcface_pl.figures.style import SERIES, label_classes, new_figure, shorten
+from arcface_pl.figures.style import draw_bars, label_classes, new_figure, shorten
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Cells of more classes cannot be read
@@ -97,34 +96,24 @@ def _draw_cells(counts: np.ndarray, class_names: list[str], title: str) -> "Figu
 
 
 def _draw_bars(worst: list[tuple[int, int, int, float]], class_names: list[str], title: str) -> "Figure":
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(7.0, 6.4)
     axes = figure.add_subplot()
-    axes.set_title(title)
     if not worst:
+        axes.set_title(title)
         axes.text(0.5, 0.5, f"No class of {len(class_names):,} was taken for another", ha="center", va="center")
         axes.set_axis_off()
         return figure
-    _label_bars(axes, worst, class_names)
+    names = [
+        ", taken for ".join(shorten(class_names[each], among=class_names) for each in (row, column))
+        for row, column, *_ in worst
+    ]
+    notes = [f"{count:,} ({100 * share:.3g}% of the class)" for _, _, count, share in worst]
+    draw_bars(axes, [count for _, _, count, _ in worst], names, notes, room=1.7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(
         f"{title}\nthe {len(worst)} most frequent confusions among {len(class_names):,} classes", fontsize=11
     )
     axes.set_xlabel("images")
     return figure
-
-
-def _label_bars(axes: "Axes", worst: list[tuple[int, int, int, float]], class_names: list[str]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    position, values = np.arange(len(worst)), [count for _, _, count, _ in worst]
-    axes.barh(position, values, color=SERIES[0]["color"])
-    names = [
-        ", taken for ".join(shorten(class_names[each], among=class_names) for each in (row, column))
-        for row, column, *_ in worst
-    ]
-    axes.set_yticks(position, names, fontsize=8, parse_math=False)
-    axes.invert_yaxis()
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for at, (_, _, count, share) in enumerate(worst):
-        axes.text(count, at, f" {count:,} ({100 * share:.3g}% of the class)", va="center", fontsize=8)
-    axes.set_xlim(0, 1.7 * max(values))
-    axes.spines[["top", "right"]].set_visible(False)

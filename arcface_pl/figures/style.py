@@ -98,6 +98,28 @@ def draw_share(axes: "Axes", share: np.ndarray, edges: np.ndarray, label: str, s
     axes.stairs(share, edges, fill=True, label=label, linewidth=1, **colors)
 
 
+def draw_bars(
+    axes: "Axes", values: Sequence[float], names: Sequence[str], notes: Sequence[str], *, room: float
+) -> None:
+    """Draw named horizontal bars, the first at the top, with a note at the end of each.
+
+    Args:
+        axes: Where to.
+        values: Lengths, at least one.
+        names: Names at the left.
+        notes: Texts at the right ends.
+        room: Length of the axis relative to the longest bar.
+    """
+    places = range(len(values))
+    axes.barh(places, values, color=SERIES[0]["color"])
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    for place, value, note in zip(places, values, notes, strict=True):
+        axes.text(value, place, f" {note}", va="center", fontsize=8)
+    axes.set_xlim(0, room * max(*values, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def shorten(name: str, length: int = 16, among: Sequence[str] = ()) -> str:
     """Escape control characters, and cut a long name.
 

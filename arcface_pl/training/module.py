@@ -167,7 +167,8 @@ class ArcFaceModule(L.LightningModule):
         kept = ["head_lr", "channels_last", "trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor"]
         kept += ["teacher", "teacher_weight"] if teacher is not None else []
         if self.extra_losses is not None:
-            self.loss_specs = restorable(self.extra_losses, head.embedding_dim)
+            widths = {"embedding_size": head.embedding_dim, "num_classes": head.num_classes}
+            self.loss_specs = restorable(self.extra_losses, widths)
         settings = {**self.specs, "freeze": self.frozen_parts, **{name: getattr(self, name) for name in kept}}
         self.save_hyperparameters(settings, logger=False)
 
