@@ -9,8 +9,8 @@ from cases import arc, batch
 from torch import Tensor
 
 from arcface_pl.functional import linear_softmax_loss, margin_softmax_loss, non_target
-from arcface_pl.functional.problem import NonTarget
 from arcface_pl.functional.chunked_terms import _with_masked_targets, _with_targets
+from arcface_pl.functional.problem import NonTarget
 from arcface_pl.functional.products import PRECISIONS, Products, tensor_cores
 
 UNIT = 2.0**-8
