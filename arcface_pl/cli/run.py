@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.callbacks.run.run_folder import RunFolder, run_folder
 from arcface_pl.callbacks.run.run_metrics import RunMetrics
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
+from arcface_pl.callbacks.tensorboard.writer import figures_last
 from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
 from arcface_pl.checkpoints.network import is_known
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
@@ -238,13 +239,14 @@ def _hush() -> None:
 
 def _fit(cli: ArcFaceCLI, start: _Start) -> None:
     try:
-        _train(cli, start)
+        with figures_last(cli.trainer) as draw_figures:
+            _train(cli, start, draw_figures)
     except BaseException:
         RunFolder.of(cli.trainer).release()
         raise
 
 
-def _train(cli: ArcFaceCLI, start: _Start) -> None:
+def _train(cli: ArcFaceCLI, start: _Start, draw_figures: Callable[[], None]) -> None:
     trainer: Any = cli.trainer
     module, datamodule = cli.model, cli.datamodule
     if start.path is None:
@@ -296,9 +298,14 @@ def _train(cli: ArcFaceCLI, start: _Start) -> None:
         "waiting_threads": report.waiting_threads(),
     }
     folder = run_folder(trainer)  # a collective call: every process makes it
+
+    def draw() -> Path | None:
+        draw_figures()
+        return metrics.draw()
+
     if trainer.is_global_zero:
         report.write_json(folder / "results.json", results)
-        report.conclude(console, results, folder, trainer.loggers, metrics.draw())
+        report.conclude(console, results, folder, trainer.loggers, draw)
 
 
 def _notices(datamodule: Any, best: Path | None) -> list[str]:
