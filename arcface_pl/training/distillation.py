@@ -75,15 +75,17 @@ class _Unregistered:
 
     def __init__(self, model: TrainedModel) -> None:
         self.model = model
-        self._device = torch.device("cpu")
+        self._built_for: tuple[Any, ...] = ()
 
     def embed(self, images: Tensor, facts: Mapping[str, Any]) -> Tensor:
         """Embed images of the student, (B, C, S, S), with the teacher."""
-        if images.device != self._device:
+        built_for = images.device, images.shape[1], images.shape[-1]
+        if built_for != self._built_for:
             self.model.to(images.device)
-            self._device = images.device
-        sizes = {"in_channels": images.shape[1], "image_size": images.shape[-1]}
-        return self.model.backbone(_translated(images, _prepared(facts, **sizes), self.model.preprocessor))
+            student = _prepared(facts, in_channels=images.shape[1], image_size=images.shape[-1])
+            self._translation = _Translation(student, self.model.preprocessor).to(images.device)
+            self._built_for = built_for
+        return self.model.backbone(self._translation(images))
 
 
 def _prepared(facts: Mapping[str, Any], in_channels: int, image_size: int) -> Preprocessor:
@@ -95,25 +97,35 @@ def _prepared(facts: Mapping[str, Any], in_channels: int, image_size: int) -> Pr
     return Preprocessor.from_data_facts(kept, in_channels=in_channels, image_size=image_size)
 
 
-def _translated(images: Tensor, student: Preprocessor, teacher: Preprocessor) -> Tensor:
-    """Turn the input of one network into that of another."""
-    names = ("mean", "std", "channel_order", "in_channels")
-    alike = all(getattr(student, name) == getattr(teacher, name) for name in names)
-    if alike and images.shape[-2:] == (teacher.image_size,) * 2:
-        return images.float()
-    pixels = in_order(images.float(), student.channel_order)
-    pixels = pixels * _column(student.std, pixels) + _column(student.mean, pixels)
-    if teacher.in_channels != pixels.shape[1]:
-        grey = pixels.shape[1] == 1
-        pixels = pixels.expand(-1, 3, -1, -1) if grey else (pixels * _column(_GREY, pixels)).sum(1, keepdim=True)
-    if pixels.shape[-2:] != (teacher.image_size,) * 2:
-        pixels = F.interpolate(pixels, (teacher.image_size,) * 2, mode="bilinear", antialias=True)
-    normalized = (pixels - _column(teacher.mean, pixels)) / _column(teacher.std, pixels)
-    return in_order(normalized, teacher.channel_order)
+class _Translation(nn.Module):
+    """Turns the input of one network into that of another; its numbers are on the device from the start."""
 
+    mean: Tensor
+    std: Tensor
+    grey: Tensor
+    teacher_mean: Tensor
+    teacher_std: Tensor
 
-def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+    def __init__(self, student: Preprocessor, teacher: Preprocessor) -> None:
+        super().__init__()
+        names = ("mean", "std", "channel_order", "in_channels")
+        self.alike = all(getattr(student, name) == getattr(teacher, name) for name in names)
+        self.orders, self.in_channels = (student.channel_order, teacher.channel_order), teacher.in_channels
+        self.size = (teacher.image_size,) * 2
+        columns = {"mean": student.mean, "std": student.std, "grey": _GREY}
+        for name, values in {**columns, "teacher_mean": teacher.mean, "teacher_std": teacher.std}.items():
+            self.register_buffer(name, torch.tensor(values)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.alike and images.shape[-2:] == self.size:
+            return images.float()
+        pixels = in_order(images.float(), self.orders[0]) * self.std + self.mean
+        if self.in_channels != pixels.shape[1]:
+            is_grey = pixels.shape[1] == 1
+            pixels = pixels.expand(-1, 3, -1, -1) if is_grey else (pixels * self.grey).sum(1, keepdim=True)
+        if pixels.shape[-2:] != self.size:
+            pixels = F.interpolate(pixels, self.size, mode="bilinear", antialias=True)
+        return in_order((pixels - self.teacher_mean) / self.teacher_std, self.orders[1])
 
 
 def read_teacher(path: str | Path) -> TrainedModel:
