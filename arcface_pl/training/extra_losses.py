@@ -20,6 +20,7 @@ from arcface_pl.functional.precision import full_precision
 from arcface_pl.functional.process_group import Group
 from arcface_pl.seeding import seed_draws
 
+_GATHERING = ("DistributedLossWrapper", "DistributedMinerWrapper")
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -45,6 +46,9 @@ class ExtraLoss:
             if isinstance(each, type) or not (callable(each) or (each is None and name == "miner")):
                 got = each.__name__ if isinstance(each, type) else each
                 raise ValueError(expected(name, got, "an object that can be called, or a function"))
+            if type(each).__name__ in _GATHERING:
+                accepted = f"the {name} that it wraps: with several processes embeddings are gathered already"
+                raise ValueError(expected(name, type(each).__name__, accepted))
         check_number("weight", self.weight, low=0, low_open=True)
 
 
