@@ -203,6 +203,22 @@ def walk(node: Any, mapping: type = dict, key: str = "") -> Iterator[tuple[str, 
             yield from walk(value, mapping, key if name == "init_args" else f"{key}.{name}" if key else str(name))
 
 
+def each_setting(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full name and the value of each setting of a config; a class's value is its name.
+
+    Args:
+        node: The settings.
+        place: Full name of ``node``.
+    """
+    if not isinstance(node, dict):
+        yield place, node
+        return
+    if is_class(node):
+        yield place, node["class_path"]
+    for name, value in (node.get("init_args", {}) if is_class(node) else node).items():
+        yield from each_setting(value, f"{place}.{name}".removeprefix("."))
+
+
 def import_class(path: Any) -> type | None:
     """Import the class with this dotted name; None if there is none."""
     module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
