@@ -125,9 +125,9 @@ def _perform(command: str, args: list[str]) -> None:
 def _check_words(command: str, words: list[str]) -> None:
     from arcface_pl.checkpoints.runs import check_asked
     from arcface_pl.cli.command_line import parse_command_line
-    from arcface_pl.cli.config import BASE_CONFIG, read_config
+    from arcface_pl.cli.config import read_config
 
-    request = parse_command_line(command, words, read_config(BASE_CONFIG)["trainer"])
+    request = parse_command_line(command, words)
     for path in request.configs:
         read_config(path, command)
     if request.ckpt_path is not None and not request.helps:

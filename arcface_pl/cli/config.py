@@ -203,6 +203,14 @@ def walk(node: Any, mapping: type = dict, key: str = "") -> Iterator[tuple[str, 
             yield from walk(value, mapping, key if name == "init_args" else f"{key}.{name}" if key else str(name))
 
 
+def section_of(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of settings, to be read or changed; of a class, its arguments."""
+    section: dict[str, Any] = settings[name]
+    if is_class(section):
+        section = section["init_args"] = section.get("init_args") or {}
+    return section
+
+
 def each_setting(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the full name and the value of each setting of a config; a class's value is its name.
 

@@ -53,7 +53,7 @@ def run(args: list[str]) -> int:
     """
     data_words, words = split_words(args, "--data")
     given = _parse(words)
-    request = parse_command_line("fit", data_words, ())
+    request = parse_command_line("fit", data_words)
     from arcface_pl.checkpoints.results import check_result, writing_result
     from arcface_pl.figures.style import SOFTWARE
     from arcface_pl.recognizer.embedding_files import to_file

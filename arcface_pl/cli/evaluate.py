@@ -57,7 +57,7 @@ def run(args: list[str]) -> None:
     options = _parser().parse_args(words)
     if options.pairs:
         data_words = ["--data", "PairsDataModule", "--data.pairs_file", options.pairs, *data_words]
-    request = parse_command_line("fit", data_words, ())
+    request = parse_command_line("fit", data_words)
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
     from arcface_pl.checkpoints.runs import run_of

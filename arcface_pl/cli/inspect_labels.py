@@ -50,7 +50,7 @@ def run(args: list[str]) -> None:
     """
     data_words, words = split_words(args, "--data")
     given = _parse(words)
-    request = parse_command_line("fit", data_words, ())
+    request = parse_command_line("fit", data_words)
     from arcface_pl.checkpoints.runs import run_of
     from arcface_pl.cli import label_report as report
     from arcface_pl.cli.inputs import read_model
