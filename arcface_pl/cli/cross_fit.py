@@ -9,11 +9,12 @@ from torch import nn
 
 from arcface_pl.callbacks.run.signals import end_at_once, restore
 from arcface_pl.checkpoints.reading import CheckpointFile
+from arcface_pl.cli.building import build_data
 from arcface_pl.cli.command_line import Request
 from arcface_pl.cli.config import BASE_CONFIG, is_class, read_config, section_of
 from arcface_pl.cli.machine import keep_freed_memory, stop_driver_search
 from arcface_pl.cli.run_settings import over_checkpoint
-from arcface_pl.cli.settings import ArcFaceCLI, build_data
+from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
 from arcface_pl.errors import SettingsError, expected
 

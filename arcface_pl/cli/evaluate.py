@@ -165,9 +165,9 @@ def data_of(
         split: "train", "val" or "test", for messages about missing loaders.
         protocol: A fixed protocol, which sets the data.
     """
+    from arcface_pl.cli.building import build_data
     from arcface_pl.cli.drawn_splits import warn_of_trained_images
     from arcface_pl.cli.resume import settings_of_checkpoint
-    from arcface_pl.cli.settings import build_data
     from arcface_pl.data import ImageDataModule, PairsDataModule
     from arcface_pl.data.protocol import check_loaders, check_names, fact
 

@@ -8,10 +8,10 @@ from torch import nn
 
 from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
+from arcface_pl.cli.building import build_network
 from arcface_pl.cli.command_line import parse_command_line
 from arcface_pl.cli.config import is_class, merge, parse_yaml, read_config, same_class, section_of
 from arcface_pl.cli.resume import class_node, resumed_run
-from arcface_pl.cli.settings import build_network
 from arcface_pl.errors import SettingsError, printable
 
 Flags = Sequence[tuple[str, str]]
