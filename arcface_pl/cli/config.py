@@ -206,9 +206,10 @@ def walk(node: Any, mapping: type = dict, key: str = "") -> Iterator[tuple[str, 
 def section_of(settings: dict[str, Any], name: str) -> dict[str, Any]:
     """Return a section of settings, to be read or changed; of a class, its arguments."""
     section: dict[str, Any] = settings[name]
-    if is_class(section):
-        section = section["init_args"] = section.get("init_args") or {}
-    return section
+    if not is_class(section):
+        return section
+    section["init_args"] = arguments = section.get("init_args") or {}
+    return arguments
 
 
 def each_setting(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
