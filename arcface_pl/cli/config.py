@@ -16,12 +16,12 @@ from typing import Any
 
 import yaml
 
+from arcface_pl.cli.help import SUBCOMMANDS
 from arcface_pl.errors import SettingsError, expected
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE_CONFIG = CONFIGS / "base.yaml"
 SECTIONS = ("seed_everything", "trainer", "model", "data")
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 MODULE = "arcface_pl.training.module.ArcFaceModule"
 # Beginning of a file that holds all settings, as a run or --print_config writes it.

@@ -16,31 +16,6 @@ if TYPE_CHECKING:
     from arcface_pl.checkpoints.reading import CheckpointFile
     from arcface_pl.recognizer import TrainedModel
 
-DESCRIPTION = """\
-Score a model: classification of the classes it was trained on; verification (every pair of two images), retrieval
-(each image looked up among the others) and identification (each named by the nearest of a few enrolled ones) of those
-and of classes it has never seen. Prints one table and writes the same numbers as JSON.
-
-The data are those of a checkpoint's run, its held-out classes included; --data and --data.SETTING change them as in
-'arcface-pl fit', and are needed for other models. Images are then normalized as the network knows it. No config of the
-run is read."""
-
-EPILOG = """\
-protocols:
-{protocols}
-
-examples:
-  arcface-pl evaluate best
-  arcface-pl evaluate model.ckpt --protocol mnist-8-9 --figures figures
-  arcface-pl evaluate model.ckpt --protocol omniglot
-  arcface-pl evaluate model.ckpt --data.dataset fashion_mnist --split val
-  arcface-pl evaluate model.ckpt --data ImageFolderDataModule --data.root photos
-  arcface-pl evaluate model.ckpt --pairs lfw/pairs.txt --data.root lfw/images --flip
-  arcface-pl evaluate model.ckpt --pairs lfw.bin
-  arcface-pl evaluate people.npz
-  arcface-pl evaluate sface.onnx --pairs lfw.bin --onnx.mean 0 --onnx.std 1 --onnx.channel_order rgb
-"""
-
 
 def run(args: list[str]) -> None:
     """Evaluate a checkpoint.
@@ -130,8 +105,7 @@ def _evaluate_embeddings(options: Any, data_words: list[str]) -> None:
 
 
 def _parser() -> ToolParser:
-    listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
-    parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
+    parser = ToolParser("evaluate", protocols="".join(f"  {name:18}{each.title}\n" for name, each in PROTOCOLS.items()))
     parser.add_argument("checkpoint", metavar="MODEL", help=f"{MODEL_HELP}; or a file of embeddings")
     parser.add_argument(
         "--pairs", metavar="FILE", help="a list of pairs, such as LFW's pairs.txt, or insightface's lfw.bin"

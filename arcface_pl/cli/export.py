@@ -15,19 +15,6 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors", "torch": ".pt2"}
 
-_DESCRIPTION = """\
-Write backbone, normalization, class centers and thresholds of a trained model to one self-contained file, with class
-names, preprocessing constants and versions as metadata. The file is then run on real images; it is kept only if its
-cosines are within 1e-5 of the model's.
-
-  onnx         uint8 pixels to embedding, cosine and logits, any batch size, for ONNX Runtime
-  torch        the same network as a torch.export program
-  safetensors  the weights, and the settings that rebuild the model"""
-
-_EPILOG = """\
-example:
-  arcface-pl export best --format onnx --output digits.onnx"""
-
 NUM_IMAGES, NUM_TEST = 256, 2000
 
 
@@ -81,7 +68,7 @@ def run(args: list[str]) -> None:
 
 
 def _parse(args: list[str]) -> argparse.Namespace:
-    parser = ToolParser("export", _DESCRIPTION, _EPILOG)
+    parser = ToolParser("export")
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--format", choices=tuple(_SUFFIXES), default="onnx", help="default: onnx")
     parser.add_argument(

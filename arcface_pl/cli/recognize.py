@@ -9,35 +9,6 @@ from arcface_pl.errors import SettingsError, expected, printable
 
 ACTIONS = ("enroll", "remove", "list", "identify", "verify", "calibrate")
 
-_DESCRIPTION = """\
-Recognize classes that the model was not trained on, from a few pictures of each.
-
-  enroll MODEL INPUT...       enroll the pictures of each folder under the folder's name; pictures are added to a name
-                              that is enrolled already. A folder of folders enrolls each of them, a table (CSV or
-                              Parquet) with the columns path and label each of its labels; --name NAME takes
-                              pictures, folders and quoted patterns for one name
-  remove MODEL NAME...        forget names
-  list MODEL                  show the names and how many pictures each has
-  identify MODEL IMAGE...     find the name of each picture, or report it as unknown
-  verify MODEL IMAGE IMAGE    tell whether two pictures show the same class
-  calibrate MODEL INPUT       measure the thresholds on your own pictures, one folder per class or a table; stored in
-                              the model
-
-Files of embeddings (.npz, .safetensors, .parquet, .npy, as 'arcface-pl embed' writes) take the place of folders and
-pictures: each label is a name. They take the place of MODEL, too, and stand for the network that made them.
-
-Exit code: 0 on success, 1 if some pictures could not be read, 2 for a mistake in the command."""
-
-_EPILOG = """\
-examples:
-  arcface-pl recognize enroll best people/ada people/grace
-  arcface-pl recognize enroll best photo.jpg other.jpg --name ada
-  arcface-pl recognize enroll best people.csv
-  arcface-pl recognize identify best photo.jpg --json
-  arcface-pl recognize verify best one.png other.png --threshold 0.6
-  arcface-pl recognize enroll people.npz --made_by sface
-  arcface-pl recognize identify people.npz queries.npz --made_by sface --threshold 0.4"""
-
 
 def run(args: list[str]) -> int:
     """Run one of the actions.
@@ -64,7 +35,7 @@ def run(args: list[str]) -> int:
 
 
 def _parse(args: list[str]) -> argparse.Namespace:
-    parser = ToolParser("recognize", _DESCRIPTION, _EPILOG)
+    parser = ToolParser("recognize")
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
     parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; or a file of embeddings")
     parser.add_argument(

@@ -68,9 +68,7 @@ def test_the_loss_is_one_minus_the_cosine_and_its_gradient_goes_to_the_student_a
     loss.backward()
     assert student.grad is not None
     assert list(taught.parameters()) == [] == list(taught.state_dict())
-    assert all(
-        weight.grad is None and not weight.requires_grad for weight in taught.teacher.backbone.parameters()
-    )
+    assert all(weight.grad is None and not weight.requires_grad for weight in taught.teacher.backbone.parameters())
     taught.train()
     assert not taught.teacher.backbone.training
 
