@@ -33,7 +33,7 @@ class Arithmetic(L.Callback):
             self._before = torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision(self.matmul_precision)
 
-    def teardown(self, *args: Any) -> None:
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
         """Restore the precision."""
         if self._before is not None:
             torch.set_float32_matmul_precision(self._before)

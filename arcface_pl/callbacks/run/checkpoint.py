@@ -151,7 +151,7 @@ class RunCheckpoint(Checkpoint):
         if signum:
             raise Stopped(signum, agreed=True)
 
-    def on_train_end(self, *args: Any) -> None:
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Stop listening."""
         self._request.release()
 

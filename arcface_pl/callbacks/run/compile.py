@@ -48,7 +48,7 @@ class CompileTraining(L.Callback):
         """Compile; only now, because TensorBoard's graph is traced from the eager network."""
         self.compile(pl_module.backbone)  # type: ignore[arg-type]
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any, *args: Any, **kwargs: Any) -> None:
         """Make the network eager again."""
         self.uncompile(pl_module.backbone)
 

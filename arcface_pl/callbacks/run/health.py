@@ -181,7 +181,7 @@ class HealthCheck(ScoredCallback):
         if float(accuracy) <= bound < 1:
             self._advise(trainer, pl_module, "accuracy", accuracy=float(accuracy), guess=guess)
 
-    def on_train_end(self, *args: Any) -> None:
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Remove the hook if training stopped within a step, or a step failed."""
         if self._hook is not None:
             self._hook.remove()

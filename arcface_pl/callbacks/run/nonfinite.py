@@ -43,7 +43,7 @@ class NonFiniteGuard(L.Callback):
         if trainer.global_step % log_interval(trainer) == 0:
             self.report()
 
-    def on_train_epoch_end(self, *args: Any) -> None:
+    def on_train_epoch_end(self, *args: Any, **kwargs: Any) -> None:
         """Raise if any step was masked; before a checkpoint, instead of writing it."""
         self.report()
 
