@@ -68,7 +68,7 @@ def run(args: list[str]) -> None:
             console.print(cell(line), soft_wrap=True)
     run = run_of(*checkpoint)
     place = checkpoint.path.parent if run is None else run.folder
-    path = report.write(options.json or place / _file_name(results), results, options.json is not None, run is not None)
+    path = _write(options, place / _file_name(results), results, run is not None)
     console.print(f"numbers in {cell(path)}", soft_wrap=True)
     if options.figures:
         history = angle_history_of(checkpoint.content)
@@ -100,8 +100,16 @@ def _evaluate_embeddings(options: Any, data_words: list[str]) -> None:
     console = Console(emoji=False)
     report.print_table(console, f"{path.stem}, embeddings", found)
     results = {"embeddings": str(path), **report.as_json(found)}
-    place = options.json or path.parent / f"evaluate-{path.stem}.json"
-    console.print(f"numbers in {cell(report.write(place, results, options.json is not None, False))}", soft_wrap=True)
+    path = _write(options, path.parent / f"evaluate-{path.stem}.json", results, False)
+    console.print(f"numbers in {cell(path)}", soft_wrap=True)
+
+
+def _write(options: Any, path: Path, results: dict[str, Any], replace: bool) -> Path:
+    """Write the results to --json, or to ``path``, where ``replace`` replaces an older result."""
+    from arcface_pl.cli.result_files import write_json_result
+
+    where = {"option": "--json" if options.json else None, "remedy": "give --json a folder that can be written"}
+    return write_json_result(options.json or path, results, replace=replace, **where)
 
 
 def _parser() -> ToolParser:

@@ -222,13 +222,12 @@ class ArcFaceCLI(LightningCLI):
         made: Any = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
         if "class_path" in (model.get("optimizer") or ()) and callable(getattr(self.model, "optimizer", None)):
             with settings_errors("model.optimizer", model.optimizer.get("init_args")):
-                made = self._try_optimizer()
+                if isinstance(self.model, ArcFaceModule):
+                    made = build_optimizer(
+                        self.model.backbone, self.model.head, self.model.optimizer, self.model.head_lr
+                    )
+                else:
+                    made = self.model.optimizer([nn.Parameter(torch.zeros(1))])
         if "class_path" in (model.get("lr_schedule") or ()) and callable(getattr(self.model, "lr_schedule", None)):
             with settings_errors("model.lr_schedule", model.lr_schedule.get("init_args")):
                 self.model.lr_schedule(made)
-
-    def _try_optimizer(self) -> Any:
-        model: Any = self.model
-        if not isinstance(model, ArcFaceModule):
-            return model.optimizer([nn.Parameter(torch.zeros(1))])
-        return build_optimizer(model.backbone, model.head, model.optimizer, model.head_lr)
