@@ -106,11 +106,15 @@ def nodes_of(path: Any, specs: Any) -> list[dict[str, Any]]:
     """
 
     def node(spec: Any) -> Any:
-        if not isinstance(spec, dict) or "name" not in spec:
+        if isinstance(spec, list):
+            return [node(each) for each in spec]
+        if not isinstance(spec, dict):
             return spec
-        cls = known_class(spec["name"])
+        if "kwargs" not in spec:
+            return {name: node(each) for name, each in spec.items()}
+        cls = known_class(spec.get("name"))
         if cls is None:
-            fault = f"its extra loss {spec['name']!r} is not a class of {PACKAGE}"
+            fault = f"its extra loss {spec.get('name')!r} is not a class of {PACKAGE}"
             raise CheckpointError(path, fault, f"name yours with --{NAME}")
         kwargs = {name: node(value) for name, value in (spec.get("kwargs") or {}).items()}
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": kwargs}

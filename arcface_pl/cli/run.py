@@ -5,7 +5,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.callbacks.run.run_folder import RunFolder, run_folder
 from arcface_pl.callbacks.run.run_metrics import RunMetrics
 from arcface_pl.callbacks.run.signals import Stopped, end_at_once, restore
+from arcface_pl.callbacks.tensorboard.writer import figures_last
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.checkpoints.reading import CheckpointFile, has_large, read_checkpoint
 from arcface_pl.checkpoints.runs import run_of
@@ -116,15 +117,15 @@ def _hush() -> None:
 
 def _fit(cli: ArcFaceCLI, start: Start) -> None:
     try:
-        _train(cli, start)
+        with figures_last(cli.trainer) as draw_figures:
+            _train(cli, start, draw_figures)
     except BaseException:
         RunFolder.of(cli.trainer).release()
         raise
 
 
-def _train(cli: ArcFaceCLI, start: Start) -> None:
-    trainer: Any = cli.trainer
-    module, datamodule = cli.model, cli.datamodule
+def _prepare(trainer: Any, datamodule: Any, start: Start, metrics: RunMetrics) -> Path | None:
+    """Set up the data and what every run has; return its folder, in the process that writes to it."""
     if start.path is None:
         check_left_over(trainer.callbacks)
     if isinstance(datamodule, ImageDataModule):
@@ -132,18 +133,25 @@ def _train(cli: ArcFaceCLI, start: Start) -> None:
         datamodule.setup("fit")
     if not any(isinstance(each, ExactResume) for each in trainer.callbacks):
         trainer.callbacks.append(ExactResume())  # as an ArcFaceModule would; other modules' settings are compared too
-    metrics = RunMetrics()
     if not trainer.fast_dev_run:
         trainer.loggers = [*trainer.loggers, metrics]
-    console = Console(emoji=False, quiet=not trainer.is_global_zero)
     # With other data its scores and files are of the old
     if start.run is not None and not has_other_data(datamodule, start.trained_on):
         RunFolder.of(trainer).continue_in(trainer, start.run.folder, start.run.run_id)
-    folder = None
-    if trainer.is_global_zero and not trainer.fast_dev_run:
-        suffix = f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else ""
-        folder = RunFolder.of(trainer).claim(trainer, suffix)
-        metrics.begin(folder)
+    if not trainer.is_global_zero or trainer.fast_dev_run:
+        return None
+    suffix = f"-{datamodule.dataset_name}" if getattr(datamodule, "fell_back", False) else ""
+    folder = RunFolder.of(trainer).claim(trainer, suffix)
+    metrics.begin(folder)
+    return folder
+
+
+def _train(cli: ArcFaceCLI, start: Start, draw_figures: Callable[[], None]) -> None:
+    trainer: Any = cli.trainer
+    module, datamodule = cli.model, cli.datamodule
+    metrics = RunMetrics()
+    folder = _prepare(trainer, datamodule, start, metrics)
+    console = Console(emoji=False, quiet=not trainer.is_global_zero)
     tests = is_overridden("test_step", module) and check_data(trainer, datamodule, "fit", "test")
     tests = tests and fact(datamodule, "num_test") != 0
     report.announce(console, trainer, module, datamodule, folder, start.path)
@@ -174,9 +182,14 @@ def _train(cli: ArcFaceCLI, start: Start) -> None:
         "waiting_threads": report.waiting_threads(),
     }
     folder = run_folder(trainer)  # a collective call: every process makes it
+
+    def draw() -> Path | None:
+        draw_figures()
+        return metrics.draw()
+
     if trainer.is_global_zero:
         report.write_json(folder / "results.json", results)
-        report.conclude(console, results, folder, trainer.loggers, metrics.draw())
+        report.conclude(console, results, folder, trainer.loggers, draw)
 
 
 def _notices(datamodule: Any, best: Path | None) -> list[str]:

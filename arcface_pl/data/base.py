@@ -11,13 +11,13 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from arcface_pl.data.agreement import check_alike, check_batches_alike
+from arcface_pl.data.agreement import check_alike, check_batches_alike, fingerprint
 from arcface_pl.data.augment import ImageChange
 from arcface_pl.data.classes import ClassSplit, GivenClass, split_classes
 from arcface_pl.data.epochs import Batches
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.loader import BatchLoader
-from arcface_pl.data.parts import Part, Parts, shortages, small_classes, split_parts
+from arcface_pl.data.parts import Part, Parts, divide, shortages, small_classes
 from arcface_pl.data.transform import ImageTransform, Transform
 from arcface_pl.errors import DataError, expected, listed
 from arcface_pl.functional.checks import check_count, check_number
@@ -200,8 +200,14 @@ class ImageDataModule(LightningDataModule, ABC):
             full: Images for training and validation, with labels in the order of :attr:`all_class_names`.
             test: Test images.
         """
-        parts = full, test, self.class_split
-        return split_parts(*parts, val_fraction=self.val_fraction, watch_test=self.watch_test, seed=self._run_seed)
+        parts = divide(
+            {"train": full, "test": test},
+            self.class_split,
+            val_fraction=self.val_fraction,
+            watch_test=self.watch_test,
+            seed=self._run_seed,
+        )
+        return Parts(fingerprint(parts), *parts)
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

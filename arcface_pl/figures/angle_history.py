@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.figures.closest_centers import draw_closest_centers
-from arcface_pl.figures.confusion import MAX_CELLS
-from arcface_pl.figures.style import SERIES, draw_share, label_classes, new_figure, shorten, thin
+from arcface_pl.figures.style import MAX_CLASSES, SERIES, draw_share, label_classes, new_figure, shorten, thin
 from arcface_pl.metrics.functional import center_angles
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def draw_center_angles(centers: Tensor, class_names: list[str], sub_centers: int
         A new figure.
     """
     count = len(class_names)
-    if count > MAX_CELLS:
+    if count > MAX_CLASSES:
         return draw_closest_centers(centers, class_names, sub_centers)
     blocks = torch.rad2deg(center_angles(centers.detach().cpu())).view(count, sub_centers, count, sub_centers)
     angles = blocks.amin(dim=(1, 3)).fill_diagonal_(torch.nan).numpy()

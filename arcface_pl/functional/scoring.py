@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -35,46 +36,63 @@ class HeadScores(NamedTuple):
     """As ``head.loss(..., reduction="none")``."""
 
 
-class _Best:
-    """The largest logit so far: of equal ones the first, as for `torch.argmax`, and class 0 where all are NaN."""
+class _Best(NamedTuple):
+    """The largest logit of each sample: of equal ones the first, as for `torch.argmax`."""
 
-    def __init__(self, like: Tensor) -> None:
-        self.logit = like.new_full(like.shape[:1], -math.inf)
-        self.cosine = torch.full_like(self.logit, math.nan)
-        self.place = torch.zeros_like(self.logit, dtype=torch.int64)
+    logit: Tensor
+    cosine: Tensor
+    place: Tensor
 
-    def update(self, first: int, logits: Tensor, cosine: Tensor) -> Tensor:
-        """Take in a chunk's logits and cosines (B, n), and return its largest logits, (B,)."""
+    @classmethod
+    def of_none(cls, like: Tensor) -> "_Best":
+        """Return the largest of no logits, which is also that of NaN: class 0."""
+        logit = like.new_full(like.shape[:1], -math.inf)
+        return cls(logit, torch.full_like(logit, math.nan), torch.zeros_like(logit, dtype=torch.int64))
+
+    @classmethod
+    def of_chunk(cls, first: int, logits: Tensor, cosine: Tensor) -> "_Best":
+        """Return the largest of a chunk's logits (B, n), which has the classes from ``first`` on."""
         logit, place = logits.max(dim=1)
-        better = logit > self.logit
-        self.logit = torch.where(better, logit, self.logit)
-        self.cosine = torch.where(better, cosine.gather(1, place[:, None])[:, 0], self.cosine)
-        self.place = torch.where(better, place + first, self.place)
-        return logit
+        return cls(logit, cosine.gather(1, place[:, None])[:, 0], place + first)
 
-    def joined(self, shard: Shard | None) -> "_Best":
-        """Return the largest over all processes' classes; collective call."""
-        if shard is None or shard.group.size == 1:
-            return self
-        found = _Best(self.logit)
-        for logit, cosine, place in zip(
-            *(_of_each(shard.group, part) for part in (self.logit, self.cosine, self.place + shard.first)), strict=True
-        ):
-            better = logit > found.logit  # of equal ones the first process's
-            found.logit = torch.where(better, logit, found.logit)
-            found.cosine = torch.where(better, cosine, found.cosine)
-            found.place = torch.where(better, place, found.place)
-        return found
+    def or_larger(self, later: "_Best") -> "_Best":
+        """Return the larger of two, this one if they are equal."""
+        better = later.logit > self.logit
+        return _Best(*(torch.where(better, theirs, ours) for ours, theirs in zip(self, later, strict=True)))
 
-    def of(self, samples: slice) -> "_Best":
-        """Return that of some samples."""
-        found = _Best(self.logit[samples])
-        found.logit, found.cosine, found.place = self.logit[samples], self.cosine[samples], self.place[samples]
-        return found
+    def joined(self, shard: Shard | None, samples: slice) -> "_Best":
+        """Return the largest over all processes' classes, of some samples; collective call."""
+        found = self
+        if shard is not None and shard.group.size > 1:
+            mine = self._replace(place=self.place + shard.first)
+            found = reduce(_Best.or_larger, map(_Best, *(_of_each(shard.group, part) for part in mine)))
+        return _Best(*(part[samples] for part in found))
 
     def loses_to(self, labels: Tensor, logit: Tensor) -> Tensor:
         """Return whether a class that was left out would have won with this logit."""
         return (logit > self.logit) | ((logit == self.logit) & (labels < self.place))
+
+
+class _LogSum(NamedTuple):
+    """A sum of exp(logit) of each sample, total * exp(shift)."""
+
+    total: Tensor
+    shift: Tensor
+
+    def plus(self, logits: Tensor, largest: Tensor) -> "_LogSum":
+        """Add a chunk's logits (B, n), which are overwritten, and of which ``largest``, (B,), are the largest."""
+        shift = torch.maximum(self.shift, largest)
+        total = self.total * (self.shift - shift).to(self.total.dtype).exp()
+        return _LogSum(total + logits.sub_(shift[:, None]).exp_().sum(dim=1), shift)
+
+    def log(self) -> Tensor:
+        """Return the logarithm of the sum."""
+        return self.total.log() + self.shift
+
+    def summed(self, group: Group) -> "_LogSum":
+        """Return the sum over all processes' classes; collective call."""
+        shift = group.max(self.shift.clone())
+        return _LogSum(group.sum(self.total * (self.shift - shift).to(self.total.dtype).exp()), shift)
 
 
 class _Chunks:
@@ -157,36 +175,32 @@ def angular_scores(
         if reweighting is not None:
             reweighting = Reweighting(group.gather(reweighting.threshold, sizes), reweighting.t)
         chunks = _Chunks(embeddings, weight, sub_centers, chunk_size)
-        best, margin_best = (_Best(chunks.unit) for _ in range(2))
+        best = margin_best = _Best.of_none(chunks.unit)
         target, nearest = best.cosine, best.logit
-        total = psi.new_zeros(len(labels))
-        logit_sum = torch.zeros_like(total) if label_smoothing else None
-        shift = torch.full_like(nearest, torch.finfo(nearest.dtype).min)
+        log_sum = _LogSum(psi.new_zeros(len(labels)), torch.full_like(nearest, torch.finfo(nearest.dtype).min))
+        logit_sum = torch.zeros_like(log_sum.total) if label_smoothing else None
         for first, _, cosine in chunks:
             target = _take(first, labels, cosine, target)
             nearest = torch.maximum(nearest, cosine.amax(dim=1))
             logits = cosine * scale
-            largest = best.update(first, logits, cosine)
+            found = _Best.of_chunk(first, logits, cosine)
+            best = best.or_larger(found)
             if reweighting is not None:
                 logits = scale * reweighting.apply(cosine)
-                largest = margin_best.update(first, logits, cosine)
+                found = _Best.of_chunk(first, logits, cosine)
+                margin_best = margin_best.or_larger(found)
             if logit_sum is not None:
                 logit_sum += logits.masked_fill(logits == -math.inf, 0).sum(dim=1)
-            larger = torch.maximum(shift, largest)
-            total *= (shift - larger).to(total.dtype).exp()
-            total += logits.sub_(larger[:, None]).exp_().sum(dim=1)
-            shift = larger
+            log_sum = log_sum.plus(logits, found.logit)
         if shard is not None:
             here = (labels >= 0) & (labels < weight.shape[0] // sub_centers)
             target, nearest = group.sum(torch.where(here, target, 0)), group.max(nearest)
-            largest = group.max(shift.clone())
-            total = group.sum(total * (shift - largest).to(total.dtype).exp())
-            shift, logit_sum = largest, None if logit_sum is None else group.sum(logit_sum)
-        best = best.joined(shard).of(mine)
-        margin_best = best if reweighting is None else margin_best.joined(shard).of(mine)
-        target, nearest, total, shift, labels = target[mine], nearest[mine], total[mine], shift[mine], own_labels
+            log_sum, logit_sum = log_sum.summed(group), None if logit_sum is None else group.sum(logit_sum)
+        best = best.joined(shard, mine)
+        margin_best = best if reweighting is None else margin_best.joined(shard, mine)
+        target, nearest, labels = target[mine], nearest[mine], own_labels
         target_logit = psi * scale
-        losses = F.softplus(total.log() + shift - target_logit)
+        losses = F.softplus(log_sum.log()[mine] - target_logit)
         logit_sum = None if logit_sum is None else logit_sum[mine]
         losses = smooth(losses, target_logit, logit_sum, label_smoothing, num_classes)
         is_right = best.loses_to(labels, target * scale)
@@ -227,10 +241,10 @@ def predict(
             sizes = shard.group.sizes(embeddings)
             mine, embeddings = shard.group.local(sizes), shard.group.gather(embeddings, sizes)
         chunks = _Chunks(embeddings, weight, sub_centers, chunk_size)
-        best = _Best(chunks.unit)
+        best = _Best.of_none(chunks.unit)
         for first, rows, cosine in chunks:
-            best.update(first, logits_of(rows, cosine), cosine)
-        best = best.joined(shard).of(mine)
+            best = best.or_larger(_Best.of_chunk(first, logits_of(rows, cosine), cosine))
+        best = best.joined(shard, mine)
         return best.place, best.cosine
 
 
@@ -256,10 +270,10 @@ def logit_scores(
     """
     with full_precision(embeddings.device):
         chunks = _Chunks(embeddings, weight, 1, chunk_size)
-        best = _Best(chunks.unit)
+        best = _Best.of_none(chunks.unit)
         target, nearest = best.cosine, best.logit
         for first, rows, cosine in chunks:
-            best.update(first, logits_of(rows, cosine), cosine)
+            best = best.or_larger(_Best.of_chunk(first, logits_of(rows, cosine), cosine))
             target = _take(first, labels, cosine, target)
             nearest = torch.maximum(nearest, cosine.amax(dim=1))
         return HeadScores(best.place, best.cosine, target, nearest, best.place, losses)

@@ -124,17 +124,22 @@ def arguments_of(cls: type) -> list[str]:
 def _described(made: Any) -> dict[str, Any]:
     if inspect.isfunction(made):
         return {"name": f"{made.__module__}.{made.__qualname__}"}
-    found: dict[str, Any] = {"name": type(made).__name__}
-    for name in arguments_of(type(made)):
-        value = getattr(made, name, None)
-        value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        if isinstance(value, nn.Module):
-            found[name] = _described(value)
-        elif type(value) in PLAIN and value is not None:
-            found[name] = value
-        elif isinstance(value, float):  # numpy's
-            found[name] = float(value)
-    return found
+    arguments = {name: _plain(getattr(made, name, None)) for name in arguments_of(type(made))}
+    return {"name": type(made).__name__, **{name: value for name, value in arguments.items() if value is not None}}
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument as plain values; None where it has none, or is a parameter, which training changes."""
+    value = dict(enumerate(value)) if isinstance(value, nn.ModuleList) else value
+    if isinstance(value, nn.ModuleDict | dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, nn.Module) or inspect.isfunction(value):
+        return _described(value)
+    if isinstance(value, Tensor | np.generic | np.ndarray) and not isinstance(value, nn.Parameter):
+        return value.tolist()
+    return value if type(value) in PLAIN else None
 
 
 def _call(entry: ExtraLoss, embeddings: Tensor, labels: Tensor) -> Tensor:

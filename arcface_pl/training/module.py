@@ -166,7 +166,8 @@ class ArcFaceModule(RestorableModule):
         kept = ["head_lr", "channels_last", "trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor"]
         kept += ["teacher", "teacher_weight"] if self.teacher is not None else []
         if self.extra_losses is not None:
-            self.loss_specs = restorable(self.extra_losses, self.head.embedding_dim)
+            widths = {"embedding_size": self.head.embedding_dim, "num_classes": self.head.num_classes}
+            self.loss_specs = restorable(self.extra_losses, widths)
         settings = {**self.specs, "freeze": self.frozen_parts, **{name: getattr(self, name) for name in kept}}
         self.save_hyperparameters(settings, logger=False)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from PIL import Image
 
 from arcface_pl import ArcFaceHead, ImageFolderDataModule
@@ -134,21 +135,33 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    figure = new_figure(4 * len(SIZES), 3.4)
-    for (name, curves), axes in zip(
-        measure(options.largest, options.budget), figure.subplots(1, len(SIZES)), strict=True
-    ):
+    figure = new_figure(12, 6.4)
+    panels = iter(figure.subplots(2, 3).flat)
+    for (name, curves), axes in zip(measure(options.largest, options.budget), panels, strict=False):
         print(f"\n| {name} | | seconds, or bytes | slope |\n|--:|---|--:|--:|")
-        for number, (measured, points) in enumerate(curves.items()):
+        for measured, points in curves.items():
             for place, (size, value) in enumerate(points):
                 steep = f"{slope(points[place - 1], points[place]):.2f}" if place else ""
                 print(f"| {size:,} | {measured} | {value:.4g} | {steep} |", flush=True)
-            axes.plot(*zip(*points, strict=True), label=measured, **SERIES[number])
-        axes.set(xscale="log", yscale="log", xlabel=name, ylabel="bytes" if name == "epochs" else "seconds")
-        if curves:  # none where all its sizes are above --largest, or the budget is spent
-            axes.legend(frameon=False, fontsize=8)
+        draw(axes, name, curves)
+    for axes in panels:  # one more than there are quantities
+        axes.set_axis_off()
     if options.figure is not None:
         save(figure, options.figure)
+
+
+def draw(axes: Axes, name: str, curves: Curves) -> None:
+    """Plot one quantity: seconds on logarithmic scales, bytes on linear ones."""
+    for number, (measured, points) in enumerate(curves.items()):
+        axes.plot(*zip(*points, strict=True), label=measured, **SERIES[number])
+    axes.set(xlabel=name, ylabel="seconds")
+    if name == "epochs":
+        axes.set(ylabel="bytes", ylim=(0, None))
+        axes.ticklabel_format(style="plain")
+    else:
+        axes.set(xscale="log", yscale="log")
+    if curves:  # none where all its sizes are above --largest, or the budget is spent
+        axes.legend(frameon=False, fontsize=8)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Losses beside the head's: values, gradients, precision, parameters of their own, checkpoints, and what is refused."""
 
+import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,8 +9,9 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
+import pytorch_metric_learning
 import torch
-from pytorch_metric_learning import distances, losses, miners, reducers
+from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
 from tiny_runs import QUIET
 from torch import Tensor, nn
 
@@ -143,34 +146,102 @@ def test_a_module_without_them_draws_nothing_and_has_no_further_weights() -> Non
     assert all(torch.equal(one, with_losses.state_dict()[name]) for name, one in plain.state_dict().items())
 
 
-def every_loss() -> list[Any]:
-    sized = {"num_classes": C, "embedding_size": D}
-    return [
-        losses.AngularLoss(alpha=30),
-        losses.CircleLoss(m=0.3, gamma=64),
-        losses.ContrastiveLoss(pos_margin=1, neg_margin=0, distance=distances.CosineSimilarity()),
-        losses.CrossBatchMemory(losses.NTXentLoss(0.1), D, memory_size=16, miner=miners.MultiSimilarityMiner()),
-        losses.GeneralizedLiftedStructureLoss(neg_margin=0.5),
-        losses.LiftedStructureLoss(),
-        losses.MarginLoss(margin=0.3),
-        losses.MultiSimilarityLoss(alpha=1),
-        losses.NTXentLoss(temperature=0.2),
-        losses.ProxyAnchorLoss(**sized, margin=0.2),
-        losses.SupConLoss(temperature=0.2),
-        losses.TripletMarginLoss(margin=0.3, triplets_per_anchor=3, reducer=reducers.MeanReducer()),
-        losses.TripletMarginLoss(distance=distances.LpDistance(p=1, power=2), smooth_loss=True),
-    ]
+SIZED = {"num_classes": C, "embedding_size": D}
+LOSSES: dict[str, dict[str, Any]] = {
+    "AngularLoss": {"alpha": 30},
+    "ArcFaceLoss": {**SIZED, "margin": 20, "scale": 16},
+    "CircleLoss": {"m": 0.3, "gamma": 64},
+    "ContrastiveLoss": {"pos_margin": 0.1, "neg_margin": 0.8},
+    "CosFaceLoss": {**SIZED, "margin": 0.2, "scale": 16},
+    "DynamicSoftMarginLoss": {"num_bins": 8, "momentum": 0.1},
+    "FastAPLoss": {"num_bins": 7},
+    "GeneralizedLiftedStructureLoss": {"neg_margin": 0.5, "pos_margin": 0.1},
+    "HistogramLoss": {"delta": 0.25},
+    "InstanceLoss": {"gamma": 16},
+    "IntraPairVarianceLoss": {"pos_eps": 0.02, "neg_eps": 0.03},
+    "LargeMarginSoftmaxLoss": {**SIZED, "margin": 3, "scale": 2},
+    "LiftedStructureLoss": {"neg_margin": 0.5, "pos_margin": 0.1},
+    "MarginLoss": {"margin": 0.1, "nu": 0.1, "beta": 1.1, "triplets_per_anchor": 3},
+    "MultiSimilarityLoss": {"alpha": 1, "beta": 40, "base": 0.4},
+    "NCALoss": {"softmax_scale": 2},
+    "NPairsLoss": {},
+    "NTXentLoss": {"temperature": 0.2},
+    "NormalizedSoftmaxLoss": {**SIZED, "temperature": 0.1},
+    "P2SGradLoss": {"descriptors_dim": D, "num_classes": C},
+    "PNPLoss": {"b": 3, "alpha": 2, "anneal": 0.02, "variant": "Ds"},
+    "ProxyAnchorLoss": {**SIZED, "margin": 0.2, "alpha": 16},
+    "ProxyNCALoss": {**SIZED, "softmax_scale": 2},
+    "RankedListLoss": {"margin": 0.3, "Tn": 1.0, "imbalance": 0.4, "alpha": 1.3, "Tp": 1.0},
+    "SignalToNoiseRatioContrastiveLoss": {"pos_margin": 0.1, "neg_margin": 0.8},
+    "SmoothAPLoss": {"temperature": 0.02},
+    "SoftTripleLoss": {**SIZED, "centers_per_class": 3, "la": 10, "gamma": 0.3, "margin": 0.02},
+    "SphereFaceLoss": {**SIZED, "margin": 3, "scale": 2},
+    "SubCenterArcFaceLoss": {**SIZED, "margin": 20, "scale": 16, "sub_centers": 2},
+    "SupConLoss": {"temperature": 0.2},
+    "ThresholdConsistentMarginLoss": {"lambda_plus": 0.5, "lambda_minus": 2.0, "margin_plus": 0.8, "margin_minus": 0.4},
+    "TripletMarginLoss": {"margin": 0.1, "swap": True, "smooth_loss": True, "triplets_per_anchor": 2},
+    "TupletMarginLoss": {"margin": 5.0, "scale": 32},
+}
+"""Every loss that takes embeddings and labels, with arguments that are not its own defaults."""
+UNUSABLE = {"BaseLossWrapper", "BaseMetricLossFunction", "GenericPairLoss", "ManifoldLoss", "SelfSupervisedLoss"}
+UNUSABLE |= {"VICRegLoss"}
+MINERS: dict[str, dict[str, Any]] = {
+    "AngularMiner": {"angle": 30},
+    "BatchEasyHardMiner": {"pos_strategy": "hard", "neg_strategy": "easy", "allowed_neg_range": (0.1, 1.5)},
+    "BatchHardMiner": {},
+    "DistanceWeightedMiner": {"cutoff": 0.4, "nonzero_loss_cutoff": 1.3},
+    "HDCMiner": {"filter_percentage": 0.4},
+    "MultiSimilarityMiner": {"epsilon": 0.2, "distance": distances.LpDistance(p=1)},
+    "PairMarginMiner": {"pos_margin": 0.1, "neg_margin": 0.7},
+    "TripletMarginMiner": {"margin": 0.1, "type_of_triplets": "hard"},
+    "UniformHistogramMiner": {"num_bins": 50, "pos_per_bin": 5, "neg_per_bin": 5},
+}
 
 
-@pytest.mark.parametrize("loss", every_loss(), ids=lambda loss: type(loss).__name__)
-def test_a_loss_rebuilt_from_its_spec_has_the_same_values(loss: Any) -> None:
-    extra = ExtraLosses([ExtraLoss(loss, 0.5, miners.TripletMarginMiner(0.3))], D, C)
-    specs = restorable(extra, D)
-    if isinstance(loss, losses.AngularLoss):  # it keeps its angle in another unit
-        assert specs is None
-        return
+TRIPLETS = partial(losses.TripletMarginLoss, margin=0.3)
+MEMORY = partial(losses.CrossBatchMemory, embedding_size=D, memory_size=16)
+FURTHER: dict[str, Callable[[], Any]] = {
+    "bins": lambda: losses.HistogramLoss(n_bins=7),
+    "learned": lambda: losses.MarginLoss(learn_beta=True, num_classes=C),
+    "reducer": lambda: TRIPLETS(reducer=reducers.AvgNonZeroReducer()),
+    "reducers": lambda: TRIPLETS(reducer=reducers.MultipleReducers({"loss": reducers.ThresholdReducer(high=0.5)})),
+    "power": lambda: TRIPLETS(distance=distances.LpDistance(p=1, power=2, normalize_embeddings=False)),
+    "cosine": lambda: losses.ContrastiveLoss(pos_margin=1, neg_margin=0, distance=distances.CosineSimilarity()),
+    "noise": lambda: losses.ContrastiveLoss(distance=distances.SNRDistance(power=2), reducer=reducers.SumReducer()),
+    "regularizer": lambda: TRIPLETS(
+        embedding_regularizer=regularizers.LpRegularizer(p=3, reducer=reducers.ThresholdReducer(low=0.1))
+    ),
+    "memory": lambda: MEMORY(losses.AngularLoss(30), miner=miners.AngularMiner(30)),
+    "list": lambda: losses.MultipleLosses([losses.SupConLoss(0.2), TRIPLETS()], [None, miners.AngularMiner(30)]),
+    "dict": lambda: losses.MultipleLosses({"a": losses.SupConLoss(0.2), "b": TRIPLETS()}, weights={"a": 0.2, "b": 3}),
+    **{
+        name: partial(
+            lambda name: losses.SoftTripleLoss(**SIZED, weight_regularizer=getattr(regularizers, name)()), name
+        )
+        for name in ("CenterInvariantRegularizer", "RegularFaceRegularizer", "ZeroMeanRegularizer")
+    },
+}
+EVERY: dict[str, Callable[[], ExtraLoss]] = {
+    **{name: lambda n=name: ExtraLoss(getattr(losses, n)(**LOSSES[n]), 0.5) for name in LOSSES},  # type: ignore[misc]
+    **{name: lambda n=name: ExtraLoss(TRIPLETS(), 2.0, getattr(miners, n)(**MINERS[n])) for name in MINERS},  # type: ignore[misc]
+    **{name: lambda n=name: ExtraLoss(FURTHER[n]()) for name in FURTHER},  # type: ignore[misc]
+}
+
+
+@pytest.mark.skipif(not pytorch_metric_learning.__version__.startswith("2.9"), reason="later ones may have more")
+def test_every_loss_and_miner_of_the_library_is_tried() -> None:
+    for module, tried in ((losses, {*LOSSES, *UNUSABLE, "CrossBatchMemory", "MultipleLosses"}), (miners, {*MINERS})):
+        classes = {name for name, each in vars(module).items() if isinstance(each, type) and "Mixin" not in name}
+        assert classes - {"BaseMiner", "BaseTupleMiner", "EmbeddingsAlreadyPackagedAsTriplets"} <= tried
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__", "ignore:Using a non-tuple sequence")  # about the library
+@pytest.mark.parametrize("name", EVERY)
+def test_a_loss_rebuilt_from_its_spec_has_the_same_values(name: str) -> None:
+    extra = ExtraLosses([EVERY[name]()], D, C)
+    specs = restorable(extra, SIZED)
     assert specs is not None
-    again = ExtraLosses(build_losses(specs, extra.state_dict()), D, C)
+    again = ExtraLosses(build_losses(json.loads(json.dumps(specs)), extra.state_dict()), D, C)
     again.load_state_dict(extra.state_dict())
     assert again.described() == extra.described()
     for seed in range(2):
@@ -179,6 +250,38 @@ def test_a_loss_rebuilt_from_its_spec_has_the_same_values(loss: Any) -> None:
             torch.manual_seed(seed)
             values.append(each.total(each(embeddings(seed), LABELS)))
         assert torch.equal(*values)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.TripletMarginLoss(reducer=reducers.ClassWeightedReducer(torch.arange(1.0, 11.0))),
+        losses.CircleLoss(reducer=reducers.PerAnchorReducer(aggregation_func=lambda x, num_per_row: x.sum(1))),
+        losses.SoftTripleLoss(
+            **SIZED, centers_per_class=3, weight_regularizer=regularizers.SparseCentersRegularizer(C, 3)
+        ),
+    ],
+    ids=["weights", "a function", "sizes that are not kept"],
+)
+def test_a_loss_that_cannot_be_described_has_no_spec_rather_than_a_wrong_one(loss: Any) -> None:
+    assert restorable(ExtraLosses([ExtraLoss(loss)], D, C), SIZED) is None
+
+
+def test_nested_arguments_are_compared_on_resume_and_parameters_are_not() -> None:
+    def described(loss: Any) -> dict[str, Any]:
+        return ExtraLosses([ExtraLoss(loss)], D, C).described()
+
+    def both(temperature: float, weight: float = 0.2) -> Any:
+        return losses.MultipleLosses([losses.SupConLoss(temperature), losses.CircleLoss()], weights=[weight, 1])
+
+    assert described(both(0.1)) == described(both(0.1))
+    assert described(both(0.1)) != described(both(0.2))
+    assert described(both(0.1)) != described(both(0.1, 0.3))
+    learned = losses.MarginLoss(learn_beta=True)
+    before = described(learned)
+    with torch.no_grad():
+        learned.beta.add_(1)
+    assert described(learned) == before
 
 
 def test_specs_build_nothing_but_pytorch_metric_learning_and_allocate_no_more_than_the_file_has() -> None:

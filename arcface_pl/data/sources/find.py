@@ -111,16 +111,12 @@ def load_dataset(spec: DatasetSpec, folder: Path | None) -> tuple[LabelledImages
 def _read(spec: DatasetSpec, folder: Path) -> tuple[LabelledImages, LabelledImages]:
     # A file that disappears between the two calls is reported by the reader, under its packed name.
     paths = [_present(folder, file) or folder / file.name for file in spec.files]
-    num_classes = len(spec.class_names)
     if spec.archive is not None:
-        return (
-            read_batches(paths[:-1], spec.files[:-1], spec.num_train, num_classes),
-            read_batches(paths[-1:], spec.files[-1:], spec.num_test, num_classes),
-        )
+        return read_batches(paths[:-1], spec.files[:-1]), read_batches(paths[-1:], spec.files[-1:])
     train, test = (
         LabelledImages(
             read_images(paths[first], spec.files[first], count, spec.image_size),
-            read_labels(paths[first + 1], spec.files[first + 1], count, num_classes),
+            read_labels(paths[first + 1], spec.files[first + 1], count, len(spec.class_names)),
         )
         for first, count in ((0, spec.num_train), (2, spec.num_test))
     )
