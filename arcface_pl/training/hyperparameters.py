@@ -25,6 +25,8 @@ from arcface_pl.training.loss_specs import build_losses
 _NOT_PLAIN = object()
 TRAINING_ONLY = ("extra_losses.", "distillation.")
 """What begins the names of weights that a trained model does without."""
+TEACHING = ("teacher", "teacher_weight")
+"""Settings that checkpoints hold where there is a teacher."""
 # Keys under which LightningCLI names code to run
 _LIGHTNING_CLI = ("_instantiator", "_class_path")
 # Arguments that a schedule gets from the Trainer, or that move while it runs

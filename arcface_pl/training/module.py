@@ -16,6 +16,7 @@ from arcface_pl.callbacks.run.compile import CompileMode
 from arcface_pl.callbacks.run.defaults import run_callbacks
 from arcface_pl.callbacks.run.freezing import Freeze, check_freezing
 from arcface_pl.callbacks.run.private_apis import log_interval
+from arcface_pl.callbacks.run.resumed_settings import FINE_TUNING
 from arcface_pl.callbacks.tensorboard.writer import datamodule_of, split_name
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.data.protocol import check_names, fact, facts_of, images_and_labels, labelled, sizes_of
@@ -25,10 +26,7 @@ from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
 from arcface_pl.training.distillation import Distillation, read_teacher
 from arcface_pl.training.extra_losses import ExtraLoss, ExtraLosses
-from arcface_pl.training.hyperparameters import (
-    RestorableModule,
-    plain,
-)
+from arcface_pl.training.hyperparameters import TEACHING, RestorableModule, plain
 from arcface_pl.training.init_from import load_weights, local_path, unlike_order, unlike_pretraining
 from arcface_pl.training.loss_specs import restorable
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
@@ -163,8 +161,7 @@ class ArcFaceModule(RestorableModule):
 
     def _keep_settings(self) -> None:
         self.specs = {"backbone": spec_of(self.backbone), "head": spec_of(self.head)}
-        kept = ["head_lr", "channels_last", "trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor"]
-        kept += ["teacher", "teacher_weight"] if self.teacher is not None else []
+        kept = ("head_lr", "channels_last", *FINE_TUNING, *(TEACHING if self.teacher is not None else ()))
         if self.extra_losses is not None:
             widths = {"embedding_size": self.head.embedding_dim, "num_classes": self.head.num_classes}
             self.loss_specs = restorable(self.extra_losses, widths)

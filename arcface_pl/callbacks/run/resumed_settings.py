@@ -61,7 +61,7 @@ harmless: the weights do not depend on it.
 """
 
 _MISSING = object()
-_FINE_TUNING = ("trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor")
+FINE_TUNING = ("trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor")
 # What moves while a schedule runs, or follows from another setting
 _MOVING = {"last_epoch", "base_lrs", "lr_lambdas", "_step_count", "_last_lr", "_is_initial", "total_steps"}
 _MOVING |= {"_get_lr_called_within_step", "optimizer", "params"}
@@ -116,7 +116,7 @@ def with_new_arguments(saved: Mapping[str, Any], module: Any) -> dict[str, Any]:
 def training_settings(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
     """Return the settings of optimizers, schedules and callbacks by full name, before training has changed them."""
     found: dict[str, Any] = {}
-    for name in ("head_lr", *_FINE_TUNING):
+    for name in ("head_lr", *FINE_TUNING):
         if hasattr(module, name):
             found[f"model.{name}"] = getattr(module, name)
     if hasattr(module, "update_head_in_backward"):
