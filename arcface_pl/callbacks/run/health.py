@@ -198,7 +198,10 @@ class HealthCheck(ScoredCallback):
             self._advise(trainer, module, name, **values)
 
     def _advise(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str, **values: Any) -> None:
-        message, name = _ADVICE[name].format(**values), "norms" if name in ("long", "short") else name
+        subject = "norms" if name in ("long", "short") else name
+        self._say(trainer, pl_module, subject, _ADVICE[name].format(**values))
+
+    def _say(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str, message: str) -> None:
         if name in self._said:
             return
         self._said.add(name)
