@@ -112,8 +112,7 @@ def draw_center_angles(centers: Tensor, class_names: list[str], sub_centers: int
     low, high = np.nanmin(angles, initial=180.0), np.nanmax(angles, initial=0.0)
     picture = axes.imshow(angles, cmap="cividis", vmin=min(low, high) - 1, vmax=max(low, high) + 1)
     figure.colorbar(picture, ax=axes, label="angle between two class centers (degrees)", shrink=0.85)
-    label_classes(axes, class_names, axis="x", most=25)
-    label_classes(axes, class_names, axis="y", most=25)
+    label_classes(axes, class_names, most=25)
     if count <= MAX_WRITTEN:
         _write_cells(axes, angles)
     axes.set_title(_closest(angles, class_names), fontsize=10, parse_math=False)

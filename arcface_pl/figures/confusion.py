@@ -88,8 +88,7 @@ def _draw_cells(counts: np.ndarray, class_names: list[str], title: str) -> "Figu
         color = "white" if share[row, column] > 30 else "black"
         text = str(counts[row, column])
         axes.text(column, row, text, ha="center", va="center", fontsize=8 - max(0, len(text) - 3), color=color)
-    label_classes(axes, class_names, axis="x", most=MAX_CLASSES)
-    label_classes(axes, class_names, axis="y", most=MAX_CLASSES)
+    label_classes(axes, class_names, most=MAX_CLASSES)
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(title)
     return figure

@@ -156,16 +156,14 @@ def thin(count: int, most: int) -> list[int]:
     return list(range(0, count, -(-count // most))) if count else []
 
 
-def label_classes(axes: "Axes", names: Sequence[str], *, axis: Literal["x", "y"], most: int) -> None:
-    """Label the classes along an axis at positions 0, 1, ...; at most ``most`` of them, long names shortened."""
+def label_classes(axes: "Axes", names: Sequence[str], most: int) -> None:
+    """Label the classes along both axes at positions 0, 1, ...; at most ``most`` of them, long names shortened."""
     shown = thin(len(names), most)
     labels = [shorten(names[index], among=names) for index in shown]
-    if axis == "y":
-        axes.set_yticks(shown, labels, parse_math=False)
-    elif max(map(len, labels), default=0) > 3:
-        axes.set_xticks(shown, labels, parse_math=False, rotation=45, ha="right", rotation_mode="anchor")
-    else:
-        axes.set_xticks(shown, labels, parse_math=False)
+    is_long = max(map(len, labels), default=0) > 3
+    slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
+    axes.set_xticks(shown, labels, parse_math=False, **slanted)
+    axes.set_yticks(shown, labels, parse_math=False)
 
 
 def write_apart(axes: "Axes", wanted: Iterable[tuple[str, Sequence[tuple[float, float, str]]]], **style: Any) -> None:
