@@ -7,7 +7,7 @@ printed as not known.
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -184,9 +184,21 @@ def _format(key: str, results: Mapping[str, Any]) -> str:
 
 
 def conclude(
-    console: Console, results: Mapping[str, Any], folder: Path, loggers: Sequence[Any], curves: Path | None
+    console: Console,
+    results: Mapping[str, Any],
+    folder: Path,
+    loggers: Sequence[Any],
+    draw: Callable[[], Path | None],
 ) -> None:
-    """Print the closing table, and what to look at and do next."""
+    """Print the closing table, draw the figures, and print what to look at and do next.
+
+    Args:
+        console: Where to.
+        results: What results.json holds.
+        folder: The run's folder.
+        loggers: The Trainer's.
+        draw: Draws all figures; returns the path of the curves, None if there are none.
+    """
     table(console, results)
     for notice in results.get("notices", ()):
         console.print(f"NOTE: {cell(notice)}", style="bold yellow")
@@ -195,6 +207,7 @@ def conclude(
     console.print(
         f"trained in {results['fit_seconds']:.1f} s; numbers in {cell(folder / 'results.json')}", soft_wrap=True
     )
+    curves = draw()
     if results["checkpoint"]:
         checkpoint = cell(os.path.relpath(results["checkpoint"]))
         console.print(f"\ncheckpoint   {checkpoint}", soft_wrap=True)

@@ -16,9 +16,9 @@ from arcface_pl.data.augment import PictureAugmentation
 from arcface_pl.data.base import ImageDataModule
 from arcface_pl.data.epochs import Batches
 from arcface_pl.data.folders.image_files import FileLoader, ImageFiles, pixel_statistics
-from arcface_pl.data.folders.splits import divide, read_parts
+from arcface_pl.data.folders.splits import read_parts
 from arcface_pl.data.labelled import LabelledFiles, LabelledImages
-from arcface_pl.data.parts import Part, Parts
+from arcface_pl.data.parts import Part, Parts, divide
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_count, check_number
 from arcface_pl.preprocessing import Preprocessor, check_channel_order, measure_white_level
@@ -27,7 +27,7 @@ from arcface_pl.seeding import derive_seed
 RESIDENT_LIMIT = 2 << 30
 """Bytes of images that `resident: auto` keeps in memory: 57,000 of 112 x 112 in colour."""
 
-_MOST_WORKERS = 8
+_DEFAULT_WORKERS = 8  # at most
 _MOST_PROBED = 256
 _MOST_WORKERS = 1024
 
@@ -205,7 +205,7 @@ class ImageFilesDataModule(ImageDataModule):
         if self.num_workers is not None:
             return self.num_workers
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(_MOST_WORKERS, max(0, cpus // (self.trainer.num_devices if self.trainer else 1) - 1))
+        return min(_DEFAULT_WORKERS, max(0, cpus // (self.trainer.num_devices if self.trainer else 1) - 1))
 
     def _find_parts(self) -> list[ImageFiles]:
         plain = (0.0,) * self.in_channels, (1.0,) * self.in_channels

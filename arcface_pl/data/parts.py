@@ -1,12 +1,11 @@
 """`Parts`: the images for training, validation and test, and those of the held-out classes."""
 
 import math
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
-from arcface_pl.data.agreement import fingerprint
 from arcface_pl.data.classes import ClassSplit, take_classes
 from arcface_pl.data.folders.image_files import ImageFiles
 from arcface_pl.data.labelled import LabelledImages
@@ -110,30 +109,45 @@ def _pairs(part: Part) -> tuple[int, int]:
     return same, len(part.labels) * (len(part.labels) - 1) // 2 - same
 
 
-def split_parts(
-    full: LabelledImages,
-    test: LabelledImages,
+def divide(
+    given: Mapping[str, Part],
     classes: ClassSplit,
     *,
     val_fraction: float,
     watch_test: bool,
     seed: int,
-) -> Parts:
-    """Separate the held-out classes, and split off the same fraction of every other class for validation.
+    test_fraction: float = 0.0,
+) -> list[Any]:
+    """Split off validation and test images where they are not given, and separate the held-out classes.
 
     Args:
-        full: Images for training and validation.
-        test: Test images.
+        given: Images by the names train, and optionally val and test.
         classes: The trained and the held-out classes.
-        val_fraction: Fraction of ``full`` for validation, in [0, 1).
+        val_fraction: Fraction of the training images of every trained class for validation, in [0, 1).
         watch_test: Validate on the test images.
-        seed: Seed of the split.
+        seed: Seed of the splits.
+        test_fraction: Fraction of all images for the test, where it is not given, in (0, 1).
 
     Returns:
-        The parts.
+        Images for training, validation and test, then the held-out classes' training and test images.
     """
-    unseen = [take_classes(part, classes.held_out) for part in (full, test)]
-    full, test = (take_classes(part, classes.trained) for part in (full, test))
-    train, val = stratified_split(full.labels, val_fraction, derive_seed(seed, "split"))
-    parts = (full.select(train), test if watch_test else full.select(val), test, *unseen)
-    return Parts(fingerprint(parts), *parts)
+
+    def split_off(whole: Part, fraction: float, name: str) -> tuple[Part, Part]:
+        first, second = stratified_split(whole.labels, fraction, derive_seed(seed, name))
+        return whole.select(first), whole.select(second)
+
+    def take(whole: Part, labels: list[int]) -> Part:
+        if isinstance(whole, ImageFiles):
+            return whole._replace(files=take_classes(whole.files, labels))
+        return take_classes(whole, labels)
+
+    full = given["train"]
+    full, test = (full, given["test"]) if "test" in given else split_off(full, test_fraction, "test split")
+    train = take(full, classes.trained)
+    if "val" in given:
+        val = take(given["val"], classes.trained)
+    else:
+        train, val = split_off(train, val_fraction, "split")
+    seen = take(test, classes.trained)
+    unseen = [take(part, classes.held_out) for part in (full, test)]
+    return [train, seen if watch_test else val, seen, *unseen]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from arcface_pl.figures.style import SERIES, new_figure, shorten
+from arcface_pl.figures.style import SERIES, draw_bars, new_figure, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,18 +39,12 @@ def draw_closest_centers(centers: Tensor, class_names: list[str], sub_centers: i
     top.set(xlabel="angle between the centers of two classes (degrees)", ylabel="pairs of classes")
     total = len(class_names) * (len(class_names) - 1) // 2
     top.set_title(f"Angles between class centers: {len(class_names):,} classes, {total:,} pairs", fontsize=11)
-    place = np.arange(len(angles))
-    bottom.barh(place, angles.numpy(), color=SERIES[0]["color"])
     names = [" and ".join(shorten(class_names[each], among=class_names) for each in pair) for pair in pairs.tolist()]
-    bottom.set_yticks(place, names, fontsize=8, parse_math=False)
-    bottom.invert_yaxis()
-    for at, angle in enumerate(angles.tolist()):
-        bottom.text(angle, at, f" {angle:.1f}\N{DEGREE SIGN}", va="center", fontsize=8)
-    bottom.set_xlim(0, 1.15 * max(float(angles.max()), 1))
+    notes = [f"{angle:.1f}\N{DEGREE SIGN}" for angle in angles.tolist()]
+    draw_bars(bottom, angles.tolist(), names, notes, room=1.15)
     bottom.set(xlabel="degrees")
     bottom.set_title(f"the {len(angles)} closest pairs", fontsize=10)
-    for axes in (top, bottom):
-        axes.spines[["top", "right"]].set_visible(False)
+    top.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from arcface_pl.functional.chunked_terms import Shard
 from arcface_pl.functional.loss import smooth
-from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, unit_rows
+from arcface_pl.functional.problem import NonTarget, Reweighting
 from arcface_pl.functional.process_group import Group
+from arcface_pl.functional.running import Best, LogSum
 
 LogitsOf = Callable[[slice, Tensor], Tensor]
 """Takes rows of the weight and the cosines to their classes, (B, n), and returns logits, (B, n)."""
@@ -33,48 +34,6 @@ class HeadScores(NamedTuple):
     """int64, the prediction with the margin left on the target logit, which needs the label."""
     loss: Tensor
     """As ``head.loss(..., reduction="none")``."""
-
-
-class _Best:
-    """The largest logit so far: of equal ones the first, as for `torch.argmax`, and class 0 where all are NaN."""
-
-    def __init__(self, like: Tensor) -> None:
-        self.logit = like.new_full(like.shape[:1], -math.inf)
-        self.cosine = torch.full_like(self.logit, math.nan)
-        self.place = torch.zeros_like(self.logit, dtype=torch.int64)
-
-    def update(self, first: int, logits: Tensor, cosine: Tensor) -> Tensor:
-        """Take in a chunk's logits and cosines (B, n), and return its largest logits, (B,)."""
-        logit, place = logits.max(dim=1)
-        better = logit > self.logit
-        self.logit = torch.where(better, logit, self.logit)
-        self.cosine = torch.where(better, cosine.gather(1, place[:, None])[:, 0], self.cosine)
-        self.place = torch.where(better, place + first, self.place)
-        return logit
-
-    def joined(self, shard: Shard | None) -> "_Best":
-        """Return the largest over all processes' classes; collective call."""
-        if shard is None or shard.group.size == 1:
-            return self
-        found = _Best(self.logit)
-        for logit, cosine, place in zip(
-            *(_of_each(shard.group, part) for part in (self.logit, self.cosine, self.place + shard.first)), strict=True
-        ):
-            better = logit > found.logit  # of equal ones the first process's
-            found.logit = torch.where(better, logit, found.logit)
-            found.cosine = torch.where(better, cosine, found.cosine)
-            found.place = torch.where(better, place, found.place)
-        return found
-
-    def of(self, samples: slice) -> "_Best":
-        """Return that of some samples."""
-        found = _Best(self.logit[samples])
-        found.logit, found.cosine, found.place = self.logit[samples], self.cosine[samples], self.place[samples]
-        return found
-
-    def loses_to(self, labels: Tensor, logit: Tensor) -> Tensor:
-        """Return whether a class that was left out would have won with this logit."""
-        return (logit > self.logit) | ((logit == self.logit) & (labels < self.place))
 
 
 class _Chunks:
@@ -101,11 +60,6 @@ class _Chunks:
             yield start // self.sub_centers, rows, cosine
 
 
-def _of_each(group: Group, rows: Tensor) -> list[Tensor]:
-    """Return the (B,) rows of each process."""
-    return list(group.gather(rows, [len(rows)] * group.size).split(len(rows))) if len(rows) else [rows] * group.size
-
-
 def _take(first: int, labels: Tensor, values: Tensor, kept: Tensor) -> Tensor:
     """Put -inf at the target in a chunk (B, n); return its value there, or ``kept`` where the target is elsewhere."""
     column = labels - first
@@ -114,6 +68,47 @@ def _take(first: int, labels: Tensor, values: Tensor, kept: Tensor) -> Tensor:
     there = values.gather(1, column)[:, 0]
     values.scatter_(1, column, torch.where(inside, -math.inf, there)[:, None])
     return torch.where(inside, there, kept)
+
+
+class _Swept(NamedTuple):
+    """What a pass over the chunks of classes finds for each sample."""
+
+    target: Tensor
+    nearest: Tensor
+    best: Best
+    margin_best: Best
+    log_sum: LogSum
+    logit_sum: Tensor | None
+
+
+def _swept(
+    chunks: _Chunks,
+    labels: Tensor,
+    dtype: torch.dtype,
+    scale: float | Tensor,
+    reweighting: Reweighting | None,
+    *,
+    with_sum: bool,
+) -> _Swept:
+    best = margin_best = Best.of_none(chunks.unit)
+    target, nearest = best.cosine, best.logit
+    total = torch.zeros_like(nearest, dtype=dtype)
+    log_sum = LogSum(total, torch.full_like(nearest, torch.finfo(nearest.dtype).min))
+    logit_sum = torch.zeros_like(total) if with_sum else None
+    for first, _, cosine in chunks:
+        target = _take(first, labels, cosine, target)
+        nearest = torch.maximum(nearest, cosine.amax(dim=1))
+        logits = cosine * scale
+        found = Best.of_chunk(first, logits, cosine)
+        best = best.or_larger(found)
+        if reweighting is not None:
+            logits = scale * reweighting.apply(cosine)
+            found = Best.of_chunk(first, logits, cosine)
+            margin_best = margin_best.or_larger(found)
+        if logit_sum is not None:
+            logit_sum += logits.masked_fill(logits == -math.inf, 0).sum(dim=1)
+        log_sum = log_sum.plus(logits, found.logit)
+    return _Swept(target, nearest, best, margin_best, log_sum, logit_sum)
 
 
 @torch.no_grad()
@@ -157,36 +152,17 @@ def angular_scores(
         if reweighting is not None:
             reweighting = Reweighting(group.gather(reweighting.threshold, sizes), reweighting.t)
         chunks = _Chunks(embeddings, weight, sub_centers, chunk_size)
-        best, margin_best = (_Best(chunks.unit) for _ in range(2))
-        target, nearest = best.cosine, best.logit
-        total = psi.new_zeros(len(labels))
-        logit_sum = torch.zeros_like(total) if label_smoothing else None
-        shift = torch.full_like(nearest, torch.finfo(nearest.dtype).min)
-        for first, _, cosine in chunks:
-            target = _take(first, labels, cosine, target)
-            nearest = torch.maximum(nearest, cosine.amax(dim=1))
-            logits = cosine * scale
-            largest = best.update(first, logits, cosine)
-            if reweighting is not None:
-                logits = scale * reweighting.apply(cosine)
-                largest = margin_best.update(first, logits, cosine)
-            if logit_sum is not None:
-                logit_sum += logits.masked_fill(logits == -math.inf, 0).sum(dim=1)
-            larger = torch.maximum(shift, largest)
-            total *= (shift - larger).to(total.dtype).exp()
-            total += logits.sub_(larger[:, None]).exp_().sum(dim=1)
-            shift = larger
+        found = _swept(chunks, labels, psi.dtype, scale, reweighting, with_sum=label_smoothing > 0)
+        target, nearest, best, margin_best, log_sum, logit_sum = found
         if shard is not None:
             here = (labels >= 0) & (labels < weight.shape[0] // sub_centers)
             target, nearest = group.sum(torch.where(here, target, 0)), group.max(nearest)
-            largest = group.max(shift.clone())
-            total = group.sum(total * (shift - largest).to(total.dtype).exp())
-            shift, logit_sum = largest, None if logit_sum is None else group.sum(logit_sum)
-        best = best.joined(shard).of(mine)
-        margin_best = best if reweighting is None else margin_best.joined(shard).of(mine)
-        target, nearest, total, shift, labels = target[mine], nearest[mine], total[mine], shift[mine], own_labels
+            log_sum, logit_sum = log_sum.summed(group), None if logit_sum is None else group.sum(logit_sum)
+        best = best.joined(shard, mine)
+        margin_best = best if reweighting is None else margin_best.joined(shard, mine)
+        target, nearest, labels = target[mine], nearest[mine], own_labels
         target_logit = psi * scale
-        losses = F.softplus(total.log() + shift - target_logit)
+        losses = F.softplus(log_sum.log()[mine] - target_logit)
         logit_sum = None if logit_sum is None else logit_sum[mine]
         losses = smooth(losses, target_logit, logit_sum, label_smoothing, num_classes)
         is_right = best.loses_to(labels, target * scale)
@@ -227,10 +203,10 @@ def predict(
             sizes = shard.group.sizes(embeddings)
             mine, embeddings = shard.group.local(sizes), shard.group.gather(embeddings, sizes)
         chunks = _Chunks(embeddings, weight, sub_centers, chunk_size)
-        best = _Best(chunks.unit)
+        best = Best.of_none(chunks.unit)
         for first, rows, cosine in chunks:
-            best.update(first, logits_of(rows, cosine), cosine)
-        best = best.joined(shard).of(mine)
+            best = best.or_larger(Best.of_chunk(first, logits_of(rows, cosine), cosine))
+        best = best.joined(shard, mine)
         return best.place, best.cosine
 
 
@@ -256,10 +232,10 @@ def logit_scores(
     """
     with full_precision(embeddings.device):
         chunks = _Chunks(embeddings, weight, 1, chunk_size)
-        best = _Best(chunks.unit)
+        best = Best.of_none(chunks.unit)
         target, nearest = best.cosine, best.logit
         for first, rows, cosine in chunks:
-            best.update(first, logits_of(rows, cosine), cosine)
+            best = best.or_larger(Best.of_chunk(first, logits_of(rows, cosine), cosine))
             target = _take(first, labels, cosine, target)
             nearest = torch.maximum(nearest, cosine.amax(dim=1))
         return HeadScores(best.place, best.cosine, target, nearest, best.place, losses)

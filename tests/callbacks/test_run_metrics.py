@@ -1,6 +1,7 @@
 """metrics.csv and curves.png of every run; figures and settings in every logger that can show them."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +33,7 @@ class Stub(Logger):
         self.settings: dict[str, Any] = {}
         self.metrics: set[str] = set()
         self.pictures: dict[str, Any] = {}
+        self.before_results: set[str] = set()
         self.made.append(self)
 
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
@@ -42,6 +44,16 @@ class Stub(Logger):
 
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
         self.pictures[key] = images[0]
+        if not (RUN / "results.json").exists():
+            self.before_results.add(key)
+
+
+class Interrupted(Stub):
+    """Is interrupted over the first figure of an evaluation."""
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        if not key.endswith("confusion_matrix"):
+            raise KeyboardInterrupt
 
 
 @pytest.fixture(autouse=True)
@@ -62,11 +74,27 @@ def test_any_logger_gets_figures_and_settings(capsys: pytest.CaptureFixture) -> 
     assert stub.settings["model.head.margin"] == 0.25
     assert {"val/confusion_matrix", "test/confusion_matrix", "test/roc"} <= set(stub.pictures)
     assert all(picture.ndim == 3 and picture.shape[2] == 3 for picture in stub.pictures.values())
+    assert {"val/roc", "val/angle/over_training"} <= set(stub.pictures)
+    assert stub.before_results == {"val/confusion_matrix"}  # of an epoch; the rest waits for the results
     assert {"train/loss", "val/accuracy", "test/accuracy"} <= stub.metrics
     assert [row["step"] for row in rows()][-1] == "3"
     printed = capsys.readouterr().out
     assert "tensorboard --logdir lightning_logs" in printed
     assert "curves       lightning_logs/version_0/curves.png" in printed
+
+
+def test_a_run_that_is_interrupted_while_it_draws_has_its_results(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*FIT, "--logger", f"{__name__}.Interrupted"])
+    assert ended.value.code == 130
+    results = json.loads((RUN / "results.json").read_text())
+    printed = capsys.readouterr().out
+    assert f"{results['test/accuracy']:.2%}" in printed
+    assert "lightning_logs/version_0/results.json" in printed
+    assert results["checkpoint"].endswith("best.ckpt")
+    assert Path(results["checkpoint"]).is_file()
+    assert [row["test/accuracy"] for row in rows()][-1] != ""
+    assert "curves" not in printed  # it lists what is there
 
 
 def test_without_any_logger(capsys: pytest.CaptureFixture) -> None:

@@ -73,7 +73,7 @@ def fit(folder: Path, *callbacks: L.Callback, epochs: int = 2, logger: object = 
 
 
 def read(folder: Path) -> list[EventAccumulator]:
-    """Return what each of the run's event files holds; fit and test write one each."""
+    """Return what each of the run's event files holds; fit and test write one each, and a command its figures."""
     files = sorted((folder / "lightning_logs" / "version_0").glob("events.*"))
     events = [EventAccumulator(str(file), size_guidance={"histograms": 0, "images": 0}) for file in files]
     return [each.Reload() for each in events]
@@ -414,11 +414,11 @@ def test_two_processes_count_every_image_and_write_once(tmp_path: Path) -> None:
         timeout=200,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    fitted, tested = read(tmp_path)
+    fitted, tested, drawn = read(tmp_path)
     for name in ("target", "nearest_other"):
         assert fitted.Histograms(f"val/angle/{name}_degrees")[0].histogram_value.num == 144
     assert [np.load(tmp_path / f"{split}.npy").sum() for split in ("val", "test")] == [144, 359]
-    assert len(fitted.Images("val/confusion_matrix")) == len(tested.Images("test/confusion_matrix")) == 1
+    assert len(fitted.Images("val/confusion_matrix")) == len(drawn.Images("test/confusion_matrix")) == 1
     (folder,) = (tmp_path / "lightning_logs" / "version_0").glob("0*/val_embeddings")
     # The first process's share, its 72 of the 144.
     assert len((folder / "metadata.tsv").read_text().splitlines()) == 1 + 72

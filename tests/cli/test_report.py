@@ -61,7 +61,7 @@ def test_one_split_alone_has_no_empty_column(console: Console) -> None:
 
 def test_names_from_outside_are_shown_as_they_are(console: Console) -> None:
     results = {"dataset": "[red]\x1b[2J", "test/[bold]loss\n": 1.0, "fit_seconds": 1.0, "checkpoint": None}
-    report.conclude(console, results, Path("[blue]"), [], None)
+    report.conclude(console, results, Path("[blue]"), [], lambda: None)
     assert "[red]\\x1b[2J" in printed(console)
     assert "[bold]loss\\n" in printed(console)
     assert "[blue]/results.json" in printed(console)
@@ -117,7 +117,7 @@ def test_the_closing_lines_name_the_next_commands(
         "checkpoint": "runs/v/checkpoints/best.ckpt",
     }
     report.conclude(
-        console, results, Path("runs/v"), [CSVLogger("runs", name="", version="v")], Path("runs/v/curves.png")
+        console, results, Path("runs/v"), [CSVLogger("runs", name="", version="v")], lambda: Path("runs/v/curves.png")
     )
     text = printed(console)
     assert "These are scikit-learn's digits, not MNIST." in text
@@ -128,15 +128,19 @@ def test_the_closing_lines_name_the_next_commands(
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
     monkeypatch.chdir(tmp_path)
-    report.conclude(console, results | {"checkpoint": str(checkpoint)}, checkpoint.parents[1], [], None)
+    report.conclude(console, results | {"checkpoint": str(checkpoint)}, checkpoint.parents[1], [], lambda: None)
     assert printed(console).splitlines()[-1] == "predictions  arcface-pl predict --ckpt_path best"  # fits 80 columns
     (tmp_path / "lightning_logs" / "version_1" / "checkpoints").mkdir(parents=True)
     (tmp_path / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt").touch()
-    report.conclude(console, results | {"checkpoint": str(checkpoint)}, checkpoint.parents[1], [], None)
+    report.conclude(console, results | {"checkpoint": str(checkpoint)}, checkpoint.parents[1], [], lambda: None)
     assert printed(console).splitlines()[-1].endswith("version_0/checkpoints/best.ckpt")  # now best is another's
     other = Console(file=io.StringIO(), width=200)
     report.conclude(
-        other, {"dataset": "x", "test/loss": 0.5, "fit_seconds": 2.0, "checkpoint": "c"}, Path("runs/v"), [], None
+        other,
+        {"dataset": "x", "test/loss": 0.5, "fit_seconds": 2.0, "checkpoint": "c"},
+        Path("runs/v"),
+        [],
+        lambda: None,
     )
     assert "arcface-pl predict" not in printed(other)  # a module whose answers it may not know
     assert "digits" not in printed(other)

@@ -547,3 +547,8 @@ class TestUnreadable:
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ImageFolderDataModule("images", **settings)
+
+
+def test_a_machine_of_many_cores_gets_eight_workers_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(96), raising=False)
+    assert [ImageFolderDataModule("images", num_workers=given)._processes for given in (None, 20)] == [8, 20]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback
-from arcface_pl.callbacks.tensorboard.writer import add_figure, shows_figures, split_name, writer_of
+from arcface_pl.callbacks.tensorboard.writer import add_figure, draw_at_end, shows_figures, split_name, writer_of
 from arcface_pl.figures import AngleHistory, count_degrees, draw_angle_history
 from arcface_pl.functional.checks import check_count
 
@@ -75,8 +75,9 @@ class AngleHistograms(ScoredCallback):
         """Draw the angles over all epochs."""
         prefix, step = self._last
         if prefix and shows_figures(trainer) and trainer.is_global_zero:
-            figure = draw_angle_history(AngleHistory(**self.state_dict()))
-            add_figure(trainer, f"{prefix}/over_training", figure, step)
+            history = AngleHistory(**self.state_dict())
+            tag = f"{prefix}/over_training"
+            draw_at_end(trainer, lambda: add_figure(trainer, tag, draw_angle_history(history), step))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts of every epoch, the fields of an `AngleHistory`."""

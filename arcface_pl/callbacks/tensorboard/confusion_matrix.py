@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, num_classes_of
-from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, shows_figures, split_name
+from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, draw_at_end, shows_figures, split_name
 from arcface_pl.figures import draw_confusion
 from arcface_pl.figures.confusion import count_confusions
 from arcface_pl.functional.checks import check_count
@@ -64,11 +64,18 @@ class ConfusionMatrix(ScoredCallback):
         known = cells >= 0
         if not shows_figures(trainer) or not trainer.is_global_zero or trainer.sanity_checking or not known.any():
             return
-        number, split = self._num_classes, split_name(trainer)
+        number, split, step = self._num_classes, split_name(trainer), trainer.global_step
         cells = cells[known]
         confusion = count_confusions(cells // number, cells % number, number, counts[known])
-        figure = draw_confusion(confusion, class_names_of(trainer, number), split)
-        add_figure(trainer, f"{split}/confusion_matrix", figure, trainer.global_step)
+        names = class_names_of(trainer, number)
+
+        def draw() -> None:
+            add_figure(trainer, f"{split}/confusion_matrix", draw_confusion(confusion, names, split), step)
+
+        if trainer.testing:
+            draw_at_end(trainer, draw)
+        else:
+            draw()  # while training, each epoch's is there to be looked at
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = ScoredCallback.on_validation_batch_end

@@ -15,7 +15,7 @@ from arcface_pl.callbacks.outputs import (
     scored_batch,
     share_of_rows,
 )
-from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, shows_figures, split_name
+from arcface_pl.callbacks.tensorboard.writer import add_figure, class_names_of, draw_at_end, shows_figures, split_name
 from arcface_pl.figures import ClosedSet, Evaluated, Mistakes, draw_all
 from arcface_pl.functional.checks import check_count
 from arcface_pl.metrics.functional import VerificationCurve, all_pairs_curve
@@ -107,9 +107,14 @@ class EvaluationFigures(ScoredCallback):
                 num_wrong=int(torch.stack(self._num_wrong).sum()),
                 num_images=self._num_images,
             )
-        curve, names = _curve(embeddings, labels), class_names_of(trainer, num_classes)
-        for name, figure in draw_all(Evaluated(split, names, embeddings, labels, curve, closed)):
-            add_figure(trainer, f"{split}/{name}", figure, self._step)
+        names, step = class_names_of(trainer, num_classes), self._step
+
+        def draw() -> None:
+            curve = _curve(embeddings, labels)
+            for name, figure in draw_all(Evaluated(split, names, embeddings, labels, curve, closed)):
+                add_figure(trainer, f"{split}/{name}", figure, step)
+
+        draw_at_end(trainer, draw)
         self._begin(0)
 
 

@@ -1,5 +1,6 @@
 """Embeddings with their images, for TensorBoard's projector."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -7,7 +8,13 @@ import torch
 from torch import Tensor
 
 from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, images_of, num_batches_of, share_of_rows
-from arcface_pl.callbacks.tensorboard.writer import class_names_of, split_name, tensorboard_of, writer_of
+from arcface_pl.callbacks.tensorboard.writer import (
+    class_names_of,
+    draw_at_end,
+    split_name,
+    tensorboard_of,
+    writer_of,
+)
 from arcface_pl.figures import displayable, tinted
 from arcface_pl.functional.checks import check_count
 from arcface_pl.metrics.functional.cosine import unit_rows
@@ -59,27 +66,33 @@ class EmbeddingProjector(ScoredCallback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show them if this epoch is one of every n."""
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._write(trainer)
+            self._drawing(trainer)()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show them at the end of training."""
-        self._write(trainer)
+        draw_at_end(trainer, self._drawing(trainer))
 
-    def _write(self, trainer: L.Trainer) -> None:
+    def _drawing(self, trainer: L.Trainer) -> Callable[[], None]:
+        """Return what writes the last validation's embeddings, which are forgotten here."""
         writer = writer_of(trainer)
         if writer is None or not self._parts:
-            return
+            return lambda: None
         parts = (torch.cat(part)[: self.num_images] for part in zip(*self._parts, strict=True))
         images, labels, predictions, embeddings = parts
         names = class_names_of(trainer, 1 + max(0, int(labels.max()), int(predictions.max())))
-        writer.add_embedding(
-            # Stored as text: five decimals load twice as fast as full precision
-            unit_rows(embeddings.double()).round(decimals=5),
-            metadata=[[names[label], names[taken]] for label, taken in zip(labels, predictions, strict=True)],
-            metadata_header=["class", "predicted"],
-            # In the class's color from the start: the projector colors nothing before it is asked to
-            label_img=tinted(displayable(images), labels),
-            global_step=self._step,
-            tag=f"{split_name(trainer)}_embeddings",
-        )
+        step, tag = self._step, f"{split_name(trainer)}_embeddings"
+
+        def draw() -> None:
+            writer.add_embedding(
+                # Stored as text: five decimals load twice as fast as full precision
+                unit_rows(embeddings.double()).round(decimals=5),
+                metadata=[[names[label], names[taken]] for label, taken in zip(labels, predictions, strict=True)],
+                metadata_header=["class", "predicted"],
+                # In the class's color from the start: the projector colors nothing before it is asked to
+                label_img=tinted(displayable(images), labels),
+                global_step=step,
+                tag=tag,
+            )
+
         self._parts = []  # the end of training need not show them again
+        return draw

@@ -1,6 +1,9 @@
 """Where TensorBoard callbacks draw, and the names they use."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -12,6 +15,39 @@ from arcface_pl.figures.style import to_pixels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
+
+
+_WAITING: WeakKeyDictionary[L.Trainer, list[Callable[[], None]]] = WeakKeyDictionary()
+
+
+@contextmanager
+def figures_last(trainer: L.Trainer) -> Iterator[Callable[[], None]]:
+    """Have `draw_at_end` wait: figures take seconds, and results need not.
+
+    Yields:
+        Draws what waits. The end of the body, also by an exception, does the same.
+    """
+    waiting = _WAITING[trainer] = []
+
+    def draw() -> None:
+        while waiting:
+            waiting.pop(0)()
+            if not waiting and (writer := writer_of(trainer)) is not None:
+                writer.close()  # as Lightning does at the end of a stage, which was before
+
+    try:
+        yield draw
+    finally:
+        del _WAITING[trainer]
+        draw()
+
+
+def draw_at_end(trainer: L.Trainer, draw: Callable[[], None]) -> None:
+    """Draw once training or a test is over: now, or when `figures_last` lets it."""
+    if trainer in _WAITING:
+        _WAITING[trainer].append(draw)
+    else:
+        draw()
 
 
 def tensorboard_of(trainer: L.Trainer) -> TensorBoardLogger | None:
