@@ -18,6 +18,7 @@ from arcface_pl.functional.scoring import HeadScores, LogitsOf, logit_scores, pr
 from arcface_pl.functional.terms import WHOLE_CELLS
 from arcface_pl.heads.centers import CENTER_INITS, CenterDraw, CenterInit
 
+_LARGEST_WEIGHT = 1e12  # whose product with any loss is far from float32's largest number
 ClassWeights = Literal["equal", "balanced"] | list[float]
 
 
@@ -33,7 +34,8 @@ class Head(nn.Module):
         sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
         label_smoothing: Fraction of the target that is spread evenly over all classes, in [0, 1).
         class_weights: Factor of each sample's loss by its class: "equal" for none, "balanced" for one that is inverse
-            to the number of training images of the class, 1 on average over them, or a list of C numbers, at least 0.
+            to the number of training images of the class, 1 on average over them, or a list of C numbers, at least 0
+            and below 1e12, not all of them 0.
         non_target_precision: Operands of the matrix products of the non-target classes in a loss over many classes:
             "float32", "tf32" on CUDA devices (no effect elsewhere), or "bfloat16"; sums are float32, and the target's
             angle stays exact. Scores and predictions do not depend on it.
@@ -261,13 +263,13 @@ class Head(nn.Module):
         """Return the numbers of images per class as a tensor, (C,).
 
         Raises:
-            ValueError: A wrong shape, or a negative count.
+            ValueError: A wrong shape, or a count that is negative, NaN or infinite.
         """
         counts = torch.as_tensor(counts)
         if counts.shape != (self.num_classes,):
             raise ValueError(expected("counts.shape", tuple(counts.shape), f"({self.num_classes},)"))
-        if bool((counts < 0).any()):
-            raise ValueError(expected("counts", counts.min().item(), "numbers of images of at least 0"))
+        if bool((wrong := ~((counts >= 0) & (counts < math.inf))).any()):
+            raise ValueError(expected("counts", counts[wrong][0].item(), "numbers of images of at least 0"))
         return counts
 
     def weigh(self, losses: Tensor, labels: Tensor) -> Tensor:
@@ -306,10 +308,15 @@ def _loss_weights(class_weights: ClassWeights, num_classes: int) -> Tensor | Non
     if isinstance(class_weights, str):
         check_choice("class_weights", class_weights, ("equal", "balanced"))
         return None if class_weights == "equal" else torch.ones(num_classes, dtype=torch.float32)
+    if not isinstance(class_weights, list | tuple):
+        raise ValueError(expected("class_weights", class_weights, "'equal', 'balanced', or a list of numbers"))
     if len(class_weights) != num_classes:
         raise ValueError(
             expected("class_weights", f"{len(class_weights)} numbers", f"one for each class, {num_classes}")
         )
     for number, weight in enumerate(class_weights):
-        check_number(f"class_weights[{number}]", weight, low=0)
-    return torch.tensor(class_weights, dtype=torch.float32)
+        check_number(f"class_weights[{number}]", weight, low=0, high=_LARGEST_WEIGHT)
+    weights = torch.tensor(class_weights, dtype=torch.float32)
+    if not bool(weights.any()):
+        raise ValueError(expected("class_weights", "zeros only", "at least one number above 0, for something to learn"))
+    return weights
