@@ -90,9 +90,10 @@ def file_errors() -> Iterator[None]:
 @contextmanager
 def readable(name: str, path: object, accepted: str, *kinds: type[Exception]) -> Iterator[None]:
     """Turn what the system, or a reader that raises ``kinds``, has against a file into a `DataError` of one line."""
+    refused: tuple[type[Exception], ...] = (OSError, *kinds)
     try:
         yield
-    except (OSError, *kinds) as error:
+    except refused as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(expected(name, str(path), f"{accepted} ({reason})")) from None
 
