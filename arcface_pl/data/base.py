@@ -1,6 +1,7 @@
 """`ImageDataModule`: splits, loaders, distribution over processes and exact resume for every data module of images."""
 
 import copy
+import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
@@ -130,8 +131,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self._given: Collection[str] = ("test",)  # parts that are not split off by seed
         self._said: set[str] = set()
         self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-        # Subclasses' arguments as well, and with every default
-        self.save_hyperparameters(ignore=["augmentation", "transform", "eval_transform"], logger=True)
+        # Subclasses' arguments as well, and with every default. Asked to find the frame, Lightning would leave a cycle
+        # that keeps the local variables of all callers until the next garbage collection.
+        ignored = ["augmentation", "transform", "eval_transform"]
+        self.save_hyperparameters(ignore=ignored, frame=inspect.currentframe(), logger=True)
 
     # To be defined by subclasses.
 
