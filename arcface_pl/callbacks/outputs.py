@@ -103,13 +103,9 @@ def images_of(
         images = images_and_labels(batch)[0]
     except DataError:
         images = None
-    shape = images.shape if isinstance(images, Tensor) else ()
-    if (
-        len(shape) == 4
-        and shape[0] == num_images
-        and shape[1] in (1, 3)
-        and (like is None or like.shape[1:] == shape[1:])
-    ):
+    shape = tuple(images.shape) if isinstance(images, Tensor) else ()
+    fits = len(shape) == 4 and shape[0] == num_images and shape[1] in (1, 3)
+    if fits and (like is None or like.shape[1:] == shape[1:]):
         return in_rgb(getattr(trainer, "datamodule", None), images)
     warn_once(
         callback,

@@ -51,7 +51,7 @@ def rebuild(
             size_lazy_layers(backbone, content)
         head = build_network("head", content) if head is None else head
     except (ValueError, RuntimeError, AttributeError, TypeError, ArithmeticError, LookupError) as error:
-        raise CheckpointError(path, " ".join(str(error).split()), "use the classes it was trained with") from error
+        raise CheckpointError(path, str(error), "use the classes it was trained with") from error
     for role, network in (("backbone", backbone), ("head", head)):
         own = {name: tensor for name, tensor in weights.items() if name.startswith(f"{role}.")}
         check_fit(path, own, network.state_dict(prefix=f"{role}."))

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TextIO
 
 from arcface_pl import __version__
-from arcface_pl.cli.help import HELP, SUBCOMMANDS
+from arcface_pl.cli.help import SUBCOMMANDS, help_text
 from arcface_pl.cli.launchers import check_address_space, check_launcher
 from arcface_pl.cli.program import as_typed, folded, program
 from arcface_pl.errors import SettingsError, UserError, file_errors, printable
@@ -94,7 +94,7 @@ def _perform(command: str, args: list[str]) -> None:
     own_pictures = command == "predict" and bool(args) and not args[0].startswith("-")
     if command not in TOOLS and not own_pictures and (command in ("-h", "--help") or {"-h", "--help"} & set(args)):
         topic = command if command in SUBCOMMANDS else ""
-        print(as_typed(HELP[topic or "arcface-pl"], topic), end="")  # noqa: T201
+        print(as_typed(help_text(topic or "arcface-pl"), topic), end="")  # noqa: T201
         return
     if command in ("-V", "--version"):
         print(f"arcface-pl {__version__}")  # noqa: T201
@@ -125,9 +125,9 @@ def _perform(command: str, args: list[str]) -> None:
 def _check_words(command: str, words: list[str]) -> None:
     from arcface_pl.checkpoints.runs import check_asked
     from arcface_pl.cli.command_line import parse_command_line
-    from arcface_pl.cli.config import BASE_CONFIG, read_config
+    from arcface_pl.cli.config import read_config
 
-    request = parse_command_line(command, words, read_config(BASE_CONFIG)["trainer"])
+    request = parse_command_line(command, words)
     for path in request.configs:
         read_config(path, command)
     if request.ckpt_path is not None and not request.helps:
@@ -144,7 +144,7 @@ class _Folded(logging.Formatter):
 def _print_completion(shell: str) -> None:
     from arcface_pl.cli.completion import completion
 
-    does = dict(line.split(maxsplit=1) for line in HELP["arcface-pl"].splitlines() if line.startswith("  "))
+    does = dict(line.split(maxsplit=1) for line in help_text("arcface-pl").splitlines() if line.startswith("  "))
     trains = {command: does[command] for command in SUBCOMMANDS}
     print(completion(shell, trains, {command: does[command] for command in TOOLS}))  # noqa: T201
 

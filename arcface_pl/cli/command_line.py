@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from arcface_pl.cli.aliases import meant_by
 from arcface_pl.cli.config import (
     ALIASES,
+    BASE_CONFIG,
     SECTIONS,
     is_class,
     merge,
@@ -139,13 +140,12 @@ def _forget_replaced(settings: dict[str, Any], name: str, text: str) -> None:
         node[last] = {"class_path": chosen}
 
 
-def parse_command_line(command: str, args: Sequence[str], trainer_arguments: Iterable[str]) -> Request:
+def parse_command_line(command: str, args: Sequence[str]) -> Request:
     """Sort a command line; values are not checked yet.
 
     Args:
         command: The subcommand.
         args: What follows it.
-        trainer_arguments: Names that stand for ``trainer.NAME``.
 
     Returns:
         The sorted command line.
@@ -153,7 +153,6 @@ def parse_command_line(command: str, args: Sequence[str], trainer_arguments: Ite
     Raises:
         SettingsError: If a flag is unknown or has no value, or a word stands alone.
     """
-    trainer_arguments = set(trainer_arguments)
     request, words = Request(command), list(args)
     if "--env" in words:
         words = [*_environment(), *words]
@@ -166,7 +165,7 @@ def parse_command_line(command: str, args: Sequence[str], trainer_arguments: Ite
         if name in SWITCHES:
             request.switches[name] = value
             continue
-        name = _full_name(name, trainer_arguments)
+        name = _full_name(name)
         follows = bool(words) and not words[0].startswith("--")
         if name.endswith(".help"):
             chosen = value if equals else words.pop(0) if follows else ""
@@ -197,7 +196,8 @@ def _environment() -> list[str]:
     ]
 
 
-def _full_name(name: str, trainer_arguments: set[str]) -> str:
+def _full_name(name: str) -> str:
+    trainer_arguments = read_config(BASE_CONFIG)["trainer"]
     root, dot, rest = name.partition(".")
     if root.rstrip("+") in trainer_arguments:
         return f"trainer.{name}"

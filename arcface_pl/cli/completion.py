@@ -2,9 +2,8 @@
 
 import argparse
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from arcface_pl.cli.config import BASE_CONFIG, is_class, named_configs, read_config
+from arcface_pl.cli.config import BASE_CONFIG, each_setting, named_configs, read_config
 from arcface_pl.errors import SettingsError, expected
 
 SHELLS = ("bash", "zsh")
@@ -60,15 +59,5 @@ def _flags() -> Iterator[tuple[str, tuple[str, ...] | None]]:
     for name, value in base["trainer"].items():
         yield f"--{name}", ("true", "false") if isinstance(value, bool) else choices.get(f"--{name}")
     for section in ("model", "data"):
-        for flag, value in _names(f"--{section}", base[section]):
+        for flag, value in each_setting(base[section], f"--{section}"):
             yield flag, ("true", "false") if isinstance(value, bool) else choices.get(flag)
-
-
-def _names(flag: str, node: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        if is_class(node):
-            yield flag, None
-        for name, value in (node.get("init_args", {}) if is_class(node) else node).items():
-            yield from _names(f"{flag}.{name}", value)
-    else:
-        yield flag, node

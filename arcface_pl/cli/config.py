@@ -16,12 +16,12 @@ from typing import Any
 
 import yaml
 
+from arcface_pl.cli.help import SUBCOMMANDS
 from arcface_pl.errors import SettingsError, expected
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE_CONFIG = CONFIGS / "base.yaml"
 SECTIONS = ("seed_everything", "trainer", "model", "data")
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 MODULE = "arcface_pl.training.module.ArcFaceModule"
 # Beginning of a file that holds all settings, as a run or --print_config writes it.
@@ -201,6 +201,31 @@ def walk(node: Any, mapping: type = dict, key: str = "") -> Iterator[tuple[str, 
     elif isinstance(node, mapping):
         for name, value in (node if isinstance(node, dict) else vars(node)).items():
             yield from walk(value, mapping, key if name == "init_args" else f"{key}.{name}" if key else str(name))
+
+
+def section_of(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of settings, to be read or changed; of a class, its arguments."""
+    section: dict[str, Any] = settings[name]
+    if not is_class(section):
+        return section
+    section["init_args"] = arguments = section.get("init_args") or {}
+    return arguments
+
+
+def each_setting(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full name and the value of each setting of a config; a class's value is its name.
+
+    Args:
+        node: The settings.
+        place: Full name of ``node``.
+    """
+    if not isinstance(node, dict):
+        yield place, node
+        return
+    if is_class(node):
+        yield place, node["class_path"]
+    for name, value in (node.get("init_args", {}) if is_class(node) else node).items():
+        yield from each_setting(value, f"{place}.{name}".removeprefix("."))
 
 
 def import_class(path: Any) -> type | None:

@@ -9,12 +9,12 @@ from torch import nn
 
 from arcface_pl.callbacks.run.signals import end_at_once, restore
 from arcface_pl.checkpoints.reading import CheckpointFile
+from arcface_pl.cli.building import build_data
 from arcface_pl.cli.command_line import Request
-from arcface_pl.cli.config import BASE_CONFIG, is_class, merge, read_config
+from arcface_pl.cli.config import BASE_CONFIG, is_class, read_config, section_of
 from arcface_pl.cli.machine import keep_freed_memory, stop_driver_search
-from arcface_pl.cli.own_networks import configured_networks, name_networks
-from arcface_pl.cli.resume import settings_of_run
-from arcface_pl.cli.settings import ArcFaceCLI, build_data
+from arcface_pl.cli.run_settings import over_checkpoint
+from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
 from arcface_pl.errors import SettingsError, expected
 
@@ -46,17 +46,12 @@ class Refit:
     """
 
     def __init__(self, checkpoint: CheckpointFile, request: Request, max_epochs: int | None, accelerator: str) -> None:
-        layer = settings_of_run(checkpoint)
-        self.settings, flags = request.over(merge(read_config(BASE_CONFIG), layer))
-        specs = checkpoint.content["hyper_parameters"]
-        self.flags = name_networks(checkpoint.path, specs, self.settings, flags, configured_networks(checkpoint))
+        self.settings, self.flags = over_checkpoint(request, read_config(BASE_CONFIG), checkpoint)
         self.settings["trainer"] |= {**_QUIET, "accelerator": accelerator}
         if max_epochs is not None:
             self.settings["trainer"] |= {"max_epochs": max_epochs, "min_epochs": None, "max_steps": -1}
-        model = self.settings["model"]
-        model = model.get("init_args") or {} if is_class(model) else model
         for role, sizes in {"backbone": ("in_channels", "image_size"), "head": ("num_classes",)}.items():
-            node: Any = model.get(role)
+            node: Any = section_of(self.settings, "model").get(role)
             for name in sizes if is_class(node) else ():  # those of the data, which may be others
                 (node.get("init_args") or {}).pop(name, None)
         for name in ("lightning.pytorch", "lightning.fabric"):

@@ -18,18 +18,6 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 WAIT = 10  # seconds to wait for another process that holds the gallery's lock: the page hangs meanwhile
 
-_DESCRIPTION = """\
-Serve a page to try a trained model in this machine's browser; no network is needed. Draw with mouse, finger or pen, or
-drop a picture file: while you draw, the page shows the angle to every class center (the nearest, if there are many) and
-the class, or "unknown" below the threshold. You can enroll a new class from a few drawings, and remove it again.
-Ctrl-C ends the command."""
-
-_EXAMPLES = """\
-examples:
-  arcface-pl demo best
-  arcface-pl demo best --port 0 --threshold 0.6
-  arcface-pl demo best --gallery gallery       (with the names that 'arcface-pl recognize enroll' enrolled)"""
-
 
 def run(args: list[str]) -> None:
     """Serve the page until interrupted.
@@ -40,7 +28,7 @@ def run(args: list[str]) -> None:
     Raises:
         UserError: If the model, the gallery or the port cannot be used, or the extra is not installed.
     """
-    parser = server_parser("demo", _DESCRIPTION, _EXAMPLES, 8765)
+    parser = server_parser("demo", 8765)
     parser.add_argument("--gallery", metavar="DIR", help="keep enrolled names in this folder (default: in memory)")
     parser.set_defaults(host=HOST, accelerator="cpu")
     given = parser.parse_args(args)
@@ -58,9 +46,9 @@ def run(args: list[str]) -> None:
     run_server("demo", given, make_app, f"/ shows {printable(given.model)}")
 
 
-def server_parser(command: str, description: str, examples: str, port: int) -> ToolParser:
+def server_parser(command: str, port: int) -> ToolParser:
     """Make the parser of a server, with the arguments of all of them; ``port`` is the default."""
-    parser = ToolParser(command, description, examples)
+    parser = ToolParser(command)
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     accepted = number(int, 0, 65_535, "a port, 0 to 65535")
     told = f"port; 0: any free one (default: {port})"

@@ -19,25 +19,6 @@ if TYPE_CHECKING:
 MOST_PROJECTED = 5000
 _SUFFIXES = (".npz", ".safetensors", ".parquet")  # as in embedding_files, which imports torch
 
-_DESCRIPTION = """\
-Write embeddings as one file: unit vectors (N, D) float32, with the class, path and id of each picture.
-
-Give pictures, or none for the data of the checkpoint's run; --data and --data.SETTING change these as in 'arcface-pl
-fit'. A picture named on the command line has no class (label -1). Pictures that cannot be read are reported and left
-out; ids are positions among all that were asked for.
-
-  .npz          embeddings, labels, classes, paths, ids, for numpy.load
-  .safetensors  embeddings, labels, ids; class_names and paths as JSON in the metadata
-  .parquet      a row a picture: id, path, label, class, embedding (extra 'parquet')
-
-Exit code: 0 on success, 1 if some pictures could not be read, 2 for a mistake in the command."""
-
-_EPILOG = """\
-examples:
-  arcface-pl embed best photos/ --output photos.npz
-  arcface-pl embed best --split val --output val.parquet
-  arcface-pl embed best --data ImageFolderDataModule --data.root photos --tsne photos.png"""
-
 
 def run(args: list[str]) -> int:
     """Embed.
@@ -53,7 +34,7 @@ def run(args: list[str]) -> int:
     """
     data_words, words = split_words(args, "--data")
     given = _parse(words)
-    request = parse_command_line("fit", data_words, ())
+    request = parse_command_line("fit", data_words)
     from arcface_pl.checkpoints.results import check_result, writing_result
     from arcface_pl.figures.style import SOFTWARE
     from arcface_pl.recognizer.embedding_files import to_file
@@ -82,7 +63,7 @@ def run(args: list[str]) -> int:
 
 
 def _parse(words: list[str]) -> "argparse.Namespace":
-    parser = ToolParser("embed", _DESCRIPTION, _EPILOG)
+    parser = ToolParser("embed")
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or quoted patterns")
     parser.add_argument("--output", metavar="FILE", help="default: embeddings.npz; numbered if there is one")

@@ -16,31 +16,6 @@ if TYPE_CHECKING:
     from arcface_pl.checkpoints.reading import CheckpointFile
     from arcface_pl.recognizer import TrainedModel
 
-DESCRIPTION = """\
-Score a model: classification of the classes it was trained on; verification (every pair of two images), retrieval
-(each image looked up among the others) and identification (each named by the nearest of a few enrolled ones) of those
-and of classes it has never seen. Prints one table and writes the same numbers as JSON.
-
-The data are those of a checkpoint's run, its held-out classes included; --data and --data.SETTING change them as in
-'arcface-pl fit', and are needed for other models. Images are then normalized as the network knows it. No config of the
-run is read."""
-
-EPILOG = """\
-protocols:
-{protocols}
-
-examples:
-  arcface-pl evaluate best
-  arcface-pl evaluate model.ckpt --protocol mnist-8-9 --figures figures
-  arcface-pl evaluate model.ckpt --protocol omniglot
-  arcface-pl evaluate model.ckpt --data.dataset fashion_mnist --split val
-  arcface-pl evaluate model.ckpt --data ImageFolderDataModule --data.root photos
-  arcface-pl evaluate model.ckpt --pairs lfw/pairs.txt --data.root lfw/images --flip
-  arcface-pl evaluate model.ckpt --pairs lfw.bin
-  arcface-pl evaluate people.npz
-  arcface-pl evaluate sface.onnx --pairs lfw.bin --onnx.mean 0 --onnx.std 1 --onnx.channel_order rgb
-"""
-
 
 def run(args: list[str]) -> None:
     """Evaluate a checkpoint.
@@ -57,7 +32,7 @@ def run(args: list[str]) -> None:
     options = _parser().parse_args(words)
     if options.pairs:
         data_words = ["--data", "PairsDataModule", "--data.pairs_file", options.pairs, *data_words]
-    request = parse_command_line("fit", data_words, ())
+    request = parse_command_line("fit", data_words)
     # torch and lightning take seconds to import, which --help and a wrong flag need not wait for.
     from arcface_pl.callbacks.tensorboard.angle_histograms import angle_history_of
     from arcface_pl.checkpoints.runs import run_of
@@ -93,7 +68,7 @@ def run(args: list[str]) -> None:
             console.print(cell(line), soft_wrap=True)
     run = run_of(*checkpoint)
     place = checkpoint.path.parent if run is None else run.folder
-    path = report.write(options.json or place / _file_name(results), results, options.json is not None, run is not None)
+    path = _write(options, place / _file_name(results), results, run is not None)
     console.print(f"numbers in {cell(path)}", soft_wrap=True)
     if options.figures:
         history = angle_history_of(checkpoint.content)
@@ -125,13 +100,20 @@ def _evaluate_embeddings(options: Any, data_words: list[str]) -> None:
     console = Console(emoji=False)
     report.print_table(console, f"{path.stem}, embeddings", found)
     results = {"embeddings": str(path), **report.as_json(found)}
-    place = options.json or path.parent / f"evaluate-{path.stem}.json"
-    console.print(f"numbers in {cell(report.write(place, results, options.json is not None, False))}", soft_wrap=True)
+    path = _write(options, path.parent / f"evaluate-{path.stem}.json", results, False)
+    console.print(f"numbers in {cell(path)}", soft_wrap=True)
+
+
+def _write(options: Any, path: Path, results: dict[str, Any], replace: bool) -> Path:
+    """Write the results to --json, or to ``path``, where ``replace`` replaces an older result."""
+    from arcface_pl.cli.result_files import write_json_result
+
+    where = {"option": "--json" if options.json else None, "remedy": "give --json a folder that can be written"}
+    return write_json_result(options.json or path, results, replace=replace, **where)
 
 
 def _parser() -> ToolParser:
-    listed = "\n".join(f"  {name:18}{each.title}" for name, each in PROTOCOLS.items())
-    parser = ToolParser("evaluate", DESCRIPTION, EPILOG.format(protocols=listed))
+    parser = ToolParser("evaluate", protocols="".join(f"  {name:18}{each.title}\n" for name, each in PROTOCOLS.items()))
     parser.add_argument("checkpoint", metavar="MODEL", help=f"{MODEL_HELP}; or a file of embeddings")
     parser.add_argument(
         "--pairs", metavar="FILE", help="a list of pairs, such as LFW's pairs.txt, or insightface's lfw.bin"
@@ -165,9 +147,9 @@ def data_of(
         split: "train", "val" or "test", for messages about missing loaders.
         protocol: A fixed protocol, which sets the data.
     """
+    from arcface_pl.cli.building import build_data
     from arcface_pl.cli.drawn_splits import warn_of_trained_images
     from arcface_pl.cli.resume import settings_of_checkpoint
-    from arcface_pl.cli.settings import build_data
     from arcface_pl.data import ImageDataModule, PairsDataModule
     from arcface_pl.data.protocol import check_loaders, check_names, fact
 

@@ -1,5 +1,6 @@
 """``evaluate``: what is measured on a data module, and its table, JSON and figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from arcface_pl.checkpoints.atomic import writing
 from arcface_pl.checkpoints.results import check_result
 from arcface_pl.cli.mistake_tables import CONFUSIONS, MISTAKES, write_confusions, write_mistakes
 from arcface_pl.cli.parser import cell
-from arcface_pl.cli.result_files import write_json_result
 from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import FileError, SettingsError
@@ -80,22 +80,13 @@ def evaluate_data(
     Returns:
         By set: ``trained`` for classes that the head was trained on or ``unseen`` for others, and ``held_out``.
     """
-    batches: Any = data.test_dataloader() if split == "test" else []
-    if split == "val" and fact(data, "num_val"):
-        batches = data.val_dataloader()
+    sets = _sets_of(model, data, split)
     pairs = getattr(data, "pairs", None) if split == "test" else None
-    is_trained = bool(model.class_names) and list(data.class_names) == model.class_names
-    sets: dict[str, Any] = {"trained" if is_trained else "unseen": (batches, data.class_names)} if batches else {}
-    if fact(data, "held_out_class_names") and (unseen := data.held_out_dataloader(split)):
-        sets["held_out"] = (unseen, data.held_out_class_names)
-    if not sets:
-        kind = {"val": "validation"}.get(split, split)
-        raise SettingsError(f"--split {split}: {type(data).__name__} has no {kind} images with these settings")
     roles = fact(data, "is_query", {}) if split == "test" else {}
     network = model.to(device).backbone
     insightface = {}
     if as_insightface and pairs is not None:
-        (name,) = sets
+        ((name, (batches, _)),) = sets.items()
         both, labels = embed(with_mirrored(network), batches, device)
         plain, mirrored = both.chunk(2, dim=1)
         insightface["insightface"] = insightface_scores(plain, mirrored, pairs)
@@ -107,7 +98,7 @@ def evaluate_data(
         classes, labels = embedded["held_out"].labels.unique(return_inverse=True)
         embedded["held_out"] = embedded["held_out"]._replace(labels=labels)
         names = data.held_out_class_names
-        sets["held_out"] = (unseen, [names[label] for label in classes.tolist()])
+        sets["held_out"] = (sets["held_out"][0], [names[label] for label in classes.tolist()])
     found = {
         name: evaluate(
             embedded[name],
@@ -121,6 +112,21 @@ def evaluate_data(
     }
     next(iter(found.values())).scores.update(insightface)
     return found
+
+
+def _sets_of(model: TrainedModel, data: Any, split: str) -> dict[str, tuple[Any, Sequence[str]]]:
+    """Return batches and class names of each set."""
+    batches: Any = data.test_dataloader() if split == "test" else []
+    if split == "val" and fact(data, "num_val"):
+        batches = data.val_dataloader()
+    is_trained = bool(model.class_names) and list(data.class_names) == model.class_names
+    sets = {"trained" if is_trained else "unseen": (batches, data.class_names)} if batches else {}
+    if fact(data, "held_out_class_names") and (unseen := data.held_out_dataloader(split)):
+        sets["held_out"] = (unseen, data.held_out_class_names)
+    if not sets:
+        kind = {"val": "validation"}.get(split, split)
+        raise SettingsError(f"--split {split}: {type(data).__name__} has no {kind} images with these settings")
+    return sets
 
 
 def as_json(found: dict[str, Evaluation]) -> dict[str, Any]:
@@ -146,25 +152,6 @@ def check_places(json_file: Path | None, figures: Path | None) -> None:
     for header, name in ((MISTAKES, "mistakes.csv"), (CONFUSIONS, "confusions.csv")):
         if figures is not None:
             check_result("--figures", figures / "trained" / name, ",".join(header).encode())
-
-
-def write(path: Path, results: dict[str, Any], chosen: bool, in_run: bool) -> Path:
-    """Write the results as JSON.
-
-    Args:
-        path: Where to.
-        results: Plain values.
-        chosen: Whether the user chose ``path``.
-        in_run: Whether ``path`` is in the folder of the checkpoint's run, where an older result is replaced.
-
-    Returns:
-        The file, which has another name than ``path`` if that was taken.
-
-    Raises:
-        FileError: If the file cannot be written.
-    """
-    remedy = "give --json a folder that can be written"
-    return write_json_result(path, results, option="--json" if chosen else None, replace=in_run, remedy=remedy)
 
 
 def print_table(console: Console, title: str, found: dict[str, Evaluation]) -> None:

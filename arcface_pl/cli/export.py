@@ -15,19 +15,6 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors", "torch": ".pt2"}
 
-_DESCRIPTION = """\
-Write backbone, normalization, class centers and thresholds of a trained model to one self-contained file, with class
-names, preprocessing constants and versions as metadata. The file is then run on real images; it is kept only if its
-cosines are within 1e-5 of the model's.
-
-  onnx         uint8 pixels to embedding, cosine and logits, any batch size, for ONNX Runtime
-  torch        the same network as a torch.export program
-  safetensors  the weights, and the settings that rebuild the model"""
-
-_EPILOG = """\
-example:
-  arcface-pl export best --format onnx --output digits.onnx"""
-
 NUM_IMAGES, NUM_TEST = 256, 2000
 
 
@@ -81,7 +68,7 @@ def run(args: list[str]) -> None:
 
 
 def _parse(args: list[str]) -> argparse.Namespace:
-    parser = ToolParser("export", _DESCRIPTION, _EPILOG)
+    parser = ToolParser("export")
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--format", choices=tuple(_SUFFIXES), default="onnx", help="default: onnx")
     parser.add_argument(
@@ -96,9 +83,9 @@ def _parse(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--images", nargs="+", metavar="IMAGE", help="pictures or folders to compare on")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     given = parser.parse_args(args)
-    for name, accepted in (("opset", "no such flag with this format"), ("quantize", "no such flag with this format")):
-        if getattr(given, name) is not None and given.format != "onnx":
-            raise SettingsError(expected(f"--{name}", getattr(given, name), accepted, "Use --format onnx"))
+    for name in ("opset", "quantize"):
+        if (value := getattr(given, name)) is not None and given.format != "onnx":
+            raise SettingsError(expected(f"--{name}", value, "no such flag with this format", "Use --format onnx"))
     if given.opset is not None and not 18 <= given.opset <= 24:
         raise SettingsError(expected("--opset", given.opset, "18 to 24"))
     return given
@@ -126,10 +113,8 @@ def _images(
             raise SettingsError(
                 expected("--images", " ".join(names), f"{step} or more pictures that can be read", reasons)
             )
-        return (
-            pictures.pixels[int(test and len(pictures.paths) > 1) :: 2 if test else 1][:NUM_IMAGES],
-            None,
-        ), "your own"
+        chosen = pictures.pixels[int(test and len(pictures.paths) > 1) :: 2 if test else 1]
+        return (chosen[:NUM_IMAGES], None), "your own"
     if step > 1 and model.dataset_name not in CATALOG:  # scales from other pictures would be wrong in silence
         got = "none" if model.dataset_name is None else f"none for a model of {model.dataset_name!r}"
         raise SettingsError(f"--images: got {got}; expected pictures of your own to choose the scales of int8 by")
@@ -148,7 +133,6 @@ def _images(
         numbers = [names.index(name) for name in model.class_names]
         kept = torch.isin(labels, torch.tensor(numbers))
         images, labels = images[kept], torch.tensor([numbers.index(int(label)) for label in labels[kept]])
-    return (
-        images,
-        labels if is_own else None,
-    ), spec.title if is_own else f"{spec.title}; --images compares on your own"
+    if is_own:
+        return (images, labels), spec.title
+    return (images, None), f"{spec.title}; --images compares on your own"

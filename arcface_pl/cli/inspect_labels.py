@@ -16,28 +16,6 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 MOST_SHOWN = 10  # rows of the table on the console
 
-_DESCRIPTION = """\
-Find images whose label looks wrong: all images are ranked by the angle to the center of their own class less that to
-the nearest other class, in degrees. Above 0, an image looks like the other class. Images that two classes share,
-identical or nearly so, are listed as well.
-
-A network that has trained on a wrong label may have learned it by heart. --folds 2 trains two new networks with the
-settings of the checkpoint's run, each without half of the training images, and judges every image by the one that has
-not seen it: about twice the time of the run. Without --folds the checkpoint's own network judges, at once.
-
-The data are those of a checkpoint's run; --data and --data.SETTING change them as in 'arcface-pl fit', and are needed
-for models of another form. If their classes are not the network's, class centers are means of the images of each class.
-
-Writes to --output: labels.csv (every image, most suspicious first), labels.png (the first of them), shared.csv and
-shared.png (pairs of images of two classes) and labels.json (all of it)."""
-
-_EPILOG = """\
-examples:
-  arcface-pl inspect best --folds 2
-  arcface-pl inspect best --split test --output audit
-  arcface-pl inspect best --data ImageFolderDataModule --data.root photos
-  arcface-pl inspect sface.onnx --data ImageFolderDataModule --data.root people"""
-
 
 def run(args: list[str]) -> None:
     """Audit the labels of a data set.
@@ -50,7 +28,7 @@ def run(args: list[str]) -> None:
     """
     data_words, words = split_words(args, "--data")
     given = _parse(words)
-    request = parse_command_line("fit", data_words, ())
+    request = parse_command_line("fit", data_words)
     from arcface_pl.checkpoints.runs import run_of
     from arcface_pl.cli import label_report as report
     from arcface_pl.cli.inputs import read_model
@@ -111,7 +89,7 @@ def _cross_fit(
 
 
 def _parse(words: list[str]) -> "argparse.Namespace":
-    parser = ToolParser("inspect", _DESCRIPTION, _EPILOG)
+    parser = ToolParser("inspect")
     parser.add_argument("checkpoint", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--folds",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,9 @@ def write(found: Findings, facts: dict[str, Any], folder: Path, num_shown: int) 
 
 def _draw(found: Findings, folder: Path, most: int) -> None:
     places = found.angles.ranked()[:most].tolist()
+    short = partial(shorten, among=found.class_names)
     captions = [
-        f"{shorten(label)},\nlike {shorten(other)}\n{'' if score is None else f'score {score:.0f}{_DEGREE}'}"
+        f"{short(label)},\nlike {short(other)}\n{'' if score is None else f'score {score:.0f}{_DEGREE}'}"
         for _, _, _, label, other, _, _, score, _ in found.rows[: len(places)]
     ]
     title = f"The {len(places)} most suspicious labels of {len(found.audited.labels):,}"
@@ -154,7 +155,7 @@ def _draw(found: Findings, folder: Path, most: int) -> None:
     pairs = found.pairs[: most // 2]
     if pairs:
         places = [place for first, second, _ in pairs for place in (first, second)]
-        names = [shorten(found.class_names[found.audited.labels[place]]) for place in places]
+        names = [short(found.class_names[found.audited.labels[place]]) for place in places]
         captions = [f"{name}\npair {i // 2 + 1}, {pairs[i // 2][2]:.3f}" for i, name in enumerate(names)]
         title = f"{len(pairs)} of {len(found.pairs):,} pairs of images that two classes share"
         _save(found, places, captions, title, folder / "shared.png")

@@ -8,10 +8,10 @@ from torch import nn
 
 from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
+from arcface_pl.cli.building import build_network
 from arcface_pl.cli.command_line import parse_command_line
-from arcface_pl.cli.config import is_class, merge, parse_yaml, read_config, same_class
+from arcface_pl.cli.config import is_class, merge, parse_yaml, read_config, same_class, section_of
 from arcface_pl.cli.resume import class_node, resumed_run
-from arcface_pl.cli.settings import build_network
 from arcface_pl.errors import SettingsError, printable
 
 Flags = Sequence[tuple[str, str]]
@@ -34,7 +34,7 @@ def build_networks(
     Raises:
         SettingsError: If no class is named for one, or it cannot be built.
     """
-    request = parse_command_line("test", words, ())
+    request = parse_command_line("test", words)
     flagged = {".".join(name.split(".")[:2]) for name, _ in request.flags}
     roles = [role for role in REGISTRIES if f"model.{role}" in flagged or not is_known(role, specs.get(role))]
     nodes = {role: class_node(role, specs.get(role)) for role in roles}
@@ -46,8 +46,8 @@ def build_networks(
 def configured_networks(found: CheckpointFile) -> Mapping[str, Any]:
     """Return the settings of the networks in the config of a checkpoint's run, if the checkpoint lies there."""
     run = resumed_run(found)
-    model = {} if run is None else read_config(run.folder / "config.yaml").get("model") or {}
-    return model.get("init_args") or {} if is_class(model) else model
+    settings = {} if run is None else read_config(run.folder / "config.yaml")
+    return section_of(settings, "model") if settings.get("model") else {}
 
 
 def name_networks(
@@ -72,7 +72,7 @@ def name_networks(
     Raises:
         SettingsError: If nothing names it: names the flag that does.
     """
-    model = settings["model"].get("init_args") or {} if is_class(settings["model"]) else settings["model"]
+    model = section_of(settings, "model")
     left = list(flags)
     for role in REGISTRIES:
         node, spec = model.get(role) or {}, specs.get(role)

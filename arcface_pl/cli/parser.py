@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from arcface_pl.checkpoints.find_checkpoint import find_named
 from arcface_pl.checkpoints.runs import NAMES, check_asked
+from arcface_pl.cli.help import help_text
 from arcface_pl.cli.program import as_typed, laid_out, program
 from arcface_pl.errors import SettingsError, printable
 
@@ -15,18 +16,6 @@ MODEL_HELP = (
     "a .ckpt file; best, last or last-good: that of the newest run; a folder that save_pretrained wrote; a file that "
     "export --format safetensors wrote; an ONNX file"
 )
-
-
-_OWN_NETWORKS = """\
-own networks:
-  --model.backbone my_package.MyNet   class of a backbone that is not of this package; not needed in the run's folder,
-                                      where config.yaml names it. --model.backbone.SETTING: its arguments.
-                                      --model.head: likewise
-
-ONNX files of others, with one image input and one output of embeddings:
-  --onnx.mean 127.5 --onnx.std 127.5  normalization in pixel values of 0 to 255; a number, or [one, per, channel]
-  --onnx.channel_order rgb            or bgr, gray. --onnx.layout nchw or nhwc and --onnx.image_size: if the file leaves
-                                      them open. The same keys in MODEL.yaml, beside MODEL.onnx, save the flags"""
 
 
 class ToolParser(argparse.ArgumentParser):
@@ -37,15 +26,16 @@ class ToolParser(argparse.ArgumentParser):
 
     Args:
         command: Name of the command.
-        description: What it does.
-        epilog: Examples.
+        text: Name of its help: what it does, and after a line ``---`` examples; unset: that of the command.
+        **places: See `help_text`.
     """
 
-    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
+    def __init__(self, command: str, text: str | None = None, **places: str) -> None:
+        description, epilog = help_text(text or command, **places).rstrip("\n").split("\n---\n")
         super().__init__(
             prog=program(command),
             description=laid_out(description),
-            epilog=laid_out(as_typed("\n\n".join(filter(None, (epilog, _OWN_NETWORKS))), command)),
+            epilog=laid_out(as_typed(epilog, command)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

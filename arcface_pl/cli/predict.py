@@ -19,24 +19,9 @@ BATCH = 256
 LEAST_FOR_BAR = 20  # pictures from which a progress bar is shown
 FIELDS = ("file", "label", "cosine", "angle_degrees", "unknown", "error")
 
-_DESCRIPTION = """\
-Classify pictures: prints the class, the cosine and angle to its center, and "unknown" if the cosine is below the
-threshold that was measured in training. Digits may be dark on light or light on dark, anywhere in the picture. No
-config is read. Files that cannot be read are reported, and the rest is classified.
-
-Exit code: 0 on success, 1 if some files could not be read, 2 for a mistake in the command."""
-
-_EXAMPLES = """\
-examples:
-  arcface-pl predict best photo.jpg
-  arcface-pl predict best scans/ 'more/*.png' --json
-  arcface-pl predict lightning_logs/version_0/checkpoints/best.ckpt scans/ --csv > classes.csv
-
-'arcface-pl predict --ckpt_path MODEL' writes the classes of the test set to predictions.csv instead."""
-
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = ToolParser("predict", _DESCRIPTION, _EXAMPLES)
+    parser = ToolParser("predict", "predict_pictures")
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "images",

@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from arcface_pl import data as data_room
+from arcface_pl.callbacks.run.resumed_settings import FINE_TUNING
 from arcface_pl.checkpoints.network import REGISTRIES
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.checkpoints.runs import Run, run_of
+from arcface_pl.cli.building import class_path
 from arcface_pl.cli.config import read_config
 from arcface_pl.cli.loss_settings import nodes_of
 from arcface_pl.cli.report import first_line
-from arcface_pl.cli.settings import class_path
 from arcface_pl.errors import CheckpointError
-from arcface_pl.training.hyperparameters import LOOP_CLASSES
+from arcface_pl.training.hyperparameters import LOOP_CLASSES, TEACHING
 
 
 def resumed_run(found: CheckpointFile) -> Run | None:
@@ -46,15 +47,7 @@ def _training_settings(found: CheckpointFile) -> dict[str, Any]:
     for role, registry in LOOP_CLASSES.items():
         if role in saved:
             settings["model"][role] = saved[role] and _as_class(found.path, role, registry, saved[role])
-    for name in (
-        "head_lr",
-        "freeze",
-        "trainable_blocks",
-        "unfreeze_at_epoch",
-        "backbone_lr_factor",
-        "teacher",
-        "teacher_weight",
-    ):
+    for name in ("head_lr", "freeze", *FINE_TUNING, *TEACHING):
         if name in saved:
             settings["model"][name] = saved[name]
     if saved.get("extra_losses"):

@@ -10,22 +10,6 @@ from arcface_pl.errors import printable
 if TYPE_CHECKING:
     from arcface_pl.recognizer import Recognizer
 
-_DESCRIPTION = """\
-Serve a trained model to programs.
-
-  POST /embed, /predict, /identify, /verify
-                     a picture file as the body, or JSON {"images": [base64, ...]}; verify takes two; ?threshold=COSINE
-  GET /health, /model, /openapi.json
-
-Pictures of all requests that arrive while a batch is computed are the next batch. Requests for another host name than
-this machine's are refused unless --host is given; there is no password and no encryption: put a proxy in front of it
-to serve others. Ctrl-C ends the command."""
-
-_EPILOG = """\
-examples:
-  arcface-pl serve best
-  curl --data-binary @photo.png http://127.0.0.1:8766/predict"""
-
 
 def run(args: list[str]) -> None:
     """Serve until interrupted.
@@ -52,7 +36,7 @@ def run(args: list[str]) -> None:
 
 
 def _parse(args: list[str]) -> argparse.Namespace:
-    parser = server_parser("serve", _DESCRIPTION, _EPILOG, 8766)
+    parser = server_parser("serve", 8766)
     parser.add_argument("--host", default=HOST, metavar="ADDRESS", help=f"default: {HOST}, this machine only")
     parser.add_argument("--gallery", metavar="DIR", help="folder of enrolled names, for identify")
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto", help="default: auto")

@@ -1,81 +1,39 @@
 """`ArcFaceCLI`: LightningCLI over this package's classes, with sizes filled in from the data and one-line errors."""
 
-import enum
 import inspect
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
-from jsonargparse import ArgumentParser, Namespace, set_dumper, set_loader
-from lightning.pytorch import callbacks as lightning_callbacks
-from lightning.pytorch import strategies as lightning_strategies
+from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins import Precision
 from torch import nn
 from torch.optim import lr_scheduler
 
-from arcface_pl.backbones import BACKBONES
 from arcface_pl.backbones.adapter import embedding_width
 from arcface_pl.callbacks.run.defaults import check_trainer
-from arcface_pl.callbacks.run.private_apis import put_whole_numbers_first
 from arcface_pl.checkpoints.network import is_known
 from arcface_pl.cli import loss_settings
 from arcface_pl.cli.aliases import meant_by
-from arcface_pl.cli.config import CLASS_KEYS, COMPLETE, dump_yaml, import_class, is_class, parse_yaml, unknown, walk
-from arcface_pl.cli.error_lines import ConstructorError, settings_errors
+from arcface_pl.cli.building import PARSER, build_class, fill, make, parameter_of, parse_settings, without_objects
+from arcface_pl.cli.command_line import Flags
+from arcface_pl.cli.config import COMPLETE, import_class, is_class, unknown
+from arcface_pl.cli.error_lines import settings_errors
 from arcface_pl.cli.machine import choose_threads
 from arcface_pl.cli.program import program
 from arcface_pl.cli.report import SaveConfig
-from arcface_pl.cli.values import check_seed, check_trainer_values, check_values
+from arcface_pl.cli.trainer_settings import adapt_trainer, check_accelerator, check_trainer_values, fill_save_dirs
+from arcface_pl.cli.values import check_seed, check_values
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import complete, fact
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.heads import HEADS, deferred_centers
-from arcface_pl.training.extra_losses import ExtraLoss
 from arcface_pl.training.hyperparameters import plain
 from arcface_pl.training.module import ArcFaceModule
 from arcface_pl.training.optimizers import build_optimizer
-
-Flags = Sequence[tuple[str, str]]
-
-# A Trainer flag that turns something off removes the callbacks that Lightning would otherwise reject.
-_NEEDS: dict[str, Any] = {
-    "enable_progress_bar": lightning_callbacks.ProgressBar,
-    "enable_checkpointing": lightning_callbacks.Checkpoint,
-    "logger": (
-        lightning_callbacks.LearningRateMonitor,
-        lightning_callbacks.DeviceStatsMonitor,
-        lightning_callbacks.ThroughputMonitor,
-    ),
-}
-
-for each in (L.Trainer, lightning_callbacks.ModelPruning, lightning_callbacks.StochasticWeightAveraging):
-    put_whole_numbers_first(each)
-
-# Flags and lists in flags follow the same YAML as config files
-set_loader("arcface_pl", parse_yaml, exceptions=(ValueError,))
-set_dumper("arcface_pl", dump_yaml)
-_PARSER: dict[str, Any] = {"exit_on_error": False, "parser_mode": "arcface_pl"}
-
-
-def class_path(cls: type) -> str:
-    """Return the dotted name under which a config names ``cls``."""
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-# Short names that jsonargparse cannot resolve by itself, since other classes have them too.
-_SHORT_NAMES: dict[str, Mapping[str, str]] = {
-    "model.backbone": {name: class_path(cls) for name, cls in BACKBONES.items()},
-    "model.lr_schedule": {"ReduceLROnPlateau": "lightning.pytorch.cli.ReduceLROnPlateau"},
-}
-
 
 # Classes of torch that can be built and cannot train a backbone and a head.
 _REFUSED: dict[Any, str] = {
@@ -113,7 +71,7 @@ class ArcFaceCLI(LightningCLI):
             subclass_mode_model=any_model,
             subclass_mode_data=True,
             seed_everything_default=0,
-            parser_kwargs={"prog": program(command), **_PARSER},
+            parser_kwargs={"prog": program(command), **PARSER},
             save_config_callback=SaveConfig,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # checkpoints would name classes to import
@@ -135,11 +93,11 @@ class ArcFaceCLI(LightningCLI):
                 if name.startswith(f"{section}.") and name not in known:
                     meant = meant_by(name.partition(".")[2])
                     raise SettingsError(f"{name}: unknown; did you mean --{meant}?" if meant else unknown(name, known))
-        self.config = _parse(parser, args, self.flags)
+        self.config = parse_settings(parser, args, self.flags)
         check_seed(self.config.get("seed_everything"))
-        _adapt_trainer(self.config.trainer, logs=self.command == "fit")
+        adapt_trainer(self.config.trainer, logs=self.command == "fit")
         check_trainer_values(self.config.trainer)
-        _check_accelerator(self.config.trainer.get("accelerator"))
+        check_accelerator(self.config.trainer.get("accelerator"))
         if self.command != "fit":
             self.save_config_callback = None
 
@@ -153,25 +111,25 @@ class ArcFaceCLI(LightningCLI):
         if self.command != "fit" and "class_path" in (config.get("data") or ()):
             for name in ("in_channels", "image_size"):
                 trained = config.get(f"model.backbone.init_args.{name}")
-                _fill("data", config.data, name, trained, "the checkpoint's network")
-        self.datamodule = _build("data", L.LightningDataModule, config.get("data"))
+                fill("data", config.data, name, trained, "the checkpoint's network")
+        self.datamodule = build_class("data", L.LightningDataModule, config.get("data"))
         key = "model.init_args" if "class_path" in config.model else "model"
         if self.command == "fit" and not isinstance(self.datamodule, ImageDataModule):
             complete(self.datamodule, config.get(f"{key}.head.init_args.num_classes"))
         backbone = self._fill_sizes(config.get(key, Namespace()))
         with settings_errors():
-            self.config = _plain(self.parser.parse_object(config))
+            self.config = without_objects(self.parser.parse_object(config))
         check_values("", self.config)
         self._set_threads(self.config.model)
         ready = self.config.clone()
         ready["data"] = self.datamodule
-        _fill_save_dirs(ready.trainer, required=False)  # not in the saved config, which would overrule a later root
+        fill_save_dirs(ready.trainer, required=False)  # not in the saved config, which would overrule a later root
         if backbone is not None:
             ready[f"{key}.backbone"] = backbone
         # A class of the user's may initialize its centers itself
         head_class = import_class(ready.get(f"{key}.head.class_path")) if ready.get(f"{key}.shard_head") else None
         with settings_errors(), deferred_centers() if head_class in HEADS.values() else nullcontext():
-            self.config_init = self.parser.instantiate(ready, instantiators=[(partial(_make, ready), object, True)])
+            self.config_init = self.parser.instantiate(ready, instantiators=[(partial(make, ready), object, True)])
         self.model = self.config_init.model
         for role, spec in getattr(self.model, "specs", {}).items():
             node = self.config.get(f"{key}.{role}.init_args")
@@ -238,24 +196,24 @@ class ArcFaceCLI(LightningCLI):
         backbone = None
         if "class_path" in (model.get("backbone") or ()):
             for name in ("in_channels", "image_size"):
-                _fill("model.backbone", model.backbone, name, fact(self.datamodule, name), "the data's images")
-            backbone = _build("model.backbone", nn.Module, model.backbone)
+                fill("model.backbone", model.backbone, name, fact(self.datamodule, name), "the data's images")
+            backbone = build_class("model.backbone", nn.Module, model.backbone)
         sizes: list[Any] = [fact(self.datamodule, name) for name in ("in_channels", "image_size")]
         if "class_path" in (model.get("head") or ()):
             width = getattr(backbone, "embedding_dim", None)
             if width is None and backbone is not None and all(isinstance(size, int) for size in sizes):
                 with settings_errors("model"):
                     width = embedding_width(backbone, *sizes)
-            _fill("model.head", model.head, "embedding_dim", width, "the backbone's embeddings")
-            _fill("model.head", model.head, "num_classes", fact(self.datamodule, "num_classes"), "the data")
+            fill("model.head", model.head, "embedding_dim", width, "the backbone's embeddings")
+            fill("model.head", model.head, "num_classes", fact(self.datamodule, "num_classes"), "the data")
             for name in ("embedding_dim", "num_classes"):
-                if _parameter(model.head, name) is not None and model.head.get(f"init_args.{name}") is None:
+                if parameter_of(model.head, name) is not None and model.head.get(f"init_args.{name}") is None:
                     origin = "backbone" if name == "embedding_dim" else "data module"
                     fault = f"not set, and the {origin} has no attribute {name}"
                     raise SettingsError(f"model.head.{name}: {fault}; give --model.head.{name}")
             for node in loss_settings.loss_nodes(model):
-                _fill(loss_settings.NAME, node, "embedding_size", model.head.get("init_args.embedding_dim"), "the head")
-                _fill(loss_settings.NAME, node, "num_classes", model.head.get("init_args.num_classes"), "the data")
+                fill(loss_settings.NAME, node, "embedding_size", model.head.get("init_args.embedding_dim"), "the head")
+                fill(loss_settings.NAME, node, "num_classes", model.head.get("init_args.num_classes"), "the data")
         return backbone
 
     def _try_factories(self) -> None:
@@ -264,231 +222,12 @@ class ArcFaceCLI(LightningCLI):
         made: Any = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
         if "class_path" in (model.get("optimizer") or ()) and callable(getattr(self.model, "optimizer", None)):
             with settings_errors("model.optimizer", model.optimizer.get("init_args")):
-                made = self._try_optimizer()
+                if isinstance(self.model, ArcFaceModule):
+                    made = build_optimizer(
+                        self.model.backbone, self.model.head, self.model.optimizer, self.model.head_lr
+                    )
+                else:
+                    made = self.model.optimizer([nn.Parameter(torch.zeros(1))])
         if "class_path" in (model.get("lr_schedule") or ()) and callable(getattr(self.model, "lr_schedule", None)):
             with settings_errors("model.lr_schedule", model.lr_schedule.get("init_args")):
                 self.model.lr_schedule(made)
-
-    def _try_optimizer(self) -> Any:
-        model: Any = self.model
-        if not isinstance(model, ArcFaceModule):
-            return model.optimizer([nn.Parameter(torch.zeros(1))])
-        return build_optimizer(model.backbone, model.head, model.optimizer, model.head_lr)
-
-
-def build_data(settings: dict[str, Any], flags: Flags, sizes: Mapping[str, int], seed: int | None = None) -> Any:
-    """Build a data module for a trained network.
-
-    Args:
-        settings: Its class and arguments under ``data``.
-        flags: Full name and text of the flags that come after them; only those of ``data`` are read.
-        sizes: ``in_channels`` and ``image_size`` of the network, filled in if the class takes them.
-        seed: That of the run, which draws the same validation and test images again; filled in likewise.
-
-    Returns:
-        The data module.
-
-    Raises:
-        SettingsError: If a setting is unknown, of the wrong type or out of range, or its images are of another size.
-    """
-    parser = LightningArgumentParser(**_PARSER)
-    parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
-    config = _parse(parser, {"data": settings["data"]}, [flag for flag in flags if flag[0].startswith("data.")])
-    for name, value in sizes.items():
-        _fill("data", config.data, name, value, "the checkpoint's network")
-    if config.data.get("init_args.seed") is None:
-        _fill("data", config.data, "seed", seed, "the checkpoint's run")
-    datamodule = _build("data", L.LightningDataModule, config.data)
-    for name, value in sizes.items():
-        found = fact(datamodule, name, value)
-        if found != value:
-            fault = f"got images with {name} {found}; expected {value}, which the checkpoint's network takes"
-            raise SettingsError(f"data: {fault}")
-    return datamodule
-
-
-def build_network(role: str, node: Mapping[str, Any], flags: Flags) -> nn.Module:
-    """Build a backbone or head of any class.
-
-    Args:
-        role: "backbone" or "head".
-        node: Its class and arguments.
-        flags: Full name and text of the flags that come after them; only those of this role are read.
-
-    Raises:
-        SettingsError: If the class does not exist, or an argument is unknown, missing or of the wrong type.
-    """
-    key = f"model.{role}"
-    parser = ArgumentParser(**_PARSER)
-    parser.add_subclass_arguments(nn.Module, key, fail_untyped=False, required=False)
-    config = _parse(parser, {"model": {role: node}}, [flag for flag in flags if flag[0].startswith(key)])
-    return _build(key, nn.Module, config[key])
-
-
-def _check_class_nodes(settings: dict[str, Any]) -> None:
-    """Refuse what stands next to a class_path but is not init_args, and init_args that are not a mapping."""
-    for key, node in walk(settings):
-        if not is_class(node):
-            continue
-        if foreign := [name for name in node if name not in CLASS_KEYS]:
-            raise SettingsError(f"{key}.{foreign[0]}: unknown next to class_path; arguments belong under init_args")
-        for part in ("init_args", "dict_kwargs"):
-            if not isinstance(node.get(part) or {}, dict):
-                raise SettingsError(expected(f"{key}.{part}", node[part], "a mapping of settings"))
-
-
-def _parse(parser: ArgumentParser, settings: dict[str, Any], flags: Flags) -> Namespace:
-    """Parse settings and then flags, without defaults and without asking for what is required."""
-    settings = deepcopy(settings)
-    _check_class_nodes(settings)
-    for key, names in _SHORT_NAMES.items():
-        parent, _, last = key.rpartition(".")
-        node: Any = settings.get(parent)
-        node = node.get("init_args") if is_class(node) else node
-        for place, name in ((node, last), ((node or {}).get(last), "class_path")):
-            if isinstance(place, dict) and isinstance(place.get(name), str):
-                place[name] = names.get(place[name], place[name])
-    node = settings.get("model")
-    node = (node.get("init_args") or {}) if is_class(node) else node
-    if isinstance(node, dict) and node.get("extra_losses"):
-        node["extra_losses"] = loss_settings.full_entries(node["extra_losses"])
-    flags = [_full_loss(*flag) if flag[0].startswith(loss_settings.NAME) else flag for flag in flags]
-    words = [f"--{name}={_SHORT_NAMES.get(name, {}).get(text, text)}" for name, text in flags]
-    parser.validate = lambda *args, **kwargs: None  # sizes are still missing
-    try:
-        with settings_errors():
-            config = parser.parse_object(settings, defaults=False)
-            return parser.parse_args(words, namespace=config, defaults=False)
-    finally:
-        del parser.validate
-
-
-def _full_loss(name: str, text: str) -> tuple[str, str]:
-    """Write a flag of ``model.extra_losses`` with full names of classes."""
-    last = name.removeprefix(loss_settings.NAME).lstrip("+")
-    with settings_errors(name):
-        value = parse_yaml(text)
-    if not last:
-        return name, json.dumps(loss_settings.full_entries(value))
-    if last in (".loss", ".miner"):
-        value = loss_settings.full_name(last[1:], value)
-        return name, value if isinstance(value, str) else json.dumps(value)
-    return name, text
-
-
-def _build(key: str, base: type, node: Namespace | None) -> Any:
-    """Build the class at ``key``, whose arguments may be incomplete, and nothing else."""
-    if node is None:
-        raise SettingsError(expected(key, None, "a class"))
-    parser = ArgumentParser(**_PARSER)
-    parser.add_subclass_arguments(base, key, fail_untyped=False, required=False)
-    check_values(key, node)
-    place = Namespace()
-    place[key] = node
-    with settings_errors(key):
-        checked = parser.parse_object(place, defaults=False)
-        return parser.instantiate(checked, instantiators=[(partial(_make, place), object, True)])[key]
-
-
-def _make(config: Namespace, cls: type, /, *args: Any, **kwargs: Any) -> Any:
-    """Call a class's constructor; what it raises names the setting."""
-    try:
-        with settings_errors(_place_of(config, cls), kwargs):
-            return cls(*args, **kwargs)
-    except SettingsError as error:
-        raise ConstructorError from error
-    except Exception as error:
-        if not issubclass(cls, Logger):
-            raise
-        # Clients of servers raise types of their own, over a missing file or a login
-        remedy = " ".join(str(error).split())
-        refused = SettingsError(expected("trainer.logger", cls.__name__, "a logger that can be made here", remedy))
-        raise ConstructorError from refused
-
-
-def _place_of(config: Namespace, cls: type) -> str:
-    """Return the full name under which ``config`` has ``cls``, without init_args."""
-    for key, node in walk(config, Namespace):
-        if isinstance(node, Namespace) and import_class(node.get("class_path")) is cls:
-            return key
-    if cls is ExtraLoss:
-        return loss_settings.NAME
-    return "model" if issubclass(cls, L.LightningModule) else cls.__name__
-
-
-def _plain(node: Any) -> Any:
-    """Replace defaults that jsonargparse cannot write to a config: enums and devices."""
-    if isinstance(node, Namespace):
-        for name, value in vars(node).items():
-            node[name] = _plain(value)
-    elif isinstance(node, list):
-        return [_plain(item) for item in node]
-    if isinstance(node, enum.Enum):
-        return str(node.value) if isinstance(node, str) else node.name
-    return str(node) if isinstance(node, torch.device) else node
-
-
-def _parameter(node: Namespace, name: str) -> inspect.Parameter | None:
-    """Return that parameter of the class at ``node``, if it has one."""
-    for cls in getattr(import_class(node.class_path), "__mro__", ()):
-        parameters = inspect.signature(cls).parameters
-        if name in parameters or not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-            return parameters.get(name)
-    return None
-
-
-def _fill(key: str, node: Namespace, name: str, value: Any, origin: str) -> None:
-    """Set an argument that follows from elsewhere; refuse another value."""
-    if value is None or _parameter(node, name) is None:
-        return
-    given = node.get(f"init_args.{name}")
-    if given is None:
-        node[f"init_args.{name}"] = value
-    elif given != value:
-        remedy = "Leave it out; the config.yaml of a run has it too"
-        raise SettingsError(expected(f"{key}.{name}", given, f"{value}, that of {origin}", remedy))
-
-
-def _adapt_trainer(trainer: Namespace, logs: bool) -> None:
-    """Remove what does not go with what is turned off, and fill in folders that loggers must be given."""
-    if not logs:
-        trainer["logger"] = False
-    if re.fullmatch(r"-?[0-9]+", str(trainer.get("devices"))):  # jsonargparse takes text for a list of devices, "0,1"
-        trainer["devices"] = int(trainer["devices"])
-    for flag, kind in _NEEDS.items():
-        if trainer.get(flag) is False:
-            nodes = trainer.get("callbacks") or []
-            trainer["callbacks"] = [each for each in nodes if not _is_a(each, kind)]
-    nodes = trainer.get("callbacks") or []
-    bars = [each for each in nodes if _is_a(each, lightning_callbacks.ProgressBar)]
-    trainer["callbacks"] = [each for each in nodes if each not in bars[:-1]]  # one that is added replaces the base's
-    chosen = getattr(lightning_strategies, str(trainer.get("strategy")), import_class(trainer.get("strategy")))
-    if isinstance(chosen, type):  # text, to jsonargparse, since a strategy may be text
-        trainer["strategy"] = Namespace(class_path=class_path(chosen), init_args=Namespace())
-    plugins = trainer.get("plugins") or []
-    if any(_is_a(each, Precision) for each in (plugins if isinstance(plugins, list) else [plugins])):
-        trainer["precision"] = None  # the plugin has it
-    _fill_save_dirs(trainer, required=True)
-
-
-def _fill_save_dirs(trainer: Namespace, required: bool) -> None:
-    """Have loggers write below the Trainer's root: those that need a folder, or those that were given none."""
-    loggers = trainer.get("logger")
-    for node in loggers if isinstance(loggers, list) else [loggers]:
-        parameter = _parameter(node, "save_dir") if isinstance(node, Namespace) else None
-        if parameter is None:
-            continue
-        if node.get("init_args.save_dir") is None and (parameter.default is parameter.empty or not required):
-            node["init_args.save_dir"] = str(trainer.get("default_root_dir") or ".")
-
-
-def _is_a(node: Any, kind: Any) -> bool:
-    return isinstance(node, Namespace) and issubclass(import_class(node.class_path) or object, kind)
-
-
-def _check_accelerator(accelerator: Any) -> None:
-    mps, cuda = torch.backends.mps.is_available(), torch.cuda.is_available()
-    if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator, True):
-        raise SettingsError(
-            expected("trainer.accelerator", accelerator, "cpu or auto: torch finds no such device here")
-        )

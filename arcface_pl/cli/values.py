@@ -2,9 +2,7 @@
 
 import inspect
 import math
-import re
 import types
-from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import Namespace
@@ -14,37 +12,6 @@ from arcface_pl.cli.error_lines import plain_types
 from arcface_pl.errors import SettingsError, expected
 
 LARGEST_SEED = 2**32 - 1
-LARGEST = 2**31 - 1  # Lightning counts steps and batches in 32 bits
-
-# The Trainer accepts any number here and fails, or does nothing, in the middle of the run.
-_WHOLE = {
-    "num_nodes": (1, "a whole number of at least 1"),
-    "max_epochs": (-1, "a whole number of at least 1, or -1 for no limit"),
-    "min_epochs": (0, "a whole number of at least 0, or null"),
-    "max_steps": (-1, "a whole number of at least 1, or -1 for no limit"),
-    "min_steps": (0, "a whole number of at least 0, or null"),
-    "check_val_every_n_epoch": (1, "a whole number of at least 1, or null"),
-    "num_sanity_val_steps": (-1, "a whole number of at least 0, -1 for all, or null"),
-    "log_every_n_steps": (0, "a whole number of at least 0, or null"),
-    "accumulate_grad_batches": (1, "a whole number of at least 1"),
-    "reload_dataloaders_every_n_epochs": (0, "a whole number of at least 0"),
-    "fast_dev_run": (0, "true, false or a number of batches"),
-}
-_NOT_ZERO = ("max_epochs", "max_steps")
-_NOT_BAREBONES = {
-    **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), "false"),
-    **dict.fromkeys(("log_every_n_steps", "num_sanity_val_steps"), "0"),
-    **dict.fromkeys(("callbacks", "profiler"), "null"),
-}
-_ABOVE_ZERO = ("limit_train_batches", "val_check_interval")
-_SHARES = (
-    "limit_train_batches",
-    "limit_val_batches",
-    "limit_test_batches",
-    "limit_predict_batches",
-    "overfit_batches",
-    "val_check_interval",
-)
 
 
 def check_values(place: str, settings: Any) -> None:
@@ -93,46 +60,3 @@ def check_seed(value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_SEED:
         raise SettingsError(expected("seed_everything", value, f"a whole number from 0 to {LARGEST_SEED}"))
-
-
-def check_trainer_values(trainer: Mapping[str, Any] | Namespace) -> None:
-    """Refuse numbers that the Trainer would fail on in the middle of the run.
-
-    Args:
-        trainer: The Trainer's settings.
-
-    Raises:
-        SettingsError: Names the setting, its value and what is accepted.
-    """
-    for name, (low, accepted) in _WHOLE.items():
-        value = trainer.get(name)
-        if (isinstance(value, int) and not low <= value <= LARGEST) or (value == 0 and name in _NOT_ZERO):
-            raise SettingsError(expected(f"trainer.{name}", value, accepted))
-    for name in _SHARES:
-        value, low_open = trainer.get(name), name in _ABOVE_ZERO
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            continue
-        if not 0 <= value <= (1 if isinstance(value, float) else LARGEST) or (low_open and value == 0):
-            accepted = f"a share up to 1.0 or a number of batches{', above 0' if low_open else ''}"
-            raise SettingsError(expected(f"trainer.{name}", value, accepted))
-    for unit in ("epochs", "steps"):
-        least, most = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}")
-        if isinstance(least, int) and isinstance(most, int) and -1 < most < least:
-            raise SettingsError(expected(f"trainer.min_{unit}", least, f"at most trainer.max_{unit}, {most}"))
-    clip = trainer.get("gradient_clip_val")
-    if isinstance(clip, int | float) and not 0 <= clip < math.inf:
-        raise SettingsError(expected("trainer.gradient_clip_val", clip, "a finite number of at least 0"))
-    for name in ("max_time", "val_check_interval"):
-        duration = trainer.get(name)
-        units = {"weeks", "days", "hours", "minutes", "seconds"}
-        if isinstance(duration, Mapping | Namespace) and not set(dict(duration)) <= units:
-            raise SettingsError(expected(f"trainer.{name}", dict(duration), "DD:HH:MM:SS, or days, hours, ..."))
-    duration = trainer.get("max_time")
-    if isinstance(duration, str) and not re.fullmatch(r"[0-9]{2,}:[0-9]{2}:[0-9]{2}:[0-9]{2}", duration):
-        raise SettingsError(expected("trainer.max_time", duration, "DD:HH:MM:SS"))
-    kept = [f"--{name} {off}" for name, off in _NOT_BAREBONES.items() if trainer.get(name) not in (None, False, 0, [])]
-    if trainer.get("barebones") and kept:
-        raise SettingsError(expected("trainer.barebones", True, f"false, or {' '.join(kept)} with it"))
-    devices = trainer.get("devices")
-    if isinstance(devices, int) and not (devices == -1 or 1 <= devices <= 4096):
-        raise SettingsError(expected("trainer.devices", devices, "1 to 4096, a list of them, -1 or auto"))

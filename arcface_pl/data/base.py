@@ -3,27 +3,26 @@
 import copy
 import inspect
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, Literal, Self
 
 import torch
-from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from arcface_pl.data.agreement import check_alike, check_batches_alike, fingerprint
+from arcface_pl.data.agreement import check_alike, check_batches_alike
 from arcface_pl.data.augment import ImageChange
-from arcface_pl.data.classes import ClassSplit, GivenClass, split_classes
+from arcface_pl.data.classes import GivenClass
 from arcface_pl.data.epochs import Batches
-from arcface_pl.data.labelled import LabelledImages
+from arcface_pl.data.facts import ImageFacts
 from arcface_pl.data.loader import BatchLoader
-from arcface_pl.data.parts import Part, Parts, divide, shortages, small_classes
+from arcface_pl.data.parts import Part, Parts, shortages, small_classes
+from arcface_pl.data.split import check_groups
 from arcface_pl.data.transform import ImageTransform, Transform
-from arcface_pl.errors import DataError, expected, listed
+from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_count, check_number
-from arcface_pl.preprocessing import ChannelOrder, Normalization, Preprocessor
-from arcface_pl.seeding import run_seed
+from arcface_pl.preprocessing import ChannelOrder, Normalization
 
 _LOG = logging.getLogger(__name__)
 LARGEST_BATCH = 2**31 - 1
@@ -33,7 +32,7 @@ _REPEATABLE = (
 )
 
 
-class ImageDataModule(LightningDataModule, ABC):
+class ImageDataModule(ImageFacts):
     """Labelled images in train, val and test parts, in memory or in files.
 
     A subclass describes the images (the abstract properties) and loads them (:meth:`load_parts`). Works with or without
@@ -82,9 +81,6 @@ class ImageDataModule(LightningDataModule, ABC):
     can_train = True
     """Whether there are training images at all; without them the images can be evaluated on."""
 
-    numbered_classes = True
-    """Whether a class may be given by its number in label order."""
-
     def __init__(
         self,
         *,
@@ -109,7 +105,7 @@ class ImageDataModule(LightningDataModule, ABC):
             if size > LARGEST_BATCH:
                 raise ValueError(expected(name, size, f"at most {LARGEST_BATCH} images"))
         if images_per_class is not None:
-            _check_groups(images_per_class, batch_size)
+            check_groups(images_per_class, batch_size)
         check_number("val_fraction", val_fraction, low=0, high=1)
         if seed is not None:
             check_count("seed", seed, low=0)
@@ -136,150 +132,9 @@ class ImageDataModule(LightningDataModule, ABC):
         ignored = ["augmentation", "transform", "eval_transform"]
         self.save_hyperparameters(ignore=ignored, frame=inspect.currentframe(), logger=True)
 
-    # To be defined by subclasses.
-
-    @property
-    @abstractmethod
-    def dataset_name(self) -> str:
-        """Short name of the data set, for results and folders."""
-
-    @property
-    @abstractmethod
-    def all_class_names(self) -> list[str]:
-        """Names of all classes of the data set, in label order."""
-
-    @property
-    @abstractmethod
-    def in_channels(self) -> int:
-        """Channels per image."""
-
-    @property
-    @abstractmethod
-    def image_size(self) -> int:
-        """Height and width of the images, in pixels."""
-
-    @property
-    @abstractmethod
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of the training pixels per channel, on a scale of 0 to 1."""
-
     @abstractmethod
     def load_parts(self) -> Parts:
         """Read or find all images and split them into parts, on the CPU."""
-
-    # Derived from these.
-
-    @property
-    def class_split(self) -> ClassSplit:
-        """Labels of the data set that are trained on, and those that are held out.
-
-        Raises:
-            ValueError: If ``classes`` or ``held_out_classes`` is invalid, or they contradict each other.
-        """
-        chosen = self.classes, self.held_out_classes
-        return split_classes(self.all_class_names, *chosen, numbered=self.numbered_classes, seed=self._run_seed)
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the trained classes, in label order."""
-        names = self.all_class_names
-        return [names[label] for label in self.class_split.trained]
-
-    @property
-    def held_out_class_names(self) -> list[str]:
-        """Names of the held-out classes, in label order."""
-        names = self.all_class_names
-        return [names[label] for label in self.class_split.held_out]
-
-    @property
-    def num_classes(self) -> int:
-        """Number of trained classes."""
-        return len(self.class_names)
-
-    def split(self, full: LabelledImages, test: LabelledImages) -> Parts:
-        """Split images in memory into parts by this module's settings, for use in :meth:`load_parts`.
-
-        Args:
-            full: Images for training and validation, with labels in the order of :attr:`all_class_names`.
-            test: Test images.
-        """
-        parts = divide(
-            {"train": full, "test": test},
-            self.class_split,
-            val_fraction=self.val_fraction,
-            watch_test=self.watch_test,
-            seed=self._run_seed,
-        )
-        return Parts(fingerprint(parts), *parts)
-
-    @property
-    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation that images are normalized with; zeros and ones if ``normalize`` is off."""
-        if self._normalization is not None:
-            return self._normalization
-        return self.statistics if self.normalize else ((0.0,) * self.in_channels, (1.0,) * self.in_channels)
-
-    def normalize_as(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Normalize images as a trained network expects them, whatever their own statistics are.
-
-        Args:
-            mean: Mean per channel, on a scale of 0 to 1.
-            std: Standard deviation per channel.
-        """
-        self._normalization = tuple(mean), tuple(std)
-
-    def use_preprocessing(self, preprocessor: Preprocessor) -> None:
-        """Prepare images as a trained network expects them."""
-        self.normalize_as(preprocessor.mean, preprocessor.std)
-        self.channel_order = preprocessor.channel_order
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """Preprocessing of any image for this network, as from `Preprocessor.to_dict`; stored in checkpoints."""
-        mean, std = self.normalization
-        style = {**self.picture_style, "channel_order": self.channel_order}
-        values = Preprocessor(self.image_size, self.in_channels, mean, std, **style).to_dict()
-        return values if self.eval_transform is None else {**values, "eval_transform": str(self.eval_transform)}
-
-    @property
-    def picture_style(self) -> dict[str, Any]:
-        """Kind of images, as arguments of `Preprocessor`; by default plain pictures."""
-        return {"style": "picture"}
-
-    @property
-    def val_prefix(self) -> Literal["val", "test"]:
-        """Prefix of validation metrics: "test" if ``watch_test`` validates on the test set."""
-        return "test" if self.watch_test else "val"
-
-    @property
-    def num_train(self) -> int:
-        """Number of training images."""
-        return len(self._loaded.train.labels)
-
-    @property
-    def num_val(self) -> int:
-        """Number of validation images."""
-        return len(self._loaded.val.labels)
-
-    @property
-    def num_test(self) -> int:
-        """Number of test images."""
-        return len(self._loaded.test.labels)
-
-    @property
-    def class_counts(self) -> list[int]:
-        """Number of training images per class."""
-        return torch.bincount(self._loaded.train.labels, minlength=self.num_classes).tolist()
-
-    @property
-    def val_images(self) -> Tensor:
-        """Validation images, (N, C, H, W) uint8; the test images if there are none."""
-        return self._watched.images
-
-    @property
-    def val_labels(self) -> Tensor:
-        """Labels of :attr:`val_images`, (N,) int64."""
-        return self._watched.labels
 
     def setup(self, stage: str | None = None) -> None:
         """Load, check and split the images, and move them to the training device.
@@ -355,10 +210,6 @@ class ImageDataModule(LightningDataModule, ABC):
             raise RuntimeError("held_out_dataloader: no class is held out; give held_out_classes")
         return self._eval_loader(self._loaded.held_out_val if split == "val" else self._loaded.held_out_test)
 
-    def is_drawn(self, split: str) -> bool:
-        """Whether the images of a split, "val" or "test", are drawn from others by seed and share, after ``setup``."""
-        return split not in self._given
-
     def state_dict(self) -> dict[str, Any]:
         """Return what the batches of this run depend on; stored in its checkpoints."""
         return {
@@ -387,20 +238,6 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return  # a trained model may be evaluated on anything
         check_batches_alike(state_dict, self.state_dict(), allow=self.allow_inexact_resume)
-
-    @property
-    def _loaded(self) -> Parts:
-        if self._parts is None:
-            raise RuntimeError("call prepare_data() and setup() first")
-        return self._parts
-
-    @property
-    def _watched(self) -> Part:
-        return self._loaded.val if self.num_val else self._loaded.test
-
-    @property
-    def _run_seed(self) -> int:
-        return run_seed() if self.seed is None else self.seed
 
     def _load_once(self) -> str:
         if self._parts is None:
@@ -457,16 +294,6 @@ class ImageDataModule(LightningDataModule, ABC):
         overfit = getattr(self.trainer, "overfit_batches", 0)
         epoch = 0 if overfit else self.trainer.current_epoch
         return epoch, batches_done(self.trainer)
-
-
-def _check_groups(images_per_class: int, batch_size: int) -> None:
-    check_count("images_per_class", images_per_class, low=2)
-    if batch_size % images_per_class or batch_size < 2 * images_per_class:
-        divisors = [number for number in range(2, batch_size // 2 + 1) if batch_size % number == 0]
-        near = sorted(sorted(divisors, key=lambda each: abs(each - images_per_class))[:3])
-        remedy = f"data.batch_size {batch_size} takes {listed(near)}" if near else "Set a larger data.batch_size"
-        accepted = "a divisor of data.batch_size, and at most half of it"
-        raise ValueError(expected("images_per_class", images_per_class, accepted, remedy))
 
 
 def batches_done(trainer: Any) -> int:

@@ -59,6 +59,12 @@ class ElasticAugmentation(Augmentation):
         return apply_affine(images.float(), matrices, smooth_field(moves, *images.shape[-2:]))
 
 
+def drawn_augmentation(rotation: float, shift: float, zoom: float, elastic: float) -> Augmentation:
+    """Return the changes of drawn characters: `Augmentation`, or `ElasticAugmentation` where lines are to bend."""
+    strengths = rotation, shift, zoom
+    return ElasticAugmentation(*strengths, elastic=elastic) if elastic else Augmentation(*strengths)
+
+
 def smooth_field(moves: Tensor, height: int, width: int) -> Tensor:
     """Interpolate the displacements of the knots.
 

@@ -1,16 +1,16 @@
 """`MNISTDataModule`: MNIST and similar public data sets."""
 
 import logging
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Literal
 
-from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.base import ImageDataModule
-from arcface_pl.data.elastic import ElasticAugmentation
+from arcface_pl.data.elastic import drawn_augmentation
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.parts import Parts
 from arcface_pl.data.sources.catalog import CATALOG, DatasetSpec
-from arcface_pl.data.sources.find import fetch_dataset, find_folder, how_to_get, is_first_of_machine, load_dataset
+from arcface_pl.data.sources.find import fetch_dataset, find_folder, is_first_of_machine, load_dataset, missing
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_choice
 from arcface_pl.preprocessing import check_channel_order, style_of_dataset
@@ -60,10 +60,8 @@ class MNISTDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         data_dir = str(data_dir)  # a checkpoint cannot hold a Path
-        strengths = Augmentation(rotation=rotation, shift=shift, zoom=zoom)
-        if elastic:
-            strengths = ElasticAugmentation(rotation=rotation, shift=shift, zoom=zoom, elastic=elastic)
-        if kwargs.get("augmentation") is None and augment and strengths != Augmentation(0, 0, 0):
+        strengths = drawn_augmentation(rotation, shift, zoom, elastic)
+        if kwargs.get("augmentation") is None and augment and any(astuple(strengths)):
             kwargs["augmentation"] = strengths  # a saved config has null
         super().__init__(**kwargs)
         check_choice("dataset", dataset, ("auto", *CATALOG))
@@ -129,10 +127,9 @@ class MNISTDataModule(ImageDataModule):
             try:
                 folder = fetch_dataset(self._wanted, self.data_dir)
             except DataError as error:
-                missing = self._missing(str(error))
                 if self.dataset != "auto":
-                    raise missing from None
-                _LOG.warning("%s", _FALLBACK.format(missing))
+                    raise
+                _LOG.warning("%s", _FALLBACK.format(error))
         self._settle(folder)
 
     def load_parts(self) -> Parts:
@@ -149,7 +146,7 @@ class MNISTDataModule(ImageDataModule):
         folder = self._find()
         self._settle(folder)
         if folder is None and self._spec.files:
-            raise self._missing("prepare_data() was not called, or could not download it")
+            raise missing(self._wanted, self.data_dir)
         return load_dataset(self._spec, folder)
 
     @property
@@ -161,9 +158,6 @@ class MNISTDataModule(ImageDataModule):
 
     def _settle(self, folder: Path | None) -> None:
         self._found = CATALOG["digits"] if self.dataset == "auto" and folder is None else self._wanted
-
-    def _missing(self, reason: str) -> DataError:
-        return DataError(f"{self._wanted.title} is missing: {reason}\n{how_to_get(self._wanted, self.data_dir)}")
 
 
 _FALLBACK = """

@@ -1,20 +1,20 @@
 """`OmniglotDataModule`: handwritten characters of 30 alphabets to train on, and of 20 others to recognize."""
 
 import logging
+from dataclasses import astuple
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from arcface_pl.data.augment import Augmentation
 from arcface_pl.data.base import ImageDataModule
 from arcface_pl.data.classes import ClassSplit, split_classes
-from arcface_pl.data.elastic import ElasticAugmentation
+from arcface_pl.data.elastic import drawn_augmentation
 from arcface_pl.data.labelled import LabelledImages
 from arcface_pl.data.parts import Parts
 from arcface_pl.data.sources import catalog
-from arcface_pl.data.sources.find import fetch_dataset, find_folder, how_to_get, is_first_of_machine
+from arcface_pl.data.sources.find import fetch_dataset, find_folder, is_first_of_machine, missing
 from arcface_pl.data.sources.omniglot_files import DRAWERS, SIZE, OneShotRun, read_characters, read_runs, shrink
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_choice, check_count
@@ -77,9 +77,9 @@ class OmniglotDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         data_dir = str(data_dir)  # a checkpoint cannot hold a Path
-        strengths = ElasticAugmentation(rotation=rotation, shift=shift, zoom=zoom, elastic=elastic)
-        if kwargs.get("augmentation") is None and augment and strengths != ElasticAugmentation():
-            kwargs["augmentation"] = strengths if elastic else Augmentation(rotation, shift, zoom)
+        strengths = drawn_augmentation(rotation, shift, zoom, elastic)
+        if kwargs.get("augmentation") is None and augment and any(astuple(strengths)):
+            kwargs["augmentation"] = strengths  # a saved config has null
         super().__init__(val_fraction=val_fraction, **kwargs)
         check_count("image_size", image_size, low=8)
         if image_size > SIZE:
@@ -161,10 +161,9 @@ class OmniglotDataModule(ImageDataModule):
                 try:
                     fetch_dataset(spec, self.data_dir)
                 except DataError as error:
-                    missing = self._missing(spec, str(error))
                     if spec is catalog.OMNIGLOT:
-                        raise missing from None
-                    _LOG.warning("%s", missing)
+                        raise
+                    _LOG.warning("%s", error)
 
     def load_parts(self) -> Parts:
         """Read, check, resize and split the images, on the CPU.
@@ -196,7 +195,7 @@ class OmniglotDataModule(ImageDataModule):
         """
         folder = find_folder(catalog.OMNIGLOT, self.data_dir)
         if folder is None:
-            raise self._missing(catalog.OMNIGLOT, "prepare_data() was not called, or could not download it")
+            raise missing(catalog.OMNIGLOT, self.data_dir)
         background = read_characters(folder, "images_background", catalog.BACKGROUND_ALPHABETS)
         evaluation = read_characters(folder, "images_evaluation", catalog.EVALUATION_ALPHABETS)
         full, test = (shrink(ink, self.image_size, bold=self.resize == "bold") for ink in (background, evaluation))
@@ -221,6 +220,3 @@ class OmniglotDataModule(ImageDataModule):
                 places = characters * DRAWERS
                 runs.append(OneShotRun(places + first, places + second, torch.arange(len(characters))))
         return runs
-
-    def _missing(self, spec: catalog.DatasetSpec, reason: str) -> DataError:
-        return DataError(f"{spec.title} is missing: {reason}\n{how_to_get(spec, self.data_dir)}")

@@ -213,13 +213,19 @@ def _loaders(data: Any, stage: str) -> dict[str, Any]:
     data.setup(stage)
     found = {}
     for split in SPLITS[stage]:
-        if is_overridden(f"{split}_dataloader", data):
-            loaders = getattr(data, f"{split}_dataloader")()
-            while isinstance(loaders, list | tuple | dict) and len(loaders):
-                loaders = next(iter(loaders.values() if isinstance(loaders, dict) else loaders))
-            if loaders is not None and not isinstance(loaders, list | tuple | dict):
-                found[split] = loaders
+        if (loader := first_loader(data, split)) is not None:
+            found[split] = loader
     return found
+
+
+def first_loader(data: Any, split: str) -> Any:
+    """Return the loader of a split, the first of several; None if the data module defines none."""
+    if not is_overridden(f"{split}_dataloader", data):
+        return None
+    loaders = getattr(data, f"{split}_dataloader")()
+    while isinstance(loaders, list | tuple | dict) and len(loaders):
+        loaders = next(iter(loaders.values() if isinstance(loaders, dict) else loaders))
+    return None if isinstance(loaders, list | tuple | dict) else loaders
 
 
 def _first(data: Any, split: str, loader: Iterable[Any]) -> tuple[Any, Tensor | None]:

@@ -5,6 +5,9 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from arcface_pl.errors import expected, listed
+from arcface_pl.functional.checks import check_count
+
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split indices into two parts with the same fraction of every class.
@@ -65,6 +68,17 @@ def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     number = torch.arange(len(labels)) - ends.repeat_interleave(wanted)
     drawn = by_class[starts.repeat_interleave(wanted) + number % counts.repeat_interleave(wanted)]
     return drawn[torch.randperm(len(labels), generator=generator)]
+
+
+def check_groups(images_per_class: int, batch_size: int) -> None:
+    """Refuse groups that do not divide a batch into two or more."""
+    check_count("images_per_class", images_per_class, low=2)
+    if batch_size % images_per_class or batch_size < 2 * images_per_class:
+        divisors = [number for number in range(2, batch_size // 2 + 1) if batch_size % number == 0]
+        near = sorted(sorted(divisors, key=lambda each: abs(each - images_per_class))[:3])
+        remedy = f"data.batch_size {batch_size} takes {listed(near)}" if near else "Set a larger data.batch_size"
+        accepted = "a divisor of data.batch_size, and at most half of it"
+        raise ValueError(expected("images_per_class", images_per_class, accepted, remedy))
 
 
 def groups_per_class(counts: Tensor, size: int, balance: bool) -> tuple[Tensor, int]:

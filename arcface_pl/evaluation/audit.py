@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.paths import paths_of
-from arcface_pl.data.protocol import in_rgb, labelled
+from arcface_pl.data.protocol import first_loader, in_rgb, labelled
 from arcface_pl.errors import DataError, expected
 from arcface_pl.evaluation.label_noise import LabelAngles, folds_of, label_angles, thumbnails
 from arcface_pl.evaluation.measure import embed
@@ -131,13 +130,9 @@ def _loader_of(data: Any, split: str) -> Any:
         if not getattr(data, f"num_{split}"):
             return None
         return data.train_sample_dataloader() if split == "train" else getattr(data, f"{split}_dataloader")()
-    if not is_overridden(f"{split}_dataloader", data):
-        return None
-    loader = getattr(data, f"{split}_dataloader")()
-    while isinstance(loader, list | tuple | dict) and len(loader):
-        loader = next(iter(loader.values() if isinstance(loader, dict) else loader))
+    loader = first_loader(data, split)
     sized = isinstance(loader, DataLoader) and hasattr(loader.dataset, "__len__")
     if sized and not isinstance(loader.sampler, SequentialSampler):
         how = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
         loader = DataLoader(loader.dataset, loader.batch_size or 1, **how)
-    return None if isinstance(loader, list | tuple | dict) else loader
+    return loader

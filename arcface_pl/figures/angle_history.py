@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.figures.closest_centers import draw_closest_centers
-from arcface_pl.figures.confusion import MAX_CELLS
-from arcface_pl.figures.style import SERIES, draw_share, label_classes, new_figure, shorten, thin
+from arcface_pl.figures.style import MAX_CLASSES, SERIES, draw_share, label_classes, new_figure, shorten, thin
 from arcface_pl.metrics.functional import center_angles
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def draw_center_angles(centers: Tensor, class_names: list[str], sub_centers: int
         A new figure.
     """
     count = len(class_names)
-    if count > MAX_CELLS:
+    if count > MAX_CLASSES:
         return draw_closest_centers(centers, class_names, sub_centers)
     blocks = torch.rad2deg(center_angles(centers.detach().cpu())).view(count, sub_centers, count, sub_centers)
     angles = blocks.amin(dim=(1, 3)).fill_diagonal_(torch.nan).numpy()
@@ -113,8 +112,7 @@ def draw_center_angles(centers: Tensor, class_names: list[str], sub_centers: int
     low, high = np.nanmin(angles, initial=180.0), np.nanmax(angles, initial=0.0)
     picture = axes.imshow(angles, cmap="cividis", vmin=min(low, high) - 1, vmax=max(low, high) + 1)
     figure.colorbar(picture, ax=axes, label="angle between two class centers (degrees)", shrink=0.85)
-    label_classes(axes, class_names, axis="x", most=25)
-    label_classes(axes, class_names, axis="y", most=25)
+    label_classes(axes, class_names, most=25)
     if count <= MAX_WRITTEN:
         _write_cells(axes, angles)
     axes.set_title(_closest(angles, class_names), fontsize=10, parse_math=False)

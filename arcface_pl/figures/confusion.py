@@ -6,13 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arcface_pl.figures.style import draw_bars, label_classes, new_figure, shorten
+from arcface_pl.figures.style import MAX_CLASSES, draw_bars, label_classes, new_figure, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Cells of more classes cannot be read
-MAX_CELLS = 50
 NUM_BARS = 25
 
 
@@ -68,28 +66,29 @@ def draw_confusion(counts: Tensor, class_names: list[str], split: str) -> "Figur
     worst = worst_confusions(counts)
     total = int(counts.sum())
     title = f"{split}: {total - sum(count for _, _, count, _ in worst):,} of {total:,} correct"
-    if len(counts) <= MAX_CELLS:
+    if len(counts) <= MAX_CLASSES:
         return _draw_cells(counts.cpu().to_dense().numpy(), class_names, title)
-    return _draw_bars(worst[:NUM_BARS], class_names, title)
+    return _draw_bars(worst, class_names, title)
 
 
 def _draw_cells(counts: np.ndarray, class_names: list[str], title: str) -> "Figure":
     from matplotlib.colors import PowerNorm
 
-    side = 0.36 * max(len(counts), 4)
+    side = max(0.36 * min(len(counts), 20), 0.28 * len(counts), 2.2)
     # Small, so that the numbers are legible in TensorBoard's thumbnails
     figure = new_figure(side + 1.5, side + 1.0)
     axes = figure.add_subplot()
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # The square root makes a handful of errors visible next to a diagonal near 100%
     picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
-    figure.colorbar(picture, ax=axes, label="share of the true class (%)", ticks=[0, 1, 10, 50, 100])
+    figure.colorbar(
+        picture, ax=axes, label="share of the true class (%)", ticks=[0, 1, 10, 50, 100], shrink=0.9, aspect=8 * side
+    )
     for row, column in np.argwhere(counts):
         color = "white" if share[row, column] > 30 else "black"
         text = str(counts[row, column])
         axes.text(column, row, text, ha="center", va="center", fontsize=8 - max(0, len(text) - 3), color=color)
-    label_classes(axes, class_names, axis="x", most=MAX_CELLS)
-    label_classes(axes, class_names, axis="y", most=MAX_CELLS)
+    label_classes(axes, class_names, most=MAX_CLASSES)
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(title)
     return figure
@@ -98,22 +97,22 @@ def _draw_cells(counts: np.ndarray, class_names: list[str], title: str) -> "Figu
 def _draw_bars(worst: list[tuple[int, int, int, float]], class_names: list[str], title: str) -> "Figure":
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(7.0, 6.4)
+    shown = worst[:NUM_BARS]
+    figure = new_figure(7.0, 1.4 + 0.2 * len(shown))
     axes = figure.add_subplot()
     if not worst:
-        axes.set_title(title)
-        axes.text(0.5, 0.5, f"No class of {len(class_names):,} was taken for another", ha="center", va="center")
+        axes.set_title(f"{title}\nno class of {len(class_names):,} was taken for another", fontsize=11)
         axes.set_axis_off()
         return figure
     names = [
         ", taken for ".join(shorten(class_names[each], among=class_names) for each in (row, column))
-        for row, column, *_ in worst
+        for row, column, *_ in shown
     ]
-    notes = [f"{count:,} ({100 * share:.3g}% of the class)" for _, _, count, share in worst]
-    draw_bars(axes, [count for _, _, count, _ in worst], names, notes, room=1.7)
+    notes = [f"{count:,} ({100 * share:.3g}% of the class)" for _, _, count, share in shown]
+    draw_bars(axes, [count for _, _, count, _ in shown], names, notes, room=1.7)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(
-        f"{title}\nthe {len(worst)} most frequent confusions among {len(class_names):,} classes", fontsize=11
-    )
+    which = f"{len(shown)} of {len(worst):,}" if len(shown) < len(worst) else f"{len(worst)}"
+    pairs, order = ("confused pairs", ", most images first") if len(worst) > 1 else ("confused pair", "")
+    axes.set_title(f"{title}\n{which} {pairs} among {len(class_names):,} classes{order}", fontsize=11)
     axes.set_xlabel("images")
     return figure

@@ -1,7 +1,7 @@
 """Logged scores over the steps of a run."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arcface_pl.figures.style import SERIES, new_figure
 
@@ -32,10 +32,17 @@ def draw_curves(rows: Iterable[Mapping[str, float]]) -> "Figure | None":
         return None
     figure = new_figure(5.0 * len(panels), 4.2)
     for axes, (ending, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for number, (key, pairs) in enumerate(sorted(curves.items())):
+        for number, (key, pairs) in enumerate(sorted(curves.items(), key=_place)):
             steps, values = zip(*sorted(pairs), strict=True)
             style = {**SERIES[number % len(SERIES)], "marker": "o" if len(steps) < 2 else None}
             axes.plot(steps, values, label=key, markersize=4, **style)
         axes.set(xlabel="step", ylabel=PANELS[ending])
         axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+def _place(curve: tuple[str, Any]) -> tuple[int, str]:
+    # In the order in which a run measures them
+    key = curve[0]
+    splits = ("train/", "val/")
+    return next((place for place, each in enumerate(splits) if key.startswith(each)), len(splits)), key

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from arcface_pl.figures.style import CLASS_COLORS, new_figure, shorten
+from arcface_pl.figures.style import CLASS_COLORS, new_figure, shorten, write_apart
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ MAX_NAMED = 60
 
 
 def draw_projection(points: np.ndarray, classes: list[str], method: str, num_images: int) -> "Figure":
-    """Draw points, colored and named by class; of many classes the largest 60 are named.
+    """Draw points, colored and named by class; of many classes the largest are named where there is room.
 
     Args:
         points: (N, 2).
@@ -33,16 +33,14 @@ def draw_projection(points: np.ndarray, classes: list[str], method: str, num_ima
     axes.scatter(points[:, 0], points[:, 1], s=size, c=colors, alpha=0.6, linewidths=0, rasterized=True)
     named = [name for name in names[np.argsort(-counts, kind="stable")][:MAX_NAMED] if name]
     outline = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.75, "linewidth": 0}
-    for name in named:
-        x, y = np.median(points[labels == name], axis=0)
-        fontsize = 11 if len(named) <= 20 else 7
-        shown = shorten(name, among=[each for each in names if each])
-        axes.text(x, y, shown, ha="center", va="center", fontsize=fontsize, parse_math=False, bbox=outline)
+    known = [each for each in names if each]
+    middles = [np.median(points[labels == name], axis=0).tolist() for name in named]
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     shown = f"{len(points):,} images" if len(points) == num_images else f"{len(points):,} of {num_images:,} images"
     classes_shown = f", {len(names):,} classes" if any(names) else ""
-    unnamed = f" ({len(named)} named)" if 0 < len(named) < len(names) else ""
-    axes.set_title(f"{method} of embeddings: {shown}{classes_shown}{unnamed}\nneighbors are alike; axes and distances "
+    axes.set_title(f"{method} of embeddings: {shown}{classes_shown}\nneighbors are alike; axes and distances "
                    "between groups mean nothing", fontsize=10)  # fmt: skip
+    wanted = [(shorten(name, among=known), [(x, y, "center")]) for name, (x, y) in zip(named, middles, strict=True)]
+    write_apart(axes, wanted, fontsize=11 if len(named) <= 20 else 7, bbox=outline)
     return figure

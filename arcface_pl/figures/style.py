@@ -4,9 +4,9 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MAX_CLASSES = 50
+"""Of more classes a figure shows totals, since neither cells nor names of each can be read."""
 SOFTWARE = b"Software\0arcface_pl"
 """In every PNG that `save` wrote."""
 # Okabe and Ito's colors, each with its line style and marker, so that they differ in gray print too
@@ -154,13 +156,42 @@ def thin(count: int, most: int) -> list[int]:
     return list(range(0, count, -(-count // most))) if count else []
 
 
-def label_classes(axes: "Axes", names: Sequence[str], *, axis: Literal["x", "y"], most: int) -> None:
-    """Label the classes along an axis at positions 0, 1, ...; at most ``most`` of them, long names shortened."""
+def label_classes(axes: "Axes", names: Sequence[str], most: int) -> None:
+    """Label the classes along both axes at positions 0, 1, ...; at most ``most`` of them, long names shortened."""
     shown = thin(len(names), most)
     labels = [shorten(names[index], among=names) for index in shown]
-    if axis == "y":
-        axes.set_yticks(shown, labels, parse_math=False)
-    elif max(map(len, labels), default=0) > 3:
-        axes.set_xticks(shown, labels, parse_math=False, rotation=45, ha="right", rotation_mode="anchor")
-    else:
-        axes.set_xticks(shown, labels, parse_math=False)
+    is_long = max(map(len, labels), default=0) > 3
+    slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
+    axes.set_xticks(shown, labels, parse_math=False, **slanted)
+    axes.set_yticks(shown, labels, parse_math=False)
+
+
+def write_apart(axes: "Axes", wanted: Iterable[tuple[str, Sequence[tuple[float, float, str]]]], **style: Any) -> None:
+    """Write names that do not overlap, those first that come first; one for which there is no room is left out.
+
+    Args:
+        axes: Where to write, with its limits set.
+        wanted: A name and the places it may take, best first: x, y and the horizontal alignment.
+        style: Further properties of the texts.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
+    figure: Any = axes.get_figure(root=True)
+    with warnings.catch_warnings():
+        _quiet()
+        if layout := figure.get_layout_engine():
+            layout.execute(figure)  # else the axes would move after names were compared
+        renderer = cast(FigureCanvasAgg, figure.canvas).get_renderer()
+        taken: list[Bbox] = []
+        for name, places in wanted:
+            text = axes.text(0, 0, name, va="center", parse_math=False, **style)
+            text.set_in_layout(False)
+            for x, y, alignment in places:
+                text.set(position=(x, y), ha=alignment)
+                box = text.get_window_extent(renderer).padded(2)
+                if not any(box.overlaps(other) for other in taken):
+                    taken.append(box)
+                    break
+            else:
+                text.remove()

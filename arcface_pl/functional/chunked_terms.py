@@ -11,8 +11,9 @@ from torch import Tensor
 from arcface_pl.errors import expected
 from arcface_pl.functional.derivatives import first_order_only
 from arcface_pl.functional.eager import eager
-from arcface_pl.functional.non_target import NonTarget, Problem, Reweighting, non_target_backward, non_target_forward
+from arcface_pl.functional.non_target import non_target_backward, non_target_forward
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, tangent, unit_rows
+from arcface_pl.functional.problem import NonTarget, Problem, Reweighting
 from arcface_pl.functional.process_group import Group
 from arcface_pl.functional.terms import (
     WHOLE_CELLS,

@@ -11,8 +11,9 @@ from arcface_pl.functional.checks import check_batch, check_choice, check_embedd
 from arcface_pl.functional.derivatives import first_order_only
 from arcface_pl.functional.eager import eager
 from arcface_pl.functional.loss import Reduction, reduce, smooth
-from arcface_pl.functional.non_target import NonTarget, Problem, non_target_backward, non_target_forward
+from arcface_pl.functional.non_target import non_target_backward, non_target_forward
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype
+from arcface_pl.functional.problem import NonTarget, Problem
 from arcface_pl.functional.products import PRECISIONS, Precision
 from arcface_pl.functional.terms import WHOLE_CELLS
 

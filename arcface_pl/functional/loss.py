@@ -9,8 +9,8 @@ from torch import Tensor
 from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_batch, check_choice, check_embeddings, check_number
 from arcface_pl.functional.chunked_terms import angular_terms
-from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype
+from arcface_pl.functional.problem import NonTarget, Reweighting
 from arcface_pl.functional.products import PRECISIONS, Precision
 from arcface_pl.functional.terms import AngularTerms
 

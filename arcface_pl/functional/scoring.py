@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -11,9 +10,10 @@ from torch import Tensor
 
 from arcface_pl.functional.chunked_terms import Shard
 from arcface_pl.functional.loss import smooth
-from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype, full_precision, pair_dtype, unit_rows
+from arcface_pl.functional.problem import NonTarget, Reweighting
 from arcface_pl.functional.process_group import Group
+from arcface_pl.functional.running import Best, LogSum
 
 LogitsOf = Callable[[slice, Tensor], Tensor]
 """Takes rows of the weight and the cosines to their classes, (B, n), and returns logits, (B, n)."""
@@ -34,65 +34,6 @@ class HeadScores(NamedTuple):
     """int64, the prediction with the margin left on the target logit, which needs the label."""
     loss: Tensor
     """As ``head.loss(..., reduction="none")``."""
-
-
-class _Best(NamedTuple):
-    """The largest logit of each sample: of equal ones the first, as for `torch.argmax`."""
-
-    logit: Tensor
-    cosine: Tensor
-    place: Tensor
-
-    @classmethod
-    def of_none(cls, like: Tensor) -> "_Best":
-        """Return the largest of no logits, which is also that of NaN: class 0."""
-        logit = like.new_full(like.shape[:1], -math.inf)
-        return cls(logit, torch.full_like(logit, math.nan), torch.zeros_like(logit, dtype=torch.int64))
-
-    @classmethod
-    def of_chunk(cls, first: int, logits: Tensor, cosine: Tensor) -> "_Best":
-        """Return the largest of a chunk's logits (B, n), which has the classes from ``first`` on."""
-        logit, place = logits.max(dim=1)
-        return cls(logit, cosine.gather(1, place[:, None])[:, 0], place + first)
-
-    def or_larger(self, later: "_Best") -> "_Best":
-        """Return the larger of two, this one if they are equal."""
-        better = later.logit > self.logit
-        return _Best(*(torch.where(better, theirs, ours) for ours, theirs in zip(self, later, strict=True)))
-
-    def joined(self, shard: Shard | None, samples: slice) -> "_Best":
-        """Return the largest over all processes' classes, of some samples; collective call."""
-        found = self
-        if shard is not None and shard.group.size > 1:
-            mine = self._replace(place=self.place + shard.first)
-            found = reduce(_Best.or_larger, map(_Best, *(_of_each(shard.group, part) for part in mine)))
-        return _Best(*(part[samples] for part in found))
-
-    def loses_to(self, labels: Tensor, logit: Tensor) -> Tensor:
-        """Return whether a class that was left out would have won with this logit."""
-        return (logit > self.logit) | ((logit == self.logit) & (labels < self.place))
-
-
-class _LogSum(NamedTuple):
-    """A sum of exp(logit) of each sample, total * exp(shift)."""
-
-    total: Tensor
-    shift: Tensor
-
-    def plus(self, logits: Tensor, largest: Tensor) -> "_LogSum":
-        """Add a chunk's logits (B, n), which are overwritten, and of which ``largest``, (B,), are the largest."""
-        shift = torch.maximum(self.shift, largest)
-        total = self.total * (self.shift - shift).to(self.total.dtype).exp()
-        return _LogSum(total + logits.sub_(shift[:, None]).exp_().sum(dim=1), shift)
-
-    def log(self) -> Tensor:
-        """Return the logarithm of the sum."""
-        return self.total.log() + self.shift
-
-    def summed(self, group: Group) -> "_LogSum":
-        """Return the sum over all processes' classes; collective call."""
-        shift = group.max(self.shift.clone())
-        return _LogSum(group.sum(self.total * (self.shift - shift).to(self.total.dtype).exp()), shift)
 
 
 class _Chunks:
@@ -119,11 +60,6 @@ class _Chunks:
             yield start // self.sub_centers, rows, cosine
 
 
-def _of_each(group: Group, rows: Tensor) -> list[Tensor]:
-    """Return the (B,) rows of each process."""
-    return list(group.gather(rows, [len(rows)] * group.size).split(len(rows))) if len(rows) else [rows] * group.size
-
-
 def _take(first: int, labels: Tensor, values: Tensor, kept: Tensor) -> Tensor:
     """Put -inf at the target in a chunk (B, n); return its value there, or ``kept`` where the target is elsewhere."""
     column = labels - first
@@ -132,6 +68,47 @@ def _take(first: int, labels: Tensor, values: Tensor, kept: Tensor) -> Tensor:
     there = values.gather(1, column)[:, 0]
     values.scatter_(1, column, torch.where(inside, -math.inf, there)[:, None])
     return torch.where(inside, there, kept)
+
+
+class _Swept(NamedTuple):
+    """What a pass over the chunks of classes finds for each sample."""
+
+    target: Tensor
+    nearest: Tensor
+    best: Best
+    margin_best: Best
+    log_sum: LogSum
+    logit_sum: Tensor | None
+
+
+def _swept(
+    chunks: _Chunks,
+    labels: Tensor,
+    dtype: torch.dtype,
+    scale: float | Tensor,
+    reweighting: Reweighting | None,
+    *,
+    with_sum: bool,
+) -> _Swept:
+    best = margin_best = Best.of_none(chunks.unit)
+    target, nearest = best.cosine, best.logit
+    total = torch.zeros_like(nearest, dtype=dtype)
+    log_sum = LogSum(total, torch.full_like(nearest, torch.finfo(nearest.dtype).min))
+    logit_sum = torch.zeros_like(total) if with_sum else None
+    for first, _, cosine in chunks:
+        target = _take(first, labels, cosine, target)
+        nearest = torch.maximum(nearest, cosine.amax(dim=1))
+        logits = cosine * scale
+        found = Best.of_chunk(first, logits, cosine)
+        best = best.or_larger(found)
+        if reweighting is not None:
+            logits = scale * reweighting.apply(cosine)
+            found = Best.of_chunk(first, logits, cosine)
+            margin_best = margin_best.or_larger(found)
+        if logit_sum is not None:
+            logit_sum += logits.masked_fill(logits == -math.inf, 0).sum(dim=1)
+        log_sum = log_sum.plus(logits, found.logit)
+    return _Swept(target, nearest, best, margin_best, log_sum, logit_sum)
 
 
 @torch.no_grad()
@@ -175,23 +152,8 @@ def angular_scores(
         if reweighting is not None:
             reweighting = Reweighting(group.gather(reweighting.threshold, sizes), reweighting.t)
         chunks = _Chunks(embeddings, weight, sub_centers, chunk_size)
-        best = margin_best = _Best.of_none(chunks.unit)
-        target, nearest = best.cosine, best.logit
-        log_sum = _LogSum(psi.new_zeros(len(labels)), torch.full_like(nearest, torch.finfo(nearest.dtype).min))
-        logit_sum = torch.zeros_like(log_sum.total) if label_smoothing else None
-        for first, _, cosine in chunks:
-            target = _take(first, labels, cosine, target)
-            nearest = torch.maximum(nearest, cosine.amax(dim=1))
-            logits = cosine * scale
-            found = _Best.of_chunk(first, logits, cosine)
-            best = best.or_larger(found)
-            if reweighting is not None:
-                logits = scale * reweighting.apply(cosine)
-                found = _Best.of_chunk(first, logits, cosine)
-                margin_best = margin_best.or_larger(found)
-            if logit_sum is not None:
-                logit_sum += logits.masked_fill(logits == -math.inf, 0).sum(dim=1)
-            log_sum = log_sum.plus(logits, found.logit)
+        found = _swept(chunks, labels, psi.dtype, scale, reweighting, with_sum=label_smoothing > 0)
+        target, nearest, best, margin_best, log_sum, logit_sum = found
         if shard is not None:
             here = (labels >= 0) & (labels < weight.shape[0] // sub_centers)
             target, nearest = group.sum(torch.where(here, target, 0)), group.max(nearest)
@@ -241,9 +203,9 @@ def predict(
             sizes = shard.group.sizes(embeddings)
             mine, embeddings = shard.group.local(sizes), shard.group.gather(embeddings, sizes)
         chunks = _Chunks(embeddings, weight, sub_centers, chunk_size)
-        best = _Best.of_none(chunks.unit)
+        best = Best.of_none(chunks.unit)
         for first, rows, cosine in chunks:
-            best = best.or_larger(_Best.of_chunk(first, logits_of(rows, cosine), cosine))
+            best = best.or_larger(Best.of_chunk(first, logits_of(rows, cosine), cosine))
         best = best.joined(shard, mine)
         return best.place, best.cosine
 
@@ -270,10 +232,10 @@ def logit_scores(
     """
     with full_precision(embeddings.device):
         chunks = _Chunks(embeddings, weight, 1, chunk_size)
-        best = _Best.of_none(chunks.unit)
+        best = Best.of_none(chunks.unit)
         target, nearest = best.cosine, best.logit
         for first, rows, cosine in chunks:
-            best = best.or_larger(_Best.of_chunk(first, logits_of(rows, cosine), cosine))
+            best = best.or_larger(Best.of_chunk(first, logits_of(rows, cosine), cosine))
             target = _take(first, labels, cosine, target)
             nearest = torch.maximum(nearest, cosine.amax(dim=1))
         return HeadScores(best.place, best.cosine, target, nearest, best.place, losses)

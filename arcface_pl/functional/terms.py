@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from arcface_pl.functional.derivatives import first_order_only
-from arcface_pl.functional.non_target import NonTarget
 from arcface_pl.functional.precision import full_precision, pair_dtype, unit_rows
 from arcface_pl.functional.precision import tangent as _tangent
+from arcface_pl.functional.problem import NonTarget
 
 WHOLE_CELLS = 1 << 17
 """Up to this many cosines (batch x centers) all of them are kept, in float64; above, classes are taken in chunks."""

@@ -11,8 +11,8 @@ from arcface_pl.functional import similarity
 from arcface_pl.functional.checks import check_choice, check_number
 from arcface_pl.functional.chunked_terms import angular_terms
 from arcface_pl.functional.loss import Reduction, loss_of_terms, reduce
-from arcface_pl.functional.non_target import NonTarget, Reweighting
 from arcface_pl.functional.precision import compute_dtype
+from arcface_pl.functional.problem import NonTarget, Reweighting
 from arcface_pl.functional.process_group import Group
 from arcface_pl.functional.scoring import HeadScores, LogitsOf, angular_scores
 from arcface_pl.heads.base import Head

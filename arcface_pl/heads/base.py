@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ from arcface_pl.functional.products import PRECISIONS, Precision
 from arcface_pl.functional.scoring import HeadScores, LogitsOf, logit_scores, predict
 from arcface_pl.functional.terms import WHOLE_CELLS
 from arcface_pl.heads.centers import CENTER_INITS, CenterDraw, CenterInit
-
-ClassWeights = Literal["equal", "balanced"] | list[float]
+from arcface_pl.heads.class_weights import ClassWeights, first_weights
+from arcface_pl.heads.signatures import full_signature
 
 
 class Head(nn.Module):
@@ -79,11 +79,11 @@ class Head(nn.Module):
         CenterDraw.fill(self.weight, center_init)
         self.class_weights = class_weights
         self.loss_weights: Tensor | None
-        self.register_buffer("loss_weights", _loss_weights(class_weights, num_classes))
+        self.register_buffer("loss_weights", first_weights(class_weights, num_classes))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = _signature(cls)
+        cls.__signature__ = full_signature(cls)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Head":
         # torch has no documented hook between a module's `to` and those of its children
@@ -285,31 +285,3 @@ def has_chunks(cls: type[Head]) -> bool:
     return known is not Head and all(
         getattr(cls, name) is getattr(known, name) for name in ("forward", "loss", "cosine")
     )
-
-
-def _signature(cls: type) -> inspect.Signature:
-    """Return the signature of a class whose constructors may pass ``**kwargs`` on to the next one."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            _, *parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-            for parameter in parameters:
-                if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-                    found.setdefault(parameter.name, parameter)
-            if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-                break
-    return inspect.Signature(sorted(found.values(), key=lambda parameter: parameter.kind))
-
-
-def _loss_weights(class_weights: ClassWeights, num_classes: int) -> Tensor | None:
-    """Return the first weights of the classes, (C,) float32, or None for equal ones."""
-    if isinstance(class_weights, str):
-        check_choice("class_weights", class_weights, ("equal", "balanced"))
-        return None if class_weights == "equal" else torch.ones(num_classes, dtype=torch.float32)
-    if len(class_weights) != num_classes:
-        raise ValueError(
-            expected("class_weights", f"{len(class_weights)} numbers", f"one for each class, {num_classes}")
-        )
-    for number, weight in enumerate(class_weights):
-        check_number(f"class_weights[{number}]", weight, low=0)
-    return torch.tensor(class_weights, dtype=torch.float32)

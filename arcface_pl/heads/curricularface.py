@@ -8,7 +8,7 @@ from torch import Tensor
 from arcface_pl.errors import expected
 from arcface_pl.functional import arcface_psi
 from arcface_pl.functional.checks import check_number
-from arcface_pl.functional.non_target import Reweighting
+from arcface_pl.functional.problem import Reweighting
 from arcface_pl.functional.process_group import Group
 from arcface_pl.heads.margin import MarginHead, check_angle
 

@@ -12,8 +12,9 @@ from arcface_pl.functional.precision import compute_dtype, full_precision
 from arcface_pl.functional.products import Precision
 from arcface_pl.functional.scoring import LogitsOf
 from arcface_pl.heads.angular import AngularHead
-from arcface_pl.heads.base import ClassWeights, Head
+from arcface_pl.heads.base import Head
 from arcface_pl.heads.centers import CenterInit
+from arcface_pl.heads.class_weights import ClassWeights
 
 
 class NormalizedSoftmaxHead(AngularHead):

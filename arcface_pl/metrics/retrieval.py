@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from arcface_pl.metrics.functional.precision_at_r import precision_at_r
 from arcface_pl.metrics.functional.retrieval import cumulative_match_characteristic, knn_accuracy
-from arcface_pl.metrics.functional.validation import check
+from arcface_pl.metrics.functional.validation import check, check_list, check_whole
 from arcface_pl.metrics.states import EmbeddingMetric
 
 
@@ -40,15 +39,14 @@ class Retrieval(EmbeddingMetric):
 
     def __init__(self, recall_at: Sequence[int] = (1, 5, 10), num_neighbours: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check(bool(recall_at) and min(recall_at) >= 1, "recall_at", list(recall_at), "whole numbers of at least 1")
-        if num_neighbours is not None:
-            check(num_neighbours >= 1, "num_neighbours", num_neighbours, "a whole number of at least 1")
-        self.recall_at = list(recall_at)
-        self.num_neighbours = num_neighbours
+        ranks = check_list("recall_at", recall_at, accepted := "whole numbers of at least 1")
+        check(bool(ranks), "recall_at", ranks, accepted)
+        self.recall_at = [check_whole("recall_at", rank, accepted=accepted) for rank in ranks]
+        self.num_neighbours = None if num_neighbours is None else check_whole("num_neighbours", num_neighbours)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the scores of all batches."""
-        embeddings, labels = dim_zero_cat(self.embeddings), dim_zero_cat(self.labels)
+        embeddings, labels = self.rows("embeddings"), self.rows("labels")
         most = len(labels) - 1
         values = dict.fromkeys([f"recall_at_{k}" for k in self.recall_at], math.nan)
         values |= {"r_precision": math.nan, "map_at_r": math.nan, "knn_accuracy": math.nan}
@@ -59,6 +57,6 @@ class Retrieval(EmbeddingMetric):
             values |= {f"recall_at_{k}": float(matched[k - 1]) for k in possible}
         if repeats:
             values["r_precision"], values["map_at_r"] = precision_at_r(embeddings, labels)
-        if most and (self.num_neighbours or 1) <= most:
+        if most > 0 and (self.num_neighbours or 1) <= most:
             values["knn_accuracy"] = knn_accuracy(embeddings, labels, self.num_neighbours)
         return self.reported(values, f"{len(labels)} embeddings of {len(labels.unique())} classes")

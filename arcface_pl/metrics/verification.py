@@ -4,14 +4,19 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from arcface_pl.metrics.functional.all_pairs import all_pairs_curve
 from arcface_pl.metrics.functional.curve import VerificationCurve
 from arcface_pl.metrics.functional.folds import fold_accuracy, have_both_kinds
-from arcface_pl.metrics.functional.validation import check, check_fraction, check_labels
+from arcface_pl.metrics.functional.validation import (
+    check,
+    check_fraction,
+    check_genuine,
+    check_labels,
+    check_list,
+    check_scores,
+)
 from arcface_pl.metrics.functional.verification import verification_curve
 from arcface_pl.metrics.states import EmbeddingMetric, ListMetric
 
@@ -41,11 +46,11 @@ class AllPairsVerification(EmbeddingMetric):
 
     def __init__(self, far: Sequence[float] = (1e-1, 1e-2, 1e-3), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.far = [check_fraction("far", rate) for rate in far]
+        self.far = [check_fraction("far", rate) for rate in check_list("far", far, "numbers in [0, 1]")]
 
     def compute(self) -> dict[str, Tensor]:
         """Return EER, its threshold, AUC and TAR@FAR of all batches."""
-        embeddings, labels = dim_zero_cat(self.embeddings), dim_zero_cat(self.labels)
+        embeddings, labels = self.rows("embeddings"), self.rows("labels")
         num_classes = len(labels.unique())
         has_both = 1 < num_classes < len(labels)
         curve = all_pairs_curve(embeddings, labels, far=self.far) if has_both else None
@@ -74,7 +79,7 @@ class PairVerification(ListMetric):
 
     def __init__(self, far: Sequence[float] = (1e-1, 1e-2, 1e-3), **kwargs: Any) -> None:
         super().__init__("scores", "is_genuine", "folds", **kwargs)
-        self.far = [check_fraction("far", rate) for rate in far]
+        self.far = [check_fraction("far", rate) for rate in check_list("far", far, "numbers in [0, 1]")]
 
     def update(self, scores: Tensor, is_genuine: Tensor, folds: Tensor | None = None) -> None:
         """Add some pairs.
@@ -83,21 +88,24 @@ class PairVerification(ListMetric):
             scores: (P,), any real dtype, higher = more alike.
             is_genuine: Whether both images of a pair belong to the same class, (P,), bool or integers 0 and 1.
             folds: Fold of each pair, (P,), any integer dtype; given in every call or in none.
+
+        Raises:
+            ValueError: If shapes do not fit, a score is NaN or infinite, or ``is_genuine`` holds another number.
         """
-        check(scores.ndim == 1, "scores", tuple(scores.shape), "shape (P,)")
-        flags = is_genuine.long() if is_genuine.dtype == torch.bool else is_genuine
-        self.is_genuine.append(check_labels("is_genuine", flags, len(scores)))
-        self.scores.append(scores.detach())
+        scores = check_scores("scores", scores, rows=0)
+        genuine = check_genuine(is_genuine, len(scores))
         if folds is not None:
             self.folds.append(check_labels("folds", folds, len(scores)))
+        self.is_genuine.append(genuine)
+        self.scores.append(scores)
 
     def compute(self) -> dict[str, Tensor]:
         """Return EER, its threshold, AUC, TAR@FAR and the fold accuracy of all batches."""
-        scores, is_genuine = dim_zero_cat(self.scores), dim_zero_cat(self.is_genuine)
+        scores, is_genuine = self.rows("scores"), self.rows("is_genuine")
         genuine, impostor = scores[is_genuine == 1], scores[is_genuine == 0]
         curve = verification_curve(genuine, impostor) if len(genuine) and len(impostor) else None
         values = _summary(curve, self.far)
-        folds = dim_zero_cat(self.folds) if len(self.folds) else scores.new_empty(0)
+        folds = self.rows("folds")
         check(len(folds) in (0, len(scores)), "folds", f"{len(folds)} for {len(scores)} pairs", "one per pair, or none")
         if len(folds):
             found = fold_accuracy(scores, is_genuine, folds) if have_both_kinds(is_genuine, folds) else None
@@ -107,7 +115,9 @@ class PairVerification(ListMetric):
 
 
 def _summary(curve: VerificationCurve | None, far: list[float]) -> dict[str, float]:
-    names = ["eer", "eer_threshold", "auc", *(f"tar_at_far_{wanted:g}" for wanted in far)]
+    # Six digits, unless they are another rate's
+    written = [f"{wanted:g}" if float(f"{wanted:g}") == wanted else repr(wanted) for wanted in far]
+    names = ["eer", "eer_threshold", "auc", *(f"tar_at_far_{wanted}" for wanted in written)]
     if curve is None:
         return dict.fromkeys(names, math.nan)
     scores = [*curve.equal_error_rate(), curve.auc(), *(curve.tar_at_far(wanted)[0] for wanted in far)]

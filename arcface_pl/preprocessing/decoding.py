@@ -1,14 +1,10 @@
 """Reading image files."""
 
-import contextlib
 import io
 import os
-import threading
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +12,8 @@ from PIL import ExifTags, Image, ImageCms
 from torch import Tensor
 
 from arcface_pl.errors import UserError, expected, listed
+from arcface_pl.preprocessing.quiet import silent_stderr, without_warnings
+from arcface_pl.preprocessing.white_level import WHITE_FLOAT, WHITE_INTEGER, likely_level, to_8_bits
 
 MAX_PIXELS = 64_000_000
 """Most pixels an image may have: phones take 50 million; more is probably a mistake or an attack."""
@@ -38,14 +36,6 @@ _SUFFIXES = {
 FORMATS = tuple(_SUFFIXES)
 IMAGE_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 """Suffixes of the files that every command reads, in lower case."""
-
-# Pixel value of white, where an image has more than 8 bits per channel and nothing else is known.
-_WHITE_INTEGER, _WHITE_FLOAT = 65_535.0, 1.0
-
-_STDERR_LOCK = threading.Lock()
-_WARNINGS_LOCK = threading.Lock()
-_quiet_depth = 0
-_loud: Any = None
 
 
 class ImageError(UserError):
@@ -99,12 +89,12 @@ def read_image(
         ImageError: If the file is missing, not an image, damaged or too large, or most of it is above white.
     """
     assert channels in (1, 3), channels
-    name = "picture" if isinstance(source, bytes) else str(Path(source))
-    if not isinstance(source, bytes) and not _is_file(source):
+    name = _name(source)
+    if not isinstance(source, bytes) and not os.path.isfile(source):
         raise ImageError(f"{name}: there is no such file")
     try:
         with _opened(source, max_pixels) as image:
-            return _to_tensor(_pixels(_upright(image), channels, white_level, image.format), channels)
+            return _to_tensor(image, channels, white_level)
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -135,7 +125,7 @@ def from_pil(image: Image.Image, channels: int, *, white_level: float | None = N
         ImageError: If it cannot be decoded.
     """
     try:
-        return _to_tensor(_pixels(_upright(image), channels, white_level, image.format), channels)
+        return _to_tensor(image, channels, white_level)
     except Exception as error:
         raise ImageError(f"image: cannot be decoded ({' '.join(str(error).split())})") from error
 
@@ -162,11 +152,11 @@ def from_array(pixels: np.ndarray, channels: int, *, white_level: float | None =
     if kind == "b":
         pixels = pixels * np.uint8(255)
     elif size > 1:
-        white = white_level or (_WHITE_FLOAT if kind == "f" else _WHITE_INTEGER)
+        white = white_level or (WHITE_FLOAT if kind == "f" else WHITE_INTEGER)
         try:
             if kind == "f" and white > 1 and 0 < pixels.max(initial=0) <= 1:
                 raise ValueError(f"pixel values from 0 to 1; in the training images {white:g} is white")
-            pixels = _to_8_bits(pixels.astype(np.float64), white)
+            pixels = to_8_bits(pixels.astype(np.float64), white)
         except ValueError as error:
             raise ImageError(f"picture: {error}") from error
     if pixels.ndim == 3 and pixels.shape[2] == 1:
@@ -191,38 +181,34 @@ def measure_white_level(sources: Iterable[Path | bytes]) -> float | None:
     """
     brightest: dict[bool, list[float]] = {}
     for source in sources:
-        with contextlib.suppress(Exception), _opened(source, MAX_PIXELS, lazy=True) as image:
+        with suppress(Exception), _opened(source, MAX_PIXELS, lazy=True) as image:
             if _is_deep(image) and not (image.mode != "F" and image.format == "PPM"):
                 values = np.asarray(image)
                 if np.isfinite(values).all():
                     brightest.setdefault(image.mode == "F", []).append(float(values.max()))
-    levels = {is_float: _level(is_float, maxima) for is_float, maxima in brightest.items()}
+    levels = {is_float: likely_level(is_float, maxima) for is_float, maxima in brightest.items()}
     if len(set(levels.values())) < 2:
         return next(iter(levels.values()), None)
-    if levels == {False: _WHITE_INTEGER, True: _WHITE_FLOAT}:
+    if levels == {False: WHITE_INTEGER, True: WHITE_FLOAT}:
         return None
     got = f"integer images with {levels[False]:g} as white next to floating-point images with {levels[True]:g}"
     remedy = "Convert the files of one kind, or set a level for all"
     raise UserError(f"data.white_level: got {got}; expected one level for both kinds, or 65535 and 1. {remedy}")
 
 
-def _level(is_float: bool, maxima: list[float]) -> float:
-    if is_float:
-        typical = float(np.median(maxima))
-        return next((level for level in (_WHITE_FLOAT, 255.0, _WHITE_INTEGER) if typical <= 2 * level), typical)
-    levels = (255.0, 1023.0, 4095.0, 16_383.0, _WHITE_INTEGER)
-    return next((level for level in levels if max(maxima) <= level), max(maxima))
+def _name(source: str | os.PathLike[str] | bytes) -> str:
+    return "picture" if isinstance(source, bytes) else str(Path(source))
 
 
 @contextmanager
 def _opened(source: str | os.PathLike[str] | bytes, max_pixels: int, *, lazy: bool = False) -> Iterator[Image.Image]:
     """Open an image of an accepted format and size, and decode it, or only those of more than 8 bits if ``lazy``."""
-    name = "picture" if isinstance(source, bytes) else str(Path(source))
+    name = _name(source)
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
         is_tiff = stream.read(2) in (b"II", b"MM")
         stream.seek(0)
-        quiet = _silent_stderr() if is_tiff else contextlib.nullcontext()
-        with _without_warnings(), quiet, Image.open(stream, formats=FORMATS) as image:
+        quiet = silent_stderr() if is_tiff else nullcontext()
+        with without_warnings(), quiet, Image.open(stream, formats=FORMATS) as image:
             _check_size(name, image.size, max_pixels)
             if not lazy or _is_deep(image):
                 image.load()
@@ -231,70 +217,22 @@ def _opened(source: str | os.PathLike[str] | bytes, max_pixels: int, *, lazy: bo
             yield image
 
 
-def _is_file(path: str | os.PathLike[str]) -> bool:
-    try:
-        return os.path.isfile(path)
-    except ValueError:  # a null character
-        return False
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Ignore warnings, of which Pillow has many about odd metadata and large images; the size is checked here.
-
-    `warnings.catch_warnings` would leave the filters of one thread to another if they end in another order.
-    """
-    global _quiet_depth, _loud
-    with _WARNINGS_LOCK:
-        if _quiet_depth == 0:
-            _loud = warnings.catch_warnings()
-            _loud.__enter__()
-            warnings.simplefilter("ignore")
-        _quiet_depth += 1
-    try:
-        yield
-    finally:
-        with _WARNINGS_LOCK:
-            _quiet_depth -= 1
-            if _quiet_depth == 0:
-                _loud.__exit__(None, None, None)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Discard what is written to file descriptor 2: libtiff reports every fault of a damaged file there."""
-    with _STDERR_LOCK:
-        try:
-            saved = os.dup(2)
-        except OSError:  # closed: nothing would be shown
-            yield
-            return
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            os.close(null)
-
-
-def _to_tensor(pixels: np.ndarray, channels: int) -> Tensor:
+def _to_tensor(image: Image.Image, channels: int, white_level: float | None) -> Tensor:
+    pixels = _pixels(_upright(image), channels, white_level, image.format)
     # Channels stay interleaved, as decoded: this saves a copy, and resizing is faster.
     return torch.from_numpy(np.array(pixels.reshape(*pixels.shape[:2], channels))).permute(2, 0, 1)
 
 
 def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
-    if width * height > max_pixels:
-        raise ImageError(expected(name, f"{width} x {height} pixels", f"at most {max_pixels:,}"))
-    if not width * height:
-        raise ImageError(expected(name, f"{width} x {height} pixels", "at least one"))
+    if not 0 < width * height <= max_pixels:
+        accepted = f"at most {max_pixels:,}" if width * height else "at least one"
+        raise ImageError(expected(name, f"{width} x {height} pixels", accepted))
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF orientation says; ImageOps.exif_transpose fails over other, damaged entries."""
-    with contextlib.suppress(Exception):  # no orientation, or damaged metadata of an image that may be sound
+    with suppress(Exception):  # no orientation, or damaged metadata of an image that may be sound
         return image.transpose(_ORIENTATIONS[image.getexif()[ExifTags.Base.Orientation]])
     return image
 
@@ -318,10 +256,10 @@ def _is_deep(image: Image.Image) -> bool:
 def _pixels(image: Image.Image, channels: int, white_level: float | None, file_format: str | None) -> np.ndarray:
     if _is_deep(image):
         if image.mode == "F":
-            white = white_level or _WHITE_FLOAT
+            white = white_level or WHITE_FLOAT
         else:  # Pillow has scaled a PGM of any depth to 16 bits
-            white = _WHITE_INTEGER if file_format == "PPM" else white_level or _WHITE_INTEGER
-        grey = _to_8_bits(np.asarray(image).astype(np.float64), white)
+            white = WHITE_INTEGER if file_format == "PPM" else white_level or WHITE_INTEGER
+        grey = to_8_bits(np.asarray(image).astype(np.float64), white)
         return grey if channels == 1 else np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "LAB":
         lab, srgb = (ImageCms.ImageCmsProfile(ImageCms.createProfile(space)) for space in ("LAB", "sRGB"))
@@ -329,16 +267,6 @@ def _pixels(image: Image.Image, channels: int, white_level: float | None, file_f
     if image.has_transparency_data:
         image = _opaque(image.convert("RGBA"))
     return np.asarray(image.convert("L" if channels == 1 else "RGB"))
-
-
-def _to_8_bits(values: np.ndarray, white: float) -> np.ndarray:
-    if not np.isfinite(values).all():
-        raise ValueError("some pixels are not finite numbers")
-    # The second median is of what is not ground: most of a drawing on black is 0
-    for middle in (np.median(values), np.median(values[values != 0]) if values.any() else 0):
-        if not 0 <= middle <= white:
-            raise ValueError(f"pixel values around {middle:g}, outside 0 (black) to {white:g} (white)")
-    return (values * (255 / white)).clip(0, 255).round().astype(np.uint8)
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -2,11 +2,8 @@
 
 import io
 import json
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +21,7 @@ from arcface_pl.recognizer.answers import Thresholds
 from arcface_pl.recognizer.as_checkpoint import EXPORTED
 from arcface_pl.recognizer.deployed import DeployedModel, Outputs
 from arcface_pl.recognizer.pretrained import from_config, to_config, to_tensors
-from arcface_pl.recognizer.quantize import Loss, measure, quantize
+from arcface_pl.recognizer.quantize import Loss, measure, quantize, quiet
 from arcface_pl.recognizer.trained import BATCH, TrainedModel
 
 TOLERANCE = 1e-5
@@ -184,7 +181,7 @@ def _to_onnx(model: TrainedModel, metadata: dict[str, str], opset: int) -> bytes
     size = sum(weight.nbytes for part in (model.backbone, model.head) for weight in part.parameters())
     if size > LARGEST:
         raise ExportError(expected("onnx", f"{size:,} bytes of weights", f"at most {LARGEST:,}", "Use safetensors"))
-    with _quiet():
+    with quiet("torch.onnx"):
         program = torch.onnx.export(
             _program(model),
             input_names=["pixels"],
@@ -209,13 +206,13 @@ def _run_onnx(path: Path, images: Tensor, model: TrainedModel) -> Outputs:
 def _to_torch(model: TrainedModel, metadata: dict[str, str], opset: int) -> bytes:
     file = io.BytesIO()
     text = json.dumps(metadata)
-    with _quiet():
+    with quiet("torch.onnx"):
         torch.export.save(_program(model), file, extra_files={"metadata.json": text})
     return file.getvalue()
 
 
 def _run_torch(path: Path, images: Tensor, model: TrainedModel) -> Outputs:
-    with _quiet():
+    with quiet("torch.onnx"):
         network = torch.export.load(io.BytesIO(path.read_bytes())).module()
     with torch.inference_mode():
         parts = [network(batch) for batch in images.split(BATCH)]
@@ -235,20 +232,6 @@ def _run_safetensors(path: Path, images: Tensor, model: TrainedModel) -> Outputs
         role: deepcopy(getattr(model, role)) for role in REGISTRIES if not is_known(role, config[role])
     }
     return _run_model(from_config(config, tensors, path, **own), images)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warnings of torch's exporters about their own internals."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 _Convert = Callable[[TrainedModel, dict[str, str], int], bytes]

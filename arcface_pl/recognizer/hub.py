@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,8 @@ def download(name: str, revision: str | None = None) -> Path:
     Raises:
         PretrainedError: If there is no such repository, the network is missing, or huggingface-hub is not installed.
     """
-    hub = _import_hub(name)
-    try:
+    with _hub(name, "neither a folder here nor to be had from the Hub", _REMEDY) as hub:
         return Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
-    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PretrainedError(name, f"neither a folder here nor to be had from the Hub ({reason})", _REMEDY) from error
 
 
 def upload(folder: Path, name: str, *, private: bool, message: str) -> str:
@@ -48,25 +46,27 @@ def upload(folder: Path, name: str, *, private: bool, message: str) -> str:
     Raises:
         PretrainedError: If it cannot be uploaded, or huggingface-hub is not installed.
     """
-    hub = _import_hub(name)
-    try:
+    with _hub(name, "not uploaded", "log in with 'hf auth login'") as hub:
         api = hub.HfApi()
         api.create_repo(name, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(FILES), commit_message=message)
-    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PretrainedError(name, f"not uploaded ({reason})", "log in with 'hf auth login'") from error
-    return str(done.commit_url)
+        return str(done.commit_url)
 
 
 _REMEDY = "check the name, and log in with 'hf auth login' if it is private"
 
 
-def _import_hub(name: str) -> Any:
+@contextmanager
+def _hub(name: str, fault: str, remedy: str) -> Iterator[Any]:
+    """Give the package huggingface_hub to the body, whose failure is an error about the repository ``name``."""
     try:
-        import huggingface_hub
+        import huggingface_hub as hub
         import huggingface_hub.errors
     except ImportError:
         fault = "not a folder here; models of the Hugging Face Hub need the package huggingface-hub"
         raise PretrainedError(name, fault, "pip install 'arcface_pl[hub]'") from None
-    return huggingface_hub
+    try:
+        yield hub
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PretrainedError(name, f"{fault} ({reason})", remedy) from error

@@ -2,7 +2,9 @@
 
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +50,20 @@ class _Batches:
         return None if batch is None else {"pixels": batch.numpy()}
 
 
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Silence a logger, and warnings, about the internals of an exporter."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def quantize(content: bytes, images: Tensor) -> bytes:
     """Quantize convolutions and linear layers to int8, per channel, with scales measured on images.
 
@@ -64,25 +80,20 @@ def quantize(content: bytes, images: Tensor) -> bytes:
     import onnx
     from onnxruntime import quantization
 
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # the quantizer advises through the root logger to preprocess, which torch has done
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-            source.write_bytes(content)
-            quantization.quantize_static(
-                source,
-                target,
-                _Batches(images),
-                per_channel=True,
-                op_types_to_quantize=_QUANTIZED,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-            )
-            made = onnx.load(target)
-    finally:
-        root.setLevel(level)
+    # The quantizer advises through the root logger to preprocess, which torch has done
+    with quiet(""), tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(content)
+        quantization.quantize_static(
+            source,
+            target,
+            _Batches(images),
+            per_channel=True,
+            op_types_to_quantize=_QUANTIZED,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        made = onnx.load(target)
     metadata = {each.key: each.value for each in onnx.load_from_string(content).metadata_props}
     onnx.helper.set_model_props(made, metadata)
     return made.SerializeToString()

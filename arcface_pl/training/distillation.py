@@ -41,7 +41,8 @@ class Distillation(nn.Module):
         if style != teacher.preprocessor.style:
             accepted = f"a teacher of images of the style {style!r}, that of the data"
             raise SettingsError(expected("model.teacher", f"one of the style {teacher.preprocessor.style!r}", accepted))
-        self.teacher = _Unregistered(teacher)
+        self.teacher = teacher  # not an nn.Module: nothing saves, moves or trains it
+        self._device = torch.device("cpu")
         self.facts = dict(facts)
         width = teacher.head.embedding_dim
         self.map = nn.Identity() if width == embedding_dim else nn.Linear(embedding_dim, width, bias=False)
@@ -52,7 +53,7 @@ class Distillation(nn.Module):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the teacher's weights and preprocessing."""
-        return self.teacher.model.fingerprint
+        return self.teacher.fingerprint
 
     def forward(self, embeddings: Tensor, images: Tensor) -> Tensor:
         """Compute the loss, a scalar in [0, 2].
@@ -62,28 +63,19 @@ class Distillation(nn.Module):
             images: The student's input, (B, C, S, S).
         """
         with torch.no_grad():
-            wanted = self.teacher.embed(images, self.facts)
+            wanted = self._embed(images)
         with full_precision(embeddings.device):
             dtype = torch.promote_types(embeddings.dtype, torch.float32)
             weight = getattr(self.map, "weight", None)
             mapped = embeddings.to(dtype) if weight is None else F.linear(embeddings.to(dtype), weight.to(dtype))
             return 1 - F.cosine_similarity(mapped, wanted.to(dtype), dim=1).mean()
 
-
-class _Unregistered:
-    """Holds a teacher out of sight of `nn.Module`, which would save, move and train it."""
-
-    def __init__(self, model: TrainedModel) -> None:
-        self.model = model
-        self._device = torch.device("cpu")
-
-    def embed(self, images: Tensor, facts: Mapping[str, Any]) -> Tensor:
-        """Embed images of the student, (B, C, S, S), with the teacher."""
+    def _embed(self, images: Tensor) -> Tensor:
         if images.device != self._device:
-            self.model.to(images.device)
+            self.teacher.to(images.device)
             self._device = images.device
-        sizes = {"in_channels": images.shape[1], "image_size": images.shape[-1]}
-        return self.model.backbone(_translated(images, _prepared(facts, **sizes), self.model.preprocessor))
+        student = _prepared(self.facts, in_channels=images.shape[1], image_size=images.shape[-1])
+        return self.teacher.backbone(_translated(images, student, self.teacher.preprocessor))
 
 
 def _prepared(facts: Mapping[str, Any], in_channels: int, image_size: int) -> Preprocessor:

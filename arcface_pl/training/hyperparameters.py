@@ -5,24 +5,28 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
+import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from arcface_pl.callbacks.run.exact_resume import check_networks
 from arcface_pl.checkpoints.network import build_network, size_lazy_layers
-from arcface_pl.checkpoints.reading import check_fit, read_checkpoint
+from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable, read_checkpoint
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError, listed
 from arcface_pl.training import schedules
 from arcface_pl.training.loss_specs import build_losses
 
-ModuleT = TypeVar("ModuleT")
 _NOT_PLAIN = object()
 TRAINING_ONLY = ("extra_losses.", "distillation.")
 """What begins the names of weights that a trained model does without."""
+TEACHING = ("teacher", "teacher_weight")
+"""Settings that checkpoints hold where there is a teacher."""
 # Keys under which LightningCLI names code to run
 _LIGHTNING_CLI = ("_instantiator", "_class_path")
 # Arguments that a schedule gets from the Trainer, or that move while it runs
@@ -118,27 +122,83 @@ def _factory(spec: Any, known: Mapping[str, type]) -> Callable[..., Any] | None:
     return partial(known[spec["name"]], **spec["kwargs"])
 
 
-def load_module(
-    cls: type[ModuleT], path: str | Path, map_location: Any, strict: bool, kwargs: Mapping[str, Any]
-) -> ModuleT:
-    """Rebuild a module; see `ArcFaceModule.load_from_checkpoint`."""
-    content = read_checkpoint(path)
-    weights = content["state_dict"]
-    try:
-        module: Any = cls(**_arguments(cls, content, kwargs))
-    except (KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(path, reason, "pass the arguments it was trained with to load_from_checkpoint") from error
-    drop_training_only(module, weights)
-    if strict:
-        check_fit(path, weights, module.state_dict())
-    module.load_state_dict(weights, strict=strict)
-    module.strict_loading = strict
-    module.on_load_checkpoint(content)
-    module.strict_loading = None
-    if isinstance(map_location, str | int | torch.device):  # mappings and functions are about the saving device
-        module.to(map_location)
-    return module.eval()
+class RestorableModule(L.LightningModule):
+    """Base class: checkpoints hold what using the model needs, and `load_from_checkpoint` rebuilds it from them.
+
+    A subclass has ``specs`` of its networks, ``extra_losses`` and ``loss_specs``, too.
+    """
+
+    data_facts: dict[str, Any]
+    init_from: str | Path | None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what using the model needs: specs of its classes, class names, normalization, seed."""
+        checkpoint["format_version"] = FORMAT_VERSION
+        checkpoint["data"] = self.data_facts
+        checkpoint["hyper_parameters"], checkpoint["not_restored"] = plain_hyperparameters(self)
+        if "datamodule_hyper_parameters" in checkpoint:
+            checkpoint["datamodule_hyper_parameters"] = plain(checkpoint["datamodule_hyper_parameters"])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore our entries.
+
+        Raises:
+            CheckpointError: If the weights do not fit this network, or the file lacks what resuming needs.
+        """
+        trainer = trainer_of(self)
+        path = getattr(trainer, "ckpt_path", None) or "the checkpoint"
+        self.data_facts = checkpoint.get("data", {})
+        self.init_from = None
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            check_resumable(path, checkpoint)
+            check_networks(self, checkpoint)
+        else:
+            drop_training_only(self, checkpoint["state_dict"])
+        if self.strict_loading:
+            check_fit(path, checkpoint["state_dict"], self.state_dict())
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's imports the classes that a file names
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = "cpu",
+        *,
+        strict: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Rebuild a trained module. Reads tensors and plain values only; imports and runs nothing the file names.
+
+        Args:
+            checkpoint_path: A file written by the Trainer.
+            map_location: Device of the module; None for the CPU.
+            strict: Whether the weights must be exactly the network's.
+            **kwargs: Constructor arguments that replace saved ones. ``backbone`` and ``head`` are needed where they
+                are not classes of this package; ``optimizer`` and ``lr_schedule`` where not of torch or this package,
+                and ``extra_losses`` where not of pytorch-metric-learning, to train on.
+
+        Returns:
+            The module in evaluation mode.
+
+        Raises:
+            CheckpointError: If the file is damaged, unsafe, or does not fit the classes.
+        """
+        content = read_checkpoint(checkpoint_path)
+        weights = content["state_dict"]
+        try:
+            module: Any = cls(**_arguments(cls, content, kwargs))
+        except (KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
+            remedy = "pass the arguments it was trained with to load_from_checkpoint"
+            raise CheckpointError(checkpoint_path, str(error), remedy) from error
+        drop_training_only(module, weights)
+        if strict:
+            check_fit(checkpoint_path, weights, module.state_dict())
+        module.load_state_dict(weights, strict=strict)
+        module.strict_loading = strict
+        module.on_load_checkpoint(content)
+        module.strict_loading = None
+        if isinstance(map_location, str | int | torch.device):  # mappings and functions are about the saving device
+            module.to(map_location)
+        return module.eval()
 
 
 def drop_training_only(module: nn.Module, weights: dict[str, Any]) -> None:
@@ -177,6 +237,6 @@ def _arguments(cls: type, content: Mapping[str, Any], kwargs: Mapping[str, Any])
         warnings.warn(
             f"{cls.__name__}.load_from_checkpoint: {names} cannot be restored from the file and has its default; "
             f"pass it as a keyword argument to train on",
-            stacklevel=4,
+            stacklevel=3,
         )
     return {name: value for name, value in saved.items() if takes_any or name in accepted} | dict(kwargs)

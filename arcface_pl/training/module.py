@@ -3,12 +3,11 @@
 import inspect
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -16,11 +15,10 @@ from arcface_pl.backbones.adapter import adapt
 from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.callbacks.run.compile import CompileMode
 from arcface_pl.callbacks.run.defaults import run_callbacks
-from arcface_pl.callbacks.run.exact_resume import check_networks
 from arcface_pl.callbacks.run.freezing import Freeze, check_freezing
 from arcface_pl.callbacks.run.private_apis import log_interval
+from arcface_pl.callbacks.run.resumed_settings import FINE_TUNING
 from arcface_pl.callbacks.tensorboard.writer import datamodule_of, split_name
-from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.data.protocol import check_names, fact, facts_of, images_and_labels, labelled, sizes_of
 from arcface_pl.errors import DataError, expected, printable
@@ -29,13 +27,7 @@ from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
 from arcface_pl.training.distillation import Distillation, read_teacher
 from arcface_pl.training.extra_losses import ExtraLoss, ExtraLosses
-from arcface_pl.training.hyperparameters import (
-    drop_training_only,
-    load_module,
-    plain,
-    plain_hyperparameters,
-    trainer_of,
-)
+from arcface_pl.training.hyperparameters import TEACHING, RestorableModule, plain
 from arcface_pl.training.init_from import load_weights, local_path, unlike_order, unlike_pretraining
 from arcface_pl.training.loss_specs import restorable
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
@@ -43,7 +35,7 @@ from arcface_pl.training.schedules import configure_schedule
 from arcface_pl.training.scores import Scores
 
 
-class ArcFaceModule(L.LightningModule):
+class ArcFaceModule(RestorableModule):
     """Trains a backbone and a margin head; reports accuracy without the margin.
 
     ``module(images)`` returns embeddings. ``module.head.predict(embeddings)`` classifies them without seeing a label:
@@ -125,14 +117,6 @@ class ArcFaceModule(L.LightningModule):
             raise ValueError(
                 expected("head.embedding_dim", head.embedding_dim, f"{width}, the width of the backbone's embeddings")
             )
-        for name, rate in (("head_lr", head_lr), ("backbone_lr_factor", backbone_lr_factor)):
-            if rate is not None:
-                check_number(name, rate, low=0, low_open=True)
-        check_number("head_sample_rate", head_sample_rate, low=0, low_open=True, high=1, high_open=False)
-        if update_head_in_backward not in (False, True, "sgd"):
-            raise ValueError(expected("update_head_in_backward", update_head_in_backward, "true, false or sgd"))
-        if num_threads is not None:
-            check_count("num_threads", num_threads, low=1)
         backbone = adapt(backbone)
         self.backbone = backbone.to(memory_format=torch.channels_last) if channels_last else backbone
         self.head = head
@@ -151,24 +135,36 @@ class ArcFaceModule(L.LightningModule):
         self.trainable_blocks = trainable_blocks
         self.unfreeze_at_epoch = unfreeze_at_epoch
         self.backbone_lr_factor = backbone_lr_factor
-        check_freezing(self)
+        self.teacher, self.teacher_weight = None if teacher is None else str(teacher), teacher_weight
+        self._check()
         self.extra_losses: ExtraLosses | None = None
         if extra_losses:
             listed = extra_losses if isinstance(extra_losses, list) else [extra_losses]
             self.extra_losses = ExtraLosses(listed, head.embedding_dim, head.num_classes)
-        check_number("teacher_weight", teacher_weight, low=0, low_open=True)
-        self.teacher, self.teacher_weight = None if teacher is None else str(teacher), teacher_weight
         self.distillation: Distillation | None = None
         self.scores = nn.ModuleDict({split: Scores(split, head.num_classes) for split in ("val", "test")})
         self.data_facts: dict[str, Any] = {}
         sizes: list[Any] = [getattr(backbone, name, None) for name in ("in_channels", "image_size", "image_size")]
         if all(isinstance(size, int) for size in sizes):
             self.example_input_array = torch.zeros(1, *sizes)
-        self.specs = {"backbone": spec_of(backbone), "head": spec_of(head)}
-        kept = ["head_lr", "channels_last", "trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor"]
-        kept += ["teacher", "teacher_weight"] if teacher is not None else []
+        self._keep_settings()
+
+    def _check(self) -> None:
+        for name in ("head_lr", "backbone_lr_factor", "teacher_weight"):
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, low=0, low_open=True)
+        check_number("head_sample_rate", self.head_sample_rate, low=0, low_open=True, high=1, high_open=False)
+        if self.update_head_in_backward not in (False, True, "sgd"):
+            raise ValueError(expected("update_head_in_backward", self.update_head_in_backward, "true, false or sgd"))
+        if self.num_threads is not None:
+            check_count("num_threads", self.num_threads, low=1)
+        check_freezing(self)
+
+    def _keep_settings(self) -> None:
+        self.specs = {"backbone": spec_of(self.backbone), "head": spec_of(self.head)}
+        kept = ("head_lr", "channels_last", *FINE_TUNING, *(TEACHING if self.teacher is not None else ()))
         if self.extra_losses is not None:
-            widths = {"embedding_size": head.embedding_dim, "num_classes": head.num_classes}
+            widths = {"embedding_size": self.head.embedding_dim, "num_classes": self.head.num_classes}
             self.loss_specs = restorable(self.extra_losses, widths)
         settings = {**self.specs, "freeze": self.frozen_parts, **{name: getattr(self, name) for name in kept}}
         self.save_hyperparameters(settings, frame=inspect.currentframe(), logger=False)  # see ImageDataModule
@@ -275,59 +271,6 @@ class ArcFaceModule(L.LightningModule):
     def teardown(self, stage: str) -> None:
         """Check labels again: from now on others than the Trainer call the head."""
         self.head.check_labels = True
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what using the model needs: specs of its classes, class names, normalization, seed."""
-        checkpoint["format_version"] = FORMAT_VERSION
-        checkpoint["data"] = self.data_facts
-        checkpoint["hyper_parameters"], checkpoint["not_restored"] = plain_hyperparameters(self)
-        if "datamodule_hyper_parameters" in checkpoint:
-            checkpoint["datamodule_hyper_parameters"] = plain(checkpoint["datamodule_hyper_parameters"])
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore our entries.
-
-        Raises:
-            CheckpointError: If the weights do not fit this network, or the file lacks what resuming needs.
-        """
-        trainer = trainer_of(self)
-        path = getattr(trainer, "ckpt_path", None) or "the checkpoint"
-        self.data_facts = checkpoint.get("data", {})
-        self.init_from = None
-        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
-            check_resumable(path, checkpoint)
-            check_networks(self, checkpoint)
-        else:
-            drop_training_only(self, checkpoint["state_dict"])
-        if self.strict_loading:
-            check_fit(path, checkpoint["state_dict"], self.state_dict())
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's imports the classes that a file names
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = "cpu",
-        *,
-        strict: bool = True,
-        **kwargs: Any,
-    ) -> Self:
-        """Rebuild a trained module. Reads tensors and plain values only; imports and runs nothing the file names.
-
-        Args:
-            checkpoint_path: A file written by the Trainer.
-            map_location: Device of the module; None for the CPU.
-            strict: Whether the weights must be exactly the network's.
-            **kwargs: Constructor arguments that replace saved ones. ``backbone`` and ``head`` are needed where they
-                are not classes of this package; ``optimizer`` and ``lr_schedule`` where not of torch or this package,
-                and ``extra_losses`` where not of pytorch-metric-learning, to train on.
-
-        Returns:
-            The module in evaluation mode.
-
-        Raises:
-            CheckpointError: If the file is damaged, unsafe, or does not fit the classes.
-        """
-        return load_module(cls, checkpoint_path, map_location, strict, kwargs)
 
     def _score(self, split: str, batch: Any) -> ScoredBatch:
         images, labels = labelled(batch)

@@ -76,5 +76,5 @@ def draw(rows: Rows, path: Path) -> None:
     dots.set_title("accuracy, threshold from the next fold, mean over seeds", fontsize=11)
     for axes in (curves, dots):
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(framealpha=0.9, edgecolor="none", fontsize=9)
     save(figure, path)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arcface_pl import ArcFaceModule
 from arcface_pl.data import OmniglotDataModule
-from arcface_pl.evaluation.measure import identification, one_shot
+from arcface_pl.evaluation.enrolled import identification, one_shot
 from arcface_pl.metrics.functional import all_pairs_curve, recall_at_k
 
 CHOOSE_ON = ("Bengali", "Futurama", "Hebrew", "Korean")  # as in omniglot.yaml

@@ -54,15 +54,18 @@ def choose(
 ) -> tuple[float, float] | None:
     """Return the margin and scale that give the held-out alphabets the highest mean recall@1; None without runs.
 
-    Only settings that ran with the most seeds take part: the mean of a few is too often the highest.
+    Only settings that ran with the most seeds take part: the mean of a few is too often the highest. The whole
+    background leaves no alphabet to choose on: the choice for the most characters that do is taken.
     """
+    judged = {row["num_classes"] for row in rows if row["val_recall"]}
+    if judged and num_classes not in judged:
+        num_classes = max(judged)
     wanted = (num_classes, embedding_dim, sub_centers, head)
     mine = {cell[4:]: found for cell, found in cells(rows).items() if cell[:4] == wanted}
     most = max(map(len, mine.values()), default=0)
     mine = {setting: found for setting, found in mine.items() if len(found) == most}
-    if len(mine) < 2:  # on the whole background, which leaves no alphabet to choose on
-        return next(iter(mine), None)
-    return max(mine, key=lambda setting: statistics.mean(row["val_recall"] for row in mine[setting]))
+    recall = {setting: statistics.mean(row["val_recall"] for row in found) for setting, found in mine.items()}
+    return max(recall, key=recall.__getitem__, default=None)
 
 
 def chosen(rows: Sequence[Row], head: str, **where: int) -> list[Row]:

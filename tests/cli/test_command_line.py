@@ -6,11 +6,9 @@ from arcface_pl.cli.command_line import Request, parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, read_config
 from arcface_pl.errors import SettingsError
 
-TRAINER = ("max_epochs", "devices", "callbacks", "precision", "logger")
-
 
 def parse(*args: str) -> Request:
-    return parse_command_line("fit", args, TRAINER)
+    return parse_command_line("fit", args)
 
 
 @pytest.fixture

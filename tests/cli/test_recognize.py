@@ -162,7 +162,7 @@ def test_calibrate_keeps_the_threshold_in_the_model_that_was_measured(
         shutil.copy("m.ckpt", newer)
         return read_pictures(*given)
 
-    monkeypatch.setattr("arcface_pl.cli.inputs.read_pictures", read_while_another_run_saves)
+    monkeypatch.setattr("arcface_pl.cli.recognize_actions.read_pictures", read_while_another_run_saves)
     assert call("calibrate", "best", "people", "--far", "0.1") == 0
     assert newer.read_bytes() == Path("m.ckpt").read_bytes()
     assert Recognizer.from_checkpoint(first).thresholds.verification is not None

@@ -205,9 +205,13 @@ def test_it_fits_a_telephone_and_all_of_it_is_reached_by_the_keyboard(trained: P
         name = "<b>a name</b> as long as any that is accepted, of sixty char"
         browser.find_element(By.ID, "name").send_keys(name, Keys.ENTER)
         assert settled(browser)["state"] == "empty"
+        width = "return document.documentElement.scrollWidth"
+        assert browser.execute_script(width) == 360  # with "1 drawing", which is wider than an angle
         draw(browser, DIGITS["6"], POINTER_TOUCH)
         assert browser.find_element(By.CSS_SELECTOR, "#enrolled th span").get_attribute("textContent") == name
-        assert browser.execute_script("return document.documentElement.scrollWidth") == 360
+        assert browser.execute_script(width) == 360
+        for table in ("classes", "enrolled"):  # bars are long enough to compare
+            assert browser.find_element(By.CSS_SELECTOR, f"#{table} .track").size["width"] > 150
         browser.find_element(By.TAG_NAME, "h1").click()
         reached = []
         for _ in range(6):
@@ -216,6 +220,19 @@ def test_it_fits_a_telephone_and_all_of_it_is_reached_by_the_keyboard(trained: P
         assert reached == ["Undo", "Clear", "Open a picture", "Name", "Add this drawing", f"Remove {name}"]
         ActionChains(browser).key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform()
         assert settled(browser)["state"] == "empty"
+
+
+@pytest.mark.parametrize(("width", "height"), [(700, 360), (768, 1024), (1280, 800)])
+def test_the_answer_is_in_sight_while_one_draws(trained: Path, browser: WebDriver, width: int, height: int) -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    with serving(trained) as (_, address):
+        browser.get(address)
+        settled(browser)
+        paper = browser.find_element(By.ID, "paper").rect
+        assert paper["height"] == paper["width"] < height
+        top = browser.find_element(By.ID, "label").rect["y"]
+        assert top < paper["y"] + height  # scrolled to the paper, the answer's first line shows
 
 
 def test_every_digit_that_is_drawn_is_read(browser: WebDriver, tmp_path: Path) -> None:

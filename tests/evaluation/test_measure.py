@@ -11,14 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcface_pl.backbones import FastCNN, IResNet, SimpleCNN
 from arcface_pl.data.sources.catalog import CATALOG
+from arcface_pl.evaluation.enrolled import NUM_DRAWS, identification, one_shot
 from arcface_pl.evaluation.measure import (
-    NUM_DRAWS,
     Embedded,
     classification,
     embed,
     evaluate,
-    identification,
-    one_shot,
     pair_verification,
     retrieval,
 )

@@ -13,7 +13,7 @@ from arcface_pl.functional import (
     non_target_logsumexp,
 )
 from arcface_pl.functional.checks import check_choice, check_count, check_number
-from arcface_pl.functional.non_target import Reweighting
+from arcface_pl.functional.problem import Reweighting
 
 GOOD = torch.zeros(8, dtype=torch.int64)
 

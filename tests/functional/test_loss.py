@@ -12,7 +12,7 @@ from torch import Tensor
 from arcface_pl.functional import (
     margin_softmax_loss,
 )
-from arcface_pl.functional.non_target import Reweighting
+from arcface_pl.functional.problem import Reweighting
 
 SETTINGS = [
     pytest.param(

@@ -17,7 +17,7 @@ from arcface_pl.functional import (
     margin_softmax_loss,
     non_target_logsumexp,
 )
-from arcface_pl.functional.non_target import CPU_CHUNK_ROWS, Reweighting
+from arcface_pl.functional.problem import CPU_CHUNK_ROWS, Reweighting
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 4, 1000])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arcface_pl.functional import linear_softmax_loss, margin_softmax_loss, non_target
 from arcface_pl.functional.chunked_terms import _with_masked_targets, _with_targets
+from arcface_pl.functional.problem import NonTarget
 from arcface_pl.functional.products import PRECISIONS, Products, tensor_cores
 
 UNIT = 2.0**-8
@@ -146,9 +147,9 @@ def test_a_center_without_length_has_no_gradient_and_spoils_none() -> None:
 
 
 def test_a_chunk_on_an_accelerator_is_64_mib_in_either_direction() -> None:
-    chunk, device = non_target.NonTarget().chunk, torch.device("cuda")
+    chunk, device = NonTarget().chunk, torch.device("cuda")
     assert chunk(64, 512, device) == chunk(512, 64, device) == (1 << 24) // 512
-    assert non_target.NonTarget(sub_centers=4).chunk(64, 512, device) == (1 << 24) // 512 // 4
+    assert NonTarget(sub_centers=4).chunk(64, 512, device) == (1 << 24) // 512 // 4
 
 
 def test_targets_are_added_to_their_chunks_without_looking_for_them() -> None:

@@ -32,3 +32,22 @@ def test_rows_of_uneven_numbers_are_gathered_as_they_were(monkeypatch: pytest.Mo
     assert torch.equal(first, mine)
     assert second.shape == (0, 3)
     assert torch.equal(third, everyone[2])
+
+
+def test_rows_of_different_dtypes_are_gathered_in_one_that_holds_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, more = torch.full((1, 2), 0.5, dtype=torch.float32), torch.full((3, 2), 0.1, dtype=torch.float64)
+
+    def all_gather_object(shapes: list[object], own: object, group: object) -> None:
+        shapes[:] = [(tuple(rows.shape), rows.dtype) for rows in (mine, more)]
+
+    def all_gather(gathered: list[Tensor], padded: Tensor, group: object) -> None:
+        assert padded.dtype == torch.float64
+        gathered[0].copy_(padded)
+        gathered[1].copy_(more)
+
+    monkeypatch.setattr(dist, "get_world_size", lambda group: 2)
+    monkeypatch.setattr(dist, "all_gather_object", all_gather_object)
+    monkeypatch.setattr(dist, "all_gather", all_gather)
+    first, second = gather_rows(mine)
+    assert torch.equal(first, mine.double())
+    assert torch.equal(second, more)

@@ -52,6 +52,16 @@ def test_held_out_alphabets_choose_and_the_evaluation_does_not(study: ModuleType
     assert study.choose(rows, "CosFaceHead", num_classes=5) is None
 
 
+def test_the_whole_background_takes_the_choice_for_the_most_characters(study: ModuleType) -> None:
+    rows = [
+        row(study, "ArcFaceHead", 0.1, 8.0, 0, val_recall=0.8),
+        row(study, "ArcFaceHead", 0.3, 8.0, 0, val_recall=0.7),
+    ]
+    whole = [row(study, "ArcFaceHead", margin, 8.0, 0, num_classes=7, val_recall="") for margin in (0.3, 0.1)]
+    assert study.choose(rows + whole, "ArcFaceHead", num_classes=7) == (0.1, 8.0)
+    assert sys.modules["rows"].chosen(rows + whole, "ArcFaceHead", num_classes=7) == whole[1:]
+
+
 def test_tables_show_mean_and_sample_deviation_over_seeds(study: ModuleType, tmp_path: Path) -> None:
     rates, plain = [0.10, 0.12, 0.17], [0.2, 0.2, 0.3]
     rows = [row(study, "ArcFaceHead", 0.3, 16.0, seed, test_eer=rate) for seed, rate in enumerate(rates)]

@@ -62,17 +62,15 @@ def test_the_loss_is_one_minus_the_cosine_and_its_gradient_goes_to_the_student_a
     pixels = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     student = torch.randn(5, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
     loss = taught(student, normalize_images(pixels, (0.4,), (0.2,)))
-    wanted = taught.teacher.model.backbone(normalize_images(pixels, (0.2,), (0.3,)))
+    wanted = taught.teacher.backbone(normalize_images(pixels, (0.2,), (0.3,)))
     by_hand = 1 - F.cosine_similarity(student.double(), wanted.double()).mean()
     assert loss.item() == pytest.approx(by_hand.item(), abs=1e-5)
     loss.backward()
     assert student.grad is not None
     assert list(taught.parameters()) == [] == list(taught.state_dict())
-    assert all(
-        weight.grad is None and not weight.requires_grad for weight in taught.teacher.model.backbone.parameters()
-    )
+    assert all(weight.grad is None and not weight.requires_grad for weight in taught.teacher.backbone.parameters())
     taught.train()
-    assert not taught.teacher.model.backbone.training
+    assert not taught.teacher.backbone.training
 
 
 def test_other_widths_have_a_linear_map_that_keeps_cosines_at_first() -> None:

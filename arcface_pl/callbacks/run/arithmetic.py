@@ -1,5 +1,7 @@
 """CPU threads and precision of matrix products while training."""
 
+from typing import Any
+
 import lightning as L
 import torch
 
@@ -31,15 +33,10 @@ class Arithmetic(L.Callback):
             self._before = torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision(self.matmul_precision)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
         """Restore the precision."""
-        self._restore()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Restore the precision."""
-        self._restore()
-
-    def _restore(self) -> None:
         if self._before is not None:
             torch.set_float32_matmul_precision(self._before)
             self._before = None
+
+    on_exception = teardown

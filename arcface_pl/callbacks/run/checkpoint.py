@@ -151,13 +151,11 @@ class RunCheckpoint(Checkpoint):
         if signum:
             raise Stopped(signum, agreed=True)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Stop listening."""
         self._request.release()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Stop listening."""
-        self._request.release()
+    on_exception = on_train_end
 
     def _judge(self, trainer: L.Trainer) -> bool:
         """Write best.ckpt if the score was never better; return whether it was."""

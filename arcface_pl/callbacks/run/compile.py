@@ -48,13 +48,11 @@ class CompileTraining(L.Callback):
         """Compile; only now, because TensorBoard's graph is traced from the eager network."""
         self.compile(pl_module.backbone)  # type: ignore[arg-type]
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any, *args: Any, **kwargs: Any) -> None:
         """Make the network eager again."""
-        self.uncompile(pl_module.backbone)  # type: ignore[arg-type]
+        self.uncompile(pl_module.backbone)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Make the network eager again."""
-        self.uncompile(pl_module.backbone)  # type: ignore[arg-type]
+    on_exception = on_train_end
 
     def compile(self, backbone: nn.Module) -> None:
         """Replace ``backbone.forward``; the first step with each batch size waits for the compiler."""

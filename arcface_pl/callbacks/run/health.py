@@ -114,7 +114,8 @@ class HealthCheck(ScoredCallback):
             self._seen[labels.long().masked_fill(outside, len(self._seen) - 1)] = 1
         if self._hook is None:
             return
-        self._release()
+        self._hook.remove()
+        self._hook = None
         embeddings, self._embeddings = self._embeddings, None
         self._read_rates(trainer, pl_module)
         loss = loss_of(trainer, pl_module, outputs)
@@ -180,18 +181,13 @@ class HealthCheck(ScoredCallback):
         if float(accuracy) <= bound < 1:
             self._advise(trainer, pl_module, "accuracy", accuracy=float(accuracy), guess=guess)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remove the hook if training stopped within a step."""
-        self._release()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Remove the hook if a step failed."""
-        self._release()
-
-    def _release(self) -> None:
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Remove the hook if training stopped within a step, or a step failed."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+
+    on_exception = on_train_end
 
     def _judge(
         self, trainer: L.Trainer, module: Any, name: str, is_bad: bool, in_a_row: int = IN_A_ROW, **values: Any

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from arcface_pl.callbacks.run.private_apis import chosen_version, move_logger, set_version
+from arcface_pl.callbacks.run.private_apis import chosen_version, set_version
 from arcface_pl.checkpoints.atomic import claim_folder
 from arcface_pl.heads import ShardedHead
 
@@ -57,10 +57,6 @@ class RunLogger(TensorBoardLogger):
         """Write scalars. A constant learning rate is a training curve like others; the epoch is none."""
         tags = {name: f"train/{name}" if name.startswith("lr-") else name for name in metrics if name != "epoch"}
         super().log_metrics({tag: metrics[name] for name, tag in tags.items()}, step)
-
-    def continue_in(self, folder: Path) -> None:
-        """Continue in the folder of an earlier run."""
-        move_logger(self, folder)
 
     @rank_zero_only
     def log_graph(self, model: L.LightningModule, input_array: Tensor | None = None) -> None:  # type: ignore[override]

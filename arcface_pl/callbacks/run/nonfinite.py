@@ -43,13 +43,11 @@ class NonFiniteGuard(L.Callback):
         if trainer.global_step % log_interval(trainer) == 0:
             self.report()
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raise if any step was masked."""
+    def on_train_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Raise if any step was masked; before a checkpoint, instead of writing it."""
         self.report()
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Raise, instead of writing a checkpoint, if any step was masked."""
-        self.report()
+    on_save_checkpoint = on_train_epoch_end
 
     def check_loss(self, loss: Tensor, step: int) -> None:
         """Check a loss before its backward pass.

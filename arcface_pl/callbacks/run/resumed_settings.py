@@ -13,87 +13,46 @@ from torch.optim import SGD
 
 from arcface_pl.checkpoints.specs import PLAIN, spec_of
 
+# By section. Not read in a resumed run: model.init_from. model.teacher is the file's place; its content is compared
+# (sha256). model.frozen: the parameters that are frozen before training begins. data.check_files is harmless as long as
+# the same files are read, which is compared.
+_VERDICTS = {
+    "refused": {
+        "model": "backbone head optimizer lr_schedule head_lr update_head_in_backward freeze trainable_blocks "
+        "unfreeze_at_epoch backbone_lr_factor frozen extra_losses teacher.sha256 teacher_weight",
+        "trainer.callbacks": "BaseFinetuning StochasticWeightAveraging WeightAveraging",
+    },
+    "unless allowed": {
+        "model": "shard_head channels_last num_threads compile matmul_precision",
+        "trainer": "accelerator accumulate_grad_batches devices num_nodes precision",
+        "trainer.callbacks": "GradientAccumulationScheduler",
+    },
+    "applied": {
+        "model": "head_sample_rate",
+        "trainer": "callbacks max_epochs min_epochs max_steps min_steps max_time fast_dev_run limit_train_batches "
+        "limit_val_batches limit_test_batches overfit_batches val_check_interval check_val_every_n_epoch "
+        "gradient_clip_val gradient_clip_algorithm strategy deterministic benchmark use_distributed_sampler "
+        "sync_batchnorm reload_dataloaders_every_n_epochs plugins barebones",
+        "trainer.callbacks": "WeightAveraging.decay",
+    },
+    "harmless": {
+        "model": "init_from teacher",
+        "trainer": "logger log_every_n_steps limit_predict_batches num_sanity_val_steps enable_checkpointing "
+        "enable_progress_bar enable_model_summary enable_autolog_hparams model_registry inference_mode profiler "
+        "detect_anomaly default_root_dir",
+        "data": "data_dir eval_batch_size num_workers check_files skip_unreadable resident role_column "
+        "allow_inexact_resume",
+    },
+}
 RESUMED_SETTINGS = {
     "model": "applied",  # what a subclass takes beyond the settings below
-    "model.backbone": "refused",
-    "model.head": "refused",
-    "model.optimizer": "refused",
-    "model.lr_schedule": "refused",
-    "model.head_lr": "refused",
-    "model.init_from": "harmless",  # a resumed run does not read it
-    "model.freeze": "refused",
-    "model.trainable_blocks": "refused",
-    "model.unfreeze_at_epoch": "refused",
-    "model.backbone_lr_factor": "refused",
-    "model.extra_losses": "refused",
-    "model.teacher": "harmless",  # the file's place; its content is compared
-    "model.teacher.sha256": "refused",
-    "model.teacher_weight": "refused",
-    "model.frozen": "refused",  # the parameters that are frozen before training begins
-    "model.update_head_in_backward": "refused",
-    "model.head_sample_rate": "applied",
-    "model.shard_head": "unless allowed",
-    "model.channels_last": "unless allowed",
-    "model.num_threads": "unless allowed",
-    "model.compile": "unless allowed",
-    "model.matmul_precision": "unless allowed",
-    "trainer.accelerator": "unless allowed",
-    "trainer.accumulate_grad_batches": "unless allowed",
-    "trainer.devices": "unless allowed",
-    "trainer.num_nodes": "unless allowed",
-    "trainer.precision": "unless allowed",
-    "trainer.callbacks": "applied",
-    "trainer.callbacks.BaseFinetuning": "refused",
-    "trainer.callbacks.StochasticWeightAveraging": "refused",
-    "trainer.callbacks.WeightAveraging": "refused",
-    "trainer.callbacks.WeightAveraging.decay": "applied",
-    "trainer.callbacks.GradientAccumulationScheduler": "unless allowed",
-    "trainer.max_epochs": "applied",
-    "trainer.min_epochs": "applied",
-    "trainer.max_steps": "applied",
-    "trainer.min_steps": "applied",
-    "trainer.max_time": "applied",
-    "trainer.fast_dev_run": "applied",
-    "trainer.limit_train_batches": "applied",
-    "trainer.limit_val_batches": "applied",
-    "trainer.limit_test_batches": "applied",
-    "trainer.overfit_batches": "applied",
-    "trainer.val_check_interval": "applied",
-    "trainer.check_val_every_n_epoch": "applied",
-    "trainer.gradient_clip_val": "applied",
-    "trainer.gradient_clip_algorithm": "applied",
-    "trainer.strategy": "applied",
-    "trainer.deterministic": "applied",
-    "trainer.benchmark": "applied",
-    "trainer.use_distributed_sampler": "applied",
-    "trainer.sync_batchnorm": "applied",
-    "trainer.reload_dataloaders_every_n_epochs": "applied",
-    "trainer.plugins": "applied",
-    "trainer.barebones": "applied",
-    "trainer.logger": "harmless",
-    "trainer.log_every_n_steps": "harmless",
-    "trainer.limit_predict_batches": "harmless",
-    "trainer.num_sanity_val_steps": "harmless",
-    "trainer.enable_checkpointing": "harmless",
-    "trainer.enable_progress_bar": "harmless",
-    "trainer.enable_model_summary": "harmless",
-    "trainer.enable_autolog_hparams": "harmless",
-    "trainer.model_registry": "harmless",
-    "trainer.inference_mode": "harmless",
-    "trainer.profiler": "harmless",
-    "trainer.detect_anomaly": "harmless",
-    "trainer.default_root_dir": "harmless",
-    "data": "unless allowed",
-    "data.data_dir": "harmless",
-    "data.eval_batch_size": "harmless",
-    "data.num_workers": "harmless",
-    "data.check_files": "harmless",  # as long as the same files are read, which is compared
-    "data.skip_unreadable": "harmless",
-    "data.resident": "harmless",
-    "data.role_column": "harmless",
-    "data.allow_inexact_resume": "harmless",
-    "seed_everything": "unless allowed",
-    "torch": "unless allowed",
+    **dict.fromkeys(("data", "seed_everything", "torch"), "unless allowed"),
+    **{
+        f"{section}.{name}": verdict
+        for verdict, sections in _VERDICTS.items()
+        for section, names in sections.items()
+        for name in names.split()
+    },
 }
 """Full name of a setting, which stands for all below it that have no row of their own, and what another value does.
 
@@ -102,7 +61,7 @@ harmless: the weights do not depend on it.
 """
 
 _MISSING = object()
-_FINE_TUNING = ("trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor")
+FINE_TUNING = ("trainable_blocks", "unfreeze_at_epoch", "backbone_lr_factor")
 # What moves while a schedule runs, or follows from another setting
 _MOVING = {"last_epoch", "base_lrs", "lr_lambdas", "_step_count", "_last_lr", "_is_initial", "total_steps"}
 _MOVING |= {"_get_lr_called_within_step", "optimizer", "params"}
@@ -157,7 +116,7 @@ def with_new_arguments(saved: Mapping[str, Any], module: Any) -> dict[str, Any]:
 def training_settings(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
     """Return the settings of optimizers, schedules and callbacks by full name, before training has changed them."""
     found: dict[str, Any] = {}
-    for name in ("head_lr", *_FINE_TUNING):
+    for name in ("head_lr", *FINE_TUNING):
         if hasattr(module, name):
             found[f"model.{name}"] = getattr(module, name)
     if hasattr(module, "update_head_in_backward"):

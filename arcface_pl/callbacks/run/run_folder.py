@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 
 from arcface_pl.callbacks.run.logger import RunLogger
-from arcface_pl.callbacks.run.private_apis import join_folder
+from arcface_pl.callbacks.run.private_apis import join_folder, move_logger
 from arcface_pl.callbacks.run.resumed_settings import has_other_data
 from arcface_pl.callbacks.run.run_metrics import RunMetrics
 from arcface_pl.checkpoints.atomic import claim_folder, missing_folders
@@ -104,7 +104,7 @@ class RunFolder(L.Callback):
         self.path, self.run_id, self._agreed = folder, run_id, True
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
-                logger.continue_in(folder)
+                move_logger(logger, folder)
         if trainer.is_global_zero:
             self._join_loggers(trainer)
 

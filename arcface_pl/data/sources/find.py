@@ -49,21 +49,31 @@ def fetch_dataset(spec: DatasetSpec, data_dir: str | Path, limits: TimeLimits | 
         The folder of the files.
 
     Raises:
-        DataError: If a file cannot be downloaded or the folder cannot be written.
+        DataError: If a file cannot be downloaded or the folder cannot be written; says how to get the files by hand.
     """
     limits = limits or TimeLimits()
     root = Path(data_dir).expanduser()
-    with _locked(root, spec, limits):
-        if (found := find_folder(spec, data_dir)) is not None:
-            return found
-        folder = root / spec.folder
-        if spec.archive is not None:
-            _unpack(spec, spec.archive, root, limits)
-        else:
-            for file in spec.files:
-                if _present(folder, file) is None:
-                    download(file, spec.mirrors, folder, limits)
+    folder = root / spec.folder
+    try:
+        with _locked(root, spec, limits):
+            if (found := find_folder(spec, data_dir)) is not None:
+                return found
+            if spec.archive is not None:
+                _unpack(spec, spec.archive, root, limits)
+            else:
+                for file in spec.files:
+                    if _present(folder, file) is None:
+                        download(file, spec.mirrors, folder, limits)
+    except DataError as error:
+        raise missing(spec, data_dir, str(error)) from error
     return folder
+
+
+def missing(
+    spec: DatasetSpec, data_dir: str | Path, reason: str = "prepare_data() was not called, or could not download it"
+) -> DataError:
+    """Return the error of a data set that is not there, which says how to get it."""
+    return DataError(f"{spec.title} is missing: {reason}\n{how_to_get(spec, data_dir)}")
 
 
 def is_first_of_machine() -> bool:

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from arcface_pl.metrics.functional.cosine import cosine_block, unit_rows
-from arcface_pl.metrics.functional.validation import check, check_embeddings, check_labels, check_same_width
+from arcface_pl.metrics.functional.validation import (
+    check,
+    check_embeddings,
+    check_labels,
+    check_same_width,
+    check_whole,
+)
 
 _MAX_BLOCK = 1 << 22  # cosines held at a time: 16 MB
 
@@ -57,8 +63,8 @@ def target_angles(embeddings: Tensor, labels: Tensor, centers: Tensor, *, sub_ce
     labels = check_labels("labels", labels, len(embeddings)).to(embeddings.device)
     centers = centers.to(embeddings.device)
     check_same_width("centers", centers, embeddings.shape[1])
-    divides = sub_centers >= 1 and len(centers) % sub_centers == 0
-    check(divides, "sub_centers", sub_centers, f"a divisor of the number of centers, {len(centers)}")
+    check_whole("sub_centers", sub_centers, accepted=(divisor := f"a divisor of the number of centers, {len(centers)}"))
+    check(len(centers) % sub_centers == 0, "sub_centers", sub_centers, divisor)
     num_classes = len(centers) // sub_centers
     check(num_classes > 1, "centers", f"{num_classes} class", "centers of at least two classes")
     low, high = int(labels.min()), int(labels.max())

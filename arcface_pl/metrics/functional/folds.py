@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.metrics.functional.curve import VerificationCurve
-from arcface_pl.metrics.functional.validation import check, check_labels, check_scores
+from arcface_pl.metrics.functional.validation import check, check_genuine, check_labels, check_scores, check_whole
 
 
 class FoldAccuracy(NamedTuple):
@@ -57,11 +57,7 @@ def fold_accuracy(scores: Tensor, is_genuine: Tensor, folds: Tensor | int = 10) 
         Huang, Ramesh, Berg, Learned-Miller, "Labeled Faces in the Wild", 2007.
     """
     scores = check_scores("scores", scores).double()
-    if isinstance(is_genuine, Tensor) and is_genuine.dtype == torch.bool:
-        is_genuine = is_genuine.long()
-    genuine = check_labels("is_genuine", is_genuine, len(scores)).to(scores.device)
-    is_binary = bool(((genuine == 0) | (genuine == 1)).all())
-    check(is_binary, "is_genuine", genuine.unique().tolist()[:3], "booleans, or integers 0 and 1")
+    genuine = check_genuine(is_genuine, len(scores)).to(scores.device)
     fold_of = _fold_of(folds, len(scores)).to(scores.device)
     both = have_both_kinds(genuine, fold_of)
     check(
@@ -93,7 +89,7 @@ def have_both_kinds(is_genuine: Tensor, folds: Tensor) -> bool:
 
 def _fold_of(folds: Tensor | int, num_pairs: int) -> Tensor:
     if isinstance(folds, int):
-        check(2 <= folds <= num_pairs, "folds", folds, f"a whole number from 2 to the number of pairs, {num_pairs}")
+        check_whole("folds", folds, 2, num_pairs, f"a whole number from 2 to the number of pairs, {num_pairs}")
         return torch.arange(num_pairs) * folds // num_pairs
     return check_labels("folds", folds, num_pairs)
 

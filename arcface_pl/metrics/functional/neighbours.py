@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from arcface_pl.metrics.functional.cosine import cosine_block, unit_rows
-from arcface_pl.metrics.functional.validation import check, check_embeddings, check_labels, check_same_width
+from arcface_pl.metrics.functional.validation import (
+    check,
+    check_embeddings,
+    check_labels,
+    check_same_width,
+    check_whole,
+)
 
 _MAX_BLOCK = 1 << 22  # cosines held at a time: 16 MB
 _MIN_ROWS = 32  # with fewer queries the GEMM is bound by reading the gallery
@@ -83,7 +89,7 @@ class Search:
         """Refuse a number of neighbors that the gallery does not have."""
         check(self.num_candidates > 0, "embeddings", "one", "at least two, as each is looked up among the others")
         size = "the number of other queries" if self.excludes_self else "the size of the gallery"
-        check(1 <= k <= self.num_candidates, name, k, f"a whole number from 1 to {self.num_candidates}, {size}")
+        check_whole(name, k, 1, self.num_candidates, f"a whole number from 1 to {self.num_candidates}, {size}")
 
     def default_k(self, most: int) -> int:
         """Return ``most``, or the number of relevant items of the query that has fewest, if that is smaller.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arcface_pl.metrics.functional.cosine import cosine_block, unit_rows
-from arcface_pl.metrics.functional.validation import check, check_embeddings, check_labels
+from arcface_pl.metrics.functional.validation import check, check_embeddings, check_labels, check_whole
 
 IMPOSTOR, GENUINE, NO_PAIR = 0, 1, 2
 BLOCK_SIZE = 896  # 3 MB of float32 scores, which stay in cache between the GEMM and the counting
@@ -42,7 +42,7 @@ class PairBlocks:
         embeddings = check_embeddings("embeddings", embeddings)
         labels = check_labels("labels", labels, len(embeddings)).to(embeddings.device)
         check(len(embeddings) > 1, "embeddings", "one row", "at least two rows, to make a pair")
-        check(block_size >= 1, "block_size", block_size, "a whole number of at least 1")
+        check_whole("block_size", block_size)
         # Sorted by class, most blocks have impostor pairs only and need no mask
         classes = labels.unique(return_inverse=True)[1].int()
         self.classes, order = classes.sort(stable=True)
@@ -67,6 +67,7 @@ class PairBlocks:
             first: Index of one embedding of each pair, (P,), any integer dtype, in [0, N).
             second: Index of the other, (P,), likewise.
         """
+        check(isinstance(first, Tensor) and first.ndim == 1, "first", type(first).__name__, "indices, (P,)")
         first = check_labels("first", first, len(first)).to(self.position.device)
         second = check_labels("second", second, len(first)).to(self.position.device)
         for name, index in (("first", first), ("second", second)):
