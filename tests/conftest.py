@@ -38,7 +38,12 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Leave what is imported out of every later collection, each of which would take 0.75 s to search it."""
+    """Leave what is imported out of every later collection, each of which would take 0.75 s to search it.
+
+    First comes what looks for references when it is imported: it would not see those of frozen objects.
+    """
+    import hypothesis  # noqa: F401
+
     gc.freeze()
     gc.enable()
 
