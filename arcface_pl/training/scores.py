@@ -1,6 +1,5 @@
 """Metrics of one split: accuracy without and with the margin, loss and angles."""
 
-
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, SumMetric
