@@ -87,6 +87,17 @@ def file_errors() -> Iterator[None]:
         raise UserError(f"{error.filename or 'a file of the run'}: {error.strerror}") from error
 
 
+@contextmanager
+def readable(name: str, path: object, accepted: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn what the system, or a reader that raises ``kinds``, has against a file into a `DataError` of one line."""
+    refused: tuple[type[Exception], ...] = (OSError, *kinds)
+    try:
+        yield
+    except refused as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(expected(name, str(path), f"{accepted} ({reason})")) from None
+
+
 class SettingsError(UserError):
     """A setting, flag or config file that cannot be used."""
 

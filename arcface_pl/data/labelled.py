@@ -84,6 +84,14 @@ class LabelledFiles(NamedTuple):
         return [os.fsdecode(self.text[start:end].numpy().tobytes()) for start, end in spans]
 
 
+def size_of(path: str | os.PathLike[str]) -> int:
+    """Return the bytes of a file; -1 for a missing one or a dangling link, reported with the unreadable files."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
 def list_files(entries: Iterable[tuple[str, int, int]]) -> LabelledFiles:
     """Make `LabelledFiles` from names, sizes and labels.
 

@@ -1,7 +1,6 @@
 """`TableDataModule`: your own images, listed in a CSV or Parquet file."""
 
 import logging
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from arcface_pl.data.classes import ClassSplit
 from arcface_pl.data.files import ImageFilesDataModule
 from arcface_pl.data.folders.table_file import Row, check_paths, read_table
 from arcface_pl.data.folders.tree import warn_of_similar
-from arcface_pl.data.labelled import LabelledFiles, list_files
+from arcface_pl.data.labelled import LabelledFiles, list_files, size_of
 from arcface_pl.errors import DataError, expected, listed, printable
 
 _LOG = logging.getLogger(__name__)
@@ -144,7 +143,7 @@ class TableDataModule(ImageFilesDataModule):
     def list_files(self) -> dict[str, LabelledFiles]:
         """List the files of the rows, by part."""
         labels = {name: label for label, name in enumerate(self.all_class_names)}
-        files = list_files((row.path, _size(self.root / row.path), labels[row.label]) for row in self.rows)
+        files = list_files((row.path, size_of(self.root / row.path), labels[row.label]) for row in self.rows)
         parts = [row.split or "train" for row in self.rows]
         places = {part: [i for i, each in enumerate(parts) if each == part] for part in ("train", "val", "test")}
         return {
@@ -152,10 +151,3 @@ class TableDataModule(ImageFilesDataModule):
             for part, found in places.items()
             if found or part == "train"
         }
-
-
-def _size(path: Path) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:  # reported with the unreadable files
-        return -1

@@ -8,6 +8,7 @@ from torch import Tensor
 from arcface_pl.functional import adaface_psi
 from arcface_pl.functional.checks import check_number
 from arcface_pl.functional.process_group import Group
+from arcface_pl.heads.angular import follow
 from arcface_pl.heads.margin import MarginHead, check_angle
 
 
@@ -75,5 +76,5 @@ class AdaFaceHead(MarginHead):
         # A single sample has no deviation and leaves the running one alone
         variance = (squares - total * mean).clamp_min(0) / (count - 1).clamp_min(1)
         deviation = torch.where(count > 1, variance.sqrt(), self.norm_std)
-        self.norm_mean.lerp_(mean.to(self.norm_mean.dtype), self.momentum)
-        self.norm_std.lerp_(deviation.to(self.norm_std.dtype), self.momentum)
+        follow(self.norm_mean, mean, self.momentum)
+        follow(self.norm_std, deviation, self.momentum)

@@ -80,7 +80,7 @@ class AngularHead(Head):
         log_mean = log_sums.logsumexp(dim=0) - math.log(len(log_sums))
         # Cosines that are all far below 0 would make it negative
         scale = (log_mean / theta.median().clamp_max(math.pi / 4).cos()).clamp_min(_LOWEST_SCALE)
-        self.dynamic_scale.copy_(scale)
+        follow(self.dynamic_scale, scale)
 
     def psi(self, cosine: Tensor, sine: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return what replaces the cosine to the target class, (B,).
@@ -188,3 +188,16 @@ class AngularHead(Head):
     def extra_repr(self) -> str:
         """Name the sizes and the scale in ``print(head)``."""
         return f"{super().extra_repr()}, scale={self.scale!r}"
+
+
+@torch.no_grad()
+def follow(average: Tensor, batch: Tensor, momentum: float = 1.0) -> None:
+    """Move a running average towards the value of a batch, unless that is NaN or infinite: it would stay so for good.
+
+    Args:
+        average: Buffer, changed in place.
+        batch: Scalar.
+        momentum: Weight of the batch, in (0, 1].
+    """
+    batch = batch.to(average.dtype)
+    average.lerp_(torch.where(batch.isfinite(), batch, average), momentum)

@@ -33,7 +33,8 @@ class Head(nn.Module):
         sub_centers: K, centers of each class, at least 1; a class's cosine is the largest over its centers.
         label_smoothing: Fraction of the target that is spread evenly over all classes, in [0, 1).
         class_weights: Factor of each sample's loss by its class: "equal" for none, "balanced" for one that is inverse
-            to the number of training images of the class, 1 on average over them, or a list of C numbers, at least 0.
+            to the number of training images of the class, 1 on average over them, or a list of C numbers, at least 0
+            and below 1e12, not all of them 0.
         non_target_precision: Operands of the matrix products of the non-target classes in a loss over many classes:
             "float32", "tf32" on CUDA devices (no effect elsewhere), or "bfloat16"; sums are float32, and the target's
             angle stays exact. Scores and predictions do not depend on it.
@@ -261,13 +262,13 @@ class Head(nn.Module):
         """Return the numbers of images per class as a tensor, (C,).
 
         Raises:
-            ValueError: A wrong shape, or a negative count.
+            ValueError: A wrong shape, or a count that is negative, NaN or infinite.
         """
         counts = torch.as_tensor(counts)
         if counts.shape != (self.num_classes,):
             raise ValueError(expected("counts.shape", tuple(counts.shape), f"({self.num_classes},)"))
-        if bool((counts < 0).any()):
-            raise ValueError(expected("counts", counts.min().item(), "numbers of images of at least 0"))
+        if bool((wrong := ~((counts >= 0) & (counts < math.inf))).any()):
+            raise ValueError(expected("counts", counts[wrong][0].item(), "numbers of images of at least 0"))
         return counts
 
     def weigh(self, losses: Tensor, labels: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from arcface_pl.functional import arcface_psi
 from arcface_pl.functional.checks import check_number
 from arcface_pl.functional.problem import Reweighting
 from arcface_pl.functional.process_group import Group
+from arcface_pl.heads.angular import follow
 from arcface_pl.heads.margin import MarginHead, check_angle
 
 
@@ -66,4 +67,4 @@ class CurricularFaceHead(MarginHead):
         if not self.training:
             return
         count, total = Group().sum(torch.stack([torch.ones_like(cosine), cosine]).sum(dim=1))
-        self.t.lerp_((total / count).to(self.t.dtype), self.momentum)
+        follow(self.t, total / count, self.momentum)

@@ -1,16 +1,15 @@
 """What `save_pretrained` and ``export --format safetensors`` wrote, as the checkpoint it came from, for evaluation."""
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from arcface_pl.checkpoints.reading import FORMAT_VERSION, CheckpointFile
+from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.errors import PretrainedError
-from arcface_pl.recognizer.pretrained import CONFIG, MANIFEST, WEIGHTS
+from arcface_pl.recognizer.pretrained import CONFIG, MANIFEST, WEIGHTS, content_of
 
 EXPORTED = "arcface_pl"
 """Key of an exported file's metadata with the settings that rebuild the model, as JSON."""
@@ -31,21 +30,9 @@ def as_checkpoint(path: str | Path) -> CheckpointFile:
     path = Path(path)
     config, tensors = _read_folder(path) if path.is_dir() else _read_exported(path)
     try:
-        preprocessing = config["preprocessing"]
-        facts = {name: preprocessing[name] for name in ("in_channels", "image_size")}
-        facts |= {name: config[name] for name in ("class_names", "dataset_name", "preprocessing")}
-        content = {
-            "format_version": FORMAT_VERSION,
-            "pytorch-lightning_version": version("lightning"),
-            "hyper_parameters": {role: config[role] for role in ("backbone", "head")},
-            "state_dict": tensors,
-            "data": {**facts, "normalization": (preprocessing["mean"], preprocessing["std"])},
-            "calibration": config["calibration"],
-            "validation": config["metrics"],
-        }
+        return CheckpointFile(path, content_of(config, tensors))
     except (LookupError, TypeError) as error:
         raise PretrainedError(path, f"it does not describe a model ({error})", MANIFEST.remedy) from error
-    return CheckpointFile(path, content)
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

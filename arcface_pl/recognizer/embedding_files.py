@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from arcface_pl.checkpoints.results import MARK
+from arcface_pl.errors import DataError, expected
 from arcface_pl.recognizer.answers import Embeddings
 
 
@@ -48,6 +50,15 @@ class EmbeddingTable:
     def classes(self) -> list[str]:
         """Name of each picture's class; empty text if unknown."""
         return [self.class_names[label] if label >= 0 else "" for label in self.labels.tolist()]
+
+
+def check_rows(name: str, rows: Tensor) -> None:
+    """Refuse embeddings (N, D) that have no direction."""
+    usable = rows.isfinite().all(1) & (rows != 0).any(1)
+    if not usable.all():
+        row = int((~usable).nonzero()[0])
+        got = "a length of 0" if rows[row].isfinite().all() else "NaN or inf"
+        raise DataError(expected(f"{name}, row {row}", got, "finite numbers, not all of them 0"))
 
 
 def to_file(table: EmbeddingTable, suffix: str) -> bytes:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 
 from arcface_pl.errors import DataError, expected
-from arcface_pl.recognizer.embedding_files import EmbeddingTable
+from arcface_pl.recognizer.embedding_files import EmbeddingTable, check_rows
 
 _ACCEPTED = (
     "embeddings (N, D) and labels (N,): .npz, .safetensors or .parquet with both, or embeddings.npy with labels.npy "
@@ -66,18 +67,16 @@ def read_embeddings(path: str | Path, *, labelled: bool = True) -> EmbeddingTabl
     if labels.shape != embeddings.shape[:1] or labels.dtype.kind not in "iuU":
         accepted = f"{len(embeddings)} whole numbers or texts"
         raise DataError(expected(f"{file}: labels", f"{labels.dtype} {labels.shape}", accepted))
-    usable = np.isfinite(embeddings).all(1) & (embeddings != 0).any(1)
-    if not usable.all():
-        row = int(np.flatnonzero(~usable)[0])
-        got = "a length of 0" if np.isfinite(embeddings[row]).all() else "NaN or inf"
-        raise DataError(expected(f"{file}: embeddings, row {row}", got, "finite numbers, not all of them 0"))
+    with np.errstate(over="ignore"):
+        rows = embeddings.astype(np.float32)
+    check_rows(f"{file}: embeddings", torch.from_numpy(rows))
     if labelled and labels.dtype.kind in "iu" and labels.min() < 0:
         accepted = "the class of every row; -1 is that of pictures without one"
         raise DataError(expected(f"{file}: labels", int(labels.min()), accepted))
     names, numbers = _classes(labels, found) if labelled else ([], labels)
     paths = [str(each) for each in found.get("paths", ())]
     return EmbeddingTable(
-        embeddings.astype(np.float32),
+        rows,
         numbers,
         names,
         paths if len(paths) == len(labels) else [""] * len(labels),

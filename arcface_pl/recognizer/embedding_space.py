@@ -9,6 +9,7 @@ from arcface_pl.backbones.base import Backbone
 from arcface_pl.errors import UserError, expected
 from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.recognizer.answers import Embeddings
+from arcface_pl.recognizer.embedding_files import check_rows
 from arcface_pl.recognizer.onnx_model import NoClasses
 from arcface_pl.recognizer.trained import TrainedModel
 
@@ -58,9 +59,5 @@ def checked_rows(embeddings: Embeddings, model: TrainedModel) -> Tensor:
         got, wanted = (_FINGERPRINT.sub(r"\1...", each) for each in (embeddings.made_by, model.fingerprint))
         raise UserError(expected("embeddings: made_by", got, f"{wanted}, as the model", remedy))
     rows = rows.detach().to(model.head.weight.device, torch.float32)
-    usable = rows.isfinite().all(1) & (rows != 0).any(1)
-    if not usable.all():
-        row = int((~usable).nonzero()[0])
-        got = "a length of 0" if rows[row].isfinite().all() else "NaN or inf"
-        raise UserError(expected(f"embeddings, row {row}", got, "finite numbers, not all of them 0"))
+    check_rows("embeddings", rows)
     return rows

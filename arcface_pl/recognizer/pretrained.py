@@ -14,13 +14,11 @@ from torch import nn
 
 from arcface_pl import __version__
 from arcface_pl.checkpoints.atomic import replacing, writing
-from arcface_pl.checkpoints.network import rebuild
+from arcface_pl.checkpoints.reading import FORMAT_VERSION, CheckpointFile
 from arcface_pl.checkpoints.results import is_ours
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.errors import CheckpointError, PretrainedError
-from arcface_pl.evaluation.thresholds import Calibration
 from arcface_pl.heads import Head
-from arcface_pl.preprocessing import Preprocessor
 from arcface_pl.recognizer.embedding_space import NoNetwork
 from arcface_pl.recognizer.manifest import Manifest
 from arcface_pl.recognizer.model_card import model_card
@@ -120,7 +118,7 @@ def read_pretrained(folder: str | Path, *, backbone: nn.Module | None = None, he
         raise
     except CheckpointError as error:
         raise PretrainedError(path, str(error).removeprefix(f"{path}: "), MANIFEST.remedy) from error
-    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError) as error:
         raise PretrainedError(path, f"it does not describe a model ({error})", MANIFEST.remedy) from error
 
 
@@ -166,16 +164,31 @@ def from_config(
         head: As for `read_pretrained`.
 
     Raises:
-        ValueError, LookupError, TypeError, AttributeError: If they do not describe a model.
+        CheckpointError, LookupError, TypeError: If they do not describe a model.
     """
-    content = {"hyper_parameters": config, "state_dict": tensors, "data": config["preprocessing"]}
-    backbone, head = rebuild(content, path, backbone=backbone, head=head)
-    return TrainedModel(
-        backbone,
-        head,
-        Preprocessor.from_dict(config["preprocessing"]),
-        list(config["class_names"]),
-        config["dataset_name"],
-        None if config["calibration"] is None else Calibration.from_dict(config["calibration"]),
-        dict(config["metrics"]),
-    )
+    file = CheckpointFile(path, content_of(config, tensors))
+    return TrainedModel.from_checkpoint(file, backbone=backbone, head=head)
+
+
+def content_of(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return what the checkpoint of a model holds, without the settings of training and of its data.
+
+    Args:
+        config: What `to_config` returned.
+        tensors: What `to_tensors` returned.
+
+    Raises:
+        LookupError, TypeError: If they do not describe a model.
+    """
+    preprocessing = config["preprocessing"]
+    facts = {name: preprocessing[name] for name in ("in_channels", "image_size")}
+    facts |= {name: config[name] for name in ("class_names", "dataset_name", "preprocessing")}
+    return {
+        "format_version": FORMAT_VERSION,
+        "pytorch-lightning_version": version("lightning"),
+        "hyper_parameters": {role: config[role] for role in ("backbone", "head")},
+        "state_dict": tensors,
+        "data": {**facts, "normalization": (preprocessing["mean"], preprocessing["std"])},
+        "calibration": config["calibration"],
+        "validation": config["metrics"],
+    }

@@ -1,5 +1,7 @@
 """Weights of classes in the loss."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -65,7 +67,7 @@ def test_a_class_without_images_changes_no_other_weight() -> None:
     ("weights", "message"),
     [
         ([1.0, 2.0], "class_weights: got '2 numbers'; expected one for each class, 3"),
-        ([1.0, -2.0, 1.0], r"class_weights\[1\]: got -2.0; expected a number in \[0, inf\)"),
+        ([1.0, -2.0, 1.0], r"class_weights\[1\]: got -2.0; expected a number in \[0, 1e\+12\)"),
         ("inverse", "class_weights: got 'inverse'; expected one of 'equal', 'balanced'"),
     ],
 )
@@ -73,3 +75,26 @@ def test_a_class_without_images_changes_no_other_weight() -> None:
 def test_wrong_weights_are_refused(name: str, weights: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HEADS[name](4, 3, class_weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([0.0] * 3, "class_weights: got 'zeros only'; expected at least one number above 0"),
+        ([1e-300] * 3, "class_weights: got 'zeros only'; expected"),  # in float32
+        ([1.0, 1e39, 1.0], r"class_weights\[1\]: got 1e\+39; expected a number in \[0, 1e\+12\)"),
+        (None, "class_weights: got None; expected 'equal', 'balanced', or a list of numbers"),
+        (torch.ones(3), r"class_weights: got tensor\(.*; expected 'equal', 'balanced', or a list of numbers"),
+    ],
+)
+def test_weights_that_teach_nothing_or_overflow_are_refused(weights: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        ArcFaceHead(4, 3, class_weights=weights)
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), -1.0])
+def test_counts_are_finite(count: float) -> None:
+    for options in ({"class_weights": "balanced"}, {"class_margins": "frequency"}):
+        head = ArcFaceHead(4, 3, **options)
+        with pytest.raises(ValueError, match=f"^counts: got {count}; expected numbers of images of at least 0"):
+            head.set_class_counts(torch.tensor([1.0, count, 2.0]))

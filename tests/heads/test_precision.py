@@ -1,5 +1,7 @@
 """What moves during training keeps float32 in narrow heads."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -67,3 +69,26 @@ def test_a_default_dtype_of_bfloat16_changes_no_buffer_and_no_draw() -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(drawn, drawn_margins(ElasticFaceHead(2, 2, variant="cos", margin=0.35), 5))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("kind", "options"), [(AdaFaceHead, {}), (CurricularFaceHead, {}), (ArcFaceHead, {"scale": "adacos_dynamic"})]
+)
+def test_a_batch_that_is_not_finite_leaves_running_averages_as_they_were(
+    kind: type, options: dict[str, str], number: float
+) -> None:
+    """A loop that skips the step, as those with a loss scaler do, would train on NaN from then on."""
+    embeddings, labels = batch()
+    head = kind(8, 5, **options)
+    head.loss(embeddings, labels)
+    before = {key: value.clone() for key, value in head.named_buffers()}
+    bad = embeddings.clone()
+    bad[3] = number
+    assert not head.loss(bad, labels).isfinite()
+    for key, value in head.named_buffers():
+        if number is math.nan:
+            assert torch.equal(value, before[key])
+        assert value.isfinite()
+    head.loss(2 * embeddings, labels)
+    assert head.loss(embeddings, labels).isfinite()

@@ -66,6 +66,7 @@ def test_names_that_are_too_few_name_nothing(tmp_path: Path) -> None:
         ({"embeddings": ROWS, "labels": LABELS + 0.5}, "labels: got 'float64"),
         ({"embeddings": np.where(LABELS[:, None] == 2, np.nan, ROWS), "labels": LABELS}, "row 2: got 'NaN or inf'"),
         ({"embeddings": np.where(LABELS[:, None] == 3, 0, ROWS), "labels": LABELS}, "row 3: got 'a length of 0'"),
+        ({"embeddings": ROWS.astype(np.float64) * 1e300, "labels": LABELS}, "row 0: got 'NaN or inf'"),
         ({"embeddings": ROWS, "labels": np.array([Path()] * 24, dtype=object)}, "allow_pickle"),
     ],
 )

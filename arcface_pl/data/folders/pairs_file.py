@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from arcface_pl.errors import DataError, expected
+from arcface_pl.errors import DataError, expected, readable
 
 _FORMATS = (
     "'name 1 2' for two images of one person and 'name 1 other 2' for images of two, under a first line with the "
@@ -83,11 +83,8 @@ def read_pairs(path: Path) -> PairList:
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(
-            expected("data.pairs_file", str(path), f"a list of pairs ({error.strerror or error})")
-        ) from None
+        with readable("data.pairs_file", path, "a list of pairs"):
+            text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"data.pairs_file {path}: not UTF-8 text; expected {_FORMATS}") from None
     lines = [

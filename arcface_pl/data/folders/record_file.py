@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from arcface_pl.errors import DataError, expected
+from arcface_pl.errors import DataError, expected, readable
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 _LENGTH_BITS = 29
@@ -149,12 +149,9 @@ class RecordFile:
 
     @cached_property
     def _map(self) -> mmap.mmap:
-        try:
-            with self.path.open("rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:  # ValueError: an empty file
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(expected("data.root", str(self.path), f"a RecordIO file ({reason})")) from None
+        # ValueError: an empty file
+        with readable("data.root", self.path, "a RecordIO file", ValueError), self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     @cached_property
     def _bytes(self) -> np.ndarray:
@@ -164,14 +161,13 @@ class RecordFile:
 def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read an index: a line ``key<TAB>offset`` per record. Returns keys, sorted, and their offsets, int64."""
     accepted = "a line with a key and an offset per record"
+    with readable("data.root", path, f"the index of the .rec file next to it, {path.name}"):
+        content = path.read_bytes()
     try:
-        text = path.read_text(encoding="ascii")
+        text = content.decode("ascii")
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of older releases over text that is not numbers
             numbers = np.fromstring(text, np.int64, sep=" ")
-    except OSError as error:
-        accepted = f"the index of the .rec file next to it, {path.name} ({error.strerror})"
-        raise DataError(expected("data.root", str(path), accepted)) from None
     except (ValueError, DeprecationWarning):
         raise DataError(expected(f"data.root {path}", "text that is not whole numbers", accepted)) from None
     lines = sum(1 for line in text.splitlines() if line.strip())

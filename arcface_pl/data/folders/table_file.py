@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from arcface_pl.data.folders.tree import PART_OF
-from arcface_pl.errors import DataError, expected, listed
+from arcface_pl.errors import DataError, expected, listed, readable
 
 ROLES = ("query", "gallery")
 _PARQUET = (".parquet", ".pq")
@@ -48,16 +48,8 @@ def read_table(table: Path, columns: Mapping[str, str]) -> list[Row]:
     Raises:
         DataError: If the table cannot be read, a column is missing, or a value is; names the row.
     """
-    try:
+    with readable("data.table", table, "a CSV file in UTF-8, or a Parquet file", UnicodeDecodeError, csv.Error):
         rows = [*(_parquet_rows if table.suffix.lower() in _PARQUET else _csv_rows)(table, columns)]
-    except OSError as error:
-        raise DataError(
-            expected("data.table", str(table), f"a CSV or Parquet file: {error.strerror or error}")
-        ) from None
-    except UnicodeDecodeError:
-        raise DataError(expected("data.table", str(table), "a CSV file in UTF-8")) from None
-    except csv.Error as error:
-        raise DataError(expected("data.table", str(table), f"a CSV file ({error})")) from None
     if not rows:
         raise DataError(expected("data.table", f"{table} without rows", "a row per image"))
     return [_checked(table, columns, row) for row in rows]
@@ -88,20 +80,16 @@ def _parquet_rows(table: Path, columns: Mapping[str, str]) -> Iterator[Row]:
         raise DataError(
             expected("data.table", str(table), "a CSV file, since pyarrow is not installed", remedy)
         ) from None
-    try:
-        with parquet.ParquetFile(table) as file:
-            if file.metadata.num_rows > _MOST_ROWS_PER_BYTE * table.stat().st_size:
-                got = f"{file.metadata.num_rows:,} rows in {table.stat().st_size:,} bytes"
-                raise DataError(expected(f"data.table {table}", got, "a whole Parquet file"))
-            places = _places(table, file.schema_arrow.names, columns)
-            found = file.read(columns=[columns[role] for role in places])
+    with readable("data.table", table, "a Parquet file", ArrowException), parquet.ParquetFile(table) as file:
+        if file.metadata.num_rows > _MOST_ROWS_PER_BYTE * table.stat().st_size:
+            got = f"{file.metadata.num_rows:,} rows in {table.stat().st_size:,} bytes"
+            raise DataError(expected(f"data.table {table}", got, "a whole Parquet file"))
+        places = _places(table, file.schema_arrow.names, columns)
+        found = file.read(columns=[columns[role] for role in places])
         values = [
             found.column(columns[role]).to_pylist() if role in places else [""] * found.num_rows
             for role in Row._fields[1:]
         ]
-    except ArrowException as error:
-        reason = " ".join(str(error).split())
-        raise DataError(expected("data.table", str(table), f"a Parquet file ({reason})")) from None
     for number, row in enumerate(zip(*values, strict=True), start=1):
         yield Row(number, *("" if value is None else str(value) for value in row))
 

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from arcface_pl.data.labelled import LabelledFiles, list_files
-from arcface_pl.errors import DataError, expected, listed, printable
+from arcface_pl.data.labelled import LabelledFiles, list_files, size_of
+from arcface_pl.errors import DataError, expected, listed, printable, readable
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, is_image, left_out
 
 _LOG = logging.getLogger(__name__)
@@ -182,11 +182,8 @@ def find_images(root: Path, classes: dict[str, list[Path]], class_names: list[st
 
 
 def _folders(root: Path, *, hidden: bool = False) -> list[Path]:
-    try:
+    with readable("data.root", root, "a folder that holds a folder of images per class"):
         return sorted(path for path in root.iterdir() if path.is_dir() and (hidden or not path.name.startswith(".")))
-    except OSError as error:
-        accepted = f"a folder that holds a folder of images per class ({error.strerror or error})"
-        raise DataError(expected("data.root", str(root), accepted)) from None
 
 
 def _holds_images(folder: Path) -> bool:
@@ -211,9 +208,6 @@ def _images(folder: Path, skipped: Counter[str] | None = None) -> Iterator[tuple
         for name in sorted(name for name in files if not name.startswith(".")):
             if is_image(name):
                 path = os.path.join(here, name)
-                try:
-                    yield path, os.stat(path).st_size
-                except OSError:  # a dangling link: reported with the unreadable files
-                    yield path, -1
+                yield path, size_of(path)
             elif skipped is not None:
                 skipped[os.path.splitext(name)[1].lower()] += 1

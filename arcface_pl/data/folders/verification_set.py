@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arcface_pl.errors import DataError, expected
+from arcface_pl.errors import DataError, expected, readable
 
 
 class VerificationSet(NamedTuple):
@@ -42,10 +42,10 @@ def read_verification_set(path: Path) -> VerificationSet:
         DataError: If it cannot be read, holds anything else, or the lists do not fit.
     """
     name, accepted = f"data.pairs_file {path}", "a pickle of a list of encoded images and one of same or different"
+    with readable("data.pairs_file", path, accepted):
+        raw = path.read_bytes()
     try:
-        content = _SetReader(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-    except OSError as error:
-        raise DataError(expected("data.pairs_file", str(path), f"{accepted} ({error.strerror or error})")) from None
+        content = _SetReader(io.BytesIO(raw), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises nearly every kind
         raise DataError(expected(name, " ".join(str(error).split()) or type(error).__name__, accepted)) from None
     if not isinstance(content, tuple | list) or len(content) != 2:
