@@ -27,8 +27,8 @@ from arcface_pl.seeding import derive_seed
 RESIDENT_LIMIT = 2 << 30
 """Bytes of images that `resident: auto` keeps in memory: 57,000 of 112 x 112 in colour."""
 
-# Decode 25,000 JPEGs of 112 x 112 per second (0.32 ms each on a core of an AMD EPYC), which is what IResNet-50, at 38 GFLOP
-# per image and step, could take on an H100 at its peak. Photographs of megapixels take longer: data.num_workers is for them.
+# Eight decode 25,000 JPEGs of 112 x 112 per second (0.32 ms each on a core of an AMD EPYC): as many as IResNet-50, at
+# 38 GFLOP per image and step, could take on an H100 at its peak. data.num_workers is for photographs of megapixels.
 _DEFAULT_WORKERS = 8
 _MOST_PROBED = 256
 
