@@ -12,6 +12,7 @@ from torch import Tensor
 
 from arcface_pl.data.agreement import check_alike, check_batches_alike
 from arcface_pl.data.augment import ImageChange
+from arcface_pl.data.bounds import check_bounds
 from arcface_pl.data.classes import GivenClass
 from arcface_pl.data.epochs import Batches
 from arcface_pl.data.facts import ImageFacts
@@ -20,11 +21,10 @@ from arcface_pl.data.parts import Part, Parts, shortages, small_classes
 from arcface_pl.data.split import check_groups
 from arcface_pl.data.transform import ImageTransform, Transform
 from arcface_pl.errors import DataError, expected
-from arcface_pl.functional.checks import check_count, check_number
+from arcface_pl.functional.checks import check_number
 from arcface_pl.preprocessing import ChannelOrder, Normalization
 
 _LOG = logging.getLogger(__name__)
-LARGEST_BATCH = 2**31 - 1
 _REPEATABLE = (
     "data.transform: batches are repeated exactly, on resume too, if it draws random numbers from torch, random or "
     "numpy only. Its settings are compared on resume, its code is not."
@@ -99,15 +99,10 @@ class ImageDataModule(ImageFacts):
         held_out_classes: list[GivenClass] | int | float | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            check_count(name, size, low=1)
-            if size > LARGEST_BATCH:
-                raise ValueError(expected(name, size, f"at most {LARGEST_BATCH} images"))
+        check_bounds(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed)
         if images_per_class is not None:
             check_groups(images_per_class, batch_size)
         check_number("val_fraction", val_fraction, low=0, high=1)
-        if seed is not None:
-            check_count("seed", seed, low=0)
         self.batch_size = batch_size
         self.images_per_class = images_per_class
         self.eval_batch_size = eval_batch_size

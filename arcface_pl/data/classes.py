@@ -128,7 +128,7 @@ def _drawn(wanted: float, labels: list[int], fewest: int, seed: int) -> set[int]
 def _labels(key: str, names: Sequence[str], given: Sequence[GivenClass] | None, numbered: bool) -> set[int] | None:
     if given is None:
         return None
-    if isinstance(given, str):
+    if isinstance(given, str) or not isinstance(given, Sequence):
         raise ValueError(expected(key, given, "a list of classes"))
     numbers = {name: label for label, name in enumerate(names)}
     unquoted: dict[str, list[str]] = {}

@@ -10,16 +10,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from arcface_pl.checkpoints.network import LARGEST_IMAGE
 from arcface_pl.data.agreement import fingerprint
 from arcface_pl.data.augment import PictureAugmentation
 from arcface_pl.data.base import ImageDataModule
+from arcface_pl.data.bounds import check_bounds
 from arcface_pl.data.epochs import Batches
 from arcface_pl.data.folders.image_files import FileLoader, ImageFiles, pixel_statistics
 from arcface_pl.data.labelled import LabelledFiles, LabelledImages
 from arcface_pl.data.parts import Part, Parts, divide, read_parts
 from arcface_pl.errors import DataError, expected
-from arcface_pl.functional.checks import check_count, check_number
+from arcface_pl.functional.checks import check_number
 from arcface_pl.preprocessing import Preprocessor, check_channel_order, measure_white_level
 from arcface_pl.seeding import derive_seed
 
@@ -28,7 +28,6 @@ RESIDENT_LIMIT = 2 << 30
 
 _DEFAULT_WORKERS = 8  # at most
 _MOST_PROBED = 256
-_MOST_WORKERS = 1024
 
 
 class ImageFilesDataModule(ImageDataModule):
@@ -243,9 +242,7 @@ class ImageFilesDataModule(ImageDataModule):
 
 
 def _check_images(image_size: int, in_channels: int, mean: list[float] | None, std: list[float] | None) -> None:
-    check_count("image_size", image_size, low=4)
-    if image_size > LARGEST_IMAGE:
-        raise ValueError(expected("image_size", image_size, f"at most {LARGEST_IMAGE} pixels"))
+    check_bounds(image_size=image_size)
     if in_channels not in (1, 3):
         raise ValueError(expected("in_channels", in_channels, "1 for grey or 3 for color"))
     for name, values, other in (("mean", mean, std), ("std", std, mean)):
@@ -258,10 +255,7 @@ def _check_images(image_size: int, in_channels: int, mean: list[float] | None, s
 
 
 def _check_reading(num_workers: int | None, check_files: bool, skip_unreadable: bool, resident: Any) -> None:
-    if num_workers is not None:
-        check_count("num_workers", num_workers, low=0)
-        if num_workers > _MOST_WORKERS:  # starting a hundred thousand takes minutes, and then fails
-            raise ValueError(expected("num_workers", num_workers, f"at most {_MOST_WORKERS} processes"))
+    check_bounds(num_workers=num_workers)
     if skip_unreadable and not check_files:
         raise ValueError(expected("skip_unreadable", True, "false, or check_files true"))
     if resident not in ("auto", True, False):

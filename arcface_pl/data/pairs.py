@@ -9,12 +9,12 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
+from arcface_pl.data.bounds import check_bounds
 from arcface_pl.data.folders.image_files import FileLoader, ImageFiles
 from arcface_pl.data.folders.pairs_file import dealt_folds, read_pairs
 from arcface_pl.data.folders.verification_set import read_verification_set
 from arcface_pl.data.labelled import list_files
 from arcface_pl.errors import DataError, expected, listed
-from arcface_pl.functional.checks import check_count
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, Preprocessor
 
 UNKNOWN = -1
@@ -63,8 +63,7 @@ class PairsDataModule(LightningDataModule):
         self, root: str | None = None, pairs_file: str = "", eval_batch_size: int = 250, num_workers: int = 0
     ) -> None:
         super().__init__()
-        check_count("eval_batch_size", eval_batch_size, low=1)
-        check_count("num_workers", num_workers, low=0)
+        check_bounds(eval_batch_size=eval_batch_size, num_workers=num_workers)
         if not str(pairs_file):
             raise ValueError(expected("pairs_file", "", "a list of pairs, such as pairs.txt or lfw.bin"))
         root, pairs_file = None if root is None else str(root), str(pairs_file)

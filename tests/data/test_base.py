@@ -11,7 +11,7 @@ import torch
 import arcface_pl.data
 from arcface_pl.cli import main
 from arcface_pl.data import DataError, ImageFolderDataModule, LabelledImages, MNISTDataModule
-from arcface_pl.data.base import LARGEST_BATCH
+from arcface_pl.data.bounds import LARGEST_BATCH
 
 README = Path(arcface_pl.data.__file__).with_name("README.md").read_text(encoding="utf-8")
 EXAMPLE = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
