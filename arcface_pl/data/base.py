@@ -238,9 +238,8 @@ class ImageDataModule(ImageFacts):
         if self._parts is None:
             parts = self.load_parts()
             if self.can_train and not len(parts.train.labels):
-                raise DataError(
-                    expected("data.val_fraction", self.val_fraction, "a fraction that leaves training images")
-                )
+                accepted = "a fraction that leaves training images"
+                raise DataError(expected("data.val_fraction", self.val_fraction, accepted))
             parts.check_labels(self.num_classes, len(self.held_out_class_names))
             self._try_transforms(parts.train)
             self._parts = parts

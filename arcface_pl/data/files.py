@@ -16,9 +16,8 @@ from arcface_pl.data.base import ImageDataModule
 from arcface_pl.data.bounds import check_bounds
 from arcface_pl.data.epochs import Batches
 from arcface_pl.data.folders.image_files import FileLoader, ImageFiles, pixel_statistics
-from arcface_pl.data.folders.splits import read_parts
 from arcface_pl.data.labelled import LabelledFiles, LabelledImages
-from arcface_pl.data.parts import Part, Parts, divide
+from arcface_pl.data.parts import Part, Parts, divide, read_parts
 from arcface_pl.errors import DataError, expected
 from arcface_pl.functional.checks import check_number
 from arcface_pl.preprocessing import Preprocessor, check_channel_order, measure_white_level
