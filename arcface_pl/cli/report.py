@@ -242,9 +242,7 @@ def _dashboards(folder: Path, loggers: Sequence[Any], curves: Path | None, has_o
                 f"dashboards   tensorboard --logdir {cell(os.path.relpath(folder.parent if ours else logger.root_dir))}"
             )
             if has_overview:  # TensorBoard itself opens on the group that comes first in the alphabet, the test's
-                lines.append(
-                    "             http://localhost:6006/#custom_scalars shows training and validation together"
-                )
+                lines.append("             http://localhost:6006/#custom_scalars (training and validation)")
         elif "WandbLogger" in kinds:
             run = logger.experiment
             url = None if getattr(run, "offline", False) else getattr(run, "url", None)  # offline wandb warns of it

@@ -172,7 +172,7 @@ def test_what_wrote_the_dashboards_says_how_to_look_at_them(
     lines = printed(console).splitlines()
     assert lines[-3:] == [
         "dashboards   tensorboard --logdir runs",
-        "             http://localhost:6006/#custom_scalars shows training and validation together",
+        "             http://localhost:6006/#custom_scalars (training and validation)",
         "dashboards   wandb sync wandb/offline-run-1",
     ]
     assert "trained in 2.0 s; numbers in runs/v/results.json" in lines

@@ -1,6 +1,7 @@
 """Detects training that goes wrong and prints what to do about it."""
 
 import math
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +15,7 @@ from arcface_pl.callbacks.run.private_apis import log_interval
 from arcface_pl.callbacks.run.progress import loss_of
 from arcface_pl.callbacks.tensorboard.writer import class_names_of, datamodule_of, split_name, writer_of
 from arcface_pl.data.protocol import fact, images_and_labels
-from arcface_pl.errors import DataError, printable
+from arcface_pl.errors import DataError, folded, printable
 from arcface_pl.heads import AngularHead, ShardedHead
 from arcface_pl.metrics.functional.cosine import unit_rows
 
@@ -209,7 +210,7 @@ class HealthCheck(ScoredCallback):
         if name in self._said:
             return
         self._said.add(name)
-        pl_module.print(f"health check, step {trainer.global_step}: {printable(message)}")
+        pl_module.print(folded(f"health check, step {trainer.global_step}: {printable(message)}", sys.stdout))
         writer = writer_of(trainer)
         if writer is not None:
             writer.add_text(f"health/{name}", message, trainer.global_step)
