@@ -42,7 +42,7 @@ class Distillation(nn.Module):
             accepted = f"a teacher of images of the style {style!r}, that of the data"
             raise SettingsError(expected("model.teacher", f"one of the style {teacher.preprocessor.style!r}", accepted))
         self.teacher = teacher  # not an nn.Module: nothing saves, moves or trains it
-        self._device = torch.device("cpu")
+        self._built_for: tuple[Any, ...] = ()
         self.facts = dict(facts)
         width = teacher.head.embedding_dim
         self.map = nn.Identity() if width == embedding_dim else nn.Linear(embedding_dim, width, bias=False)
@@ -71,11 +71,13 @@ class Distillation(nn.Module):
             return 1 - F.cosine_similarity(mapped, wanted.to(dtype), dim=1).mean()
 
     def _embed(self, images: Tensor) -> Tensor:
-        if images.device != self._device:
+        built_for = images.device, images.shape[1], images.shape[-1]
+        if built_for != self._built_for:
             self.teacher.to(images.device)
-            self._device = images.device
-        student = _prepared(self.facts, in_channels=images.shape[1], image_size=images.shape[-1])
-        return self.teacher.backbone(_translated(images, student, self.teacher.preprocessor))
+            student = _prepared(self.facts, in_channels=images.shape[1], image_size=images.shape[-1])
+            self._translate = _Translation(student, self.teacher.preprocessor, images.device)
+            self._built_for = built_for
+        return self.teacher.backbone(self._translate(images))
 
 
 def _prepared(facts: Mapping[str, Any], in_channels: int, image_size: int) -> Preprocessor:
@@ -87,25 +89,28 @@ def _prepared(facts: Mapping[str, Any], in_channels: int, image_size: int) -> Pr
     return Preprocessor.from_data_facts(kept, in_channels=in_channels, image_size=image_size)
 
 
-def _translated(images: Tensor, student: Preprocessor, teacher: Preprocessor) -> Tensor:
-    """Turn the input of one network into that of another."""
-    names = ("mean", "std", "channel_order", "in_channels")
-    alike = all(getattr(student, name) == getattr(teacher, name) for name in names)
-    if alike and images.shape[-2:] == (teacher.image_size,) * 2:
-        return images.float()
-    pixels = in_order(images.float(), student.channel_order)
-    pixels = pixels * _column(student.std, pixels) + _column(student.mean, pixels)
-    if teacher.in_channels != pixels.shape[1]:
-        grey = pixels.shape[1] == 1
-        pixels = pixels.expand(-1, 3, -1, -1) if grey else (pixels * _column(_GREY, pixels)).sum(1, keepdim=True)
-    if pixels.shape[-2:] != (teacher.image_size,) * 2:
-        pixels = F.interpolate(pixels, (teacher.image_size,) * 2, mode="bilinear", antialias=True)
-    normalized = (pixels - _column(teacher.mean, pixels)) / _column(teacher.std, pixels)
-    return in_order(normalized, teacher.channel_order)
+class _Translation:
+    """Turns the input of one network into that of another; its numbers are on the device from the start."""
 
+    def __init__(self, student: Preprocessor, teacher: Preprocessor, device: torch.device | str = "cpu") -> None:
+        names = ("mean", "std", "channel_order", "in_channels")
+        self.alike = all(getattr(student, name) == getattr(teacher, name) for name in names)
+        self.orders, self.in_channels = (student.channel_order, teacher.channel_order), teacher.in_channels
+        self.size = (teacher.image_size,) * 2
+        numbers = (student.mean, student.std, teacher.mean, teacher.std, _GREY)
+        self.columns = [torch.tensor(each, dtype=torch.float32, device=device)[:, None, None] for each in numbers]
 
-def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+    def __call__(self, images: Tensor) -> Tensor:
+        if self.alike and images.shape[-2:] == self.size:
+            return images.float()
+        mean, std, teacher_mean, teacher_std, weights = self.columns
+        pixels = in_order(images.float(), self.orders[0]) * std + mean
+        if self.in_channels != pixels.shape[1]:
+            is_grey = pixels.shape[1] == 1
+            pixels = pixels.expand(-1, 3, -1, -1) if is_grey else (pixels * weights).sum(1, keepdim=True)
+        if pixels.shape[-2:] != self.size:
+            pixels = F.interpolate(pixels, self.size, mode="bilinear", antialias=True)
+        return in_order((pixels - teacher_mean) / teacher_std, self.orders[1])
 
 
 def read_teacher(path: str | Path) -> TrainedModel:

@@ -17,7 +17,10 @@ from arcface_pl.checkpoints.specs import PLAIN
 from arcface_pl.errors import expected
 from arcface_pl.functional.checks import check_number
 from arcface_pl.functional.precision import full_precision
+from arcface_pl.functional.process_group import Group
+from arcface_pl.seeding import seed_draws
 
+_GATHERING = ("DistributedLossWrapper", "DistributedMinerWrapper")
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -43,14 +46,21 @@ class ExtraLoss:
             if isinstance(each, type) or not (callable(each) or (each is None and name == "miner")):
                 got = each.__name__ if isinstance(each, type) else each
                 raise ValueError(expected(name, got, "an object that can be called, or a function"))
+            if type(each).__name__ in _GATHERING:
+                accepted = f"the {name} that it wraps: with several processes embeddings are gathered already"
+                raise ValueError(expected(name, type(each).__name__, accepted))
         check_number("weight", self.weight, low=0, low_open=True)
 
 
 class ExtraLosses(nn.Module):
     """Computes extra losses, in float32 at least whatever the precision of the run.
 
+    With several processes all embeddings are gathered first: each process computes the losses of the whole batch, with
+    pairs across processes. Gradients are those of the whole batch once they are averaged over processes, as by DDP.
+
     Parameters and buffers stay in float32 under ``to(torch.bfloat16)``. numpy's and Python's generators are seeded from
-    torch's for each call: what a loss or miner draws is a function of the run's seed and the step.
+    torch's for each call: what a loss or miner draws is a function of the run's seed and the step, in each process the
+    same.
 
     Args:
         losses: The losses.
@@ -77,13 +87,18 @@ class ExtraLosses(nn.Module):
             setattr(self, place, nn.ModuleDict({name: x for name, x in found.items() if isinstance(x, nn.Module)}))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Compute each loss, by name and without its weight.
+        """Compute each loss, by name and without its weight; collective call.
 
         Args:
-            embeddings: (B, D) floating point.
+            embeddings: (B, D) floating point, of this process.
             labels: (B,) integers in [0, C).
         """
-        with full_precision(embeddings.device), _seeded():
+        embeddings, labels = embeddings.float() if embeddings.dtype in _HALVES else embeddings, labels.long()
+        group = Group()
+        if group.size > 1:
+            sizes = group.sizes(labels)
+            embeddings, labels = _Everyones.apply(embeddings, group, sizes), group.gather(labels, sizes)
+        with full_precision(embeddings.device), _seeded(group, embeddings.device):
             return {name: _call(entry, embeddings, labels) for name, entry in self.entries.items()}
 
     def total(self, values: dict[str, Tensor]) -> Tensor:
@@ -108,6 +123,20 @@ class ExtraLosses(nn.Module):
             return tensor.to(moved.device) if moved.dtype in _HALVES and moved.dtype != tensor.dtype else moved
 
         return super()._apply(keep, recurse)
+
+
+class _Everyones(torch.autograd.Function):
+    """Gathers the embeddings of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, group: Group, sizes: list[int]) -> Tensor:
+        ctx.num_processes, ctx.mine = group.size, group.local(sizes)
+        return group.gather(rows.contiguous(), sizes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        # All processes compute the same losses: the sum of their gradients needs no further call. DDP takes the mean
+        return ctx.num_processes * gradients[0][ctx.mine], None, None
 
 
 def arguments_of(cls: type) -> list[str]:
@@ -143,8 +172,6 @@ def _plain(value: Any) -> Any:
 
 
 def _call(entry: ExtraLoss, embeddings: Tensor, labels: Tensor) -> Tensor:
-    embeddings = embeddings.float() if embeddings.dtype in _HALVES else embeddings
-    labels = labels.long()
     mined = () if entry.miner is None else (entry.miner(embeddings, labels),)
     return entry.loss(embeddings, labels, *mined)
 
@@ -154,7 +181,7 @@ def _try(name: str, entry: ExtraLoss, embedding_dim: int, num_classes: int) -> N
     embeddings = torch.linspace(-1, 1, 4 * embedding_dim).sin().view(4, embedding_dim).requires_grad_()
     labels = torch.tensor([0, 0, num_classes - 1, num_classes - 1])
     accepted = f"a loss that takes embeddings (B, {embedding_dim}) and labels of {num_classes} classes"
-    with torch.random.fork_rng([]), _seeded():
+    with torch.random.fork_rng([]), _seeded(Group(alone=True), embeddings.device):
         try:
             value: Any = _call(deepcopy(entry), embeddings, labels)
         except Exception as error:  # whatever a class that is not ours raises
@@ -168,14 +195,23 @@ def _try(name: str, entry: ExtraLoss, embedding_dim: int, num_classes: int) -> N
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
-    """Seed what is drawn from numpy and `random` by torch's generator, and restore both afterwards."""
-    seed = int(torch.randint(2**32, ()))
+def _seeded(group: Group, device: torch.device) -> Iterator[None]:
+    """Seed what is drawn from numpy and `random` by torch's generator, and restore both afterwards.
+
+    With several processes by that of the first one, and what is drawn from torch as well.
+    """
+    seed = torch.randint(2**32, ())
+    several = group.size > 1
+    if several:
+        group.broadcast(seed := seed.to(device), 0)
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002  # what miners draw from
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed)
+    np.random.seed(int(seed))  # noqa: NPY002
+    random.seed(int(seed))
     try:
-        yield
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=several):
+            if several:
+                seed_draws(device, int(seed))
+            yield
     finally:
         np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)

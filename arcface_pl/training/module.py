@@ -1,5 +1,6 @@
 """`ArcFaceModule`: the LightningModule that trains a backbone and a margin head together."""
 
+import inspect
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -77,8 +78,8 @@ class ArcFaceModule(RestorableModule):
         unfreeze_at_epoch: First epoch, counted from 0, in which all of the backbone is trained, at least 1. Unset:
             never.
         backbone_lr_factor: Peak learning rate of the backbone as a multiple of the optimizer's, above 0. Unset: 1.
-        extra_losses: Losses that are added to the head's, such as those of pytorch-metric-learning. Each process
-            computes them on its own batch. Their parameters, if any, are trained at the rate of the class centers.
+        extra_losses: Losses that are added to the head's, such as those of pytorch-metric-learning. Several processes
+            compute them on the batches of all. Their parameters, if any, are trained at the rate of the class centers.
         teacher: A trained model whose embeddings the backbone learns besides (distillation): a checkpoint, a folder of
             save_pretrained, or an ONNX file with a YAML file beside it. Read when training begins; never saved.
         teacher_weight: Factor of the distillation's loss, above 0.
@@ -166,7 +167,7 @@ class ArcFaceModule(RestorableModule):
             widths = {"embedding_size": self.head.embedding_dim, "num_classes": self.head.num_classes}
             self.loss_specs = restorable(self.extra_losses, widths)
         settings = {**self.specs, "freeze": self.frozen_parts, **{name: getattr(self, name) for name in kept}}
-        self.save_hyperparameters(settings, logger=False)
+        self.save_hyperparameters(settings, frame=inspect.currentframe(), logger=False)  # see ImageDataModule
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images (B, C, H, W); returns embeddings (B, D), not normalized."""

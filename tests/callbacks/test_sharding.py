@@ -7,18 +7,27 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from thread_ranks import ThreadGroup, on_ranks
 
+from arcface_pl import ArcFaceHead, shard_head
 from arcface_pl.callbacks import ExponentialMovingAverage
 from arcface_pl.callbacks.run.defaults import check_trainer
 from arcface_pl.callbacks.run.resumed_settings import training_settings
-from arcface_pl.callbacks.run.sharding import check_sharding
+from arcface_pl.callbacks.run.sharding import HeadSharding, check_sharding
+from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.heads import ShardedHead
 from arcface_pl.training.module import ArcFaceModule
 
 
 def sgd(params: Any, **options: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(params, lr=0.05, momentum=0.9, **options)
+
+
+class Own(TorchCheckpointIO):
+    pass
 
 
 class DDP(L.pytorch.strategies.DDPStrategy):
@@ -138,3 +147,22 @@ def test_scoring_takes_turns_and_ends_them_before_other_callbacks(
     assert calls[0] == "ArcFaceHead"
     assert [each for each in calls if "Head" not in each] == ["begin", "end", "other"] * 3
     assert len([each for each in calls if "Head" in each]) == 3  # each callback is set up once, whatever the order
+
+
+@pytest.mark.parametrize("plugin", [AsyncCheckpointIO(), AsyncCheckpointIO(DurableCheckpointIO()), Own()])
+def test_a_plugin_of_the_users_is_given_whole_tensors_and_the_run_says_so(plugin: Any) -> None:
+    """Also where it wraps ours, which then writes from another thread than that of the collective calls."""
+
+    def work(group: ThreadGroup) -> Any:
+        head = shard_head(ArcFaceHead(4, 5))
+        whole = head.weight.detach().clone()
+        head._begin(group, 1.0)
+        HeadSharding()._save_in_shards(SimpleNamespace(checkpoint_io=plugin), head, "fit")  # type: ignore[arg-type]
+        return head.state_dict()["weight"], whole
+
+    with pytest.warns(UserWarning, match=f"trainer.plugins: {type(plugin).__name__} is given the whole sharded head"):
+        found = on_ranks(2, work)
+    (one, first), (other, second) = found
+    assert one.shape == other.shape == (5, 4)
+    assert torch.equal(one, other)
+    assert torch.equal(one, torch.cat([first[:2], second[2:]]))

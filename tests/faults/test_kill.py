@@ -56,17 +56,34 @@ def number_of(path: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_no_kill_loses_a_checkpoint(folder: Path, moments: random.Random) -> None:
-    command = [sys.executable, str(CHILD), str(folder)]
+    kill_writers(folder, moments, 0, KILLS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_no_kill_loses_a_checkpoint_of_a_sharded_head(tmp_path: Path, moments: random.Random, processes: int) -> None:
+    """With two processes either or both are killed; the one that is left ends by itself."""
+    kill_writers(tmp_path, moments, processes, 30)
+
+
+def kill_writers(folder: Path, moments: random.Random, processes: int, kills: int) -> None:
+    command = [sys.executable, str(CHILD), str(folder), str(processes)]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     torn, last = 0, -1
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as child:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
+    ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        for _ in range(KILLS):
+        for _ in range(kills):
             child.stdin.write(f"{last + 1}\n")
             while not (line := child.stdout.readline()).startswith("pid"):
                 last = int(line)
             time.sleep(moments.uniform(0, 0.15))
-            os.kill(int(line.split()[1]), signal.SIGKILL)
+            pids = [int(pid) for pid in line.split()[1:]]
+            for pid in moments.sample(pids, moments.randint(1, len(pids))):
+                os.kill(pid, signal.SIGKILL)
             while (line := child.stdout.readline()) != "gone\n":
                 last = int(line)
             left = {path.name for path in folder.iterdir()}
@@ -81,7 +98,7 @@ def test_no_kill_loses_a_checkpoint(folder: Path, moments: random.Random) -> Non
             assert {path.name for path in folder.iterdir()} <= {"last.ckpt", "previous.ckpt"}
         child.stdin.close()
     assert torn > 0  # kills do hit the writing
-    print(f"{KILLS} kills, {torn} in the middle of a file, {last} checkpoints written, none lost")
+    print(f"{kills} kills, {torn} in the middle of a file, {last} checkpoints written, none lost")
 
 
 def check_untouched(path: Path, before: bytes, reason: str) -> None:

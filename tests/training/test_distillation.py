@@ -18,7 +18,7 @@ from arcface_pl.cli import main
 from arcface_pl.errors import CheckpointError, UserError
 from arcface_pl.preprocessing import Preprocessor, normalize_images
 from arcface_pl.recognizer.trained import TrainedModel
-from arcface_pl.training.distillation import Distillation, _prepared, _translated, read_teacher
+from arcface_pl.training.distillation import Distillation, _prepared, _Translation, read_teacher
 
 
 def made(teacher: Path | None = None, width: int = 8, **arguments: Any) -> ArcFaceModule:
@@ -73,6 +73,21 @@ def test_the_loss_is_one_minus_the_cosine_and_its_gradient_goes_to_the_student_a
     assert not taught.teacher.backbone.training
 
 
+def test_no_step_but_the_first_makes_tensors_of_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each would wait for the device."""
+    taught = Distillation(model(28, 1), 8, facts(28, 1))
+    images = torch.rand(2, 1, 28, 28)
+    first = taught(torch.ones(2, 8), images)
+
+    def copied(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch, "tensor", copied)
+    assert torch.equal(taught(torch.ones(2, 8), images), first)
+    monkeypatch.undo()
+    assert taught(torch.ones(2, 8), torch.rand(2, 1, 14, 14)).isfinite()  # another size is translated anew
+
+
 def test_other_widths_have_a_linear_map_that_keeps_cosines_at_first() -> None:
     taught = Distillation(model(28, 1, width=16), 8, facts(28, 1))
     assert taught.map.weight.shape == (16, 8)  # type: ignore[union-attr]
@@ -90,18 +105,18 @@ def test_the_teacher_sees_the_same_pixels_in_its_own_normalization_and_order(ord
     pixels = torch.randint(0, 256, (3, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     student = Preprocessor(12, 3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), channel_order=order)
     teacher = Preprocessor(12, 3, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), channel_order=channel_order)
-    found = _translated(normalize_images(pixels, *student.normalization), student, teacher)
+    found = _Translation(student, teacher)(normalize_images(pixels, *student.normalization))
     assert torch.allclose(found, normalize_images(pixels, *teacher.normalization), atol=1e-5)
-    assert torch.equal(_translated(found, teacher, teacher), found)
+    assert torch.equal(_Translation(teacher, teacher)(found), found)
 
 
 def test_the_teacher_sees_its_own_size_and_channels() -> None:
     student, teacher = Preprocessor(8, 1, (0.5,), (0.5,)), Preprocessor(16, 3, (0.0,) * 3, (1.0,) * 3)
     grey = torch.full((2, 1, 8, 8), 51, dtype=torch.uint8)
-    found = _translated(normalize_images(grey, *student.normalization), student, teacher)
+    found = _Translation(student, teacher)(normalize_images(grey, *student.normalization))
     assert torch.allclose(found, torch.full((2, 3, 16, 16), 0.2), atol=1e-6)
     color = torch.tensor([255, 0, 0], dtype=torch.uint8)[None, :, None, None].expand(1, 3, 16, 16)
-    found = _translated(normalize_images(color, *teacher.normalization), teacher, student)
+    found = _Translation(teacher, student)(normalize_images(color, *teacher.normalization))
     assert torch.allclose(found, torch.full((1, 1, 8, 8), (0.299 - 0.5) / 0.5), atol=1e-6)
 
 

@@ -12,6 +12,7 @@ import pytest
 import pytorch_metric_learning
 import torch
 from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
+from pytorch_metric_learning.utils.distributed import DistributedLossWrapper, DistributedMinerWrapper
 from tiny_runs import QUIET
 from torch import Tensor, nn
 
@@ -310,6 +311,14 @@ class Scalarless(nn.Module):
         (lambda: ExtraLoss(losses.SupConLoss), "loss: got 'SupConLoss'; expected an object"),
         (lambda: ExtraLoss(losses.SupConLoss(), -1.0), r"weight: got -1.0; expected a number in \(0, inf\)"),
         (lambda: ExtraLoss(losses.SupConLoss(), 1.0, "hard"), "miner: got 'hard'"),
+        (
+            lambda: ExtraLoss(DistributedLossWrapper(losses.SupConLoss())),
+            "loss: .* the loss that it wraps",
+        ),
+        (
+            lambda: ExtraLoss(spread, miner=DistributedMinerWrapper(miners.HDCMiner())),
+            "miner: .* the miner that it wraps",
+        ),
     ],
 )
 def test_what_cannot_be_a_loss_is_refused_before_any_work(extra: Any, line: str) -> None:

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -45,7 +46,7 @@ class HeadSharding(L.Callback):
         if stage == "fit":
             check_sharding(pl_module, trainer)
         if isinstance(pl_module.head, ShardedHead):
-            self._save_in_shards(trainer.strategy, pl_module.head)
+            self._save_in_shards(trainer.strategy, pl_module.head, stage)
             return
         shared = pl_module.shard_head and trainer.world_size > 1 and isinstance(trainer.strategy, DDPStrategy)
         # In a lone process nothing moves, but sampling and the update in the backward pass need a ShardedHead.
@@ -55,22 +56,28 @@ class HeadSharding(L.Callback):
         pl_module.head.draw_centers()
         if shared:
             keep_out_of_ddp(pl_module, ["head.weight"])
-            self._save_in_shards(trainer.strategy, pl_module.head)
+            self._save_in_shards(trainer.strategy, pl_module.head, stage)
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Let ``state_dict`` gather the centers again: others than the Trainer call it from now on."""
         if isinstance(pl_module.head, ShardedHead):
             pl_module.head.state_in_shards = False
 
-    def _save_in_shards(self, strategy: Strategy, head: ShardedHead) -> None:
+    def _save_in_shards(self, strategy: Strategy, head: ShardedHead, stage: str) -> None:
         """Have all processes take part in writing a checkpoint, and read only what they need of one."""
         if head.group.size == 1:
             return
         DurableCheckpointIO.install(strategy)
         plugin = strategy.checkpoint_io
-        if isinstance(plugin, DurableCheckpointIO):  # a plugin of the user's gets whole tensors
+        if isinstance(plugin, DurableCheckpointIO):
             head.state_in_shards = plugin.mapped = True
             save_in_every_process(strategy, _take_part)
+        elif stage == "fit":
+            rank_zero_warn(
+                f"trainer.plugins: {type(plugin).__name__} is given the whole sharded head and its optimizer state, "
+                "gathered in every process. To write shard by shard use none, or a subclass of "
+                "arcface_pl.checkpoints.plugin.DurableCheckpointIO"
+            )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Hand the optimizer to a head that is updated in the backward pass."""
@@ -181,11 +188,8 @@ def check_sharding(module: Any, trainer: Any) -> None:
                 needed = f"true together with {name} on {trainer.world_size} processes"
                 raise _refused("shard_head", False, needed)
     if module.head_sample_rate < 1 and not module.update_head_in_backward:
-        raise _refused(
-            "head_sample_rate",
-            module.head_sample_rate,
-            "1.0 without update_head_in_backward, since optimizers would touch every center",
-        )
+        accepted = "1.0 without update_head_in_backward, since optimizers would touch every center"
+        raise _refused("head_sample_rate", module.head_sample_rate, accepted)
     if module.update_head_in_backward:
         _check_update(module, trainer)
 
