@@ -1,7 +1,6 @@
 """``inspect --folds``: new networks with the settings of a checkpoint's run, for judging images they have not seen."""
 
 import logging
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,7 +11,7 @@ from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.building import build_data
 from arcface_pl.cli.command_line import Request
 from arcface_pl.cli.config import BASE_CONFIG, is_class, read_config, section_of
-from arcface_pl.cli.machine import keep_freed_memory, stop_driver_search
+from arcface_pl.cli.machine import prepare_process
 from arcface_pl.cli.run_settings import over_checkpoint
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
@@ -54,11 +53,7 @@ class Refit:
             node: Any = section_of(self.settings, "model").get(role)
             for name in sizes if is_class(node) else ():  # those of the data, which may be others
                 (node.get("init_args") or {}).pop(name, None)
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # nothing that a user could change
-        keep_freed_memory()
-        stop_driver_search()
+        prepare_process(logging.ERROR)
         self.num_trained = 0
         data = build_data(self.settings, self.flags, {})  # before a head is built, which needs its classes
         if not isinstance(data, ImageDataModule):

@@ -1,9 +1,11 @@
 """What a run picks by itself where a setting says auto; the choice is printed, and saved as if it had been typed."""
 
 import ctypes
+import logging
 import math
 import os
 import platform
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,3 +106,17 @@ def stop_driver_search() -> None:
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
+
+def prepare_process(log_level: int) -> None:
+    """Prepare this process for training, and silence what repeats our own output.
+
+    Args:
+        log_level: The least level of Lightning's remarks, such as those on devices, that is printed.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(log_level)
+    # Lightning reads a torch class that torch 2.13 deprecated: nothing that a user could change
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    keep_freed_memory()
+    stop_driver_search()

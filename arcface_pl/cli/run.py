@@ -28,7 +28,7 @@ from arcface_pl.checkpoints.runs import run_of
 from arcface_pl.cli import report
 from arcface_pl.cli.command_line import parse_command_line
 from arcface_pl.cli.error_lines import library_errors
-from arcface_pl.cli.machine import keep_freed_memory, stop_driver_search
+from arcface_pl.cli.machine import prepare_process
 from arcface_pl.cli.profile_reports import profile_reports
 from arcface_pl.cli.resume import resumed_run
 from arcface_pl.cli.run_evaluation import Start, check_data, evaluate_run
@@ -56,14 +56,12 @@ def run(command: str, args: Sequence[str]) -> None:
     request = parse_command_line(command, args)
     settings, flags, found = merge_settings(request)
     _hush()
-    keep_freed_memory()
-    stop_driver_search()
     cli = ArcFaceCLI(settings, flags, request.helps, command)
     start = Start() if found is None else _start_from(found, cli)
     del found
     handlers = end_at_once()
     try:
-        with library_errors(start.path):
+        with library_errors(start.path, cli):
             _perform(cli, start, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
@@ -102,11 +100,7 @@ def _perform(cli: ArcFaceCLI, start: Start, switches: dict[str, str]) -> None:
 
 
 def _hush() -> None:
-    # Lightning's remarks on devices and on how fit ended repeat what is printed here.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # It reads a torch class that torch 2.13 deprecated: nothing that a user could change.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    prepare_process(logging.WARNING)  # its remarks on devices and on how fit ended repeat what is printed here
     # Losses are logged by the run's steps, so that an epoch of fewer than log_every_n_steps loses nothing.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     # The run's folder is new, and what other loggers write there is not the CSVLogger's to delete.

@@ -105,9 +105,8 @@ def _is_a(node: Any, kind: Any) -> bool:
 def check_accelerator(accelerator: Any) -> None:
     mps, cuda = torch.backends.mps.is_available(), torch.cuda.is_available()
     if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator, True):
-        raise SettingsError(
-            expected("trainer.accelerator", accelerator, "cpu or auto: torch finds no such device here")
-        )
+        accepted = "cpu or auto: torch finds no such device here"
+        raise SettingsError(expected("trainer.accelerator", accelerator, accepted))
 
 
 def check_trainer_values(trainer: Mapping[str, Any] | Namespace) -> None:

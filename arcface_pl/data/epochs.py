@@ -78,14 +78,9 @@ class Batches(ABC):
         if self.group_size > 1:
             self.num_groups = groups_per_class(torch.bincount(labels.cpu()), self.group_size, balance)[1]
         if self.num_groups < world_size:
-            raise ValueError(
-                expected(
-                    "data",
-                    f"{len(labels)} images" + (f" in {self.num_groups} groups" if self.group_size > 1 else ""),
-                    f"at least one for each of {world_size} processes",
-                    "Use fewer trainer.devices, or more images",
-                )
-            )
+            got = f"{len(labels)} images" + (f" in {self.num_groups} groups" if self.group_size > 1 else "")
+            accepted = f"at least one for each of {world_size} processes"
+            raise ValueError(expected("data", got, accepted, "Use fewer trainer.devices, or more images"))
         self.labels = labels
         self.image_size = image_size
         self.batch_size = batch_size

@@ -17,13 +17,8 @@ def check_embeddings(embeddings: Tensor, weight: Tensor) -> None:
         ValueError: If they are not.
     """
     if embeddings.ndim != 2 or embeddings.shape[1] != weight.shape[1]:
-        raise ValueError(
-            expected(
-                "embeddings.shape",
-                tuple(embeddings.shape),
-                f"(batch, {weight.shape[1]}), one row per sample, as wide as the class centers",
-            )
-        )
+        accepted = f"(batch, {weight.shape[1]}), one row per sample, as wide as the class centers"
+        raise ValueError(expected("embeddings.shape", tuple(embeddings.shape), accepted))
     if not embeddings.is_floating_point():
         raise ValueError(expected("embeddings.dtype", embeddings.dtype, "floating point (float32, bfloat16, ...)"))
     if embeddings.device != weight.device:

@@ -145,14 +145,8 @@ def configure_schedule(schedule: Any, trainer: Any) -> LRSchedulerConfigType:
         # Clocks differ, and processes must not train at different rates
         schedule.run_for(1, lambda: trainer.strategy.broadcast(_share_of_time(timer)))
     elif not isinstance(schedule, Constant):
-        raise SettingsError(
-            expected(
-                "model.lr_schedule",
-                type(schedule).__name__,
-                "Constant or null in a run of unknown length",
-                "Or set max_epochs, max_steps or max_time",
-            )
-        )
+        accepted, remedy = "Constant or null in a run of unknown length", "Or set max_epochs, max_steps or max_time"
+        raise SettingsError(expected("model.lr_schedule", type(schedule).__name__, accepted, remedy))
     return {"scheduler": schedule, "interval": "step", "name": "train/learning_rate"}
 
 

@@ -1,7 +1,5 @@
 """Metrics of one split: accuracy without and with the margin, loss and angles."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, SumMetric
@@ -62,11 +60,8 @@ class Scores(nn.Module):
 
     def by_key(self) -> dict[str, Metric]:
         """Return the metrics by the key that each is logged under."""
-        names: dict[str, Any] = {
-            f"{self.split}/{name}": getattr(self, name) for name in ("loss", "accuracy", "margin_accuracy")
-        }
-        angles = {name: getattr(self, name) for name in ("target_mean", "nearest_other_mean")}
-        return names | {f"{self.split}/angle/{name}": metric for name, metric in angles.items()}
+        names = ("loss", "accuracy", "margin_accuracy", "angle/target_mean", "angle/nearest_other_mean")
+        return {f"{self.split}/{name}": getattr(self, name.rpartition("/")[2]) for name in names}
 
     def counts(self) -> dict[str, Metric]:
         """Return how many images were scored and how many predictions were right, by key."""

@@ -188,11 +188,8 @@ def check_sharding(module: Any, trainer: Any) -> None:
                 needed = f"true together with {name} on {trainer.world_size} processes"
                 raise _refused("shard_head", False, needed)
     if module.head_sample_rate < 1 and not module.update_head_in_backward:
-        raise _refused(
-            "head_sample_rate",
-            module.head_sample_rate,
-            "1.0 without update_head_in_backward, since optimizers would touch every center",
-        )
+        accepted = "1.0 without update_head_in_backward, since optimizers would touch every center"
+        raise _refused("head_sample_rate", module.head_sample_rate, accepted)
     if module.update_head_in_backward:
         _check_update(module, trainer)
 

@@ -52,14 +52,12 @@ def split_folders(root: Path) -> dict[str, Path]:
     ]
     if others or "train" not in parts or len(set(parts)) < len(parts):
         names = listed([folder.name for folder in divisions])
-        raise DataError(
-            expected(
-                f"data.root {root}",
-                names + (f" next to {listed(others)}" if others else ""),
-                "either train, and optionally val and test, once each and with nothing next to them, which divide the "
-                "images; or only class folders, none of them with such a name",
-            )
+        accepted = (
+            "either train, and optionally val and test, once each and with nothing next to them, which divide the "
+            "images; or only class folders, none of them with such a name"
         )
+        got = names + (f" next to {listed(others)}" if others else "")
+        raise DataError(expected(f"data.root {root}", got, accepted))
     return dict(zip(parts, divisions, strict=True))
 
 

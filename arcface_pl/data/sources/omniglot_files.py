@@ -98,13 +98,8 @@ def read_runs(folder: Path, ink: np.ndarray) -> list[OneShotRun]:
         ]
         classes = sorted({training for _, training in pairs})
         if not classes:
-            raise DataError(
-                expected(
-                    str(files.path),
-                    f"no pair of images in {listing}",
-                    "runNN/test/itemNN.png runNN/training/classNN.png",
-                )
-            )
+            accepted = "runNN/test/itemNN.png runNN/training/classNN.png"
+            raise DataError(expected(str(files.path), f"no pair of images in {listing}", accepted))
         enrolled = [place(f"{base}training/{each}.png") for each in classes]
         queries = [place(f"{base}test/{item}.png") for item, _ in pairs]
         runs.append(OneShotRun(*map(torch.tensor, (enrolled, queries, [classes.index(each) for _, each in pairs]))))
