@@ -61,7 +61,7 @@ def run(command: str, args: Sequence[str]) -> None:
     del found
     handlers = end_at_once()
     try:
-        with library_errors(start.path):
+        with library_errors(start.path, cli):
             _perform(cli, start, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
