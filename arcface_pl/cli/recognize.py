@@ -75,10 +75,11 @@ def _parse(args: list[str]) -> argparse.Namespace:
 
 def _print(rows: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     if rows:
-        table = Table(*(key.replace("_", " ") for key in rows[0]))
+        # Folded, not cut: paths and names may differ at their ends only
+        table = Table(*(Column(key.replace("_", " "), overflow="fold") for key in rows[0]))
         for row in rows:
             table.add_row(*(cell(_cell(value)) for value in row.values()))
         Console(emoji=False).print(table)

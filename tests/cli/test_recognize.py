@@ -13,6 +13,7 @@ from tiny_runs import save_model
 from arcface_pl import ArcFaceHead, ArcFaceModule, Recognizer, SimpleCNN
 from arcface_pl.cli import main
 from arcface_pl.cli.inputs import FramedPictures, read_pictures
+from arcface_pl.cli.recognize import _print
 
 
 @pytest.fixture
@@ -174,3 +175,14 @@ def test_a_process_without_a_standard_output_works_all_the_same(
     monkeypatch.setattr("sys.stdout", None)
     assert call("enroll", "m.ckpt", "people", "--json") == 0
     assert (workplace / "gallery" / "gallery.json").is_file()
+
+
+def test_what_tells_names_apart_is_shown_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "a_product_with_a_name_of_forty_characters"
+    rows = [{"file": f"data/{long}/{number}.png", "name": long, "nearest": long} for number in (17, 18)]
+    _print(rows, [])
+    files = "".join(line.split("\u2502")[1].strip() for line in capsys.readouterr().out.splitlines()[3:-1])
+    assert files == "".join(row["file"] for row in rows)
