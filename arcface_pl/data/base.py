@@ -100,7 +100,7 @@ class ImageDataModule(ImageFacts):
         held_out_classes: list[GivenClass] | int | float | None = None,
     ) -> None:
         super().__init__()
-        check_bounds(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed)
+        check_bounds(batch_size=batch_size, eval_batch_size=eval_batch_size, **({} if seed is None else {"seed": seed}))
         if images_per_class is not None:
             check_groups(images_per_class, batch_size)
         check_number("val_fraction", val_fraction, low=0, high=1)

@@ -266,7 +266,8 @@ def _check_images(image_size: int, in_channels: int, mean: list[float] | None, s
 
 
 def _check_reading(num_workers: int | None, check_files: bool, skip_unreadable: bool, resident: Any) -> None:
-    check_bounds(num_workers=num_workers)
+    if num_workers is not None:
+        check_bounds(num_workers=num_workers)
     if skip_unreadable and not check_files:
         raise ValueError(expected("skip_unreadable", True, "false, or check_files true"))
     if resident not in ("auto", True, False):
