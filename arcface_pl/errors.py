@@ -2,10 +2,12 @@
 
 import errno
 import os
+import shutil
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 # What a user can mend: a file that is missing or in the way, a permission, a full or read-only disk, a quota, a limit
 _MENDABLE = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -138,3 +140,11 @@ class NonFiniteError(UserError):
             f"{what}{place}: weights and checkpoints are those from before it. Lower model.optimizer.lr, or find the "
             "operation with --detect_anomaly true"
         )
+
+
+def folded(text: str, stream: TextIO | None) -> str:
+    """Break a line between words where ``stream`` is a terminal, which would break it within them."""
+    if stream is None or not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns - 1
+    return textwrap.fill(text, max(width, 20), break_long_words=False, break_on_hyphens=False)

@@ -15,8 +15,8 @@ from typing import TextIO
 from arcface_pl import __version__
 from arcface_pl.cli.help import SUBCOMMANDS, help_text
 from arcface_pl.cli.launchers import check_address_space, check_launcher
-from arcface_pl.cli.program import as_typed, folded, program
-from arcface_pl.errors import SettingsError, UserError, file_errors, printable
+from arcface_pl.cli.program import as_typed, program
+from arcface_pl.errors import SettingsError, UserError, file_errors, folded, printable
 
 __all__ = ["main"]
 

@@ -160,7 +160,8 @@ def build_class(key: str, base: type, node: Namespace | None) -> Any:
 def make(config: Namespace, cls: type, /, *args: Any, **kwargs: Any) -> Any:
     """Call a class's constructor; what it raises names the setting."""
     try:
-        with settings_errors(_place_of(config, cls), kwargs):
+        defaults = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+        with settings_errors(_place_of(config, cls), kwargs, defaults):
             return cls(*args, **kwargs)
     except SettingsError as error:
         raise ConstructorError from error

@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.cli.aliases import meant_by
 from arcface_pl.cli.config import import_class
+from arcface_pl.cli.memory import is_out_of_memory, largest_of, too_large, too_large_in_run
 from arcface_pl.errors import CheckpointError, SettingsError, UserError
 from arcface_pl.heads import HEADS
 
@@ -50,13 +51,15 @@ class ConstructorError(BaseException):
 
 
 @contextmanager
-def settings_errors(key: str = "", arguments: Any = None) -> Iterator[None]:
+def settings_errors(key: str = "", arguments: Any = None, defaults: Any = None) -> Iterator[None]:
     """Turn what the body raises over a setting into a `SettingsError` of one line.
 
     Args:
         key: Full name of the settings that the body is about, for errors that do not name it.
         arguments: Those settings by name. One that the error names, or whose value it is the only one to show, is added
             to the name.
+        defaults: Those of the arguments that have one, by name: of several numbers that memory cannot hold, the one
+            farthest above its default is to blame.
     """
     try:
         yield
@@ -65,6 +68,8 @@ def settings_errors(key: str = "", arguments: Any = None) -> Iterator[None]:
     except ConstructorError as error:
         raise error.__cause__ or error from None
     except _RAISED_OVER_SETTINGS as error:
+        if is_out_of_memory(error) and (name := largest_of(dict(arguments or {}), defaults)):
+            raise SettingsError(too_large(f"{key}.{name}", arguments[name], error)) from error
         message = _explain(str(error).partition("\nException raised from")[0]) or type(error).__name__
         if key and not re.match(rf"{re.escape(key)}[.:]", message):
             named = re.match(r"[a-z_][a-z_0-9]*(\[.*?\])?(:| must )", message)  # "margin: got ..."
@@ -83,11 +88,12 @@ def _argument_meant(message: str, arguments: dict[str, Any]) -> str:
 
 
 @contextmanager
-def library_errors(checkpoint: Path | None) -> Iterator[None]:
-    """Turn into one line what Lightning or an optimizer says, in the run, of settings that do not go together.
+def library_errors(checkpoint: Path | None, cli: Any = None) -> Iterator[None]:
+    """Turn into one line what is said, in the run, of settings that do not go together or do not fit in memory.
 
     Args:
         checkpoint: The file that the run begins with.
+        cli: The `ArcFaceCLI`, if it is built.
 
     Raises:
         SettingsError: The library's own words, and that ``--traceback`` shows where.
@@ -101,6 +107,8 @@ def library_errors(checkpoint: Path | None) -> Iterator[None]:
         raise error.__cause__ or error from None
     except _RAISED_OVER_SETTINGS as error:
         rooms = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+        if cli is not None and is_out_of_memory(error):
+            raise SettingsError(too_large_in_run(cli, error, rooms)) from error
         message = f"{_explain(str(error)).strip()} (--traceback shows where)"
         if checkpoint is not None and any(room.endswith(_RESTORING) for room in rooms):
             raise CheckpointError(checkpoint, f"what it holds does not fit: {message}", "use another one") from error

@@ -18,8 +18,7 @@ from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
 from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.parser import split_words
-from arcface_pl.cli.program import folded
-from arcface_pl.errors import DataError, SettingsError, expected, listed, printable
+from arcface_pl.errors import DataError, SettingsError, expected, folded, listed, printable
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_out
 from arcface_pl.recognizer import TrainedModel
 from arcface_pl.recognizer.as_checkpoint import as_checkpoint

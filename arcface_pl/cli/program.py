@@ -5,7 +5,6 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import TextIO
 
 
 def program(command: str = "") -> str:
@@ -22,14 +21,6 @@ def as_typed(text: str, command: str) -> str:
     if command:
         text = text.replace(f"arcface-pl {command}", program(command))
     return text.replace("arcface-pl ", f"{program()} ")
-
-
-def folded(text: str, stream: TextIO | None) -> str:
-    """Break a line between words where ``stream`` is a terminal, which would break it within them."""
-    if stream is None or not stream.isatty():
-        return text
-    width = shutil.get_terminal_size().columns - 1
-    return textwrap.fill(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
 
 
 def laid_out(text: str) -> str:

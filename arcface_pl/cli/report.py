@@ -189,6 +189,8 @@ def conclude(
     folder: Path,
     loggers: Sequence[Any],
     draw: Callable[[], Path | None],
+    *,
+    has_overview: bool = False,
 ) -> None:
     """Print the closing table, draw the figures, and print what to look at and do next.
 
@@ -198,6 +200,7 @@ def conclude(
         folder: The run's folder.
         loggers: The Trainer's.
         draw: Draws all figures; returns the path of the curves, None if there are none.
+        has_overview: Whether `Overview` laid out TensorBoard's Custom Scalars.
     """
     table(console, results)
     for notice in results.get("notices", ()):
@@ -205,13 +208,14 @@ def conclude(
     if results["dataset"] == "digits":
         console.print("These are scikit-learn's digits, not MNIST.", style="bold red")
     console.print(
-        f"trained in {results['fit_seconds']:.1f} s; numbers in {cell(folder / 'results.json')}", soft_wrap=True
+        f"trained in {results['fit_seconds']:.1f} s; numbers in {cell(os.path.relpath(folder / 'results.json'))}",
+        soft_wrap=True,
     )
     curves = draw()
     if results["checkpoint"]:
         checkpoint = cell(os.path.relpath(results["checkpoint"]))
         console.print(f"\ncheckpoint   {checkpoint}", soft_wrap=True)
-        for line in _dashboards(folder, loggers, curves):
+        for line in _dashboards(folder, loggers, curves, has_overview):
             console.print(line, soft_wrap=True)
         if "test/accuracy" in results:  # of an ArcFaceModule, or alike
             short = cell(_name_of(Path(results["checkpoint"])) or checkpoint)
@@ -227,7 +231,7 @@ def _name_of(checkpoint: Path) -> str | None:
     return checkpoint.stem if is_newest and checkpoint.stem in ("best", "last") else None
 
 
-def _dashboards(folder: Path, loggers: Sequence[Any], curves: Path | None) -> list[str]:
+def _dashboards(folder: Path, loggers: Sequence[Any], curves: Path | None, has_overview: bool) -> list[str]:
     """Return how to look at what each logger wrote; loggers are known by name, since they may not be installed."""
     lines = [] if curves is None else [f"curves       {cell(os.path.relpath(curves))}"]
     for logger in loggers:
@@ -237,9 +241,11 @@ def _dashboards(folder: Path, loggers: Sequence[Any], curves: Path | None) -> li
             lines.append(
                 f"dashboards   tensorboard --logdir {cell(os.path.relpath(folder.parent if ours else logger.root_dir))}"
             )
+            if has_overview:  # TensorBoard itself opens on the group that comes first in the alphabet, the test's
+                lines.append("             http://localhost:6006/#custom_scalars (training and validation)")
         elif "WandbLogger" in kinds:
             run = logger.experiment
-            url = getattr(run, "url", None)
+            url = None if getattr(run, "offline", False) else getattr(run, "url", None)  # offline wandb warns of it
             lines.append(f"dashboards   {cell(url or f'wandb sync {os.path.relpath(Path(run.dir).parent)}')}")
         elif "MLFlowLogger" in kinds:
             lines.append(f"dashboards   mlflow ui --backend-store-uri {cell(logger.experiment.tracking_uri)}")

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 
-from arcface_pl.callbacks import RunCheckpoint
+from arcface_pl.callbacks import Overview, RunCheckpoint
 from arcface_pl.callbacks.run.exact_resume import ExactResume
 from arcface_pl.callbacks.run.refused import check_left_over
 from arcface_pl.callbacks.run.resumed_settings import has_other_data
@@ -61,7 +61,7 @@ def run(command: str, args: Sequence[str]) -> None:
     del found
     handlers = end_at_once()
     try:
-        with library_errors(start.path):
+        with library_errors(start.path, cli):
             _perform(cli, start, request.switches)
     except Stopped as stop:
         if stop.agreed and int(os.environ.get("LOCAL_RANK", "0")) == 0:
@@ -183,7 +183,8 @@ def _train(cli: ArcFaceCLI, start: Start, draw_figures: Callable[[], None]) -> N
 
     if trainer.is_global_zero:
         report.write_json(folder / "results.json", results)
-        report.conclude(console, results, folder, trainer.loggers, draw)
+        has_overview = any(isinstance(each, Overview) for each in trainer.callbacks)
+        report.conclude(console, results, folder, trainer.loggers, draw, has_overview=has_overview)
 
 
 def _notices(datamodule: Any, best: Path | None) -> list[str]:

@@ -1,6 +1,7 @@
 """`ImageDataModule`: splits, loaders, distribution over processes and exact resume for every data module of images."""
 
 import copy
+import inspect
 import logging
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
@@ -99,7 +100,7 @@ class ImageDataModule(ImageFacts):
         held_out_classes: list[GivenClass] | int | float | None = None,
     ) -> None:
         super().__init__()
-        check_bounds(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed)
+        check_bounds(batch_size=batch_size, eval_batch_size=eval_batch_size, **({} if seed is None else {"seed": seed}))
         if images_per_class is not None:
             check_groups(images_per_class, batch_size)
         check_number("val_fraction", val_fraction, low=0, high=1)
@@ -121,8 +122,10 @@ class ImageDataModule(ImageFacts):
         self._given: Collection[str] = ("test",)  # parts that are not split off by seed
         self._said: set[str] = set()
         self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-        # Subclasses' arguments as well, and with every default
-        self.save_hyperparameters(ignore=["augmentation", "transform", "eval_transform"], logger=True)
+        # Subclasses' arguments as well, and with every default. Asked to find the frame, Lightning would leave a cycle
+        # that keeps the local variables of all callers until the next garbage collection.
+        ignored = ["augmentation", "transform", "eval_transform"]
+        self.save_hyperparameters(ignore=ignored, frame=inspect.currentframe(), logger=True)
 
     @abstractmethod
     def load_parts(self) -> Parts:

@@ -15,15 +15,14 @@ _BOUNDS = {
 }
 
 
-def check_bounds(**settings: int | None) -> None:
-    """Check the settings of a data module by name; None is not checked.
+def check_bounds(**settings: int) -> None:
+    """Check settings of a data module by name.
 
     Raises:
         ValueError: If one is not a whole number within its bounds.
     """
     for name, value in settings.items():
         low, high, unit = _BOUNDS[name]
-        if value is not None:
-            check_count(name, value, low=low)
-            if value > high:
-                raise ValueError(expected(name, value, f"at most {high}{unit}"))
+        check_count(name, value, low=low)
+        if value > high:
+            raise ValueError(expected(name, value, f"at most {high}{unit}"))

@@ -1,5 +1,6 @@
 """`ArcFaceModule`: the LightningModule that trains a backbone and a margin head together."""
 
+import inspect
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -166,7 +167,7 @@ class ArcFaceModule(RestorableModule):
             widths = {"embedding_size": self.head.embedding_dim, "num_classes": self.head.num_classes}
             self.loss_specs = restorable(self.extra_losses, widths)
         settings = {**self.specs, "freeze": self.frozen_parts, **{name: getattr(self, name) for name in kept}}
-        self.save_hyperparameters(settings, logger=False)
+        self.save_hyperparameters(settings, frame=inspect.currentframe(), logger=False)  # see ImageDataModule
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images (B, C, H, W); returns embeddings (B, D), not normalized."""

@@ -5,8 +5,8 @@
 Each run trains a small network (FastCNN, width 16) on the 830 characters of Omniglot that omniglot.yaml trains
 on, with an ArcFace head alone or with what its way adds, and measures it on the 659 evaluation characters. Weights of
 the losses and other settings are fixed beforehand, the same for all seeds. Every finished run is a row of
-extra_losses.csv, in the order of the seeds; started again, the missing ones follow. The table is
-extra_losses.md.
+extra_losses.csv, in the order of the seeds; started again, the missing ones follow, students where their teacher's
+checkpoint is in the folder --teachers. The table is extra_losses.md.
 """
 
 import argparse
@@ -144,7 +144,8 @@ def execute(run: Run, options: Options) -> dict[str, Any]:
     found = measure(embeddings.to(device), labels, data.one_shot_runs["test"])
     scores = {name: found[name] for name in SCORES}
     settings = {"epochs": options.epochs, "width": options.width}
-    return {**run._asdict(), **settings, **scores, "seconds": round(time.monotonic() - begun, 1)}
+    made = {"seconds": round(time.monotonic() - begun, 1), "accelerator": options.accelerator}
+    return {**run._asdict(), **settings, **scores, **made}
 
 
 def all_runs(num_seeds: int) -> Iterator[Run]:
@@ -164,7 +165,10 @@ def read_rows(path: Path, options: Options) -> list[dict[str, str]]:
 
 
 def report(rows: list[dict[str, str]]) -> str:
-    """Return a table: means over the seeds, the standard deviation, and the mean difference to the head alone."""
+    """Return a table: means over the seeds, the standard deviation, and the mean difference to the head alone.
+
+    Below it which accelerator gave which seeds: a seed's numbers, and so its differences, are those of one.
+    """
     alone = {row["seed"]: row for row in rows if row["way"] == "margin head alone"}
     lines = [f"| way | seeds | {' | '.join(SCORES.values())} |", f"|---|---:|{'---:|' * len(SCORES)}"]
     for way in WAYS:
@@ -180,7 +184,11 @@ def report(rows: list[dict[str, str]]) -> str:
             cells.append(f"{statistics.mean(values):.2f}%{spread}{change}")
         if found:
             lines.append(f"| {way} | {len(found)} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    seeds: dict[str, set[str]] = {}
+    for row in rows:
+        seeds.setdefault(row["accelerator"], set()).add(row["seed"])
+    made = "; ".join(f"{', '.join(sorted(each))} on a {accelerator}" for accelerator, each in seeds.items())
+    return "\n".join(lines) + f"\n\nSeeds {made}.\n"
 
 
 def main() -> None:

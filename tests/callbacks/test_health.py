@@ -155,8 +155,18 @@ def test_a_class_that_never_appears_is_named_after_one_epoch() -> None:
     said = train((images[kept], labels[kept]))
     assert said["classes"].startswith("2 of 4 classes had no image in a whole epoch: 1, 3.")
     # An epoch that was cut short proves nothing.
-    assert train((images[kept], labels[kept]), limit_train_batches=3) == {}
+    for limit in (3, 1):  # 1 equals 1.0, which is all of them
+        assert train((images[kept], labels[kept]), limit_train_batches=limit) == {}
+    assert "classes" not in train((images[kept], labels[kept]), fast_dev_run=True)
+    assert "classes" not in train((images[kept], labels[kept]), overfit_batches=1)
     assert "classes" not in train((images[kept], labels[kept]), max_steps=3)
+
+
+def test_a_few_batches_are_not_said_to_be_no_better_than_guessing() -> None:
+    blank = torch.zeros(320, 1, 8, 8), patterns(320, 1)[1]
+    assert "accuracy" in train(blank, blank)
+    assert "accuracy" not in train(blank, blank, epochs=2, limit_train_batches=1)
+    assert "accuracy" not in train(blank, blank, fast_dev_run=True)
 
 
 def test_a_rate_of_zero_names_whose() -> None:

@@ -3,6 +3,7 @@ import os
 import pydoc
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import lightning as L
@@ -152,8 +153,13 @@ def test_evaluation_needs_a_checkpoint_and_an_unknown_command_is_named(capsys: p
         assert message in capsys.readouterr().err
 
 
-def test_the_list_of_commands_fits_the_terminal(capsys: pytest.CaptureFixture) -> None:
-    main(["--help"])
+@pytest.mark.parametrize("words", [[], ["fit"], ["predict"], ["test"], ["validate"]])
+def test_help_fits_the_terminal_with_the_longer_name(
+    words: list[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/anywhere/arcface_pl/__main__.py", *words])
+    with suppress(SystemExit):
+        main([*words, "--help"])
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 
 from arcface_pl import MNISTDataModule
@@ -144,6 +144,40 @@ def test_the_closing_lines_name_the_next_commands(
     )
     assert "arcface-pl predict" not in printed(other)  # a module whose answers it may not know
     assert "digits" not in printed(other)
+
+
+class Offline:
+    """wandb's run without a server, which warns when it is asked for its address."""
+
+    offline = True
+    dir = "wandb/offline-run-1/files"
+
+    @property
+    def url(self) -> str:
+        raise AssertionError("asked for an address")
+
+
+class WandbLogger:
+    experiment = Offline()
+
+
+def test_what_wrote_the_dashboards_says_how_to_look_at_them(
+    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = {"dataset": "x", "test/loss": 0.5, "fit_seconds": 2.0, "checkpoint": "c"}
+    folder = tmp_path / "runs" / "v"
+    loggers = [TensorBoardLogger("runs", name="", version="v"), WandbLogger()]
+    report.conclude(console, results, folder, loggers, lambda: None, has_overview=True)
+    lines = printed(console).splitlines()
+    assert lines[-3:] == [
+        "dashboards   tensorboard --logdir runs",
+        "             http://localhost:6006/#custom_scalars (training and validation)",
+        "dashboards   wandb sync wandb/offline-run-1",
+    ]
+    assert "trained in 2.0 s; numbers in runs/v/results.json" in lines
+    report.conclude(console, results, folder, loggers, lambda: None)
+    assert printed(console).count("custom_scalars") == 1
 
 
 def test_results_are_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

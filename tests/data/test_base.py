@@ -1,6 +1,9 @@
 """`ImageDataModule` as a stranger extends it: the example of the room's README, in one file."""
 
+import gc
 import re
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,8 +12,9 @@ import pytest
 import torch
 
 import arcface_pl.data
+from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
 from arcface_pl.cli import main
-from arcface_pl.data import DataError, ImageFolderDataModule, LabelledImages, MNISTDataModule
+from arcface_pl.data import DataError, ImageFolderDataModule, LabelledImages, MNISTDataModule, PairsDataModule
 from arcface_pl.data.bounds import LARGEST_BATCH
 
 README = Path(arcface_pl.data.__file__).with_name("README.md").read_text(encoding="utf-8")
@@ -37,6 +41,29 @@ def test_it_gives_batches_of_every_part_without_a_trainer(bars: Any) -> None:
     assert (images.shape, images.dtype, labels.dtype) == ((32, 1, 28, 28), torch.float32, torch.int64)
     assert data.labels_checked
     assert {"num_images": 300, "batch_size": 32, "val_fraction": 0.1}.items() <= dict(data.hparams).items()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: MNISTDataModule(dataset="digits"),
+        lambda: PairsDataModule(pairs_file="pairs.txt"),
+        lambda: ArcFaceModule(FastCNN(4, width=2), ArcFaceHead(4, 2)),
+    ],
+)
+def test_what_is_local_to_a_function_that_builds_one_ends_with_it(build: Callable[[], Any]) -> None:
+    """Images and loaders of a function's earlier lines are freed without the garbage collector."""
+
+    def function() -> weakref.ref:
+        local = torch.zeros(1)
+        build()
+        return weakref.ref(local)
+
+    gc.disable()
+    try:
+        assert function()() is None
+    finally:
+        gc.enable()
 
 
 def test_it_trains_from_the_command_line(bars: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,13 +27,13 @@ LEAST = {
 """The smallest that is taken; a whole number without a row is a new setting, to be given bounds."""
 
 
-def whole_numbers(module: type) -> set[str]:
-    """Return the arguments of the constructors that are whole numbers, or null."""
-    found: set[str] = set()
+def whole_numbers(module: type) -> dict[str, Any]:
+    """Return the arguments of the constructors that are whole numbers, or null, with their types."""
+    found: dict[str, Any] = {}
     for base in module.__mro__:
         if issubclass(base, LightningDataModule) and base is not LightningDataModule and "__init__" in vars(base):
             hints = typing.get_type_hints(base.__init__)
-            found |= {name for name, hint in hints.items() if hint in (int, int | None)}
+            found |= {name: hint for name, hint in hints.items() if hint in (int, int | None)}
     return found
 
 
@@ -54,8 +54,9 @@ def test_every_whole_number_of_every_data_module_has_bounds(module: Any, tmp_pat
     (tmp_path / "b").mkdir()
     names = whole_numbers(module)
     assert names
-    for name in names:
-        for wrong in (LEAST[name] - 1, 10**12 if name != "seed" else 2**64, 10**30, True, float("nan"), "2"):
+    for name, hint in names.items():
+        null = (None,) if hint is int else ()
+        for wrong in (LEAST[name] - 1, 10**12 if name != "seed" else 2**64, 10**30, True, float("nan"), "2", *null):
             with pytest.raises(ValueError, match=f"^{name}: got {wrong!r}; expected "):
                 build(module, tmp_path, **{name: wrong})
 

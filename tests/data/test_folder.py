@@ -506,6 +506,39 @@ class TestUnreadable:
         assert "3 of 43 images cannot be read" in caplog.text
         assert "They are left out" in caplog.text
 
+    def test_one_process_of_a_machine_looks_for_them(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The others find those that they are to leave out, without which they would have other data."""
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        read: list[int] = []
+        reader = image_files.ImageFiles.read
+        monkeypatch.setattr(
+            image_files.ImageFiles, "read", lambda files, indices: (read.extend(indices), reader(files, indices))[1]
+        )
+        made(root, resident=False, normalize=False, white_level=255)
+        assert not read
+        data = made(root, resident=False, normalize=False, white_level=255, skip_unreadable=True)
+        assert len(read) == 43
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        first = made(root, resident=False, normalize=False, white_level=255, skip_unreadable=True)
+        assert (data.num_train, data._fingerprint) == (first.num_train, first._fingerprint)
+        with pytest.raises(DataError, match=r"3 of 43 images cannot be read"):
+            made(root, resident=False, normalize=False, white_level=255)
+
+    @pytest.mark.parametrize(
+        ("environment", "count"),
+        [({}, 8), ({"LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}, 5), ({"WORLD_SIZE": "24"}, 0)],
+    )
+    def test_processes_share_the_processors(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], count: int
+    ) -> None:
+        """Also before there is a Trainer to ask: with torchrun, or started by Lightning."""
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(24)), raising=False)
+        assert ImageFolderDataModule(str(root))._processes == count
+
     def test_many_are_counted(self, tmp_path: Path) -> None:
         root = tree(tmp_path / "set", {"a": 5, "b": 5})
         for number in range(30):

@@ -14,8 +14,7 @@ from PIL import Image
 
 from arcface_pl.cli import main
 from arcface_pl.cli.parser import cell
-from arcface_pl.cli.program import folded
-from arcface_pl.errors import csv_value, listed, printable
+from arcface_pl.errors import csv_value, folded, listed, printable
 
 CLASSES = ["=1+1", "@b\x07", "-c", "[bold]d\x1b[31m", "é\nf"]
 """Of folders: formulas, a bell, markup of rich, a color, a line break, and a letter that ASCII lacks."""

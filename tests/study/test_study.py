@@ -190,9 +190,11 @@ def test_further_losses_are_compared_with_the_head_alone_seed_by_seed(study: Mod
     recalls = {(alone, 0): 0.5, (alone, 1): 0.6, (alone, 2): 0.9, (other, 0): 0.51, (other, 1): 0.63}
     rows = [
         {"way": way, "seed": str(seed), **dict.fromkeys(("eer", "recall", "one_enrolled", "one_shot"), str(recall))}
+        | {"accelerator": "cpu" if seed == 2 else "gpu"}
         for (way, seed), recall in recalls.items()
     ]
-    lines = report(rows).splitlines()[2:]
+    *lines, _, made = report(rows).splitlines()[2:]
+    assert made == "Seeds 0, 1 on a gpu; 2 on a cpu."
     assert [line.split(" | ")[0] for line in lines] == [f"| {way}" for way in WAYS if way in (alone, other)]
     spread = statistics.stdev([51, 63])
     assert lines[1].startswith(f"| {other} | 2 | 57.00% ({spread:.2f}), +2.00 |")  # of the two seeds that both have

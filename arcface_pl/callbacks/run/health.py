@@ -1,6 +1,8 @@
 """Detects training that goes wrong and prints what to do about it."""
 
 import math
+import sys
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
@@ -9,11 +11,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from arcface_pl.callbacks.outputs import ScoredBatch, ScoredCallback, num_classes_of, warn_once
-from arcface_pl.callbacks.run.private_apis import batches_done, log_interval
+from arcface_pl.callbacks.run.private_apis import log_interval
 from arcface_pl.callbacks.run.progress import loss_of
 from arcface_pl.callbacks.tensorboard.writer import class_names_of, datamodule_of, split_name, writer_of
 from arcface_pl.data.protocol import fact, images_and_labels
-from arcface_pl.errors import DataError, printable
+from arcface_pl.errors import DataError, folded, printable
 from arcface_pl.heads import AngularHead, ShardedHead
 from arcface_pl.metrics.functional.cosine import unit_rows
 
@@ -59,7 +61,7 @@ class HealthCheck(ScoredCallback):
     * Embeddings collapse: images of different classes have a mean cosine above 0.99.
     * Norms of embeddings explode or vanish.
     * A learning rate is zero, or a class has no image in a whole epoch.
-    * Validation accuracy is no better than guessing after an epoch.
+    * Validation accuracy is no better than guessing after as many batches as hold all training images.
 
     Reads one step every ``log_every_n_steps``, the only ones that wait for the device, and draws no random numbers.
     Messages go to the console and to TensorBoard's Text tab as ``health/...``.
@@ -75,6 +77,7 @@ class HealthCheck(ScoredCallback):
         self._seen: Tensor | None = None
         self._classes_checked = False
         self._num_batches = 0
+        self._num_trained = 0
         self._num_validated = 0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -101,6 +104,7 @@ class HealthCheck(ScoredCallback):
     ) -> None:
         """Read the step."""
         self._num_batches += 1
+        self._num_trained += 1
         try:
             labels = images_and_labels(batch)[1]
         except DataError:
@@ -147,7 +151,7 @@ class HealthCheck(ScoredCallback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Name the classes without an image in a whole epoch, over all processes."""
-        if self._seen is None or not _is_whole(trainer, self._num_batches):
+        if self._seen is None or self._num_batches < _batches_per_pass(trainer):
             return
         seen = trainer.strategy.reduce(self._seen, reduce_op="sum").cpu()[:-1]
         self._classes_checked, self._seen = True, None
@@ -169,7 +173,8 @@ class HealthCheck(ScoredCallback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare the accuracy to guessing."""
         accuracy = trainer.callback_metrics.get(f"{split_name(trainer)}/accuracy")
-        done = trainer.current_epoch > 0 or _is_whole(trainer, batches_done(trainer))
+        whole = _batches_per_pass(trainer)  # an epoch may be limited to one batch, which teaches nothing
+        done = self._num_trained >= whole or (trainer.current_epoch > 0 and whole == math.inf)
         if accuracy is None or trainer.state.fn != TrainerFn.FITTING or not done:
             return
         num_classes = num_classes_of(self, pl_module)
@@ -205,15 +210,17 @@ class HealthCheck(ScoredCallback):
         if name in self._said:
             return
         self._said.add(name)
-        pl_module.print(f"health check, step {trainer.global_step}: {printable(message)}")
+        pl_module.print(folded(f"health check, step {trainer.global_step}: {printable(message)}", sys.stdout))
         writer = writer_of(trainer)
         if writer is not None:
             writer.add_text(f"health/{name}", message, trainer.global_step)
 
 
-def _is_whole(trainer: L.Trainer, num_batches: int) -> bool:
-    """Return whether an epoch of so many batches has seen all training images."""
-    return num_batches == trainer.num_training_batches and trainer.limit_train_batches in (None, 1.0)
+def _batches_per_pass(trainer: L.Trainer) -> float:
+    """Return how many batches are all training images, to whatever share of them an epoch is limited."""
+    with suppress(TypeError, NotImplementedError):
+        return len(trainer.train_dataloader)  # type: ignore[arg-type]
+    return math.inf  # a loader without a length
 
 
 def _between_classes(embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """`Workers`: an ordered, stateless map over worker processes."""
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -44,6 +45,9 @@ class Workers(Generic[ItemT, ResultT]):
             collate_fn=_as_it_is,
             generator=torch.Generator(),  # otherwise every pass would draw from the generator of dropout
         )
+        # The garbage collector closes the queues of a loader that only a cycle still holds, before the loader tells its
+        # processes to end: they never hear of it, and each is waited for, 5 s. Held here, it is not part of the cycle.
+        weakref.finalize(self, _forget, self._loader).atexit = False
 
     def map(self, items: Sequence[ItemT]) -> Iterator[ResultT]:
         """Yield the function's result for each item, in order.
@@ -60,6 +64,10 @@ class Workers(Generic[ItemT, ResultT]):
             raise DataError(
                 f"a process that reads images was killed ({error}). If memory is short, use fewer data.num_workers"
             ) from error
+
+
+def _forget(loader: DataLoader) -> None:
+    """Drop the last reference to a loader, which ends its processes."""
 
 
 class _Calls(Dataset):
