@@ -68,8 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate --nosuch", 2, PARSER),
         ("export m.ckpt --format nosuch", 2, PARSER),
         ("demo --port x", 2, PARSER),
-        ("predict m.ckpt people/bar/one.png", 0, USE),
-        ("recognize identify m.ckpt people/bar/one.png", 0, USE),
+        pytest.param("predict m.ckpt people/bar/one.png", 0, USE, marks=pytest.mark.slow),
+        pytest.param("recognize identify m.ckpt people/bar/one.png", 0, USE, marks=pytest.mark.slow),
     ],
 )
 def test_a_command_imports_no_more_than_it_needs(folder: Path, line: str, code: int, allowed: set[str]) -> None:
@@ -98,6 +98,8 @@ def test_flags_of_the_trainer_are_known_without_it() -> None:
     assert read_config(BASE_CONFIG)["trainer"].keys() == inspect.signature(L.Trainer).parameters.keys()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("rooms", "unwanted"),
     [

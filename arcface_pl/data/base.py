@@ -232,7 +232,8 @@ class ImageDataModule(ImageFacts):
         """
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return  # a trained model may be evaluated on anything
-        check_batches_alike(state_dict, self.state_dict(), allow=self.allow_inexact_resume)
+        own_seed = self.seed is not None
+        check_batches_alike(state_dict, self.state_dict(), allow=self.allow_inexact_resume, own_seed=own_seed)
 
     def _load_once(self) -> str:
         if self._parts is None:

@@ -100,6 +100,7 @@ def test_a_damaged_checkpoint_is_named_with_the_whole_one_that_last_good_takes(
         open_model("last")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     module = ArcFaceModule(SimpleCNN(16), ArcFaceHead(16, 4))

@@ -6,7 +6,7 @@ import torch.distributed
 import torch.multiprocessing
 
 from arcface_pl.data import DataError
-from arcface_pl.data.agreement import check_alike, fingerprint
+from arcface_pl.data.agreement import check_alike, check_batches_alike, fingerprint
 
 
 def test_alone_it_is_just_called() -> None:
@@ -67,3 +67,11 @@ def one_of_three(rank: int, folder: str) -> None:
     except (DataError, OSError) as error:
         (Path(folder) / f"{rank}").write_text(str(error))
     torch.distributed.destroy_process_group()
+
+
+def test_damaged_text_of_an_augmentation_is_shown_as_it_is() -> None:
+    saved = {"augmentation": "Augmentation(shift=1.2.3)"}
+    with pytest.raises(
+        DataError, match=r"data\.transform: the checkpoint has 'Augmentation\(shift=1\.2\.3\)', this run"
+    ):
+        check_batches_alike(saved, {"augmentation": "Augmentation(shift=2.0)"}, allow=False)

@@ -17,6 +17,7 @@ from arcface_pl.data.epochs import Step
 from arcface_pl.data.folders import image_files
 from arcface_pl.data.folders.image_files import FileLoader
 from arcface_pl.data.folders.tree import class_folders, find_images, split_folders
+from arcface_pl.data.folders.workers import Workers
 from arcface_pl.preprocessing import Preprocessor
 
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -484,7 +485,10 @@ class TestUnreadable:
         return root
 
     @pytest.mark.parametrize(("resident", "workers"), [(True, 0), (False, 0), (False, 2)])
-    def test_all_of_them_are_named_before_training(self, root: Path, resident: bool, workers: int) -> None:
+    def test_all_of_them_are_named_before_training(
+        self, root: Path, resident: bool, workers: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(image_files, "_CHUNK", 8)
         with pytest.raises(DataError) as raised:
             made(root, resident=resident, num_workers=workers)
         message = str(raised.value)
@@ -538,6 +542,25 @@ class TestUnreadable:
             monkeypatch.setenv(name, value)
         monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(24)), raising=False)
         assert ImageFolderDataModule(str(root))._processes == count
+
+    @pytest.mark.parametrize(("chunk", "started"), [(43, 0), (42, 2), (11, 3)])
+    def test_no_more_processes_are_started_than_have_work(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, started: int
+    ) -> None:
+        """One chunk is read sooner than a process is started."""
+        seen: list[int] = []
+
+        def workers(function: Any, num_workers: int) -> Workers:
+            seen.append(num_workers)
+            return Workers(function, 0)
+
+        monkeypatch.setattr(image_files, "_CHUNK", chunk)
+        monkeypatch.setattr(image_files, "Workers", workers)
+        classes = class_folders(root)
+        preprocessor = Preprocessor(16, 3, (0.0,) * 3, (1.0,) * 3, style="picture")
+        files = image_files.ImageFiles(root, find_images(root, classes, list(classes)), preprocessor)
+        assert len(files.unreadable(3)) == 3
+        assert seen == [started]
 
     def test_many_are_counted(self, tmp_path: Path) -> None:
         root = tree(tmp_path / "set", {"a": 5, "b": 5})

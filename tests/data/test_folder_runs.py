@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from arcface_pl import ArcFaceModule
 from arcface_pl.cli import main
 from arcface_pl.data import ImageFolderDataModule, PairsDataModule, RecordDataModule
+from arcface_pl.data.folders.image_files import ImageFiles
 from arcface_pl.metrics.functional import equal_error_rate
 from arcface_pl.preprocessing import Preprocessor
 
@@ -127,6 +128,7 @@ def test_two_processes_share_and_resume(faces: Path, tmp_path: Path) -> None:
     for rank in ranks:
         check_same(rank["resumed"], rank["whole"][2:])
         assert torch.equal(*rank["weights"])
+    assert [rank["checks"] > 0 for rank in ranks] == [True, False]  # one looks for unreadable files
     # Together they saw what one process would have seen in the same order.
     labels = [torch.cat([step[3] for step in rank["whole"] if step[0] == 0]) for rank in ranks]
     alone = torch.cat([step[3] for step in run(faces, num_workers=0).seen if step[0] == 0])
@@ -135,11 +137,15 @@ def test_two_processes_share_and_resume(faces: Path, tmp_path: Path) -> None:
 
 def in_two_processes(root: Path, folder: Path) -> None:
     """What the test above runs as a program."""
+    checks: list[int] = []
+    check = ImageFiles.unreadable
+    ImageFiles.unreadable = lambda files, workers: (checks.append(workers), check(files, workers))[1]
     whole = run(root, callbacks=[Saver(folder)], devices=2, num_workers=2)
     resumed = run(root, folder / "2.ckpt", devices=2, num_workers=0)
     weights = (whole.net.weight.detach(), resumed.net.weight.detach())
     rank = int(os.environ.get("LOCAL_RANK", "0"))
-    torch.save({"whole": whole.seen, "resumed": resumed.seen, "weights": weights}, folder / f"{rank}.pt")
+    found = {"whole": whole.seen, "resumed": resumed.seen, "weights": weights, "checks": len(checks)}
+    torch.save(found, folder / f"{rank}.pt")
 
 
 def test_names_that_yaml_reads_as_something_else_are_found(

@@ -162,12 +162,21 @@ class TestOtherBatches:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"batch_size": 16}, "batch_size: the checkpoint has 32, this run 16"),
-            ({"seed": 6}, "seed: the checkpoint has 5, this run 6"),
+            ({"batch_size": 16}, r"data\.batch_size: the checkpoint has 32, this run 16"),
+            ({"seed": 6}, r"data\.seed: the checkpoint has 5, this run 6"),
             ({"val_fraction": 0.2}, "data: the checkpoint has 'mnist [0-9a-f]{16}', this run 'mnist [0-9a-f]{16}'"),
             ({"dataset": "digits"}, "data: the checkpoint has 'mnist [0-9a-f]{16}', this run 'digits [0-9a-f]{16}'"),
-            ({"rotation": 5.0}, "augmentation: the checkpoint has .*rotation=10.0.*, this run .*rotation=5.0"),
-            ({"normalize": False}, "normalize: the checkpoint has True, this run False"),
+            ({"rotation": 5.0}, r"exactly\. data\.rotation: the checkpoint has 10\.0, this run 5\.0\. Restore"),
+            (
+                {"elastic": 0.5, "zoom": 0.1},
+                r"exactly\. data\.elastic: the checkpoint has None, this run 0\.5\. Restore",
+            ),
+            ({"augment": False}, r"data\.augment: the checkpoint has 'Augmentation\(.*\)', this run 'None'"),
+            (
+                {"transform": torch.nn.Identity()},
+                r"data\.transform: the checkpoint has 'Augmentation\(.*, this run '\(Id",
+            ),
+            ({"normalize": False}, r"data\.normalize: the checkpoint has True, this run False"),
         ],
     )
     def test_resuming_with_other_batches_is_refused(

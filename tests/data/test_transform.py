@@ -100,7 +100,7 @@ def test_a_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(tmp_path: 
     whole = fit(save_at=5, save=tmp_path / "middle.ckpt")
     resumed = fit(tmp_path / "middle.ckpt")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    with pytest.raises(DataError, match=r"augmentation: the checkpoint has .\(RandomHorizontalFlip"):
+    with pytest.raises(DataError, match=r"data\.transform: the checkpoint has .\(RandomHorizontalFlip"):
         fit(tmp_path / "middle.ckpt", transform=v2.RandomHorizontalFlip())
 
 

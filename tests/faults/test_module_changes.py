@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 from arcface_pl.callbacks import RunCheckpoint
 from arcface_pl.callbacks.run.module_changes import ModuleChanges
+from arcface_pl.callbacks.run.trainer_changes import TrainerChanges
 from arcface_pl.checkpoints.reading import read_checkpoint
 from arcface_pl.errors import CheckpointError
 
@@ -169,3 +170,50 @@ def test_names_that_are_gone_are_skipped() -> None:
     layer = nn.Dropout(0.5)
     ModuleChanges().restore(layer, state)
     assert (layer.p, layer.training) == (0.5, True)
+
+
+def accumulate(module: Any) -> None:
+    module.trainer.accumulate_grad_batches = 2
+
+
+def clip(module: Any) -> None:
+    module.trainer.gradient_clip_val = 0.05
+
+
+def clip_values(module: Any) -> None:
+    module.trainer.gradient_clip_val, module.trainer.gradient_clip_algorithm = 0.001, "value"
+
+
+class SaveOnce(SaveAt):
+    """Before further batches are accumulated."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if not self.path.exists():
+            super().on_train_batch_end(trainer)
+
+
+@pytest.mark.parametrize("change", [accumulate, clip, clip_values])
+def test_what_a_callback_set_in_the_trainer_is_restored(change: Any, tmp_path: Path) -> None:
+    path = tmp_path / "within.ckpt"
+    whole = fit(tmp_path, [Once(change), SaveOnce(2, path)], limit_train_batches=6)
+    assert_equal(whole, fit(tmp_path, [Once(change)], path, limit_train_batches=6))
+    assert_equal(whole, fit(tmp_path, [], path, limit_train_batches=6))
+    plain = fit(tmp_path, [], limit_train_batches=6)
+    assert not torch.equal(plain.head.weight, whole.head.weight)  # else nothing was compared
+
+
+def test_what_the_settings_ask_for_wins_over_what_a_callback_had_set(tmp_path: Path) -> None:
+    path = tmp_path / "within.ckpt"
+    fit(tmp_path, [Once(clip), SaveOnce(2, path)])
+    resumed = fit(tmp_path, [], path, gradient_clip_val=7.0)
+    assert resumed.trainer.gradient_clip_val == 7.0
+
+
+def test_what_a_damaged_checkpoint_holds_is_not_set() -> None:
+    trainer = L.Trainer(**QUIET)
+    changes = TrainerChanges(trainer)
+    for odd in ({"accumulate_grad_batches": [1, 0]}, {"gradient_clip_val": [None, "x"]}, {"callbacks": [1, 2]}, 5):
+        changes.restore(trainer, odd)  # type: ignore[arg-type]
+    assert changes.state_of(trainer) == {}
+    changes.restore(trainer, {"accumulate_grad_batches": [1, 3]})
+    assert changes.state_of(trainer) == {"accumulate_grad_batches": [1, 3]}

@@ -223,8 +223,8 @@ ALLOWED = {
             partial(lambda count: [GradientAccumulationScheduler({0: 1, 1: count})], count) for count in (2, 4)
         ),
     ),
-    "data": refused("batch_size: the checkpoint has 32, this run 16", **{"data.batch_size": 16}),
-    "seed_everything": refused("seed: the checkpoint has 0, this run 1", seed_everything=1),
+    "data": refused("data.batch_size: the checkpoint has 32, this run 16", **{"data.batch_size": 16}),
+    "seed_everything": refused("seed_everything: the checkpoint has 0, this run 1", seed_everything=1),
 }
 # What one machine without accelerator cannot change: the checkpoint's value is changed instead
 ELSEWHERE = {"trainer.devices": 3, "trainer.num_nodes": 4, "trainer.accelerator": "NVIDIA H100", "torch": "2.0.0"}

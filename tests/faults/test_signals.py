@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def hangup() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The last checkpoint of a run that nothing interrupted."""
+    with chdir(tmp_path_factory.mktemp("whole")):
+        main(["fit", *QUICK])
+        return dict(read_checkpoint(RUN / "checkpoints/last.ckpt"))
+
+
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Any) -> None:
     """Have the network's forward pass do something in one training step."""
     forward = ArcFaceModule.forward
@@ -52,10 +61,9 @@ def exit_code(*args: str) -> Any:
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("step", [4, 20])  # within an epoch of 21 steps, and in its last one
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(
-    in_folder: Path, monkeypatch: pytest.MonkeyPatch, signum: int, code: int, step: int
+    whole: dict[str, Any], in_folder: Path, monkeypatch: pytest.MonkeyPatch, signum: int, code: int, step: int
 ) -> None:
     handlers = [signal.getsignal(each) for each in (signum, signal.SIGINT)]
-    main(["fit", *QUICK, "--default_root_dir", "whole"])
 
     def send(embeddings: torch.Tensor) -> torch.Tensor:
         os.kill(os.getpid(), signum)
@@ -67,9 +75,9 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(
     assert read_checkpoint(RUN / "checkpoints/last.ckpt")["global_step"] == step + 1
     assert not (RUN / "results.json").exists()
     main(["fit", "--ckpt_path", "last"])
-    one, other = (read_checkpoint(root / RUN / "checkpoints/last.ckpt") for root in (Path(), Path("whole")))
-    assert one["global_step"] == other["global_step"] == 42
-    assert all(torch.equal(weight, other["state_dict"][name]) for name, weight in one["state_dict"].items())
+    resumed = read_checkpoint(RUN / "checkpoints/last.ckpt")
+    assert resumed["global_step"] == whole["global_step"] == 42
+    assert all(torch.equal(weight, whole["state_dict"][name]) for name, weight in resumed["state_dict"].items())
     assert [signal.getsignal(each) for each in (signum, signal.SIGINT)] == handlers
 
 

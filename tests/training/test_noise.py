@@ -10,7 +10,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, SimpleCNN
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")  # tensors in memory need none
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # tensors in memory need none
+    pytest.mark.slow,
+    pytest.mark.timeout(120),
+]
 
 CLASSES = 10
 

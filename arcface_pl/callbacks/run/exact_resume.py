@@ -14,6 +14,7 @@ from arcface_pl.callbacks.run.compile import CompileTraining
 from arcface_pl.callbacks.run.module_changes import ModuleChanges, lost
 from arcface_pl.callbacks.run.private_apis import finish_epoch
 from arcface_pl.callbacks.run.resumed_settings import differences, verdict
+from arcface_pl.callbacks.run.trainer_changes import TrainerChanges
 from arcface_pl.errors import CheckpointError
 from arcface_pl.seeding import run_seed
 
@@ -33,7 +34,8 @@ class ExactResume(L.Callback):
     What another value of a setting does is decided by `RESUMED_SETTINGS`. What callbacks changed in the module while it
     trained (frozen parameters, modules in evaluation mode, tensors and plain attributes such as a dropout's ``p``) is
     restored. Replaced modules, hooks and functions, which no checkpoint can hold, must be there again by the first
-    step. Arguments of callbacks are those of the present run where a callback's state would override them. Where
+    step. Accumulation and clipping that a callback set in the Trainer are restored, unless this run's settings ask for
+    others. Arguments of callbacks are those of the present run where a callback's state would override them. Where
     training on with other data is allowed, best scores measured on the old data are forgotten.
 
     Override `facts` to compare more or less.
@@ -50,10 +52,12 @@ class ExactResume(L.Callback):
         self._given: dict[str, dict[str, Any]] = {}
         self._changes = ModuleChanges()
         self._accumulation: int | None = None
+        self._trainer_changes: TrainerChanges | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Note the accumulation that was asked for: StochasticWeightAveraging changes the Trainer's."""
+        """Note what was asked for: StochasticWeightAveraging and others change the Trainer's."""
         self._accumulation = trainer.accumulate_grad_batches
+        self._trainer_changes = TrainerChanges(trainer)
 
     def facts(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Return what the run's numbers depend on besides its data and configuration, as plain values by full name."""
@@ -88,6 +92,7 @@ class ExactResume(L.Callback):
                 for name, value in (self._present or self._settings(trainer, pl_module)).items()
                 if verdict(name) in ("refused", "unless allowed")
             },
+            "trainer": {} if self._trainer_changes is None else self._trainer_changes.state_of(trainer),
             "module": self._changes.state_of(pl_module, evaluating=trainer.validating or trainer.sanity_checking),
         }
 
@@ -136,6 +141,8 @@ class ExactResume(L.Callback):
         finish_epoch(trainer)
         self._restored = self._saved.get("module", {})
         self._changes.restore(pl_module, self._restored)
+        if self._trainer_changes is not None:
+            self._trainer_changes.restore(trainer, self._saved.get("trainer", {}))
         self._saved = None
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         if rates and not any(rates) and not trainer.fit_loop.done:

@@ -109,7 +109,8 @@ class ImageFiles(NamedTuple):
     def read_all(self, num_workers: int, purpose: str) -> Iterable[tuple[Tensor, list[Unreadable]]]:
         """Read all images in order, in chunks as from :meth:`read`, with a progress bar labelled ``purpose``."""
         chunks = torch.arange(len(self.labels)).split(_CHUNK)
-        read = Workers(self.read, num_workers).map(chunks)
+        # A process that is started costs more than a chunk, and there is none for each of more processes
+        read = Workers(self.read, min(num_workers, len(chunks)) if len(chunks) > 1 else 0).map(chunks)
         console = Console(stderr=True)
         if not console.is_terminal or os.environ.get("LOCAL_RANK", "0") != "0":
             return read  # rich's `disable` still prints an empty line in old releases
