@@ -74,6 +74,9 @@ def settings_errors(key: str = "", arguments: Any = None, defaults: Any = None) 
         if key and not re.match(rf"{re.escape(key)}[.:]", message):
             named = re.match(r"[a-z_][a-z_0-9]*(\[.*?\])?(:| must )", message)  # "margin: got ..."
             found = "" if named else _argument_meant(message, dict(arguments or {}))
+            value = arguments[found] if found else None
+            if isinstance(value, str | int | float | list | tuple) and str(value) not in message:
+                message = f"got {value}; {message}"
             message = f"{key}.{message}" if named else f"{key}{'.' * bool(found)}{found}: {message}"
         raise SettingsError(message) from error
 
@@ -143,13 +146,16 @@ def _explain(message: str) -> str:
         re.MULTILINE,
     )
     single = re.search(r"Expected an? (.*?)(?:, but got.*)?\. Got value: ", message)
-    union = re.search(r"Subtypes: \[(.*)\]", message)
+    innermost = re.split(r'(?:Parser key|Key) "', message)[-1]
+    union = re.search(r"Subtypes: \[(.*)\]", innermost) or re.search(r"Subtypes: \[(.*)\]", message)
     accepted = plain_types(single[1]) if single else plain_types(union[1]) if union else ""
-    if values and accepted and not re.search(r"\b[a-z_]+\.\w", accepted):
+    if values and accepted and not re.search(r"\b[a-z_]+\.\w|subclass spec", accepted):
         return f"{name}: got {values[0].strip()}; expected {accepted}"
-    if values and (accepted or re.search(r"subclass|import path|No module", message)):
+    if values and (accepted or re.search(r"subclass|import path|No module|has no attribute", message)):
         null = ", or null" if accepted.endswith("null") else ""
-        return f"{name}: got {classes[-1] if classes else values[0].strip()}; expected {_class_names(name)}{null}"
+        is_named = "class_path" in values[0] or "No module named" in innermost
+        got = classes[-1] if classes and is_named else values[0].strip()
+        return f"{name}: got {got}; expected {_class_names(name)}{null}"
     detail = plain_types(" ".join(line.strip() for line in message.splitlines()))
     return f"{name}: {detail}" if name and name not in detail else detail
 
@@ -186,4 +192,5 @@ def plain_types(text: str) -> str:
     text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>", r"\1", text)
     text = re.sub(r"(?:collections\.abc|typing)\.(?:Iterable|Sequence|List)\b", "list", text)
     choices = re.sub(r"(?:typing\.)?Literal\[([^\]]*)\]", lambda match: match.group(1).replace("'", ""), text)
+    choices = choices.replace(", torch.Tensor", "")  # what a config cannot hold
     return choices.replace("NoneType", "null").replace("typing.", "")

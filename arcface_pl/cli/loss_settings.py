@@ -1,12 +1,13 @@
 """The setting ``model.extra_losses``: short names of pytorch-metric-learning, sizes, and entries of checkpoints."""
 
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 from jsonargparse import Namespace
 
-from arcface_pl.cli.config import import_class, is_class, unknown
+from arcface_pl.cli.config import import_class, is_class
 from arcface_pl.errors import CheckpointError, SettingsError, expected
 from arcface_pl.training.hyperparameters import plain
 from arcface_pl.training.loss_specs import PACKAGE, known_class
@@ -57,7 +58,10 @@ def full_name(part: str, node: Any) -> Any:
         return _importable(part, node)
     module = import_module(f"{PACKAGE}.{_PARTS[part]}")
     if not isinstance(getattr(module, node, None), type):
-        raise SettingsError(unknown(f"{NAME}.{part}.{node}", [f"{NAME}.{part}.{each}" for each in vars(module)]))
+        near = get_close_matches(node, [name for name, each in vars(module).items() if isinstance(each, type)], n=1)
+        remedy = f"Did you mean {near[0]}?" if near else ""
+        accepted = f"a {part} of pytorch-metric-learning by name, or the full name of a class or function"
+        raise SettingsError(expected(f"{NAME}.{part}", node, accepted, remedy))
     return f"{module.__name__}.{node}"
 
 

@@ -145,7 +145,7 @@ class ArcFaceCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer."""
-        with settings_errors("trainer", inspect.signature(L.Trainer).parameters):
+        with settings_errors("trainer", self.config["trainer"].as_dict()):
             return super().instantiate_trainer(**kwargs)
 
     def print_config(self, flags: str) -> None:

@@ -56,7 +56,7 @@ def test_jsonargparse_reports_become_one_line(args: list[str], line: str) -> Non
         ("model.head.margin: got 9", "model.head.margin: got 9"),
         ("margin must be less than 4", "model.head.margin must be less than 4"),
         ("bad value 64.0", "model.head.scale: bad value 64.0"),  # the only argument that has it
-        ("bad scale", "model.head.scale: bad scale"),
+        ("bad scale", "model.head.scale: got 64.0; bad scale"),
         ("bad value 9", "model.head: bad value 9"),  # two have it
         ("nothing that is known", "model.head: nothing that is known"),
         ("too large\nException raised from there at x.cpp:1\nframe #0", "model.head: too large"),

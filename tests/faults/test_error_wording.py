@@ -1,8 +1,12 @@
 """An error names what was typed, and what to type instead."""
 
+from contextlib import suppress
+
 import pytest
+import yaml
 
 from arcface_pl.cli import main
+from arcface_pl.cli.config import each_setting
 
 SAID = {
     "--model.lr_schedule=MultiStepLR --model.lr_schedule.milestones=3": "schedule.milestones: got 3; expected list",
@@ -24,6 +28,10 @@ SAID = {
     "--min_epochs=20": "trainer.min_epochs: got 20; expected at most trainer.max_epochs, 10",
     "--max_steps=5 --min_steps=6": "trainer.min_steps: got 6; expected at most trainer.max_steps, 5",
     "--data.classes=[1,2] --model.head.scale=adacos": "model.head.scale: got 'adacos'; expected a number where",
+    "--model.optimizer.lr=0,001": "model.optimizer.lr: got 0,001; expected float",
+    "--model.optimizer=torch.optim.Nope": "model.optimizer: got torch.optim.Nope; expected an optimizer",
+    "--data.seed=2020-01-01": "data.seed: got 2020-01-01; expected int, null",
+    "--data.transform=[1]": "data.transform: got 1; expected the name or full path of a class",
     "--barebones=true --trainer.callbacks=null": "got True; expected false, or --logger false --enable",
 }
 
@@ -36,3 +44,27 @@ def test_the_setting_that_was_typed(flags: str, capsys: pytest.CaptureFixture) -
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert SAID[flags] in error, error
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_setting_is_named_with_the_text_that_was_typed(capsys: pytest.CaptureFixture) -> None:
+    fit = ["fit", "--data.dataset", "digits", "--accelerator", "cpu"]
+    main([*fit, "--print_config"])
+    names = [name for name, _ in each_setting(yaml.safe_load(capsys.readouterr().out))]
+    refused = 0
+    for name in names:
+        if name.startswith("trainer.callbacks"):
+            continue
+        with suppress(SystemExit):  # not raised where any text is accepted
+            main([*fit, f"--{name}=no such thing", "--print_config"])
+        error = capsys.readouterr().err
+        if not error:
+            continue
+        refused += 1
+        assert error.count("\n") == 1
+        assert f"error: {name}" in error
+        assert "no such thing" in error
+        assert "MNISTDataModule" not in error
+        assert "Adam;" not in error
+    assert refused > 90
