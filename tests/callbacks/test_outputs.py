@@ -286,5 +286,6 @@ def test_the_module_returns_what_is_documented() -> None:
 def test_shares_of_batches_add_up() -> None:
     labels = torch.zeros(10)
     assert [len(share_of_rows(labels, 25, 5, index)) for index in range(5)] == [5] * 5
+    assert [len(share_of_rows(labels, 2, 5, index)) for index in range(5)] == [1] * 5  # fewer images than processes
     assert [len(share_of_rows(labels, 25, float("inf"), index)) for index in range(4)] == [10, 10, 5, 0]
     assert share_of_rows(labels, 2, 1, 0).tolist() == [0, 9]
