@@ -219,7 +219,10 @@ def test_a_list_of_devices_is_lightnings_to_read(capsys) -> None:
     """``--trainer.devices=0,1`` names two GPUs; see https://lightning.ai/docs/pytorch/stable/common/trainer.html."""
     with pytest.raises(SystemExit):
         main(["fit", "--accelerator", "cpu", "--devices", "0,1", "--print_config"])
-    assert "trainer.devices: got 0,1; `devices` selected with `CPUAccelerator` should be an int > 0" in capsys.readouterr().err
+    assert (
+        "trainer.devices: got 0,1; `devices` selected with `CPUAccelerator` should be an int > 0"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_checkpoint_in_a_config(capsys) -> None:
