@@ -223,7 +223,9 @@ FURTHER: dict[str, Callable[[], Any]] = {
     },
 }
 EVERY: dict[str, Callable[[], ExtraLoss]] = {
-    **{name: lambda n=name: ExtraLoss(getattr(losses, n)(**LOSSES[n]), 0.5) for name in LOSSES},  # type: ignore[misc]
+    **{
+        name: lambda n=name: ExtraLoss(getattr(losses, n)(**LOSSES[n]), 0.5) for name in LOSSES if hasattr(losses, name)
+    },  # type: ignore[misc]
     **{name: lambda n=name: ExtraLoss(TRIPLETS(), 2.0, getattr(miners, n)(**MINERS[n])) for name in MINERS},  # type: ignore[misc]
     **{name: lambda n=name: ExtraLoss(FURTHER[n]()) for name in FURTHER},  # type: ignore[misc]
 }
