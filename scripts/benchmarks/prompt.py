@@ -30,9 +30,9 @@ FIT = ("fit", "--enable_progress_bar", "false")
 PARTS = {
     "imports, settings, data, set-up": "arcface-pl fit",
     "training, validation": "  1/1 ",
-    "test, figures": "trained in",
+    "test, closing table": "trained in",
 }
-"""Parts of a training, and what a line holds that ends each; the rest is closing and exit."""
+"""Parts of a training, and what a line holds that ends each; the rest is figures and exit."""
 
 
 class Run(NamedTuple):
@@ -109,7 +109,7 @@ def parts_of(run: Run) -> dict[str, float]:
         if end is None:
             return {}
         found[name], last = end - last, end
-    return found | {"closing, exit": run.wall - last}
+    return found | {"figures, exit": run.wall - last}
 
 
 def print_table(runs: dict[str, list[Run]]) -> None:
