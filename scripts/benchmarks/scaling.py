@@ -156,7 +156,8 @@ def draw(axes: Axes, name: str, curves: Curves) -> None:
         axes.plot(*zip(*points, strict=True), label=measured, **SERIES[number])
     axes.set(xlabel=name, ylabel="seconds")
     if name == "epochs":
-        axes.set(ylabel="bytes", ylim=(0, None))
+        largest = max((value for points in curves.values() for _, value in points), default=1)
+        axes.set(ylabel="bytes", ylim=(0, 1.1 * largest))
         axes.ticklabel_format(style="plain")
     else:
         axes.set(xscale="log", yscale="log")
