@@ -130,6 +130,10 @@ def _check_words(command: str, words: list[str]) -> None:
     request = parse_command_line(command, words)
     for path in request.configs:
         read_config(path, command)
+    if request.ckpt_path is None and request.flags + request.configs and not request.helps:
+        from arcface_pl.cli.early_values import check_early
+
+        check_early(request)
     if request.ckpt_path is not None and not request.helps:
         check_asked(request.ckpt_path, "--ckpt_path", folders=True)
 

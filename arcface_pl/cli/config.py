@@ -224,7 +224,7 @@ def each_setting(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         return
     if is_class(node):
         yield place, node["class_path"]
-    for name, value in (node.get("init_args", {}) if is_class(node) else node).items():
+    for name, value in ((node.get("init_args") or {}) if is_class(node) else node).items():
         yield from each_setting(value, f"{place}.{name}".removeprefix("."))
 
 
