@@ -15,20 +15,15 @@ def program(command: str = "") -> str:
     """Return how ``command`` is typed: as the user did for this process, which may run one of ``scripts/``."""
     typed = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path("arcface-pl")
     script = typed.with_name(f"{command}.py")
-    if typed.parts[-2:] == ("arcface_pl", "__main__.py"):
+    has_command = shutil.which("arcface-pl") is not None
+    in_scripts = typed.suffix == ".py" and typed.with_name("fit.py").is_file()
+    start = "arcface-pl"
+    if command and (typed.name == script.name or (in_scripts and not has_command and script.is_file())):
+        return f"{_python()} {word(sys.argv[0] if typed.name == script.name else script)}"
+    if typed.parts[-2:] == ("arcface_pl", "__main__.py") or (in_scripts and not has_command):
         start = f"{_python()} -m arcface_pl"
-    elif command and typed.name == script.name:
-        return f"{_python()} {word(sys.argv[0])}"
-    elif (
-        typed.suffix == ".py" and typed.with_name("fit.py").is_file() and shutil.which("arcface-pl") is None
-    ):  # scripts/ of a copy
-        if script.is_file():
-            return f"{_python()} {word(script)}"
-        start = f"{_python()} -m arcface_pl"
-    elif typed.stem == "arcface-pl" and shutil.which("arcface-pl") is None:  # .venv/bin/ that is not activated
+    elif typed.stem == start and not has_command:  # .venv/bin/ that is not activated
         start = word(typed)
-    else:
-        start = "arcface-pl"
     return f"{start} {command}".rstrip()
 
 
