@@ -21,7 +21,7 @@ from arcface_pl.cli.command_line import Flags
 from arcface_pl.cli.config import import_class, is_class, parse_yaml, walk
 from arcface_pl.cli.error_lines import ConstructorError, settings_errors
 from arcface_pl.cli.parser_errors import PARSER
-from arcface_pl.cli.values import check_class_nodes, check_values
+from arcface_pl.cli.values import check_class_nodes, check_flag_numbers, check_numbers, check_values
 from arcface_pl.data.protocol import fact
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.training.extra_losses import ExtraLoss
@@ -109,7 +109,10 @@ def parse_settings(parser: ArgumentParser, settings: dict[str, Any], flags: Flag
     try:
         with settings_errors():
             config = parser.parse_object(settings, defaults=False)
-            return parser.parse_args(words, namespace=config, defaults=False)
+            check_numbers("", settings, config)
+            config = parser.parse_args(words, namespace=config, defaults=False)
+            check_flag_numbers(flags, config)
+            return config
     finally:
         del parser.validate
 

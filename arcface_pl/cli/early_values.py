@@ -14,6 +14,8 @@ from arcface_pl.cli.parser_errors import PARSER, explain
 from arcface_pl.cli.values import (
     check_accelerator_name,
     check_class_nodes,
+    check_flag_numbers,
+    check_numbers,
     check_seed,
     check_trainer_values,
     read_devices,
@@ -54,10 +56,13 @@ def check_early(request: Request) -> None:
     for name, kind in types.items():
         parser.add_argument(f"--{name}", type=kind)
     given = [(name, value) for name, value in typed if _is_judged(name, value, types)]
-    words = [f"--{name}={text}" for name, text in flags if _is_judged(name, text, types)]
+    words = [(name, text) for name, text in flags if _is_judged(name, text, types)]
     try:
-        config = parser.parse_object(reduce(merge, [_nested(*each) for each in given], {}), defaults=False)
-        config = parser.parse_args(words, namespace=config, defaults=False)
+        nested: dict[str, Any] = reduce(merge, [_nested(*each) for each in given], {})
+        config = parser.parse_object(nested, defaults=False)
+        check_numbers("", nested, config)
+        config = parser.parse_args([f"--{name}={text}" for name, text in words], namespace=config, defaults=False)
+        check_flag_numbers(words, config)
     except argparse.ArgumentError as error:
         raise SettingsError(explain(str(error))) from error
     if "seed_everything" in config:

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import Namespace
 
-from arcface_pl.cli.config import CLASS_KEYS, import_class, is_class, walk
+from arcface_pl.cli.config import CLASS_KEYS, import_class, is_class, parse_yaml, walk
 from arcface_pl.cli.parser_errors import plain_types
 from arcface_pl.errors import SettingsError, expected
 
@@ -42,6 +42,7 @@ _SHARES = {
     "overfit_batches": True,
     "val_check_interval": False,
 }
+_HEXADECIMAL = "[-+]?0x[0-9a-fA-F]+"
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 
 
@@ -55,6 +56,41 @@ def check_class_nodes(settings: dict[str, Any]) -> None:
         for part in ("init_args", "dict_kwargs"):
             if not isinstance(node.get(part) or {}, dict):
                 raise SettingsError(expected(f"{key}.{part}", node[part], "a mapping of settings"))
+
+
+def check_numbers(name: str, given: Any, taken: Any) -> None:
+    """Refuse what jsonargparse reads as another number than a config file does: 12:30 as 750, +010 as 8.
+
+    Args:
+        name: Full name of the setting, or "" of all.
+        given: Its value as plain values.
+        taken: What the parser made of it.
+
+    Raises:
+        SettingsError: Names the setting and the text.
+    """
+    if isinstance(given, Mapping):
+        for key, value in given.items() if isinstance(taken, Mapping | Namespace) else ():
+            place = name if key == "init_args" else f"{name}.{key}".removeprefix(".")
+            check_numbers(place, value, taken.get(key))
+    elif isinstance(given, list) and isinstance(taken, list | tuple):
+        for each, other in zip(given, taken, strict=False):
+            check_numbers(name, each, other)
+    elif isinstance(taken, int | float) and not isinstance(taken, bool):
+        read = parse_yaml(given) if isinstance(given, str) else given
+        if read not in (taken, str(taken)) and taken == taken and not re.fullmatch(_HEXADECIMAL, str(given)):
+            raise SettingsError(expected(name, given, "a decimal number"))
+
+
+def check_flag_numbers(flags: Iterable[tuple[str, str]], config: Namespace) -> None:
+    """Do the same for flags, given by full name and text."""
+    for name, text in flags:
+        node: Any = config
+        for part in name.rstrip("+").split("."):
+            node = node[-1] if isinstance(node, list) and node else node  # of callbacks, the one that was typed last
+            node = node.get("init_args") if isinstance(node, Namespace) and "class_path" in node else node
+            node = node.get(part) if isinstance(node, Namespace) else None
+        check_numbers(name, parse_yaml(text) if isinstance(node, list | tuple) else text, node)
 
 
 def check_values(place: str, settings: Any) -> None:
