@@ -73,7 +73,10 @@ def main(args: Sequence[str] | None = None) -> None:
     except UserError as error:
         if "--traceback" in args:
             raise
-        line = " ".join(f"{program(command)}: error: {as_typed(str(error))}".split())
+        from arcface_pl.cli.typed_text import with_typed_text
+
+        message = with_typed_text(as_typed(str(error)), command, args)
+        line = " ".join(f"{program(command)}: error: {message}".split())
         with suppress(OSError):
             print(folded(printable(line), sys.stderr), file=sys.stderr)  # noqa: T201
         sys.exit(2)
