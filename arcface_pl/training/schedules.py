@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from arcface_pl.callbacks.run.private_apis import schedule_state, set_rates
+from arcface_pl.callbacks.run.refused import check_mode
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.functional.checks import check_number
 
@@ -131,11 +132,16 @@ def configure_schedule(schedule: Any, trainer: Any) -> LRSchedulerConfigType:
         trainer: Knows the number of steps. In a run that only ``max_time`` ends, a `Schedule` follows the time.
 
     Raises:
-        SettingsError: If a schedule over the whole run meets a run without end.
+        SettingsError: If a schedule over the whole run meets a run without end, or a plateau cannot be found.
     """
     if isinstance(schedule, ReduceLROnPlateau):
         monitor = getattr(schedule, "monitor", "val/loss")  # an argument of lightning.pytorch.cli's
-        return {"scheduler": schedule, "monitor": monitor, "interval": "epoch", "name": "train/learning_rate"}
+        check_mode("model.lr_schedule.mode", monitor, schedule.mode)
+        if monitor.startswith("val/") and trainer.limit_val_batches == 0:
+            accepted = f"another schedule: it follows {monitor}, and no image is set aside for validation"
+            raise SettingsError(expected("model.lr_schedule", type(schedule).__name__, accepted))
+        rest: dict[str, Any] = {"interval": "epoch", "frequency": trainer.check_val_every_n_epoch or 1}
+        return {"scheduler": schedule, "monitor": monitor, "name": "train/learning_rate", **rest}
     if not isinstance(schedule, Schedule):
         return {"scheduler": schedule, "interval": "epoch", "name": "train/learning_rate"}
     total_steps, timer = _steps_of(trainer), _timer_of(trainer)
