@@ -140,8 +140,13 @@ def configure_schedule(schedule: Any, trainer: Any) -> LRSchedulerConfigType:
         if monitor.startswith("val/") and trainer.limit_val_batches == 0:
             accepted = f"another schedule: it follows {monitor}, and no image is set aside for validation"
             raise SettingsError(expected("model.lr_schedule", type(schedule).__name__, accepted))
-        rest: dict[str, Any] = {"interval": "epoch", "frequency": trainer.check_val_every_n_epoch or 1}
-        return {"scheduler": schedule, "monitor": monitor, "name": "train/learning_rate", **rest}
+        return {
+            "scheduler": schedule,
+            "monitor": monitor,
+            "interval": "epoch",
+            "frequency": trainer.check_val_every_n_epoch or 1,
+            "name": "train/learning_rate",
+        }
     if not isinstance(schedule, Schedule):
         return {"scheduler": schedule, "interval": "epoch", "name": "train/learning_rate"}
     total_steps, timer = _steps_of(trainer), _timer_of(trainer)
