@@ -1,5 +1,6 @@
 """The folder of a run: `run_folder` returns it, for everything that writes files into it."""
 
+import re
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -63,12 +64,14 @@ class RunFolder(L.Callback):
         """Create the folder, unless there is one, and have file loggers write into it; in the main process only.
 
         Raises:
-            CheckpointError: If it cannot be created.
+            CheckpointError: If it cannot be created, or is a URL.
         """
         if self.path is not None:
             return self.path
         logger = next((each for each in trainer.loggers if isinstance(each, RunLogger)), None)
         root = Path(trainer.default_root_dir) / "lightning_logs" if logger is None else Path(logger.root_dir)
+        if re.match(r"[a-z][a-z0-9+.]+:/", str(root)):  # s3://bucket would become a local folder s3:
+            raise CheckpointError(root, "a URL, not a folder", "use another --default_root_dir")
         made = missing_folders(root)
         try:
             if logger is None:
