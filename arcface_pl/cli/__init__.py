@@ -73,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except UserError as error:
         if "--traceback" in args:
             raise
-        line = " ".join(f"{program(command)}: error: {error}".split())
+        line = " ".join(f"{program(command)}: error: {as_typed(str(error))}".split())
         with suppress(OSError):
             print(folded(printable(line), sys.stderr), file=sys.stderr)  # noqa: T201
         sys.exit(2)
@@ -94,7 +94,7 @@ def _perform(command: str, args: list[str]) -> None:
     own_pictures = command == "predict" and bool(args) and not args[0].startswith("-")
     if command not in TOOLS and not own_pictures and (command in ("-h", "--help") or {"-h", "--help"} & set(args)):
         topic = command if command in SUBCOMMANDS else ""
-        print(as_typed(help_text(topic or "arcface-pl"), topic), end="")  # noqa: T201
+        print(as_typed(help_text(topic or "arcface-pl")), end="")  # noqa: T201
         return
     if command in ("-V", "--version"):
         print(f"arcface-pl {__version__}")  # noqa: T201

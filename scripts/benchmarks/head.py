@@ -5,13 +5,15 @@ Compares `head.loss`, also with the SGD update of the centers inside the backwar
 matrix products of size batch x classes x dim. Logits, gradient of the embeddings and gradient of the centers take
 three, as long as the logits are kept between the passes, and four where they are computed twice. `head.loss` keeps them
 in the memory of the centers' gradient if batch <= dim, and computes them twice otherwise: keeping them would take
-batch x classes floats more. `score` is `head.score` on a validation batch, `dense_score` the same from whole logits;
-`linear` is the softmax head, for comparison with `torch_linear` (torch >= 2.14).
+batch x classes floats more. `floor_exp` and `four_exp` are these products with the exp of the logits, once and twice.
+`score` is `head.score` on a validation batch, `dense_score` the same from whole logits; `linear` is the softmax head,
+for comparison with `torch_linear` (torch >= 2.14).
 
 On a CPU each measurement runs in a new process, and on a GPU in this one, timed by its events; the ways take turns, and
 the median over the rounds is shown. Nothing else should run on the machine.
 
     python scripts/benchmarks/head.py --classes 10000 100000 1000000 --dims 128 512
+    python scripts/benchmarks/head.py --classes 1000000 --dims 128 --ways floor four four_exp fused in_backward
     python scripts/benchmarks/head.py --classes 10 --dims 128 --batch 64
     python scripts/benchmarks/head.py --classes 200000 --dims 128 --batch 250 --ways fused score dense_score
     python scripts/benchmarks/head.py --device cuda --classes 1000000 --dims 512 --ways floor_tf32 fused_tf32 dense
@@ -28,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +115,18 @@ def dense_score(embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int
 
 
 def products(
-    embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int, *, count: int, precision: str = "float32"
+    embeddings: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int,
+    *,
+    count: int,
+    precision: str = "float32",
+    exp: bool = False,
 ) -> Step:
-    """Three or four matrix products, a chunk of classes at a time; on a CPU each finds its input in the cache."""
+    """Three or four matrix products, a chunk of classes at a time; on a CPU each finds its input in the cache.
+
+    With ``exp``, each time that logits are computed their exp is too, as any softmax needs it.
+    """
     batch, dim = embeddings.shape
     chunk = CHUNK if embeddings.device.type == "cpu" else GPU_CELLS // max(batch, dim)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -124,12 +136,14 @@ def products(
     logits = torch.empty(batch, chunk, device=embeddings.device, dtype=dtype)
 
     def step() -> None:
-        x = embeddings.detach().to(dtype)
+        x = embeddings.detach().to(dtype) / dim
         with tensor_cores(precision):
             for rows in weight.split(chunk):
                 out = logits[:, : len(rows)]
                 for _ in range(count - 2):
                     torch.mm(x, rows.T, out=out)
+                    if exp:
+                        out.exp_()
                 of_embeddings.addmm_(out, rows)
                 torch.mm(out.T, x, out=of_weight[: len(rows)])
 
@@ -168,6 +182,8 @@ WAYS: dict[str, tuple[str, Callable[[torch.Tensor, torch.Tensor, int], Step]]] =
     "floor_tf32": ("three matrix products, TF32", partial(products, count=3, precision="tf32")),
     "floor_bfloat16": ("three matrix products, bfloat16", partial(products, count=3, precision="bfloat16")),
     "four": ("four matrix products", partial(products, count=4)),
+    "floor_exp": ("three matrix products, exp", partial(products, count=3, exp=True)),
+    "four_exp": ("four matrix products, exp twice", partial(products, count=4, exp=True)),
     "fused": ("arcface_pl, head.loss", fused),
     "fused_tf32": ("arcface_pl, head.loss, TF32", partial(fused, non_target_precision="tf32")),
     "fused_bfloat16": ("arcface_pl, head.loss, bfloat16", partial(fused, non_target_precision="bfloat16")),
@@ -329,11 +345,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw time and memory over the number of classes, on logarithmic axes, one column for each width."""
     from arcface_pl.figures.style import SERIES, new_figure, save
 
-    dims = sorted({row["dim"] for row in rows})
+    dims, measured = sorted({row["dim"] for row in rows}), {row["way"] for row in rows}
+    ways = [(way, name) for way, (name, _) in WAYS.items() if way in measured]
     figure = new_figure(max(6.4, 4.5 * len(dims)), 7)
     axes = figure.subplots(2, len(dims), sharex=True, sharey="row", squeeze=False)
     for column, dim in enumerate(dims):
-        for (way, (name, _)), style in zip(WAYS.items(), SERIES, strict=False):
+        for (way, name), style in zip(ways, cycle(SERIES), strict=False):
             series = sorted(
                 (row["classes"], row["seconds"], row["extra_mb"])
                 for row in rows

@@ -12,9 +12,9 @@ where accuracy is asked for, each contender is looked at every tenth of an epoch
 has a seed of its own. Writes speed.md, speed.json and speed.png; with --add to those that are there, so that the suite
 can be run in pieces.
 
-throughput  one epoch each: images a second, peak memory
+throughput  one epoch each: images a second, peak memory, and the floor: convolutions and matrix products alone
 accuracy    training seconds to 97, 98, 99, 99.3 and 99.5% honest test accuracy; total seconds of the longest run
-overhead    this project's Trainer over a bare loop, a step, at batch 64 and 256
+overhead    this project's Trainer over a bare loop, a step, at batch 64 and 256, and the floor of both
 startup     from the command to the first step done
 scaling     seconds an epoch against the number of images, and on one and two threads
 """
@@ -49,12 +49,16 @@ def plan(options: argparse.Namespace) -> dict[str, list[list[dict[str, Any]]]]:
     """Return the tasks of each section, in the order in which one round runs them; a list shares a process."""
     images, epochs = options.num_images, options.epochs
     whole = {"num_images": images}
+    wanted = {*options.contenders, *(speed_report.FLOORS.get(name) for name in options.contenders)}
     throughput = [
         {"contender": "original", **whole},
         {"contender": "lightning", **whole},
         {"contender": "same network", **whole},
         {"contender": "same network, own precision", **whole, "batch_size": 256},
         {"contender": "fast", **whole, "batch_size": 256},
+        {"contender": "floor", **whole},
+        {"contender": "floor, own precision", **whole, "batch_size": 256},
+        {"contender": "floor of fast", **whole, "batch_size": 256},
     ]
     looked_at = {**whole, "looks": 10}
     accuracy = [
@@ -67,10 +71,13 @@ def plan(options: argparse.Namespace) -> dict[str, list[list[dict[str, Any]]]]:
         ),
         {"contender": "accurate", **looked_at, "epochs": epochs, "batch_size": 256},
     ]
-    bare, trainer = (
-        {"contender": contender, "num_images": min(images, 15_000)} for contender in ("bare loop", "same network")
+    bare, trainer, floor = (
+        {"contender": contender, "num_images": min(images, 15_000)}
+        for contender in ("bare loop", "same network", "floor")
     )
-    overhead = [[{**task, "batch_size": size} for task in (bare, trainer, trainer, bare) * 2] for size in (64, 256)]
+    overhead = [
+        [{**task, "batch_size": size} for task in (*(bare, trainer, trainer, bare) * 2, floor)] for size in (64, 256)
+    ]
     scaling = [
         {"contender": contender, "num_images": count, "threads": threads}
         for count in (1_000, 3_000, 10_000, 30_000, 60_000)
@@ -79,7 +86,7 @@ def plan(options: argparse.Namespace) -> dict[str, list[list[dict[str, Any]]]]:
         for contender in ("original", "same network")
     ]
     return {
-        "throughput": [[task] for task in throughput if task["contender"] in options.contenders],
+        "throughput": [[task] for task in throughput if task["contender"] in wanted],
         "accuracy": [[task] for task in accuracy if task["contender"] in options.contenders],
         "overhead": overhead,
         "scaling": [[task] for task in scaling],

@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from baseline import OriginalCNN, OriginalLoss, OriginalModule, original_loader
+from torch import nn
 from watch import Watch, WatchSteps, honest
 
 from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
@@ -154,6 +155,42 @@ def bare_loop(task: Task) -> Watch:
     return watch
 
 
+def floor(make: Callable[[Task], Any]) -> Callable[[Task], Watch]:
+    """Return a contender that does nothing but the convolutions and matrix products of a network's training steps.
+
+    Each layer runs forward and backward on its own, on noise of the shapes, the dtype and the memory format that it has
+    in training. Nothing that trains this network, by these kernels and at this batch size, can be faster.
+    """
+
+    def contender(task: Task) -> Watch:
+        keep_freed_memory()
+        cli = make(task)
+        dtype = torch.bfloat16 if str(cli.trainer.precision) == "bf16-mixed" else torch.float32
+        network = cli.model.backbone.to(dtype)
+        images = torch.randn(task.batch_size, 1, 28, 28, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        layers: list[tuple[nn.Module, list[torch.Tensor], torch.Tensor]] = []
+
+        def note(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            needed = inputs[0].detach().requires_grad_(inputs[0] is not images)
+            layers.append((layer, [needed, *layer.parameters()], torch.randn_like(output)))
+
+        weighted = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+        handles = [layer.register_forward_hook(note) for layer in weighted]
+        network(images)
+        for handle in handles:
+            handle.remove()
+        watch = Watch(-(-task.num_images // task.batch_size), 0, lambda: 0.0)
+        for number in range(-5, watch.steps_an_epoch):  # the first five choose kernels
+            watch.start()
+            for layer, (given, *weights), grad in layers:
+                torch.autograd.grad(layer(given), [given, *weights] if given.requires_grad else weights, grad)
+            if number >= 0:
+                watch.step()
+        return watch
+
+    return contender
+
+
 CONTENDERS: dict[str, Callable[[Task], Watch]] = {
     "original": original_loop,
     "lightning": original_trainer,
@@ -162,6 +199,9 @@ CONTENDERS: dict[str, Callable[[Task], Watch]] = {
     "fast": under_trainer(recipe("fast")),
     "accurate": under_trainer(recipe("accurate")),
     "bare loop": bare_loop,
+    "floor": floor(same_network),
+    "floor, own precision": floor(lambda task: same_network(task, choose_precision("cpu"))),
+    "floor of fast": floor(recipe("fast")),
 }
 
 

@@ -71,20 +71,23 @@ def test_tables_show_medians_ratios_and_what_was_not_reached(benchmark: dict[str
         if each["task"]["contender"] == "same network":
             each["seconds"] /= 4
     results = {
-        "throughput": rounds,
+        "throughput": [*rounds, seen("floor", 4)],
         "accuracy": [seen("original", time) for time in (10, 30, 20)],
-        "overhead": [seen("bare loop", 2), seen("same network", 2.1)],
+        "overhead": [seen("bare loop", 2), seen("same network", 2.1), seen("floor", 1)],
         "startup": [{"task": {}, "seconds": 5.0}],
         "scaling": [seen(name, 3, threads=count) for name in ("original", "same network") for count in (1, 2)],
     }
     about = {"machine": "here", "threads": 2, "wait_policy": None, "versions": {"torch": "1"}}
     text = benchmark["speed_report"].markdown(about, ["this", "and that"], results)
     assert "(`this`; `and that`)" in text
-    assert "| the original loop | 64 | 20.00 (10.00 to 30.00) | 3,000 | 1.00 | 1.00 |" in text
-    assert "| this project, same network | 64 | 5.00 (2.50 to 7.50) | 12,000 | 4.00 | 1.00 |" in text
+    assert "| the original loop | 64 | 20.00 (10.00 to 30.00) | 3,000 | 1.00 | 5.00 | 1.00 |" in text
+    assert "| this project, same network | 64 | 5.00 (2.50 to 7.50) | 12,000 | 4.00 | 1.25 | 1.00 |" in text
+    assert "| the floor: its convolutions and products alone | 64 | 4.00 | 15,000 | 5.00 |  | 1.00 |" in text
+    assert "take 20% of the original loop's time" in text
+    assert "at most 5.00 times as fast" in text
     expected = "| the original loop, 1 epoch | 5.0 (2.5 to 7.5) | 10.0 (5.0 to 15.0) | 10.0 (5.0 to 15.0) |"
     assert f"{expected} not reached | not reached | 20.0 (10.0 to 30.0) | 99.10 |" in text
-    assert "| 64 | 20.00 | 21.00 | +5.0% (+5.0 to +5.0) |" in text
+    assert "| 64 | 10.00 | 20.00 | 21.00 | +5.0% (+5.0 to +5.0) |" in text
     assert "sooner" not in text  # nothing of the fast recipe was measured
     assert "to the first step: 5.00 s" in text
     assert "| 60,000 | 1 | 3.00 | 3.00 |" in text
@@ -126,6 +129,7 @@ def test_it_runs(benchmark: dict[str, ModuleType], tmp_path: Path, capsys: pytes
         assert each["seconds"] > 0
         assert 0.02 < each["curve"][-1][2] < 1
     assert record["results"]["startup"][0]["seconds"] > 0
+    assert record["results"]["overhead"][-1]["task"]["contender"] == "floor"
     assert (tmp_path / "speed.md").read_text() in capsys.readouterr().out
     more = ["--add", "--sections", "accuracy", "--contenders", "fast", "--epochs", "1", "--out", str(tmp_path)]
     benchmark["training"].main([*flags, *more])
