@@ -94,6 +94,14 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"not valid YAML ({' '.join(str(error).split())})") from None
 
 
+def compose_yaml(text: str) -> yaml.Node | None:
+    """Parse YAML text into nodes, which know their places in the text; raises ValueError as `parse_yaml` does."""
+    try:
+        return yaml.compose(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
 def read_yaml(path: str | Path, flag: str) -> Any:
     """Read a YAML file.
 
@@ -137,6 +145,16 @@ def _find_config(path: str | Path) -> Path:
     return given
 
 
+def config_text(path: str | Path) -> str:
+    """Return the text of a config file that `read_config` can read: of the file, or the path itself if it is YAML."""
+    return str(path) if _is_yaml(path) else _find_config(path).read_text(encoding="utf-8")
+
+
+def _is_yaml(path: str | Path) -> bool:
+    """Return whether a config is not named, but given. As jsonargparse has it, a mapping is the config itself."""
+    return bool(re.search(r":\s|^\{", str(path)))
+
+
 def read_config(path: str | Path, command: str = "fit") -> dict[str, Any]:
     """Read one config file.
 
@@ -153,10 +171,7 @@ def read_config(path: str | Path, command: str = "fit") -> dict[str, Any]:
         SettingsError: If it cannot be read, is not a mapping, or has an unknown section.
     """
     try:
-        # As jsonargparse has it, a mapping is the config itself
-        content = (
-            parse_yaml(str(path)) if re.search(r":\s|^\{", str(path)) else read_yaml(_find_config(path), "--config")
-        )
+        content = parse_yaml(str(path)) if _is_yaml(path) else read_yaml(_find_config(path), "--config")
     except ValueError as error:
         raise SettingsError(str(error) if isinstance(error, SettingsError) else f"--config: {error}") from None
     content = {} if content is None else content
@@ -224,7 +239,7 @@ def each_setting(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         return
     if is_class(node):
         yield place, node["class_path"]
-    for name, value in (node.get("init_args", {}) if is_class(node) else node).items():
+    for name, value in ((node.get("init_args") or {}) if is_class(node) else node).items():
         yield from each_setting(value, f"{place}.{name}".removeprefix("."))
 
 
