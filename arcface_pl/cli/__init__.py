@@ -73,7 +73,10 @@ def main(args: Sequence[str] | None = None) -> None:
     except UserError as error:
         if "--traceback" in args:
             raise
-        line = " ".join(f"{program(command)}: error: {error}".split())
+        from arcface_pl.cli.typed_text import with_typed_text
+
+        message = with_typed_text(as_typed(str(error)), command, args)
+        line = " ".join(f"{program(command)}: error: {message}".split())
         with suppress(OSError):
             print(folded(printable(line), sys.stderr), file=sys.stderr)  # noqa: T201
         sys.exit(2)
@@ -94,7 +97,7 @@ def _perform(command: str, args: list[str]) -> None:
     own_pictures = command == "predict" and bool(args) and not args[0].startswith("-")
     if command not in TOOLS and not own_pictures and (command in ("-h", "--help") or {"-h", "--help"} & set(args)):
         topic = command if command in SUBCOMMANDS else ""
-        print(as_typed(help_text(topic or "arcface-pl"), topic), end="")  # noqa: T201
+        print(as_typed(help_text(topic or "arcface-pl")), end="")  # noqa: T201
         return
     if command in ("-V", "--version"):
         print(f"arcface-pl {__version__}")  # noqa: T201
@@ -130,6 +133,10 @@ def _check_words(command: str, words: list[str]) -> None:
     request = parse_command_line(command, words)
     for path in request.configs:
         read_config(path, command)
+    if request.ckpt_path is None and request.flags + request.configs and not request.helps:
+        from arcface_pl.cli.early_values import check_early
+
+        check_early(request)
     if request.ckpt_path is not None and not request.helps:
         check_asked(request.ckpt_path, "--ckpt_path", folders=True)
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from arcface_pl.cli.command_line import Request, parse_command_line
-from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
+from arcface_pl.cli.config import BASE_CONFIG, read_config
+from arcface_pl.cli.layers import merge
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, split_words
+from arcface_pl.cli.program import shown_path
 from arcface_pl.errors import DataError, SettingsError, expected, listed, printable
 from arcface_pl.evaluation.protocols import PROTOCOLS
 
@@ -69,7 +71,7 @@ def run(args: list[str]) -> None:
     run = run_of(*checkpoint)
     place = checkpoint.path.parent if run is None else run.folder
     path = _write(options, place / _file_name(results), results, run is not None)
-    console.print(f"numbers in {cell(path)}", soft_wrap=True)
+    console.print(f"numbers in {cell(shown_path(path))}", soft_wrap=True)
     if options.figures:
         history = angle_history_of(checkpoint.content)
         paths = report.save_figures(model, data, options.split, found, options.figures, history)
@@ -101,7 +103,7 @@ def _evaluate_embeddings(options: Any, data_words: list[str]) -> None:
     report.print_table(console, f"{path.stem}, embeddings", found)
     results = {"embeddings": str(path), **report.as_json(found)}
     path = _write(options, path.parent / f"evaluate-{path.stem}.json", results, False)
-    console.print(f"numbers in {cell(path)}", soft_wrap=True)
+    console.print(f"numbers in {cell(shown_path(path))}", soft_wrap=True)
 
 
 def _write(options: Any, path: Path, results: dict[str, Any], replace: bool) -> Path:

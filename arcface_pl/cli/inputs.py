@@ -18,6 +18,7 @@ from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
 from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.parser import split_words
+from arcface_pl.cli.program import as_typed
 from arcface_pl.errors import DataError, SettingsError, expected, folded, listed, printable
 from arcface_pl.preprocessing import IMAGE_SUFFIXES, ImageError, is_image, left_out
 from arcface_pl.recognizer import TrainedModel
@@ -148,7 +149,7 @@ def warn_of_threshold(given: float | None, recognizer: "Recognizer", kind: str =
             "give --threshold"
         )
     if notice is not None:
-        print(folded(f"NOTE: {notice}", sys.stderr), file=sys.stderr)  # noqa: T201
+        print(folded(f"NOTE: {as_typed(notice)}", sys.stderr), file=sys.stderr)  # noqa: T201
 
 
 def find_pictures(names: Sequence[str | Path], option: str = "IMAGE") -> list[Path]:

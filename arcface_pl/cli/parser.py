@@ -31,11 +31,11 @@ class ToolParser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str, text: str | None = None, **places: str) -> None:
-        description, epilog = help_text(text or command, **places).rstrip("\n").split("\n---\n")
+        description, epilog = as_typed(help_text(text or command, **places)).rstrip("\n").split("\n---\n")
         super().__init__(
             prog=program(command),
             description=laid_out(description),
-            epilog=laid_out(as_typed(epilog, command)),
+            epilog=laid_out(epilog),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

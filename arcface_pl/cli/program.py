@@ -1,26 +1,66 @@
-"""How the present command was typed, for help and error lines; lines on a terminal."""
+"""How the present command was typed, for help, error and closing lines; paths and lines on a terminal."""
 
+import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 
 def program(command: str = "") -> str:
     """Return how ``command`` is typed: as the user did for this process, which may run one of ``scripts/``."""
     typed = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path("arcface-pl")
-    if command and typed.name == f"{command}.py":
-        return f"python {sys.argv[0]}"
-    start = "python -m arcface_pl" if typed.parts[-2:] == ("arcface_pl", "__main__.py") else "arcface-pl"
+    script = typed.with_name(f"{command}.py")
+    has_command = shutil.which("arcface-pl") is not None
+    in_scripts = typed.suffix == ".py" and typed.with_name("fit.py").is_file()
+    start = "arcface-pl"
+    if command and (typed.name == script.name or (in_scripts and not has_command and script.is_file())):
+        return f"{_python()} {word(sys.argv[0] if typed.name == script.name else script)}"
+    if typed.parts[-2:] == ("arcface_pl", "__main__.py") or (in_scripts and not has_command):
+        start = f"{_python()} -m arcface_pl"
+    elif typed.stem == start and not has_command:  # .venv/bin/ that is not activated
+        start = word(typed)
     return f"{start} {command}".rstrip()
 
 
-def as_typed(text: str, command: str) -> str:
-    """Have a help text speak of the command in the way it was typed."""
-    if command:
-        text = text.replace(f"arcface-pl {command}", program(command))
-    return text.replace("arcface-pl ", f"{program()} ")
+def tool(name: str, module: str = "") -> str:
+    """Return how a command of another package is typed: by ``name``, or as a module where it is not on the path."""
+    return name if shutil.which(name) else f"{_python()} -m {module or name}"
+
+
+def _python() -> str:
+    """Return the interpreter as it was typed, without its folder where that is on the path."""
+    typed = sys.orig_argv[0]
+    name = Path(typed).stem if os.name == "nt" else Path(typed).name
+    found = shutil.which(name)
+    return name if found is not None and found == shutil.which(typed) else word(typed)
+
+
+def word(text: object) -> str:
+    """Quote a word of a command that is printed to be copied."""
+    return subprocess.list2cmdline([str(text)]) if os.name == "nt" else shlex.quote(str(text))
+
+
+def as_typed(text: str) -> str:
+    """Have a text that says ``arcface-pl COMMAND`` speak of the command in the way it was typed."""
+    return re.sub(r"\barcface-pl (?:([a-z]+)\b)?", lambda found: program(found[1] or "") + " " * (not found[1]), text)
+
+
+def shown_path(path: object) -> str:
+    """Return a path as it is shortest to read: relative inside the working folder, absolute elsewhere.
+
+    Example:
+        >>> shown_path(os.path.join(os.getcwd(), "runs")), shown_path(os.path.join(os.pardir, "runs")).startswith("..")
+        ('runs', False)
+    """
+    full = os.path.abspath(str(path))
+    with suppress(ValueError, FileNotFoundError):  # outside; a working folder that was deleted
+        return str(Path(full).relative_to(os.getcwd()))
+    return full
 
 
 def laid_out(text: str) -> str:

@@ -26,6 +26,7 @@ from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.checkpoints.find_checkpoint import age, newest_run
 from arcface_pl.cli.config import COMPLETE
 from arcface_pl.cli.parser import cell
+from arcface_pl.cli.program import as_typed, program, shown_path, tool, word
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import fact
 from arcface_pl.errors import SettingsError, listed
@@ -81,10 +82,10 @@ def announce(
     rows.add_row("parameters", _describe_parameters(module))
     rows.add_row("device", _describe_devices(trainer, getattr(module, "num_threads", None)))
     rows.add_row("precision", _describe_precision(trainer, module))
-    rows.add_row("folder", "nothing is saved" if folder is None else cell(os.path.relpath(folder)))
+    rows.add_row("folder", "nothing is saved" if folder is None else cell(shown_path(folder)))
     if checkpoint is not None:
-        rows.add_row("resumes", f"{cell(checkpoint)} ({age(checkpoint)} old)")
-    console.print(Panel(rows, title="arcface-pl fit", title_align="left", expand=False))
+        rows.add_row("resumes", f"{cell(shown_path(checkpoint))} ({age(checkpoint)} old)")
+    console.print(Panel(rows, title=program("fit"), title_align="left", expand=False))
 
 
 def _describe_data(datamodule: Any) -> str:
@@ -204,22 +205,21 @@ def conclude(
     """
     table(console, results)
     for notice in results.get("notices", ()):
-        console.print(f"NOTE: {cell(notice)}", style="bold yellow")
+        console.print(f"NOTE: {cell(as_typed(notice))}", style="bold yellow")
     if results["dataset"] == "digits":
         console.print("These are scikit-learn's digits, not MNIST.", style="bold red")
     console.print(
-        f"trained in {results['fit_seconds']:.1f} s; numbers in {cell(os.path.relpath(folder / 'results.json'))}",
+        f"trained in {results['fit_seconds']:.1f} s; numbers in {cell(shown_path(folder / 'results.json'))}",
         soft_wrap=True,
     )
     curves = draw()
     if results["checkpoint"]:
-        checkpoint = cell(os.path.relpath(results["checkpoint"]))
-        console.print(f"\ncheckpoint   {checkpoint}", soft_wrap=True)
+        console.print(f"\ncheckpoint   {cell(shown_path(results['checkpoint']))}", soft_wrap=True)
         for line in _dashboards(folder, loggers, curves, has_overview):
-            console.print(line, soft_wrap=True)
+            console.print(cell(line), soft_wrap=True)
         if "test/accuracy" in results:  # of an ArcFaceModule, or alike
-            short = cell(_name_of(Path(results["checkpoint"])) or checkpoint)
-            console.print(f"predictions  arcface-pl predict --ckpt_path {short}", soft_wrap=True)
+            short = word(_name_of(Path(results["checkpoint"])) or shown_path(results["checkpoint"]))
+            console.print(f"predictions  {cell(program('predict'))} --ckpt_path {cell(short)}", soft_wrap=True)
 
 
 def _name_of(checkpoint: Path) -> str | None:
@@ -233,24 +233,25 @@ def _name_of(checkpoint: Path) -> str | None:
 
 def _dashboards(folder: Path, loggers: Sequence[Any], curves: Path | None, has_overview: bool) -> list[str]:
     """Return how to look at what each logger wrote; loggers are known by name, since they may not be installed."""
-    lines = [] if curves is None else [f"curves       {cell(os.path.relpath(curves))}"]
+    lines = [] if curves is None else [f"curves       {shown_path(curves)}"]
     for logger in loggers:
         kinds = {cls.__name__ for cls in type(logger).__mro__}
         if "TensorBoardLogger" in kinds:
             ours = Path(logger.log_dir).resolve() == folder.resolve()
-            lines.append(
-                f"dashboards   tensorboard --logdir {cell(os.path.relpath(folder.parent if ours else logger.root_dir))}"
-            )
+            root = word(shown_path(folder.parent if ours else logger.root_dir))
+            lines.append(f"dashboards   {tool('tensorboard', 'tensorboard.main')} --logdir {root}")
             if has_overview:  # TensorBoard itself opens on the group that comes first in the alphabet, the test's
                 lines.append("             http://localhost:6006/#custom_scalars (training and validation)")
         elif "WandbLogger" in kinds:
             run = logger.experiment
             url = None if getattr(run, "offline", False) else getattr(run, "url", None)  # offline wandb warns of it
-            lines.append(f"dashboards   {cell(url or f'wandb sync {os.path.relpath(Path(run.dir).parent)}')}")
+            sync = f"{tool('wandb')} sync {word(shown_path(Path(run.dir).parent))}"
+            lines.append(f"dashboards   {url or sync}")
         elif "MLFlowLogger" in kinds:
-            lines.append(f"dashboards   mlflow ui --backend-store-uri {cell(logger.experiment.tracking_uri)}")
+            store = word(logger.experiment.tracking_uri)
+            lines.append(f"dashboards   {tool('mlflow')} ui --backend-store-uri {store}")
         elif "CSVLogger" in kinds:
-            lines.append(f"metrics      {cell(os.path.relpath(logger.log_dir))}/metrics.csv")
+            lines.append(f"metrics      {shown_path(Path(logger.log_dir) / 'metrics.csv')}")
     return lines
 
 

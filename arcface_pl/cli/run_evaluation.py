@@ -13,6 +13,7 @@ from arcface_pl.cli import report
 from arcface_pl.cli.drawn_splits import warn_of_trained_images
 from arcface_pl.cli.parser import cell
 from arcface_pl.cli.profile_reports import profile_reports
+from arcface_pl.cli.program import shown_path
 from arcface_pl.cli.result_files import write_csv_result, write_json_result
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import ImageDataModule
@@ -100,7 +101,7 @@ def _predict(
     paths = paths_of(trainer.predict_dataloaders)
     path = _write_predictions(path, batches, fact(datamodule, "class_names"), paths, replace)
     count = sum(len(batch["predictions"]) for batch in batches)
-    console.print(f"{count:,} predictions written to {cell(path)}", soft_wrap=True)
+    console.print(f"{count:,} predictions written to {cell(shown_path(path))}", soft_wrap=True)
 
 
 def _write_predictions(

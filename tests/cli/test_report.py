@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,12 @@ from arcface_pl.cli import report
 @pytest.fixture
 def console() -> Console:
     return Console(file=io.StringIO(), width=200)
+
+
+@pytest.fixture(autouse=True)
+def everything_is_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = {"arcface-pl", "tensorboard", "wandb"}
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in tools else None)
 
 
 def printed(console: Console) -> str:
@@ -178,6 +185,41 @@ def test_what_wrote_the_dashboards_says_how_to_look_at_them(
     assert "trained in 2.0 s; numbers in runs/v/results.json" in lines
     report.conclude(console, results, folder, loggers, lambda: None)
     assert printed(console).count("custom_scalars") == 1
+    monkeypatch.setattr("shutil.which", lambda name: None)  # a virtual environment that is not activated
+    monkeypatch.setattr("sys.orig_argv", ["venv/bin/python"])
+    report.conclude(console, results, folder, loggers, lambda: None)
+    first, second = printed(console).splitlines()[-2:]
+    assert first == "dashboards   venv/bin/python -m tensorboard.main --logdir runs"
+    assert second == "dashboards   venv/bin/python -m wandb sync wandb/offline-run-1"
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_path_is_relative_only_inside_the_working_folder(
+    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_trainer: Any, inside: bool
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    place = "" if inside else f"{tmp_path}/"
+    folder = tmp_path / ("here" if inside else ".") / "my runs" / "v"
+    typed = Path(os.path.relpath(folder))  # ../my runs/v outside
+    folder.mkdir(parents=True)
+    (folder / "best.ckpt").touch()
+    results = {"dataset": "x", "test/accuracy": 0.5, "fit_seconds": 2.0, "checkpoint": str(typed / "best.ckpt")}
+    report.announce(console, make_trainer(), BoringModel(), BoringDataModule(), typed, typed / "best.ckpt")
+    loggers = [TensorBoardLogger(typed.parent, name="", version="v"), CSVLogger(typed.parent, name="", version="v")]
+    report.conclude(console, results, typed, loggers, lambda: typed / "curves.png")
+    for line in (
+        f"{place}my runs/v ",  # folder
+        f" {place}my runs/v/best.ckpt",
+        f"numbers in {place}my runs/v/results.json\n",
+        f"checkpoint   {place}my runs/v/best.ckpt\n",
+        f"curves       {place}my runs/v/curves.png\n",
+        f"dashboards   tensorboard --logdir '{place}my runs'\n",
+        f"metrics      {place}my runs/v/metrics.csv\n",
+        f"predictions  arcface-pl predict --ckpt_path '{place}my runs/v/best.ckpt'\n",
+    ):
+        assert line in printed(console)
+    assert ".." not in printed(console)
 
 
 def test_results_are_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
