@@ -18,8 +18,9 @@ from torch import nn
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.cli import loss_settings
 from arcface_pl.cli.command_line import Flags
-from arcface_pl.cli.config import import_class, is_class, parse_yaml, walk
+from arcface_pl.cli.config import parse_yaml
 from arcface_pl.cli.error_lines import ConstructorError, settings_errors
+from arcface_pl.cli.layers import import_class, is_class, walk
 from arcface_pl.cli.parser_errors import PARSER
 from arcface_pl.cli.values import check_class_nodes, check_flag_numbers, check_numbers, check_values
 from arcface_pl.data.protocol import fact

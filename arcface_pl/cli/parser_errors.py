@@ -8,7 +8,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, set_dumper, set_loader
 
 from arcface_pl.cli.aliases import meant_by
-from arcface_pl.cli.config import dump_yaml, import_class, parse_yaml
+from arcface_pl.cli.config import dump_yaml, parse_yaml
+from arcface_pl.cli.layers import import_class
 
 # Flags and lists in flags follow the same YAML as config files
 set_loader("arcface_pl", parse_yaml, exceptions=(ValueError,))

@@ -20,8 +20,9 @@ from arcface_pl.cli import loss_settings
 from arcface_pl.cli.aliases import meant_by
 from arcface_pl.cli.building import build_class, fill, make, parameter_of, parse_settings, without_objects
 from arcface_pl.cli.command_line import Flags
-from arcface_pl.cli.config import COMPLETE, import_class, is_class, unknown
+from arcface_pl.cli.config import COMPLETE, unknown
 from arcface_pl.cli.error_lines import settings_errors
+from arcface_pl.cli.layers import import_class, is_class
 from arcface_pl.cli.machine import choose_threads
 from arcface_pl.cli.parser_errors import PARSER
 from arcface_pl.cli.program import program

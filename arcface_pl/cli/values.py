@@ -9,7 +9,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import Namespace
 
-from arcface_pl.cli.config import CLASS_KEYS, import_class, is_class, parse_yaml, walk
+from arcface_pl.cli.config import parse_yaml
+from arcface_pl.cli.layers import CLASS_KEYS, import_class, is_class, walk
 from arcface_pl.cli.parser_errors import plain_types
 from arcface_pl.errors import SettingsError, expected
 
