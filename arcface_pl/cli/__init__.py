@@ -73,7 +73,10 @@ def main(args: Sequence[str] | None = None) -> None:
     except UserError as error:
         if "--traceback" in args:
             raise
-        line = " ".join(f"{program(command)}: error: {as_typed(str(error))}".split())
+        from arcface_pl.cli.typed_text import with_typed_text
+
+        message = with_typed_text(as_typed(str(error)), command, args)
+        line = " ".join(f"{program(command)}: error: {message}".split())
         with suppress(OSError):
             print(folded(printable(line), sys.stderr), file=sys.stderr)  # noqa: T201
         sys.exit(2)
@@ -130,6 +133,10 @@ def _check_words(command: str, words: list[str]) -> None:
     request = parse_command_line(command, words)
     for path in request.configs:
         read_config(path, command)
+    if request.ckpt_path is None and request.flags + request.configs and not request.helps:
+        from arcface_pl.cli.early_values import check_early
+
+        check_early(request)
     if request.ckpt_path is not None and not request.helps:
         check_asked(request.ckpt_path, "--ckpt_path", folders=True)
 

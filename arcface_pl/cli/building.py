@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from jsonargparse import ArgumentParser, Namespace, set_dumper, set_loader
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from torch import nn
@@ -18,17 +18,14 @@ from torch import nn
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.cli import loss_settings
 from arcface_pl.cli.command_line import Flags
-from arcface_pl.cli.config import CLASS_KEYS, dump_yaml, import_class, is_class, parse_yaml, walk
+from arcface_pl.cli.config import parse_yaml
 from arcface_pl.cli.error_lines import ConstructorError, settings_errors
-from arcface_pl.cli.values import check_values
+from arcface_pl.cli.layers import import_class, is_class, walk
+from arcface_pl.cli.parser_errors import PARSER
+from arcface_pl.cli.values import check_class_nodes, check_flag_numbers, check_numbers, check_values
 from arcface_pl.data.protocol import fact
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.training.extra_losses import ExtraLoss
-
-# Flags and lists in flags follow the same YAML as config files
-set_loader("arcface_pl", parse_yaml, exceptions=(ValueError,))
-set_dumper("arcface_pl", dump_yaml)
-PARSER: dict[str, Any] = {"exit_on_error": False, "parser_mode": "arcface_pl"}
 
 
 def class_path(cls: type) -> str:
@@ -92,22 +89,10 @@ def build_network(role: str, node: Mapping[str, Any], flags: Flags) -> nn.Module
     return build_class(key, nn.Module, config[key])
 
 
-def _check_class_nodes(settings: dict[str, Any]) -> None:
-    """Refuse what stands next to a class_path but is not init_args, and init_args that are not a mapping."""
-    for key, node in walk(settings):
-        if not is_class(node):
-            continue
-        if foreign := [name for name in node if name not in CLASS_KEYS]:
-            raise SettingsError(f"{key}.{foreign[0]}: unknown next to class_path; arguments belong under init_args")
-        for part in ("init_args", "dict_kwargs"):
-            if not isinstance(node.get(part) or {}, dict):
-                raise SettingsError(expected(f"{key}.{part}", node[part], "a mapping of settings"))
-
-
 def parse_settings(parser: ArgumentParser, settings: dict[str, Any], flags: Flags) -> Namespace:
     """Parse settings and then flags, without defaults and without asking for what is required."""
     settings = deepcopy(settings)
-    _check_class_nodes(settings)
+    check_class_nodes(settings)
     for key, names in _SHORT_NAMES.items():
         parent, _, last = key.rpartition(".")
         node: Any = settings.get(parent)
@@ -125,7 +110,10 @@ def parse_settings(parser: ArgumentParser, settings: dict[str, Any], flags: Flag
     try:
         with settings_errors():
             config = parser.parse_object(settings, defaults=False)
-            return parser.parse_args(words, namespace=config, defaults=False)
+            check_numbers("", settings, config)
+            config = parser.parse_args(words, namespace=config, defaults=False)
+            check_flag_numbers(flags, config)
+            return config
     finally:
         del parser.validate
 

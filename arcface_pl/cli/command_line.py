@@ -9,18 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arcface_pl.cli.aliases import meant_by
-from arcface_pl.cli.config import (
-    ALIASES,
-    BASE_CONFIG,
-    SECTIONS,
-    is_class,
-    merge,
-    parse_yaml,
-    read_config,
-    read_yaml,
-    same_class,
-    unknown,
-)
+from arcface_pl.cli.config import ALIASES, BASE_CONFIG, SECTIONS, parse_yaml, read_config, read_yaml, unknown
+from arcface_pl.cli.layers import is_class, merge, same_class
 from arcface_pl.errors import SettingsError
 
 Flags = Sequence[tuple[str, str]]

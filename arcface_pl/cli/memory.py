@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
-from arcface_pl.cli.config import walk
+from arcface_pl.cli.layers import walk
 from arcface_pl.errors import expected
 
 _SAID = re.compile(

@@ -8,8 +8,9 @@ from arcface_pl.checkpoints.network import is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.checkpoints.runs import NAMES
 from arcface_pl.cli.command_line import Flags, Request
-from arcface_pl.cli.config import BASE_CONFIG, merge, read_config, section_of
+from arcface_pl.cli.config import BASE_CONFIG, read_config
 from arcface_pl.cli.inputs import read_model
+from arcface_pl.cli.layers import merge, section_of
 from arcface_pl.cli.machine import choose_precision
 from arcface_pl.cli.own_networks import configured_networks, name_networks
 from arcface_pl.cli.resume import class_node, settings_of_checkpoint, settings_of_run

@@ -18,15 +18,17 @@ from arcface_pl.callbacks.run.defaults import check_trainer
 from arcface_pl.checkpoints.network import is_known
 from arcface_pl.cli import loss_settings
 from arcface_pl.cli.aliases import meant_by
-from arcface_pl.cli.building import PARSER, build_class, fill, make, parameter_of, parse_settings, without_objects
+from arcface_pl.cli.building import build_class, fill, make, parameter_of, parse_settings, without_objects
 from arcface_pl.cli.command_line import Flags
-from arcface_pl.cli.config import COMPLETE, import_class, is_class, unknown
+from arcface_pl.cli.config import COMPLETE, unknown
 from arcface_pl.cli.error_lines import settings_errors
+from arcface_pl.cli.layers import import_class, is_class
 from arcface_pl.cli.machine import choose_threads
+from arcface_pl.cli.parser_errors import PARSER
 from arcface_pl.cli.program import program
 from arcface_pl.cli.report import SaveConfig
-from arcface_pl.cli.trainer_settings import adapt_trainer, check_accelerator, check_trainer_values, fill_save_dirs
-from arcface_pl.cli.values import check_seed, check_values
+from arcface_pl.cli.trainer_settings import adapt_trainer, check_accelerator, check_barebones, fill_save_dirs
+from arcface_pl.cli.values import check_seed, check_trainer_values, check_values
 from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import complete, fact
 from arcface_pl.errors import SettingsError, expected
@@ -97,6 +99,7 @@ class ArcFaceCLI(LightningCLI):
         check_seed(self.config.get("seed_everything"))
         adapt_trainer(self.config.trainer, logs=self.command == "fit")
         check_trainer_values(self.config.trainer)
+        check_barebones(self.config.trainer)
         check_accelerator(self.config.trainer.get("accelerator"))
         if self.command != "fit":
             self.save_config_callback = None

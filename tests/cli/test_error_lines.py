@@ -13,7 +13,8 @@ from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from arcface_pl.cli import main
-from arcface_pl.cli.error_lines import ConstructorError, library_errors, plain_types, settings_errors
+from arcface_pl.cli.error_lines import ConstructorError, library_errors, settings_errors
+from arcface_pl.cli.parser_errors import plain_types
 from arcface_pl.errors import CheckpointError, DataError, SettingsError, UserError, file_errors
 
 Make = Callable[..., Any]

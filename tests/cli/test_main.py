@@ -12,7 +12,8 @@ import yaml
 from tiny_runs import NO_FIGURES
 
 from arcface_pl.cli import TOOLS, main
-from arcface_pl.cli.config import merge, read_config
+from arcface_pl.cli.config import read_config
+from arcface_pl.cli.layers import merge
 
 CONFIGS = Path(__file__).parents[2] / "arcface_pl" / "configs"
 FIT = Path(__file__).parents[2] / "scripts" / "fit.py"

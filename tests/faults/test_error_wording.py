@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from arcface_pl.cli import main
-from arcface_pl.cli.config import each_setting
+from arcface_pl.cli.layers import each_setting
 
 SAID = {
     "--model.lr_schedule=MultiStepLR --model.lr_schedule.milestones=3": "schedule.milestones: got 3; expected list",
@@ -21,7 +21,7 @@ SAID = {
     "--trainer.callbacks+=LambdaCallback --trainer.callbacks.on_fit_start=print": "on_fit_start: got print; expected",
     "--trainer.callbacks+=RunCheckpoint --trainer.callbacks.signals=[15]": "callbacks.signals: got 15; expected str",
     "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.train_time_interval={seconds:1}": (
-        "trainer.callbacks.train_time_interval: got {'seconds:1': None}; expected a string with form"
+        "trainer.callbacks.train_time_interval: got {seconds:1}; expected a string with form"
     ),
     "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.save_top_kk=1": "ModelCheckpoint accepts",
     "--trainer.callbacks+=ExponentialMovingAverage --trainer.callbacks.decay=2": "callbacks.decay: got 2",
@@ -32,7 +32,7 @@ SAID = {
     "--model.optimizer=torch.optim.Nope": "model.optimizer: got torch.optim.Nope; expected an optimizer",
     "--data.seed=2020-01-01": "data.seed: got 2020-01-01; expected int, null",
     "--data.transform=[1]": "data.transform: got 1; expected the name or full path of a class",
-    "--barebones=true --trainer.callbacks=null": "got True; expected false, or --logger false --enable",
+    "--barebones=true --trainer.callbacks=null": "got true; expected false, or --logger false --enable",
 }
 
 

@@ -114,8 +114,8 @@ def log_scores(trainer: L.Trainer, scores: dict[str, float]) -> None:
             logger.log_metrics(scores, step=trainer.global_step)
 
 
-def datamodule_of(trainer: L.Trainer) -> Any:
-    """Return the Trainer's data module, or None where it was given bare loaders."""
+def datamodule_of(trainer: L.Trainer | None) -> Any:
+    """Return the Trainer's data module, or None where it was given bare loaders, or where there is no Trainer."""
     return getattr(trainer, "datamodule", None)
 
 
@@ -129,6 +129,7 @@ def class_names_of(trainer: L.Trainer, num_classes: int) -> list[str]:
     return named + [str(label) for label in range(len(named), num_classes)]
 
 
-def split_name(trainer: L.Trainer) -> str:
+def split_name(trainer: L.Trainer | None) -> str:
     """Return "test" in a test or where validation uses the test set, otherwise "val"."""
-    return "test" if trainer.testing else getattr(datamodule_of(trainer), "val_prefix", "val")
+    testing = trainer is not None and trainer.testing
+    return "test" if testing else getattr(datamodule_of(trainer), "val_prefix", "val")
