@@ -1,13 +1,21 @@
 """Fixtures for any test: a Trainer that prints and writes nothing, a module and data that train in milliseconds."""
 
+# ruff: noqa: E402  # Lightning is imported after what it looks for among the installed packages is cached
+
+import functools
 import gc
+import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
+
+# Each new Trainer reads the entry points of all installed packages; they stay the same while tests run.
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+
+import lightning as L
 import torch
 from tiny_runs import QUIET
 from torch import Tensor

@@ -379,6 +379,19 @@ def test_curves_are_in_the_order_in_which_a_run_measures_them() -> None:
     assert [line.get_label() for line in figure.axes[0].lines] == ["train/loss", "val/loss", "other_loss", "test/loss"]
 
 
+def test_curves_of_any_size_fit_their_picture() -> None:
+    for loss, accuracy in ((123_456.0, 1e-5), (0.00003, 1.0), (12.5, 0.98)):
+        rows = [{"step": 1, "train/loss": loss, "val/accuracy": 0.0}]
+        figure = draw_curves([*rows, {"step": 1_000_000, "train/loss": -loss, "val/accuracy": accuracy}])
+        assert figure is not None
+        (left, low), (right, high) = np.asarray(figure.get_tightbbox().get_points())
+        assert min(left, low) >= 0
+        assert right <= figure.get_figwidth()
+        assert high <= figure.get_figheight()
+        one, other = (axes.get_tightbbox().get_points() for axes in figure.axes)
+        assert one[1, 0] < other[0, 0]  # side by side
+
+
 def test_styles_differ_for_every_eye_and_in_print() -> None:
     for key in ("color", "marker", "linestyle"):
         assert len({str(style[key]) for style in SERIES}) == len(SERIES)
