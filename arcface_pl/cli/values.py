@@ -84,8 +84,8 @@ def check_numbers(name: str, given: Any, taken: Any) -> None:
 
 
 def check_flag_numbers(flags: Iterable[tuple[str, str]], config: Namespace) -> None:
-    """Do the same for flags, given by full name and text."""
-    for name, text in flags:
+    """Do the same for flags, given by full name and text; of one that is repeated, the last counts."""
+    for name, text in dict(flags).items():
         node: Any = config
         for part in name.rstrip("+").split("."):
             node = node[-1] if isinstance(node, list) and node else node  # of callbacks, the one that was typed last
