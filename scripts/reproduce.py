@@ -19,7 +19,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
+from arcface_pl.cli.config import BASE_CONFIG, read_config
+from arcface_pl.cli.layers import merge
 from arcface_pl.cli.report import versions
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.data import BatchLoader

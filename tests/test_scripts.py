@@ -14,7 +14,8 @@ from tiny_runs import QUIET
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, MNISTDataModule, SimpleCNN
 from arcface_pl.checkpoints.runs import ELSEWHERE
-from arcface_pl.cli.config import BASE_CONFIG, import_class, merge, read_config
+from arcface_pl.cli.config import BASE_CONFIG, read_config
+from arcface_pl.cli.layers import import_class, merge
 from arcface_pl.cli.settings import ArcFaceCLI
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

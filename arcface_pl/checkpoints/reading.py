@@ -69,6 +69,8 @@ def read_checkpoint(path: str | Path | CheckpointFile, *, mapped: bool = False) 
     """
     if isinstance(path, CheckpointFile):
         return path.content
+    if not isinstance(path, str | os.PathLike):
+        raise CheckpointError("the checkpoint", f"it is a {type(path).__name__}", "give the path of a .ckpt file")
     path = Path(path)
     if not os.path.isfile(path):
         fault = "it is a folder" if os.path.isdir(path) else "there is no such file"

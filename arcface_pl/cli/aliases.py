@@ -3,7 +3,8 @@
 import re
 from functools import cache
 
-from arcface_pl.cli.config import BASE_CONFIG, each_setting, read_config
+from arcface_pl.cli.config import BASE_CONFIG, read_config
+from arcface_pl.cli.layers import each_setting
 
 # What other programs call a setting, without dashes and underscores; names that base.yaml has need no entry
 _NAMES = {

@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Iterator, Mapping
 
-from arcface_pl.cli.config import BASE_CONFIG, each_setting, named_configs, read_config
+from arcface_pl.cli.config import BASE_CONFIG, named_configs, read_config
+from arcface_pl.cli.layers import each_setting
 from arcface_pl.errors import SettingsError, expected
 
 SHELLS = ("bash", "zsh")

@@ -10,7 +10,8 @@ from arcface_pl.callbacks.run.signals import end_at_once, restore
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.building import build_data
 from arcface_pl.cli.command_line import Request
-from arcface_pl.cli.config import BASE_CONFIG, is_class, read_config, section_of
+from arcface_pl.cli.config import BASE_CONFIG, read_config
+from arcface_pl.cli.layers import is_class, section_of
 from arcface_pl.cli.machine import prepare_process
 from arcface_pl.cli.run_settings import over_checkpoint
 from arcface_pl.cli.settings import ArcFaceCLI

@@ -8,8 +8,9 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from arcface_pl.cli.command_line import Request
-from arcface_pl.cli.config import BASE_CONFIG, MODULE, each_setting, is_class, merge, read_config
+from arcface_pl.cli.config import BASE_CONFIG, read_config
 from arcface_pl.cli.declared_types import declared_type
+from arcface_pl.cli.layers import MODULE, each_setting, is_class, merge
 from arcface_pl.cli.parser_errors import PARSER, explain
 from arcface_pl.cli.values import (
     check_accelerator_name,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from arcface_pl.cli.command_line import Request, parse_command_line
-from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
+from arcface_pl.cli.config import BASE_CONFIG, read_config
+from arcface_pl.cli.layers import merge
 from arcface_pl.cli.parser import MODEL_HELP, ToolParser, cell, split_words
 from arcface_pl.cli.program import shown_path
 from arcface_pl.errors import DataError, SettingsError, expected, listed, printable

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from arcface_pl.cli.config import import_class, is_class
+from arcface_pl.cli.layers import import_class, is_class
 from arcface_pl.errors import CheckpointError, SettingsError, expected
 from arcface_pl.training.hyperparameters import plain
 from arcface_pl.training.loss_specs import PACKAGE, known_class

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
-from arcface_pl.cli.config import walk
+from arcface_pl.cli.layers import walk
 from arcface_pl.errors import SettingsError, expected
 
 _SAID = re.compile(

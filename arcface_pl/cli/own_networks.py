@@ -10,7 +10,8 @@ from arcface_pl.checkpoints.network import REGISTRIES, is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.cli.building import build_network
 from arcface_pl.cli.command_line import parse_command_line
-from arcface_pl.cli.config import is_class, merge, parse_yaml, read_config, same_class, section_of
+from arcface_pl.cli.config import parse_yaml, read_config
+from arcface_pl.cli.layers import is_class, merge, same_class, section_of
 from arcface_pl.cli.resume import class_node, resumed_run
 from arcface_pl.errors import SettingsError, printable
 

@@ -8,7 +8,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, set_dumper, set_loader
 
 from arcface_pl.cli.aliases import meant_by
-from arcface_pl.cli.config import dump_yaml, import_class, parse_yaml
+from arcface_pl.cli.config import dump_yaml, parse_yaml
+from arcface_pl.cli.layers import import_class
 
 # Flags and lists in flags follow the same YAML as config files
 set_loader("arcface_pl", parse_yaml, exceptions=(ValueError,))
@@ -36,6 +37,8 @@ def explain(message: str) -> str:
         return f"{name}: got {function[1]}; expected {_FACTORIES.get(name, 'the full path of a function')}"
     if option := re.search(r"Option '([^']+)' is not accepted", message):
         return _unknown_option(name, option[1], next(filter(import_class, reversed(classes)), ""))
+    if flag := re.search(r"argument --(\S+\.help): expected one argument", message):
+        return f"{flag[1]}: needs a value, the name or full path of a class"
     if flag := re.search(r"unrecognized arguments: --([^\s=]+)", message):
         return f"{flag[1]}: unknown; --help_all lists every setting"
     if required := re.search(r"arguments are required: ([\w.]+)", message):

@@ -8,8 +8,9 @@ from arcface_pl.checkpoints.network import is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.checkpoints.runs import NAMES
 from arcface_pl.cli.command_line import Flags, Request
-from arcface_pl.cli.config import BASE_CONFIG, merge, read_config, section_of
+from arcface_pl.cli.config import BASE_CONFIG, read_config
 from arcface_pl.cli.inputs import read_model
+from arcface_pl.cli.layers import merge, section_of
 from arcface_pl.cli.machine import choose_precision
 from arcface_pl.cli.own_networks import configured_networks, name_networks
 from arcface_pl.cli.resume import class_node, settings_of_checkpoint, settings_of_run
@@ -34,12 +35,12 @@ def merge_settings(request: Request) -> tuple[dict[str, Any], Flags, CheckpointF
         settings, flags = over_checkpoint(request, base, found)
     elif command == "fit":
         settings, flags = _over_initial_backbone(request, base, settings, flags)
-        teacher = _last(settings, flags, "model.teacher")
-        if teacher in NAMES:  # a path, before this run is the newest
-            path = find_checkpoint(teacher, root, option="model.teacher").path
-            flags = _fix(settings, flags, "model.teacher", str(path))
     else:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
+    teacher = _last(settings, flags, "model.teacher")
+    if command == "fit" and teacher in NAMES:  # a path, before this run is the newest
+        path = find_checkpoint(teacher, root, option="model.teacher").path
+        flags = _fix(settings, flags, "model.teacher", str(path))
     precision = _last(settings, flags, "trainer.precision")
     if precision == "auto":
         precision = choose_precision(_last(settings, flags, "trainer.accelerator"))

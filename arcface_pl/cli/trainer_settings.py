@@ -12,7 +12,7 @@ from lightning.pytorch.plugins import Precision
 
 from arcface_pl.callbacks.run.private_apis import put_whole_numbers_first
 from arcface_pl.cli.building import class_path, parameter_of
-from arcface_pl.cli.config import import_class
+from arcface_pl.cli.layers import import_class
 from arcface_pl.cli.values import check_accelerator_name, read_devices
 from arcface_pl.errors import SettingsError, expected
 

@@ -2,14 +2,16 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, Self
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.parsing import collect_init_args
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,11 +20,14 @@ from arcface_pl.callbacks.run.exact_resume import check_networks
 from arcface_pl.checkpoints.network import build_network, size_lazy_layers
 from arcface_pl.checkpoints.reading import FORMAT_VERSION, check_fit, check_resumable, read_checkpoint
 from arcface_pl.checkpoints.specs import spec_of
-from arcface_pl.errors import CheckpointError, listed
+from arcface_pl.errors import CheckpointError, expected, listed
 from arcface_pl.training import schedules
 from arcface_pl.training.loss_specs import build_losses
 
 _NOT_PLAIN = object()
+_EMPTY = inspect.Parameter.empty
+# Hyperparameters that checkpoints describe in another way, from the objects themselves
+_DESCRIBED = ("backbone", "head", "optimizer", "lr_schedule", "extra_losses")
 TRAINING_ONLY = ("extra_losses.", "distillation.")
 """What begins the names of weights that a trained model does without."""
 TEACHING = ("teacher", "teacher_weight")
@@ -69,8 +74,34 @@ def plain(value: Any) -> Any:
     return _NOT_PLAIN
 
 
+def is_kept(value: Any) -> bool:
+    """Return whether `plain` keeps all of a value, so that a constructor can be given it again."""
+    if isinstance(value, Mapping):
+        return "class_path" not in value and all(isinstance(key, str) and is_kept(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_kept, value))
+    return not isinstance(value, nn.Module) and plain(value) is not _NOT_PLAIN
+
+
+def arguments_of_subclasses(frame: FrameType | None, shared: Collection[str]) -> dict[str, Any]:
+    """Return what the constructors of a module's subclasses were called with, whether or not they save it themselves.
+
+    Args:
+        frame: That of the base class's constructor.
+        shared: Arguments of the base class that are returned, too, where a subclass passed another value on.
+    """
+    assert frame is not None
+    base, *subclasses = collect_init_args(frame, [], classes=(L.LightningModule,))
+    found = {name: value for arguments in subclasses for name, value in arguments.items()}
+    return {
+        name: value for name, value in found.items() if name not in base or (name in shared and value is not base[name])
+    }
+
+
 def trainer_of(module: Any) -> Any:
-    """Return the Trainer of a LightningModule, or None outside a run."""
+    """Return the Trainer of a LightningModule, or None outside a run and under Fabric."""
+    if module.fabric is not None:
+        return None
     try:
         return module.trainer
     except RuntimeError:
@@ -82,6 +113,9 @@ def plain_hyperparameters(module: Any) -> tuple[dict[str, Any], list[str]]:
 
     Args:
         module: An `ArcFaceModule`; the optimizer and schedule that its Trainer uses are described by their settings.
+
+    Returns:
+        The values, and the names of those that a constructor cannot be given again, as far as there is a value at all.
     """
     given = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
     found = {name: plain(value) for name, value in given.items()} | dict.fromkeys(LOOP_CLASSES, _NOT_PLAIN)
@@ -94,9 +128,10 @@ def plain_hyperparameters(module: Any) -> tuple[dict[str, Any], list[str]]:
         found["optimizer"] = _spec("optimizer", optimizer, optimizer.defaults)
         scheduler = configs[0].scheduler if configs else None
         found["lr_schedule"] = None if scheduler is None else _spec("lr_schedule", scheduler, vars(scheduler))
+    parts = [name for name, value in given.items() if not is_kept(value) and name not in _DESCRIBED]
     return (
         {name: value for name, value in found.items() if value is not _NOT_PLAIN},
-        [name for name, value in found.items() if value is _NOT_PLAIN],
+        sorted({name for name, value in found.items() if value is _NOT_PLAIN} | {*module.not_kept, *parts}),
     )
 
 
@@ -125,7 +160,8 @@ def _factory(spec: Any, known: Mapping[str, type]) -> Callable[..., Any] | None:
 class RestorableModule(L.LightningModule):
     """Base class: checkpoints hold what using the model needs, and `load_from_checkpoint` rebuilds it from them.
 
-    A subclass has ``specs`` of its networks, ``extra_losses`` and ``loss_specs``, too.
+    A subclass has ``specs`` of its networks, ``extra_losses`` and ``loss_specs``, too, and in ``not_kept`` the names of
+    arguments that are no plain values.
     """
 
     data_facts: dict[str, Any]
@@ -162,8 +198,9 @@ class RestorableModule(L.LightningModule):
         cls,
         checkpoint_path: str | Path,
         map_location: Any = "cpu",
-        *,
-        strict: bool = True,
+        hparams_file: None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
         **kwargs: Any,
     ) -> Self:
         """Rebuild a trained module. Reads tensors and plain values only; imports and runs nothing the file names.
@@ -171,7 +208,9 @@ class RestorableModule(L.LightningModule):
         Args:
             checkpoint_path: A file written by the Trainer.
             map_location: Device of the module; None for the CPU.
-            strict: Whether the weights must be exactly the network's.
+            hparams_file: For Lightning's signature only: the checkpoint holds the hyperparameters.
+            strict: Whether the weights must be exactly the network's; None for yes.
+            weights_only: For Lightning's signature only: files are read as if it were true, whatever it is.
             **kwargs: Constructor arguments that replace saved ones. ``backbone`` and ``head`` are needed where they
                 are not classes of this package; ``optimizer`` and ``lr_schedule`` where not of torch or this package,
                 and ``extra_losses`` where not of pytorch-metric-learning, to train on.
@@ -181,7 +220,12 @@ class RestorableModule(L.LightningModule):
 
         Raises:
             CheckpointError: If the file is damaged, unsafe, or does not fit the classes.
+            ValueError: If there is a ``hparams_file``.
         """
+        if hparams_file is not None:
+            remedy = "Pass hyperparameters as keyword arguments"
+            raise ValueError(expected("hparams_file", str(hparams_file), "None: the checkpoint holds them", remedy))
+        strict = strict is not False
         content = read_checkpoint(checkpoint_path)
         weights = content["state_dict"]
         try:
@@ -224,19 +268,22 @@ def _arguments(cls: type, content: Mapping[str, Any], kwargs: Mapping[str, Any])
     for role, known in LOOP_CLASSES.items():
         if (factory := _factory(saved.pop(role, None), known)) is not None:
             saved[role] = factory
+    lost = [name for name in content.get("not_restored") or [] if name not in kwargs]
+    for name in lost:
+        saved.pop(name, None)  # a part of it, or its description
     extra = saved.pop("extra_losses", None)
     if extra is not None and "extra_losses" not in kwargs:
         weights = {name: each for name, each in content["state_dict"].items() if name.startswith("extra_losses.")}
         try:
             saved["extra_losses"] = build_losses(extra, weights)
         except ValueError:
-            content = {**content, "not_restored": [*content.get("not_restored", []), "extra_losses"]}
-    lost = [name for name in content.get("not_restored") or [] if name in accepted and name not in kwargs]
+            lost.append("extra_losses")
+    # Without a default, the constructor itself asks for it
+    lost = [name for name in lost if (accepted[name].default is not _EMPTY if name in accepted else takes_any)]
     if lost:
-        names = listed(lost)
         warnings.warn(
-            f"{cls.__name__}.load_from_checkpoint: {names} cannot be restored from the file and has its default; "
-            f"pass it as a keyword argument to train on",
+            f"{cls.__name__}.load_from_checkpoint: {listed(lost)} cannot be restored from the file and has its "
+            f"default; pass it as a keyword argument to train on",
             stacklevel=3,
         )
     return {name: value for name, value in saved.items() if takes_any or name in accepted} | dict(kwargs)

@@ -27,7 +27,14 @@ from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
 from arcface_pl.training.distillation import Distillation, read_teacher
 from arcface_pl.training.extra_losses import ExtraLoss, ExtraLosses
-from arcface_pl.training.hyperparameters import TEACHING, RestorableModule, plain
+from arcface_pl.training.hyperparameters import (
+    TEACHING,
+    RestorableModule,
+    arguments_of_subclasses,
+    is_kept,
+    plain,
+    trainer_of,
+)
 from arcface_pl.training.init_from import load_weights, local_path, unlike_order, unlike_pretraining
 from arcface_pl.training.loss_specs import restorable
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
@@ -112,11 +119,7 @@ class ArcFaceModule(RestorableModule):
         teacher_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        width = getattr(backbone, "embedding_dim", head.embedding_dim)
-        if width != head.embedding_dim:
-            raise ValueError(
-                expected("head.embedding_dim", head.embedding_dim, f"{width}, the width of the backbone's embeddings")
-            )
+        _check_pair(backbone, head)
         backbone = adapt(backbone)
         self.backbone = backbone.to(memory_format=torch.channels_last) if channels_last else backbone
         self.head = head
@@ -137,16 +140,14 @@ class ArcFaceModule(RestorableModule):
         self.backbone_lr_factor = backbone_lr_factor
         self.teacher, self.teacher_weight = None if teacher is None else str(teacher), teacher_weight
         self._check()
-        self.extra_losses: ExtraLosses | None = None
-        if extra_losses:
-            listed = extra_losses if isinstance(extra_losses, list) else [extra_losses]
-            self.extra_losses = ExtraLosses(listed, head.embedding_dim, head.num_classes)
+        given = extra_losses if isinstance(extra_losses, list) else [extra_losses] if extra_losses else []
+        self.extra_losses = ExtraLosses(given, head.embedding_dim, head.num_classes) if given else None
         self.distillation: Distillation | None = None
         self.scores = nn.ModuleDict({split: Scores(split, head.num_classes) for split in ("val", "test")})
         self.data_facts: dict[str, Any] = {}
-        sizes: list[Any] = [getattr(backbone, name, None) for name in ("in_channels", "image_size", "image_size")]
-        if all(isinstance(size, int) for size in sizes):
-            self.example_input_array = torch.zeros(1, *sizes)
+        channels, size = (getattr(backbone, name, None) for name in ("in_channels", "image_size"))
+        if isinstance(channels, int) and isinstance(size, int):
+            self.example_input_array = torch.zeros(1, channels, size, size)
         self._keep_settings()
 
     def _check(self) -> None:
@@ -166,7 +167,10 @@ class ArcFaceModule(RestorableModule):
         if self.extra_losses is not None:
             widths = {"embedding_size": self.head.embedding_dim, "num_classes": self.head.num_classes}
             self.loss_specs = restorable(self.extra_losses, widths)
-        settings = {**self.specs, "freeze": self.frozen_parts, **{name: getattr(self, name) for name in kept}}
+        settings = {"freeze": self.frozen_parts, **{name: getattr(self, name) for name in kept}}
+        own = arguments_of_subclasses(inspect.currentframe(), settings)
+        self.not_kept = [name for name, value in own.items() if not is_kept(value)]
+        settings |= self.specs | {name: value for name, value in own.items() if name not in self.not_kept}
         self.save_hyperparameters(settings, frame=inspect.currentframe(), logger=False)  # see ImageDataModule
 
     def forward(self, images: Tensor) -> Tensor:
@@ -189,20 +193,21 @@ class ArcFaceModule(RestorableModule):
         if self.distillation is not None:
             extra["distillation"] = self.distillation(embeddings, images)
             loss = loss + self.teacher_weight * extra["distillation"]
-        if (self.global_step + 1) % log_interval(self.trainer) == 0:
+        trainer = trainer_of(self)  # None in a loop of one's own
+        if trainer is not None and (self.global_step + 1) % log_interval(trainer) == 0:
             self.log("train/loss", loss, prog_bar=True)
             self.log_dict({f"train/{name}": value for name, value in extra.items()})
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> ScoredBatch:
-        """Score (images, labels); returns what callbacks read, see `ScoredBatch`."""
-        return self._score(split_name(self.trainer), batch)
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> ScoredBatch:
+        """Score (images, labels); returns what callbacks read, see `ScoredBatch`. Several loaders are scored as one."""
+        return self._score(split_name(trainer_of(self)), batch)
 
-    def test_step(self, batch: Any, batch_idx: int) -> ScoredBatch:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> ScoredBatch:
         """Score (images, labels) of the test set; returns what `validation_step` does."""
         return self._score("test", batch)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Classify images, given alone or in any batch that `training_step` takes.
 
         Returns:
@@ -220,7 +225,7 @@ class ArcFaceModule(RestorableModule):
         optimizer = build_optimizer(self.backbone, self.head, *settings, extra)
         if self.lr_schedule is None:
             return optimizer
-        config = configure_schedule(self.lr_schedule(optimizer), self.trainer)
+        config = configure_schedule(self.lr_schedule(optimizer), trainer_of(self))
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def configure_callbacks(self) -> list[L.Callback]:
@@ -229,7 +234,7 @@ class ArcFaceModule(RestorableModule):
 
     def setup(self, stage: str) -> None:
         """Take class counts and facts from the data module; skip label checks that it has already made."""
-        data = datamodule_of(self.trainer)
+        data = datamodule_of(trainer_of(self))
         self.head.check_labels = not getattr(data, "labels_checked", False)
         if stage == "fit" and data is not None:
             check_names(data, self.head.num_classes)
@@ -262,7 +267,7 @@ class ArcFaceModule(RestorableModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation split."""
-        self._log_scores(split_name(self.trainer))
+        self._log_scores(split_name(trainer_of(self)))
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test set."""
@@ -283,3 +288,20 @@ class ArcFaceModule(RestorableModule):
             self.log(key, metric, prog_bar=key.endswith("/accuracy"))
         for key, metric in scores.counts().items():
             self.log(key, metric, logger=False)  # for the closing table; a chart would be flat
+
+
+def _check_pair(backbone: nn.Module, head: Head) -> None:
+    for role, network, kind, accepted in (
+        ("backbone", backbone, nn.Module, "a torch.nn.Module"),
+        ("head", head, Head, "a head of arcface_pl.heads, or a subclass of Head"),
+    ):
+        name = type(network).__name__
+        if name == "OptimizedModule":  # its weights have other names, which no command would find in a checkpoint
+            remedy = f"Call {role}.compile(...) in place of torch.compile({role}, ...)"
+            raise ValueError(expected(role, f"{name}, which torch.compile returns", "the network itself", remedy))
+        if not isinstance(network, kind):
+            raise ValueError(expected(role, name, accepted))
+    width = getattr(backbone, "embedding_dim", head.embedding_dim)
+    if width != head.embedding_dim:
+        accepted = f"{width}, the width of the backbone's embeddings"
+        raise ValueError(expected("head.embedding_dim", head.embedding_dim, accepted))

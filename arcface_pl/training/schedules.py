@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from arcface_pl.callbacks.run.private_apis import schedule_state, set_rates
+from arcface_pl.callbacks.run.refused import check_mode
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.functional.checks import check_number
 
@@ -25,11 +26,13 @@ class Schedule(LambdaLR):
 
     Args:
         optimizer: Its groups have the peak learning rates.
-        total_steps: Optimizer steps in the whole run, at least 1. Unset: `run_for` is called before the first step.
+        total_steps: Optimizer steps in the whole run, at least 1; a Trainer's take its place. Unset: `run_for` is
+            called before the first step.
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int | None = None) -> None:
-        self.total_steps = 1 if total_steps is None else max(1, int(total_steps))
+        self.given_steps = total_steps
+        self.total_steps = max(1, int(total_steps or 1))
         self._share_done: Callable[[], float] | None = None
         super().__init__(optimizer, self._factor_at)
 
@@ -128,24 +131,39 @@ def configure_schedule(schedule: Any, trainer: Any) -> LRSchedulerConfigType:
 
     Args:
         schedule: A `Schedule`, whose length is set here, or a scheduler of torch.optim.lr_scheduler.
-        trainer: Knows the number of steps. In a run that only ``max_time`` ends, a `Schedule` follows the time.
+        trainer: Knows the number of steps. In a run that only ``max_time`` ends, a `Schedule` follows the time. None in
+            a loop of one's own, where the schedule is given its ``total_steps``.
 
     Raises:
-        SettingsError: If a schedule over the whole run meets a run without end.
+        SettingsError: If a schedule over the whole run meets a run of unknown length, or a plateau cannot be found.
     """
     if isinstance(schedule, ReduceLROnPlateau):
         monitor = getattr(schedule, "monitor", "val/loss")  # an argument of lightning.pytorch.cli's
-        return {"scheduler": schedule, "monitor": monitor, "interval": "epoch", "name": "train/learning_rate"}
+        check_mode("model.lr_schedule.mode", monitor, schedule.mode)
+        if monitor.startswith("val/") and getattr(trainer, "limit_val_batches", 1) == 0:
+            accepted = f"another schedule: it follows {monitor}, and no image is set aside for validation"
+            raise SettingsError(expected("model.lr_schedule", type(schedule).__name__, accepted))
+        return {
+            "scheduler": schedule,
+            "monitor": monitor,
+            "interval": "epoch",
+            "frequency": getattr(trainer, "check_val_every_n_epoch", None) or 1,
+            "name": "train/learning_rate",
+        }
     if not isinstance(schedule, Schedule):
         return {"scheduler": schedule, "interval": "epoch", "name": "train/learning_rate"}
-    total_steps, timer = _steps_of(trainer), _timer_of(trainer)
+    if trainer is None:
+        total_steps, timer, remedy = schedule.given_steps or math.inf, None, "Pass it total_steps"
+    else:
+        total_steps, timer = _steps_of(trainer), _timer_of(trainer)
+        remedy = "Or set max_steps or max_time, or max_epochs where the training data has a length"
     if not math.isinf(total_steps):
         schedule.run_for(int(total_steps))
     elif timer is not None:
         # Clocks differ, and processes must not train at different rates
         schedule.run_for(1, lambda: trainer.strategy.broadcast(_share_of_time(timer)))
     elif not isinstance(schedule, Constant):
-        accepted, remedy = "Constant or null in a run of unknown length", "Or set max_epochs, max_steps or max_time"
+        accepted = "Constant or null in a run of unknown length"
         raise SettingsError(expected("model.lr_schedule", type(schedule).__name__, accepted, remedy))
     return {"scheduler": schedule, "interval": "step", "name": "train/learning_rate"}
 

@@ -212,7 +212,7 @@ def _differentiate(loss: torch.Tensor, embeddings: torch.Tensor, head: torch.nn.
     head.zero_grad()
 
 
-def _resident(peak: bool) -> float:
+def resident(peak: bool) -> float:
     """Return this process's resident memory, or its peak since the last reset, in MB."""
     field = "VmHWM:" if peak else "VmRSS:"
     with open("/proc/self/status") as status:
@@ -231,7 +231,7 @@ def measure(way: str, num_classes: int, dim: int, batch: int, device: str, threa
     WAYS[way][1](embeddings, labels % 10, 10)()  # loads what is loaded at first use
     step = WAYS[way][1](embeddings, labels, num_classes)
     Path("/proc/self/clear_refs").write_text("5")  # begins a new peak
-    before = _resident(peak=False)
+    before = resident(peak=False)
     step()
     steps, seconds = 1, 0.0
     while seconds < 0.5:
@@ -240,7 +240,7 @@ def measure(way: str, num_classes: int, dim: int, batch: int, device: str, threa
             step()
         seconds = time.perf_counter() - start
         each, steps = seconds / steps, steps * 4
-    return {"seconds": each, "extra_mb": _resident(peak=True) - before}
+    return {"seconds": each, "extra_mb": resident(peak=True) - before}
 
 
 def _measure_on_gpu(step: Step) -> dict[str, float]:

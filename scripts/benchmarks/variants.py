@@ -18,7 +18,8 @@ from baseline import OriginalCNN, OriginalLoss, OriginalModule, original_loader
 from torch import nn
 from watch import Watch, WatchSteps, honest
 
-from arcface_pl.cli.config import BASE_CONFIG, merge, read_config
+from arcface_pl.cli.config import BASE_CONFIG, read_config
+from arcface_pl.cli.layers import merge
 from arcface_pl.cli.machine import choose_precision, keep_freed_memory, stop_driver_search
 from arcface_pl.cli.settings import ArcFaceCLI
 

@@ -6,7 +6,8 @@ import pytest
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, MNISTDataModule, SimpleCNN
 from arcface_pl.callbacks.run.signals import STOP_SIGNALS
-from arcface_pl.cli.config import BASE_CONFIG, merge, parse_yaml, read_config
+from arcface_pl.cli.config import BASE_CONFIG, parse_yaml, read_config
+from arcface_pl.cli.layers import merge
 from arcface_pl.errors import SettingsError
 
 

@@ -9,9 +9,10 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 
 from arcface_pl.backbones import BACKBONES
 from arcface_pl.cli.command_line import parse_command_line
-from arcface_pl.cli.config import BASE_CONFIG, MODULE, dump_yaml, each_setting, named_configs, read_config
+from arcface_pl.cli.config import BASE_CONFIG, dump_yaml, named_configs, read_config
 from arcface_pl.cli.declared_types import declared_type
 from arcface_pl.cli.early_values import check_early
+from arcface_pl.cli.layers import MODULE, each_setting
 from arcface_pl.cli.run_settings import merge_settings
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.cli.values import ACCELERATORS

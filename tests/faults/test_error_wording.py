@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from arcface_pl.cli import main
-from arcface_pl.cli.config import each_setting
+from arcface_pl.cli.layers import each_setting
 
 SAID = {
     "--model.lr_schedule=MultiStepLR --model.lr_schedule.milestones=3": "schedule.milestones: got 3; expected list",

@@ -11,11 +11,11 @@ import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 from arcface_pl.callbacks import AngleHistograms, HealthCheck, RunCheckpoint, ThresholdCalibration
-from arcface_pl.errors import CheckpointError
+from arcface_pl.errors import CheckpointError, SettingsError
 from arcface_pl.training.schedules import OneCycle
 
 Make = Callable[..., Any]
@@ -266,3 +266,84 @@ def test_lightnings_own_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     optimizer = loaded.optimizer(loaded.parameters())
     assert optimizer.defaults["lr"] == 0.05
     assert isinstance(loaded.lr_schedule(optimizer), torch.optim.lr_scheduler.StepLR)  # type: ignore[misc]
+
+
+def test_a_loop_of_ones_own_needs_no_trainer(tiny_module: Make, tiny_loader: Make, tiny_batch: Make) -> None:
+    module = tiny_module(lr_schedule=partial(OneCycle, total_steps=8), optimizer=partial(torch.optim.SGD, lr=0.1))
+    made: Any = module.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    rates = []
+    for epoch in range(2):
+        for index, batch in enumerate(tiny_loader()):
+            module.training_step(batch, 4 * epoch + index).backward()
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+    assert rates == pytest.approx([0.1 * OneCycle.factor(schedule, step / 8) for step in range(8)])
+    module.eval()
+    module.setup("validate")
+    images, labels = tiny_batch()
+    for step in (module.validation_step, module.test_step):
+        assert torch.equal(step((images, labels), 0)["predictions"], module.head.predict(module(images))[0])
+    assert set(module.predict_step(images, 0)) == {"predictions", "cosine"}
+    with pytest.raises(SettingsError, match=r"got 'OneCycle'.*Pass it total_steps"):
+        tiny_module(lr_schedule=OneCycle).configure_optimizers()
+
+
+def test_steps_run_under_fabric(tiny_module: Make, tiny_loader: Make) -> None:
+    fabric = L.Fabric(accelerator="cpu", devices=1)
+    module = tiny_module()
+    before = module.head.weight.detach().clone()
+    wrapped, optimizer = fabric.setup(module, module.configure_optimizers())
+    for index, batch in enumerate(fabric.setup_dataloaders(tiny_loader())):
+        fabric.backward(wrapped.training_step(batch, index))
+        optimizer.step()
+    assert not torch.equal(module.head.weight, before)
+
+
+def test_several_loaders_are_scored_as_one(make_trainer: Make, tiny_module: Make, tiny_loader: Make) -> None:
+    module, loaders = tiny_module(), [tiny_loader(), tiny_loader(16)]
+    trainer = make_trainer(max_epochs=1, callbacks=[ThresholdCalibration(), HealthCheck()])
+    trainer.fit(module, tiny_loader(), loaders)
+    assert trainer.callback_metrics["val/num_images"] == 48
+    (scores,) = trainer.test(module, loaders, verbose=False)[:1]
+    (first,), (second,) = (make_trainer().test(module, each, verbose=False) for each in loaders)
+    right = sum(each["test/accuracy"] * size for each, size in ((first, 32), (second, 16)))
+    assert scores["test/accuracy"] == pytest.approx(right / 48)
+    assert [len(batches) for batches in make_trainer().predict(module, loaders)] == [4, 2]
+
+
+@pytest.mark.parametrize("role", ["backbone", "head"])
+def test_what_torch_compile_returns_is_refused(role: str) -> None:
+    networks: dict[str, Any] = {"backbone": FastCNN(16, width=4), "head": ArcFaceHead(16, 4)}
+    networks[role] = torch.compile(networks[role], backend="eager")
+    with pytest.raises(ValueError, match=rf"{role}: got 'OptimizedModule, .*Call {role}\.compile"):
+        ArcFaceModule(**networks)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_a_network_that_is_compiled_in_place_is_saved(make_trainer: Make, tiny_loader: Make, tmp_path: Path) -> None:
+    backbone = FastCNN(16, width=4)
+    backbone.compile(backend="eager")
+    module = ArcFaceModule(backbone, ArcFaceHead(16, 4))
+    path = saved(make_trainer(max_epochs=1), module, tiny_loader(), tmp_path / "a.ckpt")
+    assert torch.equal(ArcFaceModule.load_from_checkpoint(path).head.weight, module.head.weight)
+
+
+def test_a_head_of_another_kind_is_named() -> None:
+    with pytest.raises(ValueError, match=r"head: got 'Linear'; expected a head of arcface_pl"):
+        ArcFaceModule(FastCNN(16, width=4), nn.Linear(16, 4))  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset`")
+def test_a_run_without_length_names_what_gives_it_one(make_trainer: Make, tiny_module: Make, tiny_batch: Make) -> None:
+    class Stream(IterableDataset):
+        def __iter__(self) -> Any:
+            return zip(*tiny_batch(), strict=True)
+
+    loader = DataLoader(Stream(), batch_size=8)
+    with pytest.raises(SettingsError, match="Or set max_steps or max_time, or max_epochs where the training data has"):
+        make_trainer(max_epochs=1).fit(tiny_module(lr_schedule=OneCycle), loader)
+    make_trainer(max_steps=3, max_epochs=-1).fit(tiny_module(lr_schedule=OneCycle), loader)

@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from arcface_pl.callbacks.run.run_metrics import RunMetrics
+from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import fact
 from arcface_pl.errors import printable
 from arcface_pl.figures.style import to_pixels
@@ -92,17 +94,28 @@ def _image_method(logger: Any) -> str:
 
 
 def log_settings(trainer: L.Trainer, settings: dict[str, Any]) -> None:
-    """Give settings as one flat table to every logger but TensorBoard, which gets them with the final scores."""
-    given = dict(getattr(datamodule_of(trainer), "hparams", {}))
+    """Give settings as one flat table to every logger but TensorBoard, which gets them with the final scores.
+
+    Lightning logs the arguments of a data module of the user's, before this at every start of a stage.
+    """
+    data = datamodule_of(trainer)
+    given = {} if isinstance(data, ImageDataModule) else dict(getattr(data, "hparams", {}))
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if isinstance(logger, TensorBoardLogger):
             continue
-        fixed = _image_method(logger) == "mlflow"  # a value cannot be replaced there, and Lightning has logged these
+        fixed = _image_method(logger) == "mlflow"  # a value cannot be replaced there
         logger.log_hyperparams({name: value for name, value in settings.items() if not (fixed and name in given)})
 
 
-def datamodule_of(trainer: L.Trainer) -> Any:
-    """Return the Trainer's data module, or None where it was given bare loaders."""
+def log_scores(trainer: L.Trainer, scores: dict[str, float]) -> None:
+    """Give final scores to every logger but TensorBoard, which gets them with the settings, and metrics.csv."""
+    for logger in trainer.loggers if trainer.is_global_zero and scores else ():
+        if not isinstance(logger, TensorBoardLogger | RunMetrics):
+            logger.log_metrics(scores, step=trainer.global_step)
+
+
+def datamodule_of(trainer: L.Trainer | None) -> Any:
+    """Return the Trainer's data module, or None where it was given bare loaders, or where there is no Trainer."""
     return getattr(trainer, "datamodule", None)
 
 
@@ -116,6 +129,7 @@ def class_names_of(trainer: L.Trainer, num_classes: int) -> list[str]:
     return named + [str(label) for label in range(len(named), num_classes)]
 
 
-def split_name(trainer: L.Trainer) -> str:
+def split_name(trainer: L.Trainer | None) -> str:
     """Return "test" in a test or where validation uses the test set, otherwise "val"."""
-    return "test" if trainer.testing else getattr(datamodule_of(trainer), "val_prefix", "val")
+    testing = trainer is not None and trainer.testing
+    return "test" if testing else getattr(datamodule_of(trainer), "val_prefix", "val")
