@@ -34,7 +34,7 @@ def class_path(cls: type) -> str:
 
 
 # Short names that jsonargparse cannot resolve by itself, since other classes have them too.
-_SHORT_NAMES: dict[str, Mapping[str, str]] = {
+SHORT_NAMES: dict[str, Mapping[str, str]] = {
     "model.backbone": {name: class_path(cls) for name, cls in BACKBONES.items()},
     "model.lr_schedule": {"ReduceLROnPlateau": "lightning.pytorch.cli.ReduceLROnPlateau"},
 }
@@ -93,7 +93,7 @@ def parse_settings(parser: ArgumentParser, settings: dict[str, Any], flags: Flag
     """Parse settings and then flags, without defaults and without asking for what is required."""
     settings = deepcopy(settings)
     check_class_nodes(settings)
-    for key, names in _SHORT_NAMES.items():
+    for key, names in SHORT_NAMES.items():
         parent, _, last = key.rpartition(".")
         node: Any = settings.get(parent)
         node = node.get("init_args") if is_class(node) else node
@@ -105,7 +105,7 @@ def parse_settings(parser: ArgumentParser, settings: dict[str, Any], flags: Flag
     if isinstance(node, dict) and node.get("extra_losses"):
         node["extra_losses"] = loss_settings.full_entries(node["extra_losses"])
     flags = [_full_loss(*flag) if flag[0].startswith(loss_settings.NAME) else flag for flag in flags]
-    words = [f"--{name}={_SHORT_NAMES.get(name, {}).get(text, text)}" for name, text in flags]
+    words = [f"--{name}={SHORT_NAMES.get(name, {}).get(text, text)}" for name, text in flags]
     parser.validate = lambda *args, **kwargs: None  # sizes are still missing
     try:
         with settings_errors():
@@ -201,5 +201,5 @@ def fill(key: str, node: Namespace, name: str, value: Any, origin: str) -> None:
     if given is None:
         node[f"init_args.{name}"] = value
     elif given != value:
-        remedy = "Leave it out; the config.yaml of a run has it too"
+        remedy = "Leave it out; a run's config.yaml has it too, which a resumed run keeps"
         raise SettingsError(expected(f"{key}.{name}", given, f"{value}, that of {origin}", remedy))

@@ -5,13 +5,22 @@ import os
 import re
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from arcface_pl.cli.aliases import meant_by
-from arcface_pl.cli.config import ALIASES, BASE_CONFIG, SECTIONS, parse_yaml, read_config, read_yaml, unknown
-from arcface_pl.cli.layers import is_class, merge, same_class
-from arcface_pl.errors import SettingsError
+from arcface_pl.cli.config import (
+    ALIASES,
+    BASE_CONFIG,
+    SECTIONS,
+    YAML_FILES,
+    parse_yaml,
+    read_config,
+    read_yaml,
+    unknown,
+)
+from arcface_pl.cli.layers import each_setting, is_class, merge, same_class
+from arcface_pl.errors import SettingsError, expected
 
 Flags = Sequence[tuple[str, str]]
 
@@ -82,7 +91,10 @@ class Request:
         # A class comes before its arguments, in whichever order they were typed; callbacks and loggers are lists
         for name, text in sorted(flags, key=lambda flag: 9 if flag[0].startswith(LISTS) else flag[0].count(".")):
             if name.rstrip("+") == "trainer.callbacks":
-                parsed += _callback_flags(settings, _value(name, text))
+                value = _value(name, text)
+                if not value and not name.endswith("+"):
+                    settings["trainer"]["callbacks"] = []
+                parsed += _callback_flags(settings, value or [])
             else:
                 _forget_replaced(settings, name, text)
                 parsed.append((name, text))
@@ -91,7 +103,7 @@ class Request:
 
 def _value(name: str, text: str) -> Any:
     """Return the value of a flag as YAML; the content of the file if it names one."""
-    if text.endswith((".yaml", ".yml", ".json")):
+    if text.endswith(YAML_FILES):
         return read_yaml(text, f"--{name}")
     try:
         return parse_yaml(text)
@@ -101,9 +113,6 @@ def _value(name: str, text: str) -> Any:
 
 def _callback_flags(settings: dict[str, Any], value: Any) -> list[tuple[str, str]]:
     """Return flags that append callbacks; one that is there moves to the end, so that what follows modifies it."""
-    if value is None:
-        settings["trainer"]["callbacks"] = []
-        return []
     present = settings["trainer"].get("callbacks") or []
     flags = []
     for entry in merge([], value, "trainer.callbacks"):
@@ -144,8 +153,6 @@ def parse_command_line(command: str, args: Sequence[str]) -> Request:
         SettingsError: If a flag is unknown or has no value, or a word stands alone.
     """
     request, words = Request(command), list(args)
-    if "--env" in words:
-        words = [*_environment(), *words]
     while words:
         word = words.pop(0)
         word = "--config" + word[2:] if re.match("-c(=|$)", word) else {"-h": "--help"}.get(word, word)
@@ -172,18 +179,28 @@ def parse_command_line(command: str, args: Sequence[str]) -> Request:
         elif name == "ckpt_path":
             request.ckpt_path = value
         else:
-            request.flags.append((name.removesuffix(".class_path"), value))
-    return request
+            request.flags.append((name.removesuffix(".class_path").replace(".init_args.", "."), value))
+    if (switch := request.switches.pop("env", "false")) not in ("", "true", "false"):
+        raise SettingsError(expected("--env", switch, "true, false, or no value"))
+    return request if switch == "false" else _over_environment(request)
 
 
-def _environment() -> list[str]:
-    """Return the environment variables that stand for flags: PL_TRAINER__MAX_EPOCHS for --trainer.max_epochs."""
-    names = {key: key.removeprefix(ENV_PREFIX).lower().replace("__", ".") for key in os.environ}
-    return [
-        f"--{name}={os.environ[key]}"
-        for key, name in names.items()
-        if key.startswith(ENV_PREFIX) and name.split(".")[0] in (*SECTIONS, "config", "ckpt_path")
-    ]
+def _over_environment(request: Request) -> Request:
+    """Add the environment variables that stand for flags, below what was typed and the config files that were named.
+
+    jsonargparse has this order, too. The variable of --trainer.max_epochs is PL_TRAINER__MAX_EPOCHS; with the
+    subcommand, PL_FIT__TRAINER__MAX_EPOCHS, it counts for that alone.
+    """
+    names = {key: key.removeprefix(ENV_PREFIX).lower().replace("__", ".") for key in sorted(os.environ)}
+    names = {key: name.removeprefix(f"{request.command}.") for key, name in names.items() if key.startswith(ENV_PREFIX)}
+    known = (*SECTIONS, "config", "ckpt_path")
+    words = [f"--{name}={os.environ[key]}" for key, name in names.items() if name.split(".")[0] in known]
+    below = parse_command_line(request.command, words)
+    layers = [read_config(path, request.command) for path in request.configs]
+    typed = {name for layer in layers for name, _ in each_setting(layer)}
+    flags = [flag for flag in below.flags if flag[0] not in typed]
+    ckpt_path = request.ckpt_path or below.ckpt_path
+    return replace(request, configs=below.configs + request.configs, flags=flags + request.flags, ckpt_path=ckpt_path)
 
 
 def _full_name(name: str) -> str:

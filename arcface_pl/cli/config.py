@@ -19,6 +19,9 @@ BASE_CONFIG = CONFIGS / "base.yaml"
 SECTIONS = ("seed_everything", "trainer", "model", "data")
 # Beginning of a file that holds all settings, as a run or --print_config writes it.
 COMPLETE = "# arcface_pl "
+YAML_FILES = (".yaml", ".yml", ".json")
+# Places for which a file may stand
+_PARTS = (*SECTIONS[1:], "backbone", "head", "optimizer", "lr_schedule", "callbacks", "logger")
 # Sections that LightningCLI writes for any module, and where ArcFaceModule has them.
 ALIASES = {"optimizer": "optimizer", "lr_scheduler": "lr_schedule"}
 
@@ -144,13 +147,23 @@ def _is_yaml(path: str | Path) -> bool:
     return bool(re.search(r":\s|^\{", str(path)))
 
 
+def _read_parts(settings: Any, folder: Path) -> None:
+    """Read the files that a config names in place of a section or class, relative to its own folder."""
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        if name in _PARTS and isinstance(value, str) and value.endswith(YAML_FILES):
+            settings[name] = read_yaml(folder / value, name)
+        elif name in ("trainer", "model", "init_args"):
+            _read_parts(value, folder)
+
+
 def read_config(path: str | Path, command: str = "fit") -> dict[str, Any]:
     """Read one config file.
 
     Args:
         path: A file of YAML in LightningCLI's schema, or the YAML itself, with all settings or only those that differ;
             or the name of one of the package's config files, such as fast.
-            Sections named after subcommands (``fit: {trainer: ...}``) are read for ``command`` only.
+            Sections named after subcommands (``fit: {trainer: ...}``) are read for ``command`` only. A section or class
+            may be the path of a file that holds it.
         command: The subcommand.
 
     Returns:
@@ -169,6 +182,7 @@ def read_config(path: str | Path, command: str = "fit") -> dict[str, Any]:
     if content.keys() & set(SUBCOMMANDS):
         chosen = content.get(command) or {}
         content = {key: value for key, value in content.items() if key not in SUBCOMMANDS} | chosen
+    _read_parts(content, Path() if _is_yaml(path) else _find_config(path).parent)
     # What LightningCLI writes for the arguments of the Trainer's methods, where it says no more than the default
     content = {
         key: value

@@ -92,7 +92,8 @@ def merge(base: Any, overlay: Any, key: str = "") -> Any:
 
     A class in the overlay that differs from the base's starts from its own defaults, except that a subclass of
     ArcFaceModule keeps those settings of ``model`` that it takes. Callbacks are merged by class: one that the base
-    has is modified, any other is added; those of a complete config, as a run saves it, replace the base's.
+    has is modified, any other is added; those of a complete config, as a run saves it, replace the base's, as do null
+    and an empty list.
 
     Args:
         base: Settings so far.
@@ -104,7 +105,7 @@ def merge(base: Any, overlay: Any, key: str = "") -> Any:
     """
     if isinstance(overlay, Whole):
         return deepcopy([*overlay])
-    if key == "trainer.callbacks" and overlay is not None:
+    if key == "trainer.callbacks" and overlay:
         return _merge_callbacks(base or [], overlay if isinstance(overlay, list) else [overlay])
     if isinstance(overlay, str) and (is_class(base) or key == "model"):
         overlay = {"class_path": overlay}

@@ -37,6 +37,8 @@ def explain(message: str) -> str:
         return f"{name}: got {function[1]}; expected {_FACTORIES.get(name, 'the full path of a function')}"
     if option := re.search(r"Option '([^']+)' is not accepted", message):
         return _unknown_option(name, option[1], next(filter(import_class, reversed(classes)), ""))
+    if flag := re.search(r"argument --(\S+\.help): expected one argument", message):
+        return f"{flag[1]}: needs a value, the name or full path of a class"
     if flag := re.search(r"unrecognized arguments: --([^\s=]+)", message):
         return f"{flag[1]}: unknown; --help_all lists every setting"
     if required := re.search(r"arguments are required: ([\w.]+)", message):

@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.cli import SaveConfigCallback
+from rich.cells import cell_len
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -102,7 +103,7 @@ def _describe_data(datamodule: Any) -> str:
 
 def _some(names: Sequence[str]) -> str:
     """Return the first ten names, or the first three where ten are long."""
-    return listed(names, 10 if sum(map(len, names[:10])) <= 60 else 3)
+    return listed(names, 10 if sum(map(cell_len, names[:10])) <= 60 else 3)
 
 
 def _describe_model(module: Any) -> str:
@@ -301,4 +302,5 @@ class SaveConfig(SaveConfigCallback):
             writer = writer_of(trainer)
             if writer is not None:
                 writer.add_text("config.yaml", f"```yaml\n{text}```")
-            log_settings(trainer, flat(self.config.as_dict()))
+            settings = {name: value for name, value in self.config.as_dict().items() if name != "config"}
+            log_settings(trainer, flat(settings))

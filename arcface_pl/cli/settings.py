@@ -18,7 +18,7 @@ from arcface_pl.callbacks.run.defaults import check_trainer
 from arcface_pl.checkpoints.network import is_known
 from arcface_pl.cli import loss_settings
 from arcface_pl.cli.aliases import meant_by
-from arcface_pl.cli.building import build_class, fill, make, parameter_of, parse_settings, without_objects
+from arcface_pl.cli.building import SHORT_NAMES, build_class, fill, make, parameter_of, parse_settings, without_objects
 from arcface_pl.cli.command_line import Flags
 from arcface_pl.cli.config import COMPLETE, unknown
 from arcface_pl.cli.error_lines import settings_errors
@@ -84,9 +84,11 @@ class ArcFaceCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the settings that were given; defaults and sizes are not there yet."""
         assert isinstance(args, dict)
-        if self.helps:
-            with settings_errors():
-                parser.parse_args(self.helps)
+        for flag in self.helps:  # the first one ends the process
+            name, equals, text = flag.partition("=")
+            key = name.removeprefix("--").removesuffix(".help")
+            with settings_errors(key):
+                parser.parse_args([f"{name}{equals}{SHORT_NAMES.get(key, {}).get(text, text)}"])
         taking = {"trainer": L.Trainer} | ({} if self.subclass_mode_model else {"model": ArcFaceModule})
         for section, cls in taking.items():
             known = [f"{section}.{name}" for name in inspect.signature(cls).parameters]

@@ -84,8 +84,8 @@ def check_numbers(name: str, given: Any, taken: Any) -> None:
 
 
 def check_flag_numbers(flags: Iterable[tuple[str, str]], config: Namespace) -> None:
-    """Do the same for flags, given by full name and text."""
-    for name, text in flags:
+    """Do the same for flags, given by full name and text; of one that is repeated, the last counts."""
+    for name, text in dict(flags).items():
         node: Any = config
         for part in name.rstrip("+").split("."):
             node = node[-1] if isinstance(node, list) and node else node  # of callbacks, the one that was typed last
@@ -179,6 +179,8 @@ def check_trainer_values(trainer: Mapping[str, Any] | Namespace) -> None:
     Raises:
         SettingsError: Names the setting, its value and what is accepted.
     """
+    if "://" in str(root := trainer.get("default_root_dir")):
+        raise SettingsError(expected("trainer.default_root_dir", root, "a folder, not a URL"))
     for name, (low, accepted) in _WHOLE.items():
         value = trainer.get(name)
         if (isinstance(value, int) and not low <= value <= _LARGEST.get(name, LARGEST)) or (

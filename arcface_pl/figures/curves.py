@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 PANELS = {"loss": "loss", "accuracy": "accuracy"}
 """Name that the keys of a panel end with, and the label of its axis."""
+_WIDTH, _HEIGHT = 5.0, 4.2  # of a panel, in inches
+_MARGINS = 1.0, 0.3, 0.55, 0.2  # left, right, bottom, top: "-100000" fits as a tick label
 
 
 def draw_curves(rows: Iterable[Mapping[str, float]]) -> "Figure | None":
@@ -30,8 +32,12 @@ def draw_curves(rows: Iterable[Mapping[str, float]]) -> "Figure | None":
     panels = {ending: curves for ending, curves in points.items() if curves}
     if not panels:
         return None
-    figure = new_figure(5.0 * len(panels), 4.2)
-    for axes, (ending, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    figure = new_figure(_WIDTH * len(panels), _HEIGHT, layout=None)  # every run waits for it
+    for place, (ending, curves) in enumerate(panels.items()):
+        left, right, bottom, top = _MARGINS
+        width = (_WIDTH - left - right) / figure.get_figwidth()
+        start = (place * _WIDTH + left) / figure.get_figwidth()
+        axes = figure.add_axes((start, bottom / _HEIGHT, width, (_HEIGHT - bottom - top) / _HEIGHT))
         for number, (key, pairs) in enumerate(sorted(curves.items(), key=_place)):
             steps, values = zip(*sorted(pairs), strict=True)
             style = {**SERIES[number % len(SERIES)], "marker": "o" if len(steps) < 2 else None}

@@ -29,6 +29,8 @@ FILES = {
     "head.yaml": "class_path: CosFaceHead\ninit_args: {margin: 0.2}\n",
     "trainer.yaml": "max_epochs: 7\n",
     "model.yaml": "head_lr: 0.3\n",
+    "parts.yaml": "trainer: trainer.yaml\nmodel: {head: head.yaml}\ndata: data.yaml\n",
+    "bare.yaml": "trainer: {callbacks: []}\n",
     "data.yaml": "class_path: MNISTDataModule\ninit_args: {batch_size: 32}\n",
 }
 COSFACE = {"class_path": "arcface_pl.CosFaceHead", "init_args.margin": 0.2, "init_args.scale": 64.0}
@@ -70,6 +72,29 @@ FORMS: list[tuple[str, str, Any, str]] = [
     ("--trainer {max_epochs:~8}", "trainer.max_epochs", 8, ADVANCED_2),
     ("--model {head_lr:~0.3}", "model.head_lr", 0.3, ADVANCED_2),
     ("--env", "trainer.max_epochs", 77, ADVANCED_2),
+    ("--env=true", "model.head_lr", 0.2, ADVANCED_2),
+    ("--env=false", "model.head_lr", None, ADVANCED_2),
+    ("--env --config c.yaml", "trainer.max_epochs", 3, JSONARGPARSE),  # variables are below config files and flags
+    ("--env --max_epochs 5", "trainer.max_epochs", 5, JSONARGPARSE),
+    ("--max_epochs 3 --max_epochs 4", "trainer.max_epochs", 4, JSONARGPARSE),
+    (
+        "--model.head.init_args.margin 0.1 --model.head.margin 0.2",
+        "model.head.init_args.margin",
+        0.2,
+        JSONARGPARSE,
+    ),
+    ("--config parts.yaml", "trainer.max_epochs", 7, JSONARGPARSE),
+    ("--config parts.yaml", "model.head", COSFACE, JSONARGPARSE),
+    ("--config parts.yaml", "data.init_args.batch_size", 32, JSONARGPARSE),
+    ("--config bare.yaml", "trainer.callbacks", [], JSONARGPARSE),
+    ("--trainer.callbacks []", "trainer.callbacks", [], JSONARGPARSE),
+    (
+        "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val/loss --trainer.callbacks.patience=5 "
+        "--trainer.callbacks+=ModelSummary --trainer.callbacks.max_depth=2",
+        "trainer.callbacks.-2.init_args.patience",
+        5,
+        ADVANCED_3,
+    ),
     ("--config callbacks.yaml", "trainer.callbacks.-2", STOPPING, ADVANCED_3),
     (
         "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val/loss "
@@ -150,6 +175,8 @@ FORMS: list[tuple[str, str, Any, str]] = [
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PL_TRAINER__MAX_EPOCHS", "77")  # read by --env only
+    monkeypatch.setenv("PL_FIT__MODEL__HEAD_LR", "0.2")
+    monkeypatch.setenv("PL_TEST__MODEL__HEAD_LR", "0.4")
     for name, text in FILES.items():
         Path(name).write_text(text)
 
@@ -183,6 +210,7 @@ HELPS = [
     ("--optimizer.help=SGD", "--model.optimizer.momentum", INTERMEDIATE_2),
     ("--model.lr_schedule.help StepLR", "--model.lr_schedule.step_size", INTERMEDIATE_2),
     ("--lr_scheduler.help=StepLR", "--model.lr_schedule.step_size", INTERMEDIATE_2),
+    ("--lr_scheduler.help ReduceLROnPlateau", "--model.lr_schedule.monitor", INTERMEDIATE_2),
 ]
 
 
@@ -192,6 +220,23 @@ def test_help_on_a_class(line: str, text: str, page: str, capsys) -> None:
         main(["fit", *line.split()])
     assert ended.value.code == 0
     assert text in capsys.readouterr().out, page
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--model.help Nosuch", "error: model: got Nosuch; expected the name or full path of a class"),
+        ("--model.head.help=Nosuch", "error: model.head: got Nosuch; expected"),
+        ("--trainer.callbacks.help", "error: trainer.callbacks.help: needs a value, the name or full path of a class"),
+        ("--env=maybe", "error: --env: got 'maybe'; expected true, false, or no value"),
+    ],
+)
+def test_a_class_or_switch_that_there_is_not(line: str, message: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *line.split()])
+    assert ended.value.code == 2
+    assert message in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1
 
 
 def test_print_config_and_its_flags(capsys) -> None:

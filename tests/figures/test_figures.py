@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,16 +87,21 @@ EVERY = {"roc", "scores", "confusion", "angles", "mistakes", "center_angles", "a
 
 
 @pytest.mark.parametrize(
-    ("evaluated", "also"),
+    ("make", "also"),
     [
-        (make_evaluated(2, 8, noise=0.0), set()),
-        (make_evaluated(10, 2, noise=0.3, channels=3, name="$\\frac{{ class {} of ten"), {"embeddings"}),
-        (make_evaluated(10, 3, noise=0.3, name="日本語 {}"), {"embeddings"}),
-        pytest.param(make_evaluated(1000, 16, noise=0.4, name="class number {}"), set(), marks=pytest.mark.slow),
+        (partial(make_evaluated, 2, 8, noise=0.0), set()),
+        (partial(make_evaluated, 10, 2, noise=0.3, channels=3, name="$\\frac{{ class {} of ten"), {"embeddings"}),
+        (partial(make_evaluated, 10, 3, noise=0.3, name="日本語 {}"), {"embeddings"}),
+        pytest.param(
+            partial(make_evaluated, 1000, 16, noise=0.4, name="class number {}"), set(), marks=pytest.mark.slow
+        ),
     ],
     ids=["two classes, no mistake", "circle, colour, mathematics", "sphere, other script", "a thousand"],
 )
-def test_all_figures_become_files_without_a_warning(tmp_path: Path, evaluated: Evaluated, also: set[str]) -> None:
+def test_all_figures_become_files_without_a_warning(
+    tmp_path: Path, make: Callable[[], Evaluated], also: set[str]
+) -> None:
+    evaluated = make()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         paths = save_all(evaluated, tmp_path / "new" / "folder")
@@ -377,6 +384,19 @@ def test_curves_are_in_the_order_in_which_a_run_measures_them() -> None:
     figure = draw_curves(rows)
     assert figure is not None
     assert [line.get_label() for line in figure.axes[0].lines] == ["train/loss", "val/loss", "other_loss", "test/loss"]
+
+
+def test_curves_of_any_size_fit_their_picture() -> None:
+    for loss, accuracy in ((123_456.0, 1e-5), (0.00003, 1.0), (12.5, 0.98)):
+        rows = [{"step": 1, "train/loss": loss, "val/accuracy": 0.0}]
+        figure = draw_curves([*rows, {"step": 1_000_000, "train/loss": -loss, "val/accuracy": accuracy}])
+        assert figure is not None
+        (left, low), (right, high) = np.asarray(figure.get_tightbbox().get_points())
+        assert min(left, low) >= 0
+        assert right <= figure.get_figwidth()
+        assert high <= figure.get_figheight()
+        one, other = (axes.get_tightbbox().get_points() for axes in figure.axes)
+        assert one[1, 0] < other[0, 0]  # side by side
 
 
 def test_styles_differ_for_every_eye_and_in_print() -> None:
