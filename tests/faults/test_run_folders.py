@@ -19,9 +19,11 @@ from tiny_runs import QUIET
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 from arcface_pl.callbacks import RunCheckpoint, RunLogger
+from arcface_pl.callbacks.run.run_folder import run_folder
 from arcface_pl.checkpoints.atomic import claim_folder, unused_path
 from arcface_pl.checkpoints.reading import read_checkpoint
 from arcface_pl.cli import main
+from arcface_pl.errors import CheckpointError
 
 pytestmark = pytest.mark.usefixtures("in_folder")
 
@@ -198,6 +200,17 @@ def test_a_refused_run_leaves_no_folder(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         main([*FIT, "--default_root_dir", "new", "--max_epochs", "-1", "--model.lr_schedule", "Cosine"])
     assert not Path("new").exists()
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/runs", "gs://x", "file:///tmp/x"])
+def test_a_url_is_no_folder(root: str, capsys: pytest.CaptureFixture) -> None:
+    """It would become a local folder named s3: and so on."""
+    with pytest.raises(SystemExit):
+        main(["fit", "--data.dataset", "digits", "--accelerator", "cpu", "--default_root_dir", root])
+    assert f"trainer.default_root_dir: got '{root}'; expected a folder, not a URL" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="a URL, not a folder"):
+        run_folder(L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=root))
+    assert not [each for each in Path().iterdir() if ":" in each.name]
 
 
 THEIRS = b"# a config of another program\nmodel: {head: {class_path: os.system}}\n"
