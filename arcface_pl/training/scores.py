@@ -39,6 +39,8 @@ class Scores(nn.Module):
             embeddings: (B, D).
             labels: (B,) integers in [0, C).
         """
+        if self.num_images.sum_value.is_inference() and not torch.is_inference_mode_enabled():
+            self._leave_inference_mode()  # Trainer.validate was called before fit, which validates in another mode
         scores = head.score(embeddings, labels)
         labels = labels.long()
         target_angle, nearest_other_angle = _degrees(scores.target_cosine), _degrees(scores.nearest_other_cosine)
@@ -57,6 +59,13 @@ class Scores(nn.Module):
             "predicted_angle": _degrees(scores.predicted_cosine),
             "nearest_other_angle": nearest_other_angle,
         }
+
+    def _leave_inference_mode(self) -> None:
+        for metric in self.children():
+            assert isinstance(metric, Metric)
+            for name, state in metric.metric_state.items():
+                if isinstance(state, Tensor):
+                    setattr(metric, name, state.clone())
 
     def by_key(self) -> dict[str, Metric]:
         """Return the metrics by the key that each is logged under."""
