@@ -1,5 +1,7 @@
 """Metrics of one split: accuracy without and with the margin, loss and angles."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, SumMetric
@@ -39,7 +41,8 @@ class Scores(nn.Module):
             embeddings: (B, D).
             labels: (B,) integers in [0, C).
         """
-        if self.num_images.sum_value.is_inference() and not torch.is_inference_mode_enabled():
+        state: Any = self.num_images.sum_value
+        if state.is_inference() and not torch.is_inference_mode_enabled():
             self._leave_inference_mode()  # Trainer.validate was called before fit, which validates in another mode
         scores = head.score(embeddings, labels)
         labels = labels.long()
