@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from arcface_pl.backbones.adapter import adapt
+from arcface_pl.backbones.adapter import adapt, example_images
 from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.callbacks.run.compile import CompileMode
 from arcface_pl.callbacks.run.defaults import run_callbacks
@@ -140,14 +140,11 @@ class ArcFaceModule(RestorableModule):
         self.backbone_lr_factor = backbone_lr_factor
         self.teacher, self.teacher_weight = None if teacher is None else str(teacher), teacher_weight
         check_settings(self)
-        given = extra_losses if isinstance(extra_losses, list) else [extra_losses] if extra_losses else []
-        self.extra_losses = ExtraLosses(given, head.embedding_dim, head.num_classes) if given else None
+        self.extra_losses = ExtraLosses(extra_losses, head.embedding_dim, head.num_classes) if extra_losses else None
         self.distillation: Distillation | None = None
         self.scores = nn.ModuleDict({split: Scores(split, head.num_classes) for split in ("val", "test")})
         self.data_facts: dict[str, Any] = {}
-        channels, size = (getattr(backbone, name, None) for name in ("in_channels", "image_size"))
-        if isinstance(channels, int) and isinstance(size, int):
-            self.example_input_array = torch.zeros(1, channels, size, size)
+        self.example_input_array = example_images(backbone)
         self._keep_settings()
 
     def _keep_settings(self) -> None:
