@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,8 +142,19 @@ class NonFiniteError(UserError):
 
 
 def folded(text: str, stream: TextIO | None) -> str:
-    """Break a line between words where ``stream`` is a terminal, which would break it within them."""
+    """Break a line between words where ``stream`` is a terminal, which would break it within them.
+
+    Characters count by the columns they take, such as two for Chinese.
+    """
     if stream is None or not stream.isatty():
         return text
-    width = shutil.get_terminal_size().columns - 1
-    return textwrap.fill(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
+    from rich.cells import cell_len
+
+    width = max(shutil.get_terminal_size().columns - 1, 20)
+    lines: list[str] = []
+    for word in text.split():
+        if lines and cell_len(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines)

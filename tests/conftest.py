@@ -1,6 +1,8 @@
-"""Fixtures for any test: a Trainer that prints and writes nothing, a module and data that train in milliseconds."""
+"""Fixtures for any test: a Trainer that prints and writes nothing, a module and data that train in milliseconds.
 
-# ruff: noqa: E402  # Lightning is imported after what it looks for among the installed packages is cached
+torch and Lightning are imported where they are used: the process that hands tests to the workers of xdist needs
+neither, and they wait for it.
+"""
 
 import functools
 import gc
@@ -8,20 +10,20 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-# Each new Trainer reads the entry points of all installed packages; they stay the same while tests run.
+if TYPE_CHECKING:
+    import lightning as L
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+    from arcface_pl import ArcFaceModule
+
+# Each new Trainer reads the entry points of all installed packages; they stay the same while tests run. Lightning takes
+# this name when it is imported.
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
-
-import lightning as L
-import torch
-from tiny_runs import QUIET
-from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
-
-from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,9 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Threads that wait for one another cost more than they gain on tensors as small as these.
     """
-    if "OMP_NUM_THREADS" not in os.environ:
-        os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
-        torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is imported, here and in processes of tests
     for message in (
         "You defined a `validation_step`",  # some runs only train
         "The number of training batches",  # and are shorter than a logging interval
@@ -43,6 +43,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection(session: pytest.Session) -> None:
     """Import the tests without garbage collection: modules are no garbage."""
     gc.disable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with files whose tests have the longest time limits: one that ends last leaves the other process idle."""
+    limits: dict[Path, float] = {}
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        limits[item.path] = max(limits.get(item.path, 0), limit.args[0] if limit else 0)
+    items.sort(key=lambda item: -limits[item.path])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -65,6 +74,8 @@ def nothing_launched() -> Iterator[None]:
     """End the process group of a run in this process, whose address the next test's processes would take for theirs."""
     before = {name: os.environ.get(name) for name in LAUNCHER}
     yield
+    import torch
+
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     for name, value in before.items():
@@ -83,14 +94,20 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
+def make_trainer(tmp_path: Path) -> "Callable[..., L.Trainer]":
     """``make_trainer(**arguments)``: a CPU Trainer without logger, bar or checkpoints; its root is ``tmp_path``."""
+    import lightning as L
+    from tiny_runs import QUIET
+
     return lambda **arguments: L.Trainer(**{**QUIET, "default_root_dir": tmp_path, **arguments})
 
 
 @pytest.fixture
-def tiny_module() -> Callable[..., ArcFaceModule]:
+def tiny_module() -> "Callable[..., ArcFaceModule]":
     """``tiny_module(**arguments)``: FastCNN on 1 x 28 x 28 to 16 dimensions, ArcFace over 4 classes, seeded weights."""
+    import torch
+
+    from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
 
     def make(**arguments: Any) -> ArcFaceModule:
         torch.manual_seed(0)
@@ -100,10 +117,11 @@ def tiny_module() -> Callable[..., ArcFaceModule]:
 
 
 @pytest.fixture
-def tiny_batch() -> Callable[..., tuple[Tensor, Tensor]]:
+def tiny_batch() -> "Callable[..., tuple[Tensor, Tensor]]":
     """``tiny_batch(size=32)``: seeded images (size, 1, 28, 28) and labels (size,) in [0, 4)."""
+    import torch
 
-    def make(size: int = 32) -> tuple[Tensor, Tensor]:
+    def make(size: int = 32) -> "tuple[Tensor, Tensor]":
         generator = torch.Generator().manual_seed(1)
         return torch.randn(size, 1, 28, 28, generator=generator), torch.arange(size) % 4
 
@@ -111,6 +129,8 @@ def tiny_batch() -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 @pytest.fixture
-def tiny_loader(tiny_batch: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., DataLoader]:
+def tiny_loader(tiny_batch: "Callable[..., tuple[Tensor, Tensor]]") -> "Callable[..., DataLoader]":
     """``tiny_loader(size=32, batch_size=8)``: a plain DataLoader over `tiny_batch`, in order."""
+    from torch.utils.data import DataLoader, TensorDataset
+
     return lambda size=32, batch_size=8: DataLoader(TensorDataset(*tiny_batch(size)), batch_size)

@@ -105,10 +105,14 @@ def _perform(command: str, args: list[str]) -> None:
     words = [word for word in args if word != "--traceback"]
     check_launcher()
     check_address_space()
-    if own_pictures:
-        sys.exit(import_module("arcface_pl.cli.predict").run(words))
-    if command in TOOLS:
-        sys.exit(import_module(TOOLS[command]).run(words))
+    if own_pictures or command in TOOLS:
+        tool = import_module(TOOLS.get(command, "arcface_pl.cli.predict"))
+        try:
+            sys.exit(tool.run(words))
+        except Exception as error:
+            if "torch" in sys.modules:
+                import_module("arcface_pl.cli.memory").check_tool_memory(error)
+            raise
     if command.partition("=")[0] == "--print_shtab":
         _print_completion(command.partition("=")[2] or " ".join(args))
         return

@@ -201,5 +201,5 @@ def fill(key: str, node: Namespace, name: str, value: Any, origin: str) -> None:
     if given is None:
         node[f"init_args.{name}"] = value
     elif given != value:
-        remedy = "Leave it out; the config.yaml of a run has it too"
+        remedy = "Leave it out; a run's config.yaml has it too, which a resumed run keeps"
         raise SettingsError(expected(f"{key}.{name}", given, f"{value}, that of {origin}", remedy))

@@ -12,10 +12,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from arcface_pl.cli.memory import is_out_of_memory, largest_of, too_large, too_large_in_run
 from arcface_pl.cli.parser_errors import explain
-from arcface_pl.errors import CheckpointError, SettingsError, UserError
+from arcface_pl.errors import CheckpointError, SettingsError, UserError, expected
 
 # Where what a setting makes impossible is found out as late as in the run itself.
 _LIBRARIES = ("lightning", "torch.optim")
+_NO_BATCH = r"You requested to check (\S+) of the `(\w+)_dataloader` but \S+ \* (\d+) < 1"
 _RESTORING = ".checkpoint_connector"
 
 # What building the parser, the modules and the Trainer raises over a setting.
@@ -100,6 +101,10 @@ def library_errors(checkpoint: Path | None, cli: Any = None) -> Iterator[None]:
         rooms = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
         if cli is not None and is_out_of_memory(error):
             raise SettingsError(too_large_in_run(cli, error, rooms)) from error
+        if cli is not None and (share := re.match(_NO_BATCH, str(error))):
+            name = "overfit_batches" if cli.trainer.overfit_batches else f"limit_{share[2]}_batches"
+            accepted = f"a share that makes one of the {share[3]} {share[2]} batches, or a number of batches"
+            raise SettingsError(expected(f"trainer.{name}", float(share[1]), accepted)) from error
         message = f"{explain(str(error)).strip()} (--traceback shows where)"
         if checkpoint is not None and any(room.endswith(_RESTORING) for room in rooms):
             raise CheckpointError(checkpoint, f"what it holds does not fit: {message}", "use another one") from error

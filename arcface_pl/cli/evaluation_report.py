@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -193,7 +194,7 @@ def print_table(console: Console, dataset: str, part: str, found: dict[str, Eval
 def _listed(names: list[str]) -> str:
     if not names:
         return ""
-    return f": {', '.join(names)}" if sum(map(len, names)) < 24 else f": {len(names)}"
+    return f": {', '.join(names)}" if sum(map(cell_len, names)) < 24 else f": {len(names)}"
 
 
 def _count(scores: dict[str, float]) -> str:

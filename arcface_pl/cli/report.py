@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from rich.cells import cell_len
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -98,7 +99,7 @@ def _describe_data(datamodule: Any) -> str:
 
 def _some(names: Sequence[str]) -> str:
     """Return the first ten names, or the first three where ten are long."""
-    return listed(names, 10 if sum(map(len, names[:10])) <= 60 else 3)
+    return listed(names, 10 if sum(map(cell_len, names[:10])) <= 60 else 3)
 
 
 def _describe_model(module: Any) -> str:

@@ -85,7 +85,7 @@ def _start_from(found: CheckpointFile, cli: ArcFaceCLI) -> Start:
             cli.datamodule.use_preprocessing(preprocessing)  # whatever other images would suggest
     run = resumed_run(found) if cli.command == "fit" else run_of(*found)
     trained_on = {name: found.content.get(name) for name in ("data", type(cli.datamodule).__qualname__)}
-    return Start(found.path, run, trained_on)
+    return Start(found.path, run, trained_on, found.content.get("global_step"))
 
 
 def _perform(cli: ArcFaceCLI, start: Start, switches: dict[str, str]) -> None:
@@ -171,7 +171,7 @@ def _train(cli: ArcFaceCLI, start: Start, draw_figures: Callable[[], None]) -> N
         "seed": cli.config.seed_everything,
         "checkpoint": None if best is None else str(best),
         "fit_seconds": seconds,
-        "notices": _notices(datamodule, best),
+        "notices": [*_nothing_trained(trainer, start), *_notices(datamodule, best)],
         "versions": report.versions(),
         "waiting_threads": report.waiting_threads(),
     }
@@ -185,6 +185,15 @@ def _train(cli: ArcFaceCLI, start: Start, draw_figures: Callable[[], None]) -> N
         report.write_json(folder / "results.json", results)
         has_overview = any(isinstance(each, Overview) for each in trainer.callbacks)
         report.conclude(console, results, folder, trainer.loggers, draw, has_overview=has_overview)
+
+
+def _nothing_trained(trainer: Any, start: Start) -> list[str]:
+    """Return a notice if the run was resumed at its end."""
+    if trainer.global_step != start.step:
+        return []
+    end = f"max_epochs {trainer.max_epochs}, max_steps {trainer.max_steps}"
+    reached = f"the checkpoint is at epoch {trainer.current_epoch}, step {trainer.global_step}"
+    return [f"nothing was left to train: {reached}; the run ends at {end}. Give a larger number to continue"]
 
 
 def _notices(datamodule: Any, best: Path | None) -> list[str]:

@@ -31,11 +31,13 @@ class Start(NamedTuple):
         path: The file; None for a new run.
         run: The run that it belongs to, or that is continued; None for a copied file.
         trained_on: What it holds about its data.
+        step: Optimizer steps that it has seen; None for a new run.
     """
 
     path: Path | None = None
     run: Run | None = None
     trained_on: Mapping[str, Any] = MappingProxyType({})
+    step: int | None = None
 
 
 def check_data(trainer: Any, datamodule: Any, *stages: str) -> bool:

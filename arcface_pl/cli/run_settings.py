@@ -35,12 +35,12 @@ def merge_settings(request: Request) -> tuple[dict[str, Any], Flags, CheckpointF
         settings, flags = over_checkpoint(request, base, found)
     elif command == "fit":
         settings, flags = _over_initial_backbone(request, base, settings, flags)
-        teacher = _last(settings, flags, "model.teacher")
-        if teacher in NAMES:  # a path, before this run is the newest
-            path = find_checkpoint(teacher, root, option="model.teacher").path
-            flags = _fix(settings, flags, "model.teacher", str(path))
     else:
         raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
+    teacher = _last(settings, flags, "model.teacher")
+    if command == "fit" and teacher in NAMES:  # a path, before this run is the newest
+        path = find_checkpoint(teacher, root, option="model.teacher").path
+        flags = _fix(settings, flags, "model.teacher", str(path))
     precision = _last(settings, flags, "trainer.precision")
     if precision == "auto":
         precision = choose_precision(_last(settings, flags, "trainer.accelerator"))

@@ -51,4 +51,5 @@ class SaveConfig(SaveConfigCallback):
             writer = writer_of(trainer)
             if writer is not None:
                 writer.add_text("config.yaml", f"```yaml\n{text}```")
-            log_settings(trainer, flat(self.config.as_dict()))
+            settings = {name: value for name, value in self.config.as_dict().items() if name != "config"}
+            log_settings(trainer, flat(settings))

@@ -179,6 +179,8 @@ def check_trainer_values(trainer: Mapping[str, Any] | Namespace) -> None:
     Raises:
         SettingsError: Names the setting, its value and what is accepted.
     """
+    if "://" in str(root := trainer.get("default_root_dir")):
+        raise SettingsError(expected("trainer.default_root_dir", root, "a folder, not a URL"))
     for name, (low, accepted) in _WHOLE.items():
         value = trainer.get(name)
         if (isinstance(value, int) and not low <= value <= _LARGEST.get(name, LARGEST)) or (

@@ -125,7 +125,8 @@ class ImageDataModule(ImageFacts):
         # Subclasses' arguments as well, and with every default. Asked to find the frame, Lightning would leave a cycle
         # that keeps the local variables of all callers until the next garbage collection.
         ignored = ["augmentation", "transform", "eval_transform"]
-        self.save_hyperparameters(ignore=ignored, frame=inspect.currentframe(), logger=True)
+        # The callback HyperParameters logs them, with the run's seed in place of null: MLflow keeps the first value.
+        self.save_hyperparameters(ignore=ignored, frame=inspect.currentframe(), logger=False)
 
     @abstractmethod
     def load_parts(self) -> Parts:

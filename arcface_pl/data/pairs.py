@@ -68,7 +68,7 @@ class PairsDataModule(LightningDataModule):
         if not str(pairs_file):
             raise ValueError(expected("pairs_file", "", "a list of pairs, such as pairs.txt or lfw.bin"))
         root, pairs_file = None if root is None else str(root), str(pairs_file)
-        self.save_hyperparameters(frame=inspect.currentframe())  # found by Lightning, it would be kept in a cycle
+        self.save_hyperparameters(frame=inspect.currentframe(), logger=False)  # see ImageDataModule
         self.pairs_file = Path(pairs_file).expanduser()
         self.holds_images = self.pairs_file.suffix.lower() == ".bin"
         folder = self.pairs_file.parent if root is None else Path(root).expanduser()

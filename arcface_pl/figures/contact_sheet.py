@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from torch import Tensor
 
 from arcface_pl.figures.images import displayable
@@ -40,6 +41,6 @@ def draw_contact_sheet(images: Tensor, captions: Sequence[str], title: str, *, c
         axes.set_axis_off()
     for axes, image, caption in zip(grid, pixels, captions, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_title(caption, fontsize=9 if len(caption) < 23 else 7.5, pad=3, parse_math=False)
+        axes.set_title(caption, fontsize=9 if cell_len(caption) < 23 else 7.5, pad=3, parse_math=False)
     figure.suptitle(title, fontsize=11, y=1 - 0.1 / height, va="top", parse_math=False)
     return figure

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from rich.cells import cell_len
 from torch import Tensor
 
 from arcface_pl.figures.contact_sheet import draw_contact_sheet
@@ -88,4 +89,4 @@ def draw_mistakes(mistakes: Mistakes, class_names: list[str], *, num_wrong: int,
 
 
 def _caption(true: str, predicted: str) -> str:
-    return f"is {true},{' ' if len(true) + len(predicted) < 8 else chr(10)}taken for {predicted}"
+    return f"is {true},{' ' if cell_len(true) + cell_len(predicted) < 8 else chr(10)}taken for {predicted}"

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arcface_pl.figures.fonts import is_drawable
 from arcface_pl.figures.style import CLASS_COLORS, new_figure, shorten, write_apart
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def draw_projection(points: np.ndarray, classes: list[str], method: str, num_ima
     classes_shown = f", {len(names):,} classes" if any(names) else ""
     axes.set_title(f"{method} of embeddings: {shown}{classes_shown}\nneighbors are alike; axes and distances "
                    "between groups mean nothing", fontsize=10)  # fmt: skip
-    wanted = [(shorten(name, among=known), [(x, y, "center")]) for name, (x, y) in zip(named, middles, strict=True)]
+    # The class's number is not known here
+    shown_names = [shorten(name, among=known if is_drawable(name) else ()) for name in named]
+    wanted = [(name, [(x, y, "center")]) for name, (x, y) in zip(shown_names, middles, strict=True)]
     write_apart(axes, wanted, fontsize=11 if len(named) <= 20 else 7, bbox=outline)
     return figure

@@ -2,16 +2,20 @@
 
 import contextlib
 import io
+import logging
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+from rich.cells import cell_len
 
 from arcface_pl.checkpoints.atomic import replacing
 from arcface_pl.errors import printable
+from arcface_pl.figures.fonts import fit_font, fit_fonts, is_drawable
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
@@ -60,10 +64,10 @@ def to_pixels(figure: "Figure", dpi: int = 100) -> np.ndarray:
     """Render a figure, (H, W, 3) uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    fit_fonts(figure)
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        _quiet()
+    with _quiet():
         canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
@@ -71,8 +75,8 @@ def to_pixels(figure: "Figure", dpi: int = 100) -> np.ndarray:
 def save(figure: "Figure", path: Path, dpi: int = 150) -> None:
     """Write a figure to a file, creating its folder; a file that was there is kept until the new one is complete."""
     content = io.BytesIO()
-    with warnings.catch_warnings():
-        _quiet()
+    fit_fonts(figure)
+    with _quiet():
         figure.savefig(content, dpi=dpi, format=path.suffix[1:] or "png", metadata={"Software": "arcface_pl"})
     made = [each for each in path.parents if not each.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,9 +90,18 @@ def save(figure: "Figure", path: Path, dpi: int = 150) -> None:
         raise
 
 
-def _quiet() -> None:
-    # A class name may be in any script; glyphs that the font lacks become boxes
-    warnings.filterwarnings("ignore", r"Glyph .* missing from font")
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what matplotlib says of fonts without bold letters, and of glyphs of texts that name no class."""
+    log = logging.getLogger("matplotlib.font_manager")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph .* missing from font")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def draw_share(axes: "Axes", share: np.ndarray, edges: np.ndarray, label: str, series: int) -> None:
@@ -123,18 +136,27 @@ def draw_bars(
 
 
 def shorten(name: str, length: int = 16, among: Sequence[str] = ()) -> str:
-    """Escape control characters, and cut a long name.
+    """Escape control characters, and cut a long name, of which a wide character takes two places.
 
     First what all names of ``among`` begin or end with, up to a word's end, then the middle, since names may differ at
-    either end.
+    either end. A name with characters that no font has is its number among ``among``, or escaped.
     """
-    if len(name) > length:
+    if not is_drawable(name):
+        name = f"#{among.index(name)}" if name in among else name.encode("ascii", "backslashreplace").decode()
+    elif cell_len(name) > length:
         start, end = _shared(among)
         if core := name[start : len(name) - end]:
             name = "\N{HORIZONTAL ELLIPSIS}" * (start > 0) + core + "\N{HORIZONTAL ELLIPSIS}" * (end > 0)
     name = printable(name)
+    if cell_len(name) <= length:
+        return name
     tail = length // 2
-    return name if len(name) <= length else f"{name[: length - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{name[-tail:]}"
+    return f"{_fitting(name, length - 1 - tail)}\N{HORIZONTAL ELLIPSIS}{_fitting(name[::-1], tail)[::-1]}"
+
+
+def _fitting(name: str, cells: int) -> str:
+    """Return as much of a name's start as takes up to ``cells`` places."""
+    return name[: sum(total <= cells for total in accumulate(map(cell_len, name)))]
 
 
 def _shared(names: Sequence[str]) -> tuple[int, int]:
@@ -160,7 +182,7 @@ def label_classes(axes: "Axes", names: Sequence[str], most: int) -> None:
     """Label the classes along both axes at positions 0, 1, ...; at most ``most`` of them, long names shortened."""
     shown = thin(len(names), most)
     labels = [shorten(names[index], among=names) for index in shown]
-    is_long = max(map(len, labels), default=0) > 3
+    is_long = max(map(cell_len, labels), default=0) > 3
     slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
     axes.set_xticks(shown, labels, parse_math=False, **slanted)
     axes.set_yticks(shown, labels, parse_math=False)
@@ -178,8 +200,7 @@ def write_apart(axes: "Axes", wanted: Iterable[tuple[str, Sequence[tuple[float, 
     from matplotlib.transforms import Bbox
 
     figure: Any = axes.get_figure(root=True)
-    with warnings.catch_warnings():
-        _quiet()
+    with _quiet():
         if layout := figure.get_layout_engine():
             layout.execute(figure)  # else the axes would move after names were compared
         renderer = cast(FigureCanvasAgg, figure.canvas).get_renderer()
@@ -187,6 +208,7 @@ def write_apart(axes: "Axes", wanted: Iterable[tuple[str, Sequence[tuple[float, 
         for name, places in wanted:
             text = axes.text(0, 0, name, va="center", parse_math=False, **style)
             text.set_in_layout(False)
+            fit_font(text)
             for x, y, alignment in places:
                 text.set(position=(x, y), ha=alignment)
                 box = text.get_window_extent(renderer).padded(2)

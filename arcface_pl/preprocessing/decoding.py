@@ -34,6 +34,7 @@ _SUFFIXES = {
     "ICO": (".ico",),
 }
 FORMATS = tuple(_SUFFIXES)
+_FORMATS = (*FORMATS, "DIB")  # to Pillow, a BMP without the file's header is another format
 IMAGE_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 """Suffixes of the files that every command reads, in lower case."""
 
@@ -208,7 +209,7 @@ def _opened(source: str | os.PathLike[str] | bytes, max_pixels: int, *, lazy: bo
         is_tiff = stream.read(2) in (b"II", b"MM")
         stream.seek(0)
         quiet = silent_stderr() if is_tiff else nullcontext()
-        with without_warnings(), quiet, Image.open(stream, formats=FORMATS) as image:
+        with without_warnings(), quiet, Image.open(stream, formats=_FORMATS) as image:
             _check_size(name, image.size, max_pixels)
             if not lazy or _is_deep(image):
                 image.load()

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from arcface_pl.callbacks.run.private_apis import schedule_state, set_rates
+from arcface_pl.callbacks.run.refused import check_mode
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.functional.checks import check_number
 
@@ -134,11 +135,21 @@ def configure_schedule(schedule: Any, trainer: Any) -> LRSchedulerConfigType:
             a loop of one's own, where the schedule is given its ``total_steps``.
 
     Raises:
-        SettingsError: If a schedule over the whole run meets a run of unknown length.
+        SettingsError: If a schedule over the whole run meets a run of unknown length, or a plateau cannot be found.
     """
     if isinstance(schedule, ReduceLROnPlateau):
         monitor = getattr(schedule, "monitor", "val/loss")  # an argument of lightning.pytorch.cli's
-        return {"scheduler": schedule, "monitor": monitor, "interval": "epoch", "name": "train/learning_rate"}
+        check_mode("model.lr_schedule.mode", monitor, schedule.mode)
+        if monitor.startswith("val/") and getattr(trainer, "limit_val_batches", 1) == 0:
+            accepted = f"another schedule: it follows {monitor}, and no image is set aside for validation"
+            raise SettingsError(expected("model.lr_schedule", type(schedule).__name__, accepted))
+        return {
+            "scheduler": schedule,
+            "monitor": monitor,
+            "interval": "epoch",
+            "frequency": getattr(trainer, "check_val_every_n_epoch", None) or 1,
+            "name": "train/learning_rate",
+        }
     if not isinstance(schedule, Schedule):
         return {"scheduler": schedule, "interval": "epoch", "name": "train/learning_rate"}
     if trainer is None:

@@ -1,5 +1,6 @@
 """`RunCheckpoint`: which validation becomes the best checkpoint, and that it can be resumed exactly."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,6 +53,7 @@ def best(folder: Path) -> dict[str, Any]:
         ({"max_epochs": 3, "check_val_every_n_epoch": 2}, [0.3], 8, 0.3),  # the third epoch was not validated
         ({"max_epochs": 2, "val_check_interval": 2}, [0.1, 0.2, 0.4, 0.3], 6, 0.4),  # within the second epoch
         ({"max_epochs": 2, "val_check_interval": 2}, [0.1, 0.2, 0.3, 0.4], 8, 0.4),
+        ({"max_epochs": 3}, [math.nan, 0.1, math.nan], 8, 0.1),  # nothing compares with NaN
     ],
 )
 def test_the_best_checkpoint_has_the_weights_that_were_validated(

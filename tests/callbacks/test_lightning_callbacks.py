@@ -2,14 +2,18 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch import callbacks as of_lightning
 from tiny_runs import LIGHTNING_CALLBACKS, TINY_FIT, callback_flags
 
 import arcface_pl
+from arcface_pl.callbacks import RunCheckpoint
+from arcface_pl.callbacks.run.refused import check_callbacks
 from arcface_pl.checkpoints.reading import read_checkpoint
 from arcface_pl.cli import main
+from arcface_pl.errors import SettingsError
 from arcface_pl.training.schedules import Schedule
 
 REFUSED = {
@@ -98,6 +102,26 @@ def test_a_misspelled_monitor(name: str, monitor: str, meant: str, capsys: pytes
     error = refused([f"--trainer.callbacks+={name}", f"--trainer.callbacks.monitor={monitor}"], capsys)
     assert f"trainer.callbacks.monitor of {name}: got '{monitor}'" in error
     assert f"Did you mean {meant}?" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "monitor", "better"),
+    [
+        ("EarlyStopping", "val/accuracy", "max"),
+        ("ModelCheckpoint", "train/margin_accuracy", "max"),
+        ("RunCheckpoint", "val/loss", "min"),
+        ("RunCheckpoint", "val/angle/target_mean", "min"),
+        ("EarlyStopping", "val/angle/nearest_other_mean", "max"),
+    ],
+)
+def test_a_mode_that_takes_the_worst_score(name: str, monitor: str, better: str) -> None:
+    """The default of each class, which nobody typed."""
+    module = SimpleNamespace(scores={"val": SimpleNamespace(by_key=dict)})
+    callback = RunCheckpoint if name == "RunCheckpoint" else getattr(of_lightning, name)
+    with pytest.raises(SettingsError, match=f"trainer.callbacks.mode of {name}: got '.*'; expected {better}: "):
+        check_callbacks(module, SimpleNamespace(callbacks=[callback(monitor=monitor)]))
+    check_callbacks(module, SimpleNamespace(callbacks=[callback(monitor=monitor, mode=better)]))
+    check_callbacks(module, SimpleNamespace(callbacks=[callback(monitor="val/of_a_subclass")]))
 
 
 def test_a_batch_of_one_image_and_batch_norm(capsys: pytest.CaptureFixture) -> None:

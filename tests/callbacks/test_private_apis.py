@@ -227,6 +227,17 @@ def test_join_folder(tmp_path: Path) -> None:
     for logger in (CSVLogger(tmp_path, name="other"), CSVLogger(tmp_path, version=3)):
         private_apis.join_folder(logger, folder)
         assert logger.log_dir != str(folder)
+    used = tmp_path / "lightning_logs" / "version_3"
+    used.mkdir()
+    for names in (["csv"], ["csv-1"]):  # a new run with the version of another, or that is resumed
+        (used / "metrics.csv").write_text("of another run")
+        again = CSVLogger(tmp_path, version=3)
+        private_apis.join_folder(again, folder)
+        again.log_metrics({"loss": 1.0})
+        again.save()
+        private_apis.join_folder(again, folder)  # in use: stays
+        assert again.log_dir == str(used / names[0])
+        assert (used / "metrics.csv").read_text() == "of another run"
     (folder / "csv").mkdir()
     apart = CSVLogger(tmp_path)
     private_apis.join_folder(apart, folder, apart=True)

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +33,7 @@ class Stub(Logger):
     def __init__(self) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {}
+        self.seeds: set[Any] = set()
         self.metrics: set[str] = set()
         self.pictures: dict[str, Any] = {}
         self.before_results: set[str] = set()
@@ -38,6 +41,7 @@ class Stub(Logger):
 
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         self.settings |= dict(params)
+        self.seeds |= {value for name, value in params.items() if name == "seed"}
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         self.metrics |= set(metrics)
@@ -72,6 +76,10 @@ def test_any_logger_gets_figures_and_settings(capsys: pytest.CaptureFixture) -> 
     assert {"lr", "margin", "head", "seed"} <= set(stub.settings)
     assert (stub.settings["margin"], stub.settings["head"], stub.settings["seed"]) == (0.25, "ArcFaceHead", 7)
     assert stub.settings["model.head.margin"] == 0.25
+    assert (stub.settings["batch_size"], stub.settings["rotation"]) == (64, 10.0)  # the data module's
+    assert stub.seeds == {7}  # MLflow keeps the first
+    assert {"val/best/accuracy", "val/best/loss"} <= stub.metrics
+    assert not any("best" in name for name in rows()[0])
     assert {"val/confusion_matrix", "test/confusion_matrix", "test/roc"} <= set(stub.pictures)
     assert all(picture.ndim == 3 and picture.shape[2] == 3 for picture in stub.pictures.values())
     assert {"val/roc", "val/angle/over_training"} <= set(stub.pictures)
@@ -187,6 +195,47 @@ def test_a_logger_that_cannot_be_made_is_named_with_the_reason(capsys: pytest.Ca
     assert not Path("lightning_logs").exists()
 
 
+def wandb_records(data: bytes) -> Iterator[bytes]:
+    """Records of wandb's file, a LevelDB log: seven bytes, then 32 KiB blocks of pieces with checksum, size, kind."""
+    place, record = 7, b""
+    while place + 7 <= len(data):
+        if (left := 32_768 - place % 32_768) < 7:
+            place += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, place)
+        record += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, last
+            yield record
+            record = b""
+
+
+def wandb_stored(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and last values that wandb would send."""
+    from wandb.proto import wandb_internal_pb2
+
+    settings: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
+    for data in wandb_records(path.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
+        settings |= {each.key: json.loads(each.value_json) for each in record.config.update}
+        scores |= {each.key or "/".join(each.nested_key): json.loads(each.value_json) for each in record.summary.update}
+    return settings, scores
+
+
+def assert_stored(settings: dict[str, Any], scores: dict[str, float], plain: Callable[[Any], Any]) -> None:
+    """A logger holds the settings of config.yaml and the scores of results.json."""
+    config = flat(yaml.safe_load((RUN / "config.yaml").read_text()))
+    assert {name: plain(settings[name]) for name in config} == {name: plain(each) for name, each in config.items()}
+    short = {"lr": config["model.optimizer.lr"], "margin": 0.25, "head": "ArcFaceHead", "seed": 7, "batch_size": 64}
+    assert {name: plain(settings[name]) for name in short} == {name: plain(each) for name, each in short.items()}
+    results = json.loads((RUN / "results.json").read_text())
+    closing = {name: each for name, each in results.items() if "/" in name and "/num_" not in name}
+    assert len(closing) == 10
+    for name, value in closing.items():
+        assert scores[name.replace("val/", "val/best/")] == pytest.approx(value, rel=1e-6), name  # seven digits
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_wandb_offline(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,12 +246,14 @@ def test_wandb_offline(capsys: pytest.CaptureFixture, monkeypatch: pytest.Monkey
         main([*FIT, "--logger", "WandbLogger", "--trainer.logger.offline", "true"])
         wandb.finish()
     printed = capsys.readouterr().out
-    assert "dashboards   wandb sync" in printed
+    assert "wandb sync" in printed
     assert "tensorboard --logdir" not in printed
     assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["version_0", "version_1"]
     assert len(list(Path().glob("**/offline-run-*/*.wandb"))) == 2
     pictures = [path.name for path in Path().glob("**/offline-run-*/files/media/images/**/*.png")]
     assert any("confusion_matrix" in name for name in pictures)
+    (file,) = next(Path().glob("**/offline-run-*")).glob("*.wandb")
+    assert_stored(*wandb_stored(file), lambda value: list(value) if isinstance(value, tuple) else value)
 
 
 @pytest.mark.slow
@@ -215,9 +266,5 @@ def test_mlflow(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pyte
     assert f"mlflow ui --backend-store-uri {uri}" in capsys.readouterr().out.replace("\n", "")
     client = mlflow.MlflowClient(uri)
     (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    assert run.data.params["margin"] == "0.25"
-    assert run.data.params["model.head.margin"] == "0.25"
-    assert run.data.params["seed_everything"] == "7"
-    assert "test/accuracy" in run.data.metrics
     assert [each.path for each in client.list_artifacts(run.info.run_id, "test")]
-    assert yaml.safe_load((RUN / "config.yaml").read_text())["seed_everything"] == 7
+    assert_stored(run.data.params, run.data.metrics, lambda value: str(value).replace("(", "[").replace(")", "]"))

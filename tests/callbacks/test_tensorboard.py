@@ -47,8 +47,10 @@ from arcface_pl.heads import HEADS, ArcFaceHead
 from arcface_pl.seeding import run_seed
 
 
-def fit(folder: Path, *callbacks: L.Callback, epochs: int = 2, logger: object = None, **data: object) -> L.Trainer:
-    """Train on 200 of scikit-learn's digits and test the result."""
+def fit(
+    folder: Path, *callbacks: L.Callback, epochs: int = 2, logger: object = None, tests: bool = False, **data: object
+) -> L.Trainer:
+    """Train on 200 of scikit-learn's digits and, where asked, test the result."""
     torch.manual_seed(0)
     optimizer = partial(torch.optim.Adam, lr=1e-3, weight_decay=1e-4)
     module = ArcFaceModule(SimpleCNN(8), ArcFaceHead(8, 10), optimizer=optimizer)
@@ -68,7 +70,8 @@ def fit(folder: Path, *callbacks: L.Callback, epochs: int = 2, logger: object = 
     )
     datamodule = MNISTDataModule(dataset="digits", batch_size=50, eval_batch_size=64, augment=False, seed=0, **data)
     trainer.fit(module, datamodule=datamodule)
-    trainer.test(module, datamodule=datamodule, verbose=False)
+    if tests:
+        trainer.test(module, datamodule=datamodule, verbose=False)
     return trainer
 
 
@@ -123,7 +126,7 @@ def test_confusion_counts_are_those_of_scikit_learn(tmp_path: Path, monkeypatch:
         return draw_confusion(counts, class_names, split)
 
     monkeypatch.setattr(confusion_room, "draw_confusion", spy)
-    trainer = fit(tmp_path, ConfusionMatrix())
+    trainer = fit(tmp_path, ConfusionMatrix(), tests=True)
     assert [split for split, *_ in drawn] == ["val", "val", "test"]
     _, counts, class_names = drawn[1]
     assert class_names == list("0123456789")
@@ -189,7 +192,7 @@ def test_the_last_evaluation_is_drawn_as_it_was(tmp_path: Path, monkeypatch: pyt
         return draw_all(evaluated)
 
     monkeypatch.setattr(evaluation_room, "draw_all", spy)
-    trainer = fit(tmp_path, EvaluationFigures(num_images=60), epochs=2)
+    trainer = fit(tmp_path, EvaluationFigures(num_images=60), epochs=2, tests=True)
     assert [each.split for each in drawn] == ["val", "test"]
     found = drawn[0]
     theta, labels = angles(trainer), trainer.datamodule.val_labels.numpy()
@@ -273,7 +276,7 @@ def test_an_interval_below_one_epoch_is_named(callback: type) -> None:
 
 def test_hyperparameters_are_tied_to_the_final_scores(tmp_path: Path) -> None:
     policy = RunCheckpoint()
-    trainer = fit(tmp_path, HyperParameters(), policy)
+    trainer = fit(tmp_path, HyperParameters(), policy, tests=True)
     tested = read(tmp_path)[1]
     content = tested.summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
     given = metadata.parse_session_start_info_plugin_data(content).hparams
@@ -373,14 +376,14 @@ def test_what_watches_the_test_set_says_so(tmp_path: Path) -> None:
 def test_without_tensorboard_nothing_is_drawn(tmp_path: Path, logger: str) -> None:
     other = CSVLogger(tmp_path) if logger == "csv" else False
     callbacks = AngleHistograms(), ConfusionMatrix(), EmbeddingProjector(), HyperParameters(), EvaluationFigures()
-    fit(tmp_path, *callbacks, epochs=1, logger=other)
+    fit(tmp_path, *callbacks, epochs=1, logger=other, tests=True)
     assert not list(tmp_path.rglob("events.*"))
     assert not list(tmp_path.rglob("*.png"))
     assert not list(tmp_path.rglob("*.pbtxt"))
 
 
 def test_pictures_come_every_n_epochs(tmp_path: Path) -> None:
-    fit(tmp_path, AngleHistograms(every_n_epochs=2), ConfusionMatrix(every_n_epochs=3), epochs=3)
+    fit(tmp_path, AngleHistograms(every_n_epochs=2), ConfusionMatrix(every_n_epochs=3), epochs=3, tests=True)
     fitted, tested = read(tmp_path)
     assert [event.step for event in fitted.Histograms("val/angle/target_degrees")] == [8]
     assert [event.step for event in fitted.Images("val/confusion_matrix")] == [12]
@@ -426,7 +429,7 @@ def test_two_processes_count_every_image_and_write_once(tmp_path: Path) -> None:
 
 
 def test_scalars_begin_with_training_and_show_it_next_to_validation(tmp_path: Path) -> None:
-    fit(tmp_path, LearningRateMonitor(), TrainingAccuracy(), EpochLines(), Overview())
+    fit(tmp_path, LearningRateMonitor(), TrainingAccuracy(), EpochLines(), Overview(), tests=True)
     fitted, tested = read(tmp_path)
     scalars = fitted.Tags()["scalars"]
     assert {tag.partition("/")[0] for tag in scalars} == {"train", "val"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import yaml
-from tiny_runs import NO_FIGURES
+from tiny_runs import NO_FIGURES, SMALL_NETWORK
 
 from arcface_pl.cli import TOOLS, main
 from arcface_pl.cli.config import read_config
@@ -18,7 +18,7 @@ from arcface_pl.cli.layers import merge
 CONFIGS = Path(__file__).parents[2] / "arcface_pl" / "configs"
 FIT = Path(__file__).parents[2] / "scripts" / "fit.py"
 QUICK = ["--data.dataset", "digits", "--max_epochs", "2", "--enable_progress_bar", "false"]
-FIT_DIGITS = ["fit", *QUICK, *NO_FIGURES]
+FIT_DIGITS = ["fit", *QUICK, *NO_FIGURES, *SMALL_NETWORK]
 
 
 def results(folder: Path, run: str = "version_0") -> dict:
@@ -26,7 +26,7 @@ def results(folder: Path, run: str = "version_0") -> dict:
 
 
 def test_fit_leaves_what_it_promises(in_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    main(["fit", *QUICK])
+    main(["fit", *QUICK, "--limit_train_batches", "8"])
     printed = capsys.readouterr().out
     run = in_folder / "lightning_logs" / "version_0"
     left = results(in_folder)

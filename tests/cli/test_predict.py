@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import SMALL_NETWORK
 
 from arcface_pl import MNISTDataModule
 from arcface_pl.cli import main
@@ -19,7 +20,7 @@ from arcface_pl.recognizer import Recognizer
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     flags = "--data.dataset digits --max_epochs 2 --accelerator cpu --trainer.logger false --enable_progress_bar false"
-    main(["fit", *flags.split(), "--default_root_dir", str(folder)])
+    main(["fit", *flags.split(), *SMALL_NETWORK, "--default_root_dir", str(folder)])
     return next(folder.rglob("best.ckpt"))
 
 

@@ -65,7 +65,7 @@ def test_config_files(text: str, tmp_path: Path, capsys: pytest.CaptureFixture) 
 
 
 def test_numbers_as_typed(capsys: pytest.CaptureFixture) -> None:
-    words = ["--max_epochs=010", "--seed_everything=0xC0", "--data.data_dir=12:30"]
+    words = ["--max_epochs=3", "--max_epochs=010", "--seed_everything=0xC0", "--data.data_dir=12:30"]
     main(["fit", "--data.dataset=digits", "--accelerator=cpu", *words, "--data.augment=no", "--print_config"])
     printed = capsys.readouterr().out
     for line in ("max_epochs: 10", "seed_everything: 192", "data_dir: '12:30'"):

@@ -97,6 +97,20 @@ class TestTree:
         (root / "a" / "linked.png").symlink_to(elsewhere / "x" / "000.png")
         assert names_of(root) == ["a/000.png", "a/linked.png", "b/000.png", "b/001.png"]
 
+    @pytest.mark.parametrize(("link", "target"), [("c", "a"), ("a/up", ".")])
+    def test_a_link_that_puts_images_in_two_classes(self, tmp_path: Path, link: str, target: str) -> None:
+        tree(tmp_path, {"a": 1, "b": 1})
+        (tmp_path / link).symlink_to(tmp_path / target, target_is_directory=True)
+        with pytest.raises(DataError, match=r"by a link, in the classes a and [bc]'; expected each image in one class"):
+            names_of(tmp_path)
+
+    def test_a_division_that_is_a_link_to_another(self, tmp_path: Path) -> None:
+        """Scores would be those of the training images."""
+        tree(tmp_path / "train", {"a": 1, "b": 1})
+        (tmp_path / "test").symlink_to("train")
+        with pytest.raises(DataError, match="got 'train, a link to test'; expected other images in each"):
+            split_folders(tmp_path)
+
     def test_a_link_to_nothing_is_an_unreadable_image(self, tmp_path: Path) -> None:
         tree(tmp_path, {"a": 6, "b": 6})
         (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")

@@ -1,5 +1,6 @@
 """Settings that a checkpoint fixes are refused with both values; config.yaml never says what was not done."""
 
+import json
 from pathlib import Path
 
 import lightning as L
@@ -38,6 +39,7 @@ SIBLINGS = [
     ("--model.lr_schedule Cosine", "model.lr_schedule: the checkpoint has 'OneCycle', this run 'Cosine'"),
     ("--model.lr_schedule.warmup_fraction 0.5", "warmup_fraction: the checkpoint has 0.25, this run 0.5"),
     ("--model.head.scale 10", "model.head.scale: the checkpoint has 30.0, this run 10"),
+    ("--model.teacher last", "model.teacher.sha256: the checkpoint has None, this run"),
     ("--model.head CosFaceHead", "model.head: the checkpoint has 'ArcFaceHead', this run 'CosFaceHead'"),
 ]
 
@@ -63,19 +65,46 @@ def test_a_setting_that_the_checkpoint_fixes_is_refused(
         main(["fit", "--ckpt_path", "last", "--max_epochs", "2", *flags.split()])
     said = capsys.readouterr().err
     assert caught.value.code == 2
-    assert said.count("\n") == 1
+    assert said.count("\n") == 1 + said.startswith("last: ")
     if flags != "--model.backbone SimpleCNN":  # its weights do not fit, which is found first
         assert all(message in said for message in messages), said
     assert (RUN / "config.yaml").read_bytes() == config
 
 
-def test_what_may_change_is_applied_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_change_is_applied_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     main(FIT)
     main(["fit", "--ckpt_path", "last", "--max_epochs", "2", "--gradient_clip_val", "0.5", "--limit_val_batches", "2"])
     trainer = yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]
     assert (trainer["max_epochs"], trainer["gradient_clip_val"], trainer["limit_val_batches"]) == (2, 0.5, 2)
     assert read_checkpoint(RUN / "checkpoints/last.ckpt")["epoch"] == 1
+    assert "nothing was left" not in capsys.readouterr().out
+    main(["fit", "--ckpt_path", "last", "--max_epochs", "1"])
+    end = "nothing was left to train: the checkpoint is at epoch 2, step 4; the run ends at max_epochs 1, max_steps -1"
+    assert end in " ".join(capsys.readouterr().out.split())
+    assert json.loads((RUN / "results.json").read_text())["notices"][0].startswith(end)
+
+
+@pytest.mark.parametrize(
+    ("setting", "share", "batches"), [("limit_val_batches", 0.3, "1 val"), ("overfit_batches", 0.01, "21 train")]
+)
+def test_a_share_of_less_than_one_batch(
+    setting: str,
+    share: float,
+    batches: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main([*FIT, "--limit_train_batches", "1.0", f"--{setting}", str(share)])
+    error = (
+        f"error: trainer.{setting}: got {share}; expected a share that makes one of the {batches} batches, or a number"
+    )
+    assert error in capsys.readouterr().err
 
 
 class Freeze(L.Callback):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from rich.cells import cell_len
 
 from arcface_pl.cli import main
 from arcface_pl.cli.parser import cell
@@ -37,6 +38,10 @@ def test_lines_break_between_words_on_terminals_only(monkeypatch: pytest.MonkeyP
     assert " ".join(lines) == line
     assert all(len(each) < 40 for each in lines if " " in each)
     assert folded(line, io.StringIO()) == folded(line, None) == line
+    wide = "got 绿茶 and 饼干 and ねこ and 고양이 and cat and dog"
+    lines = folded(wide, Terminal()).splitlines()
+    assert " ".join(lines) == wide
+    assert [cell_len(each) for each in lines] == [37, 15]
 
 
 @pytest.mark.parametrize("code", [*range(32), *range(127, 160), 0x202E, 0x2028, 0xDCFF])

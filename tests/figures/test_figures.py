@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,16 +87,21 @@ EVERY = {"roc", "scores", "confusion", "angles", "mistakes", "center_angles", "a
 
 
 @pytest.mark.parametrize(
-    ("evaluated", "also"),
+    ("make", "also"),
     [
-        (make_evaluated(2, 8, noise=0.0), set()),
-        (make_evaluated(10, 2, noise=0.3, channels=3, name="$\\frac{{ class {} of ten"), {"embeddings"}),
-        (make_evaluated(10, 3, noise=0.3, name="日本語 {}"), {"embeddings"}),
-        pytest.param(make_evaluated(1000, 16, noise=0.4, name="class number {}"), set(), marks=pytest.mark.slow),
+        (partial(make_evaluated, 2, 8, noise=0.0), set()),
+        (partial(make_evaluated, 10, 2, noise=0.3, channels=3, name="$\\frac{{ class {} of ten"), {"embeddings"}),
+        (partial(make_evaluated, 10, 3, noise=0.3, name="日本語 {}"), {"embeddings"}),
+        pytest.param(
+            partial(make_evaluated, 1000, 16, noise=0.4, name="class number {}"), set(), marks=pytest.mark.slow
+        ),
     ],
     ids=["two classes, no mistake", "circle, colour, mathematics", "sphere, other script", "a thousand"],
 )
-def test_all_figures_become_files_without_a_warning(tmp_path: Path, evaluated: Evaluated, also: set[str]) -> None:
+def test_all_figures_become_files_without_a_warning(
+    tmp_path: Path, make: Callable[[], Evaluated], also: set[str]
+) -> None:
+    evaluated = make()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         paths = save_all(evaluated, tmp_path / "new" / "folder")

@@ -220,7 +220,12 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> 
     assert read_image(small, 1, max_pixels=600).shape == (1, 20, 30)
 
 
-def test_every_suffix_of_a_format_that_is_read() -> None:
+def test_every_suffix_of_a_format_that_is_read(tmp_path: Path) -> None:
+    kinds = Image.registered_extensions()
+    for suffix in IMAGE_SUFFIXES:  # written as Pillow takes the suffix; .pfm has floating point
+        image = Image.new("F" if suffix == ".pfm" else "1" if suffix == ".pbm" else "RGB", (20, 20))
+        image.save(tmp_path / f"x{suffix}", format=kinds.get(suffix, "BMP"))
+        assert read_image(tmp_path / f"x{suffix}", 3).max() == 0
     Image.init()
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in {*FORMATS, "MPO", "DIB"}}
     assert known <= set(IMAGE_SUFFIXES) <= known | {".dib"}

@@ -67,7 +67,10 @@ def test_every_damaged_byte_and_every_cut_is_one_error(gallery: Gallery, tmp_pat
         file.write_bytes(whole)
 
 
-@pytest.mark.parametrize(("queries", "directions", "wanted"), [(1, 1, 5), (70, 300, 1), (70, 300, 7), (0, 3, 2)])
+@pytest.mark.parametrize(
+    ("queries", "directions", "wanted"),
+    [(1, 1, 5), (1, 300, 7), (2, 300, 7), (8, 300, 7), (9, 300, 7), (70, 300, 1), (70, 300, 7), (0, 3, 2)],
+)
 def test_search_in_blocks_is_that_of_the_whole_product(
     queries: int, directions: int, wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,10 +84,9 @@ def test_search_in_blocks_is_that_of_the_whole_product(
 
 def test_faiss_is_exact_too(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss")
-    first, second = unit(70, 1), unit(300, 2)
+    first, second = unit(1, 1), unit(300, 2)
     scores, positions = search.nearest(first, second, 7)
     monkeypatch.setattr(search, "FAISS_FROM", 1)
-    monkeypatch.setattr(search, "FAISS_TO", 1000)
     faiss_scores, faiss_positions = search.nearest(first, second, 7)
     assert faiss_positions.equal(positions)
     torch.testing.assert_close(faiss_scores, scores, rtol=0, atol=1e-6)

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim import lr_scheduler
 
 from arcface_pl import ArcFaceModule
+from arcface_pl.callbacks.run.resumed_settings import training_settings
 from arcface_pl.errors import SettingsError
 from arcface_pl.training.schedules import Constant, Cosine, OneCycle, Schedule, configure_schedule
 
@@ -128,14 +129,35 @@ def test_torchs_schedules_step_every_epoch(
     assert used == pytest.approx([rate for rate in expected for _ in range(4)])
 
 
-@pytest.mark.parametrize("kind", [lr_scheduler.ReduceLROnPlateau, partial(ReduceLROnPlateau, monitor="val/accuracy")])
+@pytest.mark.parametrize(
+    "kind", [lr_scheduler.ReduceLROnPlateau, partial(ReduceLROnPlateau, monitor="val/num_correct")]
+)
 def test_a_plateau_lowers_the_rate(make_trainer: Make, tiny_module: Make, tiny_loader: Make, kind: Any) -> None:
     schedule = partial(kind, mode="min", patience=0, threshold=1e9, threshold_mode="abs", factor=0.5)
     module = tiny_module(optimizer=sgd, lr_schedule=schedule)
     used = rates_of_run(make_trainer, module, tiny_loader(), 3)
     assert used == [1.0] * 8 + [0.5] * 4
     config = module.trainer.lr_scheduler_configs[0]
-    assert config.monitor == ("val/accuracy" if isinstance(kind, partial) else "val/loss")
+    assert config.monitor == ("val/num_correct" if isinstance(kind, partial) else "val/loss")
+
+
+def test_a_plateau_waits_for_the_next_validation(make_trainer: Make, tiny_module: Make, tiny_loader: Make) -> None:
+    schedule = partial(lr_scheduler.ReduceLROnPlateau, patience=0, threshold=1e9, threshold_mode="abs", factor=0.5)
+    module = tiny_module(optimizer=sgd, lr_schedule=schedule)
+    used = rates_of_run(make_trainer, module, tiny_loader(), 5, check_val_every_n_epoch=2)
+    assert used == [1.0] * 16 + [0.5] * 4  # validated after the second epoch and the fourth
+    assert training_settings(module.trainer, module)["model.lr_schedule.frequency"] == 1  # may change on resume
+
+
+def test_a_plateau_without_a_validation_or_against_its_score(
+    make_trainer: Make, tiny_module: Make, tiny_loader: Make
+) -> None:
+    module = tiny_module(optimizer=sgd, lr_schedule=lr_scheduler.ReduceLROnPlateau)
+    with pytest.raises(SettingsError, match="model.lr_schedule: got 'ReduceLROnPlateau'; expected another"):
+        rates_of_run(make_trainer, module, tiny_loader(), 1, limit_val_batches=0)
+    module = tiny_module(optimizer=sgd, lr_schedule=partial(ReduceLROnPlateau, monitor="val/accuracy"))
+    with pytest.raises(SettingsError, match="model.lr_schedule.mode: got 'min'; expected max: higher val/accuracy"):
+        rates_of_run(make_trainer, module, tiny_loader(), 1)
 
 
 def test_every_optimizer_of_torch_takes_both_groups(tiny_module: Make) -> None:

@@ -1,5 +1,6 @@
 """The best and the last checkpoint of a run, and stopping at a resumable point."""
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,7 +165,9 @@ class RunCheckpoint(Checkpoint):
         score = metrics.get(self.monitor)
         if score is None and self.monitor != _DEFAULT_MONITOR:
             raise SettingsError(expected("trainer.callbacks.monitor", self.monitor, f"one of {listed([*metrics])}"))
-        if score is None or (self.best_score is not None and not self._as_good(score, self.best_score)):
+        if score is None or math.isnan(score):  # nothing would be better than NaN
+            return False
+        if self.best_score is not None and not self._as_good(score, self.best_score):
             return False
         self.best_score = score
         self.best_metrics = {name: value for name, value in metrics.items() if name.startswith("val/")}

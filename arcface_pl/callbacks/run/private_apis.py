@@ -121,14 +121,20 @@ def join_folder(logger: Any, folder: Path, apart: bool = False) -> None:
     """Give a TensorBoardLogger or CSVLogger that would choose a number of its own a folder that no other run has.
 
     Both choose the highest number plus one and create the folder later, so that two runs may choose the same. One that
-    would choose a number next to ``folder`` writes into ``folder``.
+    would choose a number next to ``folder`` writes into ``folder``. A CSVLogger deletes the metrics.csv that it finds:
+    one whose version was used before gets a folder inside.
 
     Args:
         logger: Any logger; others are left alone.
         folder: The run's folder.
         apart: metrics.csv there is another's, so that a CSVLogger, which would delete it, gets a folder inside.
     """
-    if not isinstance(logger, TensorBoardLogger | CSVLogger) or chosen_version(logger) is not None:
+    if not isinstance(logger, TensorBoardLogger | CSVLogger):
+        return
+    if chosen_version(logger) is not None:
+        used = Path(logger.log_dir)
+        if isinstance(logger, CSVLogger) and logger._experiment is None and (used / "metrics.csv").exists():
+            set_version(logger, os.path.relpath(unused_path(used / "csv"), logger.root_dir))
         return
     version = folder.name
     if os.path.abspath(logger.root_dir) != os.path.abspath(folder.parent):

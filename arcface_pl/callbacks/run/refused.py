@@ -32,6 +32,14 @@ _REASONS: dict[type[L.Callback], tuple[str, str]] = {
     ),
 }
 
+_BETTER = {
+    "loss": "min",
+    "target_mean": "min",
+    "accuracy": "max",
+    "margin_accuracy": "max",
+    "nearest_other_mean": "max",
+}
+
 
 def check_callbacks(module: Any, trainer: Any) -> None:
     """Refuse, before any work, callbacks of Lightning that would fail in the run or change it unnoticed.
@@ -48,6 +56,24 @@ def check_callbacks(module: Any, trainer: Any) -> None:
             name = type(callback).__name__
             raise SettingsError(expected("trainer.callbacks", name, f"another callback: {reason[0]}", reason[1]))
     _check_monitors(module, trainer.callbacks)
+
+
+def check_mode(name: str, monitor: str, mode: Any) -> None:
+    """Refuse a mode that takes the worst of an `ArcFaceModule`'s scores for the best.
+
+    Args:
+        name: Full name of the mode's setting.
+        monitor: A logged score, such as val/accuracy.
+        mode: min if lower is better, max if higher is.
+
+    Raises:
+        SettingsError: Names the setting.
+    """
+    better = _BETTER.get(monitor.rpartition("/")[2])
+    if better is not None and mode in ("min", "max") and mode != better:
+        raise SettingsError(
+            expected(name, mode, f"{better}: {'lower' if better == 'min' else 'higher'} {monitor} is better")
+        )
 
 
 def check_left_over(callbacks: Sequence[L.Callback]) -> None:
@@ -100,14 +126,17 @@ def _reason(callback: L.Callback, module: nn.Module) -> tuple[str, str] | None:
 
 
 def _check_monitors(module: Any, callbacks: Sequence[L.Callback]) -> None:
-    """Refuse a monitor that is a score written in another way, such as val_loss or accuracy.
+    """Refuse a monitor that is a score written in another way, such as val_loss or accuracy, and a mode against it.
 
     Other names are left to the run: a callback or a subclass may log them.
     """
     known = ["train/loss", *module.scores["val"].by_key()]
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
-        if not isinstance(monitor, str) or "/" in monitor:
+        if not isinstance(monitor, str):
+            continue
+        if "/" in monitor:
+            check_mode(f"trainer.callbacks.mode of {type(callback).__name__}", monitor, getattr(callback, "mode", None))
             continue
         near = [
             name for name in known if _bare(monitor) and re.search(rf"^{_bare(monitor)}|{_bare(monitor)}$", _bare(name))

@@ -132,7 +132,13 @@ def training_settings(trainer: L.Trainer, module: L.LightningModule) -> dict[str
     for number, config in enumerate(trainer.lr_scheduler_configs):
         place = f"model.lr_schedule{f'.{number}' if number else ''}"
         kwargs = _schedule(config.scheduler, getattr(module, "lr_schedule", None))
-        kwargs |= {"interval": config.interval, "frequency": config.frequency, "monitor": config.monitor}
+        # An ArcFaceModule's plateau waits for validations, as often as the present Trainer makes them
+        waits = config.reduce_on_plateau and hasattr(module, "lr_schedule")
+        kwargs |= {
+            "interval": config.interval,
+            "frequency": 1 if waits else config.frequency,
+            "monitor": config.monitor,
+        }
         found |= _flat(place, {"name": type(config.scheduler).__name__, "kwargs": kwargs})
     frozen = [name for name, weight in module.named_parameters() if not weight.requires_grad]
     return found | {"model.frozen": frozen} | callback_arguments(trainer)

@@ -1,5 +1,6 @@
 """The folder of a run: `run_folder` returns it, for everything that writes files into it."""
 
+import re
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +16,8 @@ from arcface_pl.callbacks.run.run_metrics import RunMetrics
 from arcface_pl.checkpoints.atomic import claim_folder, missing_folders
 from arcface_pl.checkpoints.runs import MARK, mark_run, owner_of, record_elsewhere
 from arcface_pl.errors import CheckpointError
+
+_URL = "[a-z][a-z0-9+.]+:/"  # as a Path has it: s3://bucket would become a local folder s3:
 
 
 class RunFolder(L.Callback):
@@ -63,12 +66,14 @@ class RunFolder(L.Callback):
         """Create the folder, unless there is one, and have file loggers write into it; in the main process only.
 
         Raises:
-            CheckpointError: If it cannot be created.
+            CheckpointError: If it cannot be created, or is a URL.
         """
         if self.path is not None:
             return self.path
         logger = next((each for each in trainer.loggers if isinstance(each, RunLogger)), None)
         root = Path(trainer.default_root_dir) / "lightning_logs" if logger is None else Path(logger.root_dir)
+        if re.match(_URL, str(root)):
+            raise CheckpointError(root, "a URL, not a folder", "use another --default_root_dir")
         made = missing_folders(root)
         try:
             if logger is None:
@@ -117,6 +122,8 @@ class RunFolder(L.Callback):
     def _take_root(self, trainer: Any) -> bool:
         """Take default_root_dir itself, for a Trainer without logger; return whether no run has it yet."""
         root = Path(trainer.default_root_dir)
+        if re.match(_URL, str(root)):
+            return False
         try:
             (root / "checkpoints").mkdir(parents=True)
             mark_run(root, self.run_id)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from arcface_pl.callbacks.outputs import warn_once
 from arcface_pl.callbacks.run.checkpoint import RunCheckpoint
-from arcface_pl.callbacks.tensorboard.writer import datamodule_of, log_settings, tensorboard_of, writer_of
+from arcface_pl.callbacks.tensorboard.writer import datamodule_of, log_scores, log_settings, tensorboard_of, writer_of
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.seeding import run_seed
 
@@ -21,7 +21,7 @@ class HyperParameters(L.Callback):
 
     Scores of the tested weights keep their names; those of the checkpoint that validation chose are ``val/best/*``.
     Every run writes the same hyperparameters, whatever its head, since TensorBoard only shows those of the first run.
-    Writes only into a TensorBoard logger.
+    Other loggers get the same, and the data module's arguments.
 
     Args:
         scores: Logged scores of validation and test, most important first: TensorBoard's table starts with five.
@@ -62,7 +62,7 @@ class HyperParameters(L.Callback):
             "val_fraction": _plain(given.get("val_fraction")),
             "weight_decay": _plain(optimizer.defaults.get("weight_decay", 0.0)),
         }
-        log_settings(trainer, self._values)
+        log_settings(trainer, given | self._values)
         writer = writer_of(trainer)
         if writer is not None:
             rows = "\n".join(f"| {name} | {str(value).replace('|', '')} |" for name, value in self._values.items())
@@ -70,12 +70,16 @@ class HyperParameters(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write them with the scores."""
-        log_settings(trainer, self._values)  # the test logged the data module's own arguments over them
+        log_settings(trainer, self._values)  # the test logged the arguments of a user's data module over them
+        policy = next((each for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoint)), None)
+        best = policy.best_metrics if policy else {}
+        counts = ("/num_images", "/num_correct")
+        chosen = {name: float(value) for name, value in best.items() if not name.endswith(counts)}
+        log_scores(trainer, {name.replace("val/", "val/best/"): value for name, value in chosen.items()})
         logger = tensorboard_of(trainer)
         if logger is None or not self._values:
             return
-        policy = next((each for each in trainer.checkpoint_callbacks if isinstance(each, RunCheckpoint)), None)
-        measured: dict[str, Any] = {**(policy.best_metrics if policy else {}), **trainer.callback_metrics}
+        measured: dict[str, Any] = {**best, **trainer.callback_metrics}
         found = [name for name in self.scores if name in measured]
         scores = {name.replace("val/", "val/best/"): float(measured[name]) for name in found}
         logger.log_hyperparams(self._values, scores, step=trainer.global_step)

@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from arcface_pl.callbacks.run.run_metrics import RunMetrics
+from arcface_pl.data import ImageDataModule
 from arcface_pl.data.protocol import fact
 from arcface_pl.errors import printable
 from arcface_pl.figures.style import to_pixels
@@ -92,13 +94,24 @@ def _image_method(logger: Any) -> str:
 
 
 def log_settings(trainer: L.Trainer, settings: dict[str, Any]) -> None:
-    """Give settings as one flat table to every logger but TensorBoard, which gets them with the final scores."""
-    given = dict(getattr(datamodule_of(trainer), "hparams", {}))
+    """Give settings as one flat table to every logger but TensorBoard, which gets them with the final scores.
+
+    Lightning logs the arguments of a data module of the user's, before this at every start of a stage.
+    """
+    data = datamodule_of(trainer)
+    given = {} if isinstance(data, ImageDataModule) else dict(getattr(data, "hparams", {}))
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if isinstance(logger, TensorBoardLogger):
             continue
-        fixed = _image_method(logger) == "mlflow"  # a value cannot be replaced there, and Lightning has logged these
+        fixed = _image_method(logger) == "mlflow"  # a value cannot be replaced there
         logger.log_hyperparams({name: value for name, value in settings.items() if not (fixed and name in given)})
+
+
+def log_scores(trainer: L.Trainer, scores: dict[str, float]) -> None:
+    """Give final scores to every logger but TensorBoard, which gets them with the settings, and metrics.csv."""
+    for logger in trainer.loggers if trainer.is_global_zero and scores else ():
+        if not isinstance(logger, TensorBoardLogger | RunMetrics):
+            logger.log_metrics(scores, step=trainer.global_step)
 
 
 def datamodule_of(trainer: L.Trainer | None) -> Any:

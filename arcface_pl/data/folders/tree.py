@@ -58,7 +58,12 @@ def split_folders(root: Path) -> dict[str, Path]:
         )
         got = names + (f" next to {listed(others)}" if others else "")
         raise DataError(expected(f"data.root {root}", got, accepted))
-    return dict(zip(parts, divisions, strict=True))
+    found = dict(zip(parts, divisions, strict=True))
+    same: dict[str, str] = {}
+    for folder in divisions:
+        if (other := same.setdefault(os.path.realpath(folder), folder.name)) != folder.name:
+            raise DataError(expected(f"data.root {root}", f"{folder.name}, a link to {other}", "other images in each"))
+    return found
 
 
 def _refuse_alike(root: Path, names: list[str]) -> None:
@@ -158,7 +163,7 @@ def find_images(root: Path, classes: dict[str, list[Path]], class_names: list[st
         The files.
 
     Raises:
-        DataError: If a class is not among ``class_names``, or a folder cannot be read.
+        DataError: If a class is not among ``class_names``, a folder cannot be read, or links put it in two classes.
     """
     labels = {name: label for label, name in enumerate(class_names)}
     if unknown := [name for name in classes if name not in labels]:
@@ -168,11 +173,12 @@ def find_images(root: Path, classes: dict[str, list[Path]], class_names: list[st
             expected(f"data.root {classes[unknown[0]][0].parent}", f"the classes {listed(unknown)}", accepted, remedy)
         )
     skipped: Counter[str] = Counter()
+    owners: dict[str, str] = {}
     files = list_files(
         (os.path.relpath(path, root), size, labels[name])
         for name, folders in classes.items()
         for folder in folders
-        for path, size in _images(folder, skipped)
+        for path, size in _images(folder, skipped, name, owners)
     )
     if skipped:
         _LOG.warning("%s: %s", printable(next(iter(classes.values()))[0].parent), left_out(skipped))
@@ -188,8 +194,17 @@ def _holds_images(folder: Path) -> bool:
     return any(is_image(name) for _, _, files in os.walk(folder) for name in files)
 
 
-def _images(folder: Path, skipped: Counter[str] | None = None) -> Iterator[tuple[str, int]]:
-    """Yield path and bytes of each image, folder by folder in order of names; count other files by suffix."""
+def _images(
+    folder: Path, skipped: Counter[str] | None = None, owner: str = "", owners: dict[str, str] | None = None
+) -> Iterator[tuple[str, int]]:
+    """Yield path and bytes of each image, folder by folder in order of names.
+
+    Args:
+        folder: Where to look.
+        skipped: Counts other files by suffix.
+        owner: The class.
+        owners: The class of each real folder with images that was found before.
+    """
 
     def stop(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
@@ -206,6 +221,9 @@ def _images(folder: Path, skipped: Counter[str] | None = None) -> Iterator[tuple
         for name in sorted(name for name in files if not name.startswith(".")):
             if is_image(name):
                 path = os.path.join(here, name)
+                if owners is not None and (other := owners.setdefault(real, owner)) != owner:
+                    got = f"{here}, by a link, in the classes {other} and {owner}"
+                    raise DataError(expected("data.root", got, "each image in one class"))
                 yield path, size_of(path)
             elif skipped is not None:
                 skipped[os.path.splitext(name)[1].lower()] += 1
