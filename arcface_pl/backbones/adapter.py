@@ -32,6 +32,12 @@ def adapt(network: nn.Module) -> nn.Module:
     return network
 
 
+def example_images(network: nn.Module) -> Tensor | None:
+    """Return a batch of one black image of the size that a network says it takes, or None."""
+    channels, size = (getattr(network, name, None) for name in ("in_channels", "image_size"))
+    return torch.zeros(1, channels, size, size) if isinstance(channels, int) and isinstance(size, int) else None
+
+
 @torch.no_grad()
 def embedding_width(network: nn.Module, in_channels: int, image_size: int) -> int:
     """Find the width D of a network's embeddings by one forward pass, which also sizes its lazy layers.
