@@ -48,6 +48,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if out is not None and out is sys.stdout and isinstance(out.buffer, io.RawIOBase):
         # python -u drops the rest of a line of which a full disk takes a part
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(out.buffer), out.encoding, line_buffering=True)
+    if not os.environ.get("COLUMNS", "80").strip(
+        "0"
+    ):  # of a container without a terminal: tables 0 wide would be empty
+        del os.environ["COLUMNS"]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 shows escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
