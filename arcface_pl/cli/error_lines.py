@@ -65,7 +65,8 @@ def settings_errors(key: str = "", arguments: Any = None, defaults: Any = None) 
             named = re.match(r"[a-z_][a-z_0-9]*(\[.*?\])?(:| must )", message)  # "margin: got ..."
             found = "" if named else _argument_meant(message, dict(arguments or {}))
             value = arguments[found] if found else None
-            if isinstance(value, str | int | float | list | tuple) and str(value) not in message:
+            shown = re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", message)
+            if isinstance(value, str | int | float | list | tuple) and not shown:
                 message = f"got {value}; {message}"
             message = f"{key}.{message}" if named else f"{key}{'.' * bool(found)}{found}: {message}"
         raise SettingsError(message) from error

@@ -31,6 +31,7 @@ SAID = {
     "--model.optimizer.lr=0,001": "model.optimizer.lr: got 0,001; expected float",
     "--model.optimizer=torch.optim.Nope": "model.optimizer: got torch.optim.Nope; expected an optimizer",
     "--data.seed=2020-01-01": "data.seed: got 2020-01-01; expected int, null",
+    "--profiler=x": "trainer.profiler: got x; When passing string value",
     "--data.transform=[1]": "data.transform: got 1; expected the name or full path of a class",
     "--barebones=true --trainer.callbacks=null": "got true; expected false, or --logger false --enable",
 }
