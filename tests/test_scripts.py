@@ -55,6 +55,8 @@ def test_source_is_the_document() -> None:
     assert config.trainer.gradient_clip_val is None
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_second_pass_measures_both_ways_on_all_training_images(reproduce: ModuleType) -> None:
     torch.manual_seed(0)
     module = ArcFaceModule(SimpleCNN(8), ArcFaceHead(8, 10, extension="none"))

@@ -48,6 +48,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if out is not None and out is sys.stdout and isinstance(out.buffer, io.RawIOBase):
         # python -u drops the rest of a line of which a full disk takes a part
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(out.buffer), out.encoding, line_buffering=True)
+    if not os.environ.get("COLUMNS", "80").strip(
+        "0"
+    ):  # of a container without a terminal: tables 0 wide would be empty
+        del os.environ["COLUMNS"]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 shows escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
@@ -105,10 +109,14 @@ def _perform(command: str, args: list[str]) -> None:
     words = [word for word in args if word != "--traceback"]
     check_launcher()
     check_address_space()
-    if own_pictures:
-        sys.exit(import_module("arcface_pl.cli.predict").run(words))
-    if command in TOOLS:
-        sys.exit(import_module(TOOLS[command]).run(words))
+    if own_pictures or command in TOOLS:
+        tool = import_module(TOOLS.get(command, "arcface_pl.cli.predict"))
+        try:
+            sys.exit(tool.run(words))
+        except Exception as error:
+            if "torch" in sys.modules:
+                import_module("arcface_pl.cli.memory").check_tool_memory(error)
+            raise
     if command.partition("=")[0] == "--print_shtab":
         _print_completion(command.partition("=")[2] or " ".join(args))
         return

@@ -59,7 +59,8 @@ def settings_errors(key: str = "", arguments: Any = None, defaults: Any = None) 
     except _RAISED_OVER_SETTINGS as error:
         if is_out_of_memory(error) and (name := largest_of(dict(arguments or {}), defaults)):
             raise SettingsError(too_large(f"{key}.{name}", arguments[name], error)) from error
-        message = explain(str(error).partition("\nException raised from")[0]).removeprefix(": ") or type(error).__name__
+        text = f"KeyError: {error}" if isinstance(error, KeyError) else str(error)  # of which the text is the key only
+        message = explain(text.partition("\nException raised from")[0]).removeprefix(": ") or type(error).__name__
         if key and not re.match(rf"{re.escape(key)}[.:]", message):
             named = re.match(r"[a-z_][a-z_0-9]*(\[.*?\])?(:| must )", message)  # "margin: got ..."
             found = "" if named else _argument_meant(message, dict(arguments or {}))

@@ -40,7 +40,7 @@ def run(args: list[str]) -> None:
     from arcface_pl.checkpoints.runs import run_of
     from arcface_pl.cli import evaluation_report as report
     from arcface_pl.cli.inputs import find_model
-    from arcface_pl.evaluation.insightface import insightface_lines
+    from arcface_pl.cli.report import dataset_of
     from arcface_pl.recognizer.embedding_reading import is_embeddings
 
     report.check_places(options.json, options.figures)
@@ -56,18 +56,15 @@ def run(args: list[str]) -> None:
     found = report.evaluate_data(model, data, options.split, device, **how)
     results = {
         "checkpoint": str(checkpoint.path),
-        "dataset": data.dataset_name if hasattr(data, "dataset_name") else type(data).__name__,
+        "dataset": dataset_of(data),
         "split": options.split,
         "protocol": options.protocol,
         "flip": options.flip,
         **report.as_json(found),
     }
     console = Console(emoji=False)
-    title = f"{results['dataset']}, {options.split}{', with mirror images' * options.flip}"
-    report.print_table(console, title, found)
-    for scores in (each.scores["insightface"] for each in found.values() if "insightface" in each.scores):
-        for line in insightface_lines(results["dataset"], scores):
-            console.print(cell(line), soft_wrap=True)
+    shown = f"{options.split}{', with mirror images' * options.flip}"
+    report.print_table(console, results["dataset"], shown, found)
     run = run_of(*checkpoint)
     place = checkpoint.path.parent if run is None else run.folder
     path = _write(options, place / _file_name(results), results, run is not None)
@@ -100,7 +97,7 @@ def _evaluate_embeddings(options: Any, data_words: list[str]) -> None:
     embedded = Embedded(torch.from_numpy(table.embeddings), torch.from_numpy(table.labels))
     found = {"unseen": evaluate(embedded, table.class_names)}
     console = Console(emoji=False)
-    report.print_table(console, f"{path.stem}, embeddings", found)
+    report.print_table(console, path.stem, "embeddings", found)
     results = {"embeddings": str(path), **report.as_json(found)}
     path = _write(options, path.parent / f"evaluate-{path.stem}.json", results, False)
     console.print(f"numbers in {cell(shown_path(path))}", soft_wrap=True)

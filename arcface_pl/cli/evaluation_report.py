@@ -1,6 +1,7 @@
 """``evaluate``: what is measured on a data module, and its table, JSON and figures."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from arcface_pl.cli.parser import cell
 from arcface_pl.data.paths import paths_of
 from arcface_pl.data.protocol import fact, images_and_labels
 from arcface_pl.errors import FileError, SettingsError
-from arcface_pl.evaluation.insightface import insightface_scores, with_mirrored
+from arcface_pl.evaluation.insightface import insightface_lines, insightface_scores, with_mirrored
 from arcface_pl.evaluation.judged import Judged, judge
 from arcface_pl.evaluation.measure import FAR, Embedded, Evaluation, embed, evaluate
 from arcface_pl.figures import AngleHistory, ClosedSet, Evaluated, Mistakes, count_degrees, save_all
@@ -84,17 +85,7 @@ def evaluate_data(
     sets = _sets_of(model, data, split)
     pairs = getattr(data, "pairs", None) if split == "test" else None
     roles = fact(data, "is_query", {}) if split == "test" else {}
-    network = model.to(device).backbone
-    insightface = {}
-    if as_insightface and pairs is not None:
-        ((name, (batches, _)),) = sets.items()
-        both, labels = embed(with_mirrored(network), batches, device)
-        plain, mirrored = both.chunk(2, dim=1)
-        insightface["insightface"] = insightface_scores(plain, mirrored, pairs)
-        embedded = {name: Embedded((plain + mirrored) / 2 if flip else plain, labels)}
-    else:
-        embedded = {name: embed(network, batches, device, flip=flip) for name, (batches, _) in sets.items()}
-    model.to("cpu")
+    embedded, insightface = _embedded(model, sets, device, flip, pairs if as_insightface else None)
     if "held_out" in sets:  # the other split may have other classes
         classes, labels = embedded["held_out"].labels.unique(return_inverse=True)
         embedded["held_out"] = embedded["held_out"]._replace(labels=labels)
@@ -115,11 +106,30 @@ def evaluate_data(
     return found
 
 
+def _embedded(
+    model: TrainedModel, sets: dict[str, tuple[Any, Sequence[str]]], device: torch.device, flip: bool, pairs: Any
+) -> tuple[dict[str, Embedded], dict[str, dict[str, float]]]:
+    """Return the embeddings by set, and insightface's scores where there are pairs, of the only set."""
+    network, insightface = model.to(device).backbone, {}
+    if pairs is None:
+        embedded = {name: embed(network, batches, device, flip=flip) for name, (batches, _) in sets.items()}
+    else:
+        ((name, (batches, _)),) = sets.items()
+        both, labels = embed(with_mirrored(network), batches, device)
+        plain, mirrored = both.chunk(2, dim=1)
+        insightface["insightface"] = insightface_scores(plain, mirrored, pairs)
+        embedded = {name: Embedded((plain + mirrored) / 2 if flip else plain, labels)}
+    model.to("cpu")
+    return embedded, insightface
+
+
 def _sets_of(model: TrainedModel, data: Any, split: str) -> dict[str, tuple[Any, Sequence[str]]]:
     """Return batches and class names of each set."""
     batches: Any = data.test_dataloader() if split == "test" else []
     if split == "val" and fact(data, "num_val"):
         batches = data.val_dataloader()
+    if isinstance(batches, list | tuple | dict):  # several loaders, which are one set, as in `test`
+        batches = chain.from_iterable(batches.values() if isinstance(batches, dict) else batches)
     is_trained = bool(model.class_names) and list(data.class_names) == model.class_names
     sets = {"trained" if is_trained else "unseen": (batches, data.class_names)} if batches else {}
     if fact(data, "held_out_class_names") and (unseen := data.held_out_dataloader(split)):
@@ -155,9 +165,9 @@ def check_places(json_file: Path | None, figures: Path | None) -> None:
             check_result("--figures", figures / "trained" / name, ",".join(header).encode())
 
 
-def print_table(console: Console, title: str, found: dict[str, Evaluation]) -> None:
-    """Print one table, a column per set of images."""
-    table = Table(title=cell(title), title_justify="left")
+def print_table(console: Console, dataset: str, part: str, found: dict[str, Evaluation]) -> None:
+    """Print one table, a column per set of images, and what insightface prints where its scores are there."""
+    table = Table(title=cell(f"{dataset}, {part}"), title_justify="left")
     table.add_column("")
     for name, each in found.items():
         table.add_column(
@@ -177,6 +187,8 @@ def print_table(console: Console, title: str, found: dict[str, Evaluation]) -> N
     for name, each in found.items():
         for text in each.not_measured:
             console.print(cell(f"{_TITLES[name]}: not measured: {text}"))
+        for line in insightface_lines(dataset, each.scores["insightface"]) if "insightface" in each.scores else ():
+            console.print(cell(line), soft_wrap=True)
 
 
 def _listed(names: list[str]) -> str:

@@ -51,6 +51,8 @@ def explain(message: str) -> str:
         message,
         re.MULTILINE,
     )
+    if not values and "has no attribute" in message:
+        values = classes[-1:]
     single = re.search(r"Expected an? (.*?)(?:, but got.*)?\. Got value: ", message)
     innermost = re.split(r'(?:Parser key|Key) "', message)[-1]
     union = re.search(r"Subtypes: \[(.*)\]", innermost) or re.search(r"Subtypes: \[(.*)\]", message)

@@ -11,7 +11,7 @@ from arcface_pl.checkpoints.runs import Run, run_of
 from arcface_pl.cli.building import class_path
 from arcface_pl.cli.config import read_config
 from arcface_pl.cli.loss_settings import nodes_of
-from arcface_pl.cli.report import first_line
+from arcface_pl.cli.saved_config import first_line
 from arcface_pl.errors import CheckpointError
 from arcface_pl.training.hyperparameters import LOOP_CLASSES, TEACHING
 

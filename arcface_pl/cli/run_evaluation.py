@@ -97,7 +97,9 @@ def _predict(
         loader = datamodule.predict_dataloader() if has_loaders else datamodule.test_dataloader()
         datamodule.predict_dataloader = lambda: loader
     with profile_reports(path.parent if replace else None):
-        batches = trainer.predict(cli.model, **entry)
+        found = trainer.predict(cli.model, **entry)
+    # Several loaders make a list each
+    batches = [batch for each in found or () for batch in (each if isinstance(each, list) else [each])]
     if not batches:
         raise SettingsError("trainer.limit_predict_batches: got 0; expected at least one batch to predict")
     paths = paths_of(trainer.predict_dataloaders)

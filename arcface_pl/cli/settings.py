@@ -26,7 +26,7 @@ from arcface_pl.cli.layers import import_class, is_class
 from arcface_pl.cli.machine import choose_threads
 from arcface_pl.cli.parser_errors import PARSER
 from arcface_pl.cli.program import program
-from arcface_pl.cli.report import SaveConfig
+from arcface_pl.cli.saved_config import SaveConfig
 from arcface_pl.cli.trainer_settings import adapt_trainer, check_accelerator, check_barebones, fill_save_dirs
 from arcface_pl.cli.values import check_seed, check_trainer_values, check_values
 from arcface_pl.data import ImageDataModule

@@ -196,15 +196,17 @@ def check_loaders(data: Any, stage: str) -> bool:
     return bool(loaders)
 
 
-def _check_labels(split: str, labels: Tensor, num_classes: int) -> None:
+def _check_labels(split: str, labels: Tensor, num_classes: int | None = None) -> None:
     place = f"data: labels of {split}_dataloader"
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim != 1:
         got = f"{labels.dtype} {tuple(labels.shape)}"
         raise DataError(expected(place, got, "integers (B,), the number of each image's class"))
-    wrong = labels.long()[(labels.long() < 0) | (labels.long() >= num_classes)]
-    if len(wrong):
-        accepted = f"0 to {num_classes - 1}, since num_classes is {num_classes}"
-        raise DataError(expected(place, int(wrong[0]), accepted))
+    least, largest = map(int, labels.long().aminmax()) if len(labels) else (0, 0)
+    if least < 0 or (num_classes is not None and largest >= num_classes):
+        accepted = "class numbers from 0"
+        if num_classes is not None:
+            accepted = f"0 to {num_classes - 1}, since num_classes is {num_classes}"
+        raise DataError(expected(place, least if least < 0 else largest, accepted))
 
 
 def _loaders(data: Any, stage: str) -> dict[str, Any]:
@@ -258,7 +260,7 @@ def _count(data: Any, loader: Any) -> list[int]:
         labels = images_and_labels(batch)[1]
         if labels is None:
             raise DataError(expected("data: train_dataloader", "images without labels", "labels, too", remedy))
-        _check_labels("train", labels, 2**31)
+        _check_labels("train", labels)
         if (largest := int(labels.max())) >= 1000 + 10 * length * len(labels):
             accepted = f"class numbers from 0, not far above the number of images (about {length * len(labels):,})"
             raise DataError(expected("data: labels of train_dataloader", largest, accepted, remedy))

@@ -85,7 +85,7 @@ class TableDataModule(ImageFilesDataModule):
         if missing and not self.skip_unreadable:
             found = f"{len(missing):,} of {len(rows):,} files are not there: {listed(missing)}"
             remedy = "Set data.root, or leave such files out with data.skip_unreadable true"
-            raise DataError(f"{self.table}: {found}; expected paths relative to {self.root}. {remedy}")
+            raise DataError(f"{self.table}: {found}; expected paths relative to '{self.root}'. {remedy}")
         warn_of_similar(printable(self.table), [*{row.label: 0 for row in rows}])
         return rows
 

@@ -10,9 +10,11 @@ from arcface_pl.heads.cosface import CosFaceHead
 from arcface_pl.heads.curricularface import CurricularFaceHead
 from arcface_pl.heads.elasticface import ElasticFaceHead
 from arcface_pl.heads.in_backward import InBackwardAdam, InBackwardSGD, InBackwardUpdate
+from arcface_pl.heads.in_shards import shard_head
 from arcface_pl.heads.magface import MagFaceHead
 from arcface_pl.heads.margin import MarginHead
-from arcface_pl.heads.sharded import ShardedHead, ShardRows, shard_head
+from arcface_pl.heads.shard_rows import ShardRows
+from arcface_pl.heads.sharded import ShardedHead
 from arcface_pl.heads.softmax import LinearHead, NormalizedSoftmaxHead
 from arcface_pl.heads.sphereface import SphereFaceHead
 

@@ -1,119 +1,42 @@
-"""Heads too large for one device: classes sharded over processes, sampled, or updated inside the backward pass."""
+"""`ShardedHead`: classes sharded over processes, sampled, or updated inside the backward pass."""
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.optim import Optimizer
 
-from arcface_pl.errors import expected
 from arcface_pl.functional import similarity
-from arcface_pl.functional.checks import check_embeddings, check_number
+from arcface_pl.functional.checks import check_embeddings
 from arcface_pl.functional.chunked_terms import Shard, sharded_target_angle
 from arcface_pl.functional.loss import Reduction
 from arcface_pl.functional.process_group import Group
 from arcface_pl.functional.scoring import HeadScores
 from arcface_pl.functional.terms import WHOLE_CELLS
 from arcface_pl.heads.angular import AngularHead
-from arcface_pl.heads.base import Head, has_chunks
+from arcface_pl.heads.base import has_chunks
+from arcface_pl.heads.class_sampling import draw_classes
 from arcface_pl.heads.in_backward import InBackwardUpdate, Rule, in_backward_update
+from arcface_pl.heads.shard_rows import ShardRows
 from arcface_pl.heads.turns import Turns
-from arcface_pl.seeding import derive_seed
 
-_BLOCK_CELLS = 1 << 22
 CALLS = ("centers", "cosine", "forward", "forward_with_labels", "loss", "predict", "score")
 """Collective calls that a process without samples can take part in."""
 
 
-def shard_head(head: Head, *, sample_rate: float = 1.0, group: dist.ProcessGroup | None = None) -> "ShardedHead":
-    """Keep C / world_size of a head's classes in each process of a group.
-
-    Changes the head in place: ``head.weight`` becomes a new parameter with the centers of this process's classes, so
-    create the optimizer afterwards. Every process keeps its rows of its own initial weight, so seed all alike. Build
-    the head in `deferred_centers`, and no process ever has more than its rows. With a single process nothing moves;
-    sampling and the update in the backward pass work all the same.
-
-    Args:
-        head: Any head of the family but ``LinearHead``.
-        sample_rate: Fraction of its classes that a process takes in a step, in (0, 1]; see `ShardedHead`.
-        group: Processes that share the classes; None for all.
-
-    Returns:
-        The same head, now also a `ShardedHead`.
-
-    Raises:
-        ValueError: A head without angles, fewer classes than processes, or a ``sample_rate`` that is out of range or
-            combined with label smoothing.
-
-    Example:
-        >>> import torch
-        >>> from arcface_pl import ArcFaceHead
-        >>> head = shard_head(ArcFaceHead(4, 1000), sample_rate=0.1)
-        >>> head.set_progress(epoch=0.0, step=0, seed=0)
-        >>> head.loss(torch.ones(2, 4), torch.tensor([3, 7])).backward()
-        >>> head.weight.grad.is_sparse, len(head.weight.grad.coalesce().values())
-        (True, 100)
-    """
-    if isinstance(head, ShardedHead) or not isinstance(head, AngularHead):
-        raise ValueError(expected("head", type(head).__name__, "an AngularHead that is not sharded yet"))
-    check_number("sample_rate", sample_rate, low=0, low_open=True, high=1, high_open=False)
-    if sample_rate < 1 and head.label_smoothing > 0:
-        accepted = "1 together with label_smoothing, which spreads the target over all classes"
-        raise ValueError(expected("sample_rate", sample_rate, accepted))
-    processes = Group(group)
-    if head.num_classes < processes.size:
-        accepted = f"at least the number of processes, {processes.size}"
-        raise ValueError(expected("num_classes", head.num_classes, accepted))
-    head.__class__ = _sharded_class(type(head))  # type: ignore[arg-type]
-    assert isinstance(head, ShardedHead)
-    head._begin(processes, sample_rate)
-    return head
-
-
 def _new(base: type[AngularHead]) -> "ShardedHead":
-    cls = _sharded_class(base)  # type: ignore[arg-type]
+    cls = sharded_class(base)  # type: ignore[arg-type]
     return cls.__new__(cls)
 
 
 @functools.cache
-def _sharded_class(base: Any) -> "type[ShardedHead]":
+def sharded_class(base: Any) -> "type[ShardedHead]":
     # A class that is both, so that psi, loss, state and isinstance work without delegation
     return type(f"Sharded{base.__name__}", (ShardedHead, base), {"base": base, "__module__": base.__module__})
-
-
-class ShardRows:
-    """Stands for a tensor in a checkpoint whose rows are spread over the processes of a sharded head.
-
-    Args:
-        head: The head.
-        local: This process's rows.
-    """
-
-    def __init__(self, head: "ShardedHead", local: Tensor) -> None:
-        self.head, self.local, self.dtype = head, local.detach(), local.dtype
-        self.shape = torch.Size((head.num_classes * head.sub_centers, *local.shape[1:]))
-
-    def blocks(self) -> Iterator[Tensor]:
-        """Yield the rows of all processes in order, a few at a time, on the CPU; collective call.
-
-        All processes have to take all blocks, which share one buffer.
-        """
-        group, device = self.head.group, self.head.weight.device
-        size = max(1, _BLOCK_CELLS // max(1, self.shape[1:].numel()))
-        buffer = self.local.new_empty(size, *self.shape[1:], device=device)
-        for rank in range(group.size):
-            rows = self.head._rows(rank)
-            for start in range(0, rows.stop - rows.start, size):
-                block = buffer[: min(size, rows.stop - rows.start - start)]
-                if rank == group.rank:
-                    block.copy_(self.local[start : start + size])
-                group.broadcast(block, rank)
-                yield block.cpu()
 
 
 class ShardedHead(AngularHead):
@@ -340,26 +263,15 @@ class ShardedHead(AngularHead):
 
     def _shard(self) -> Shard:
         sampled = self.training and self.sample_rate < 1
+        seeds = (self._seed_to_draw, "partial_fc", self._step_to_draw, self.group.rank)
+        draw = partial(draw_classes, len(self.weight) // self.sub_centers, self.sample_rate, seeds)
         return Shard(
             self.group,
             self._classes(self.group.rank).start,
             self.num_classes * self.sub_centers,
-            self._draw_classes if sampled else None,
+            draw if sampled else None,
             self._update.begin if self.training and self._update is not None else None,
         )
-
-    def _draw_classes(self, labels: Tensor, here: Tensor) -> Tensor:
-        """Return the classes of a step: those that are needed, and random others up to ``sample_rate``."""
-        classes = self.weight.shape[0] // self.sub_centers
-        count = math.ceil(self.sample_rate * classes)
-        if count < len(labels):  # only then may the batch need more, and a GPU has to be waited for
-            count = max(count, len(labels[here].unique()))
-        generator = torch.Generator(self.weight.device)
-        generator.manual_seed(derive_seed(self._seed_to_draw, "partial_fc", self._step_to_draw, self.group.rank))
-        luck = torch.rand(classes, generator=generator, device=self.weight.device, dtype=torch.float32)
-        # The class after the last one stands for those of other processes
-        luck = torch.cat([luck, luck.new_zeros(1)]).index_fill_(0, torch.where(here, labels, classes), 2)
-        return luck[:classes].topk(count).indices.sort().values
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arcface_pl.errors import UserError, expected, listed
 from arcface_pl.preprocessing.quiet import silent_stderr, without_warnings
-from arcface_pl.preprocessing.white_level import WHITE_FLOAT, WHITE_INTEGER, likely_level, to_8_bits
+from arcface_pl.preprocessing.white_level import WHITE_FLOAT, WHITE_INTEGER, check_16_bits, likely_level, to_8_bits
 
 MAX_PIXELS = 64_000_000
 """Most pixels an image may have: phones take 50 million; more is probably a mistake or an attack."""
@@ -92,7 +92,9 @@ def read_image(
     assert channels in (1, 3), channels
     name = _name(source)
     if not isinstance(source, bytes) and not os.path.isfile(source):
-        raise ImageError(f"{name}: there is no such file")
+        if "://" in str(source):
+            raise ImageError(f"{source!s}: an address; expected a file. Download it first")
+        raise ImageError(f"{name}: {'a folder; expected a file' if os.path.isdir(source) else 'there is no such file'}")
     try:
         with _opened(source, max_pixels) as image:
             return _to_tensor(image, channels, white_level)
@@ -157,6 +159,8 @@ def from_array(pixels: np.ndarray, channels: int, *, white_level: float | None =
         try:
             if kind == "f" and white > 1 and 0 < pixels.max(initial=0) <= 1:
                 raise ValueError(f"pixel values from 0 to 1; in the training images {white:g} is white")
+            if kind == "u" and white_level is None:
+                check_16_bits(pixels)
             pixels = to_8_bits(pixels.astype(np.float64), white)
         except ValueError as error:
             raise ImageError(f"picture: {error}") from error
@@ -260,6 +264,8 @@ def _pixels(image: Image.Image, channels: int, white_level: float | None, file_f
             white = white_level or WHITE_FLOAT
         else:  # Pillow has scaled a PGM of any depth to 16 bits
             white = WHITE_INTEGER if file_format == "PPM" else white_level or WHITE_INTEGER
+            if white_level is None and file_format != "PPM":
+                check_16_bits(np.asarray(image))
         grey = to_8_bits(np.asarray(image).astype(np.float64), white)
         return grey if channels == 1 else np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "LAB":

@@ -15,6 +15,12 @@ def likely_level(is_float: bool, maxima: list[float]) -> float:
     return next((level for level in levels if max(maxima) <= level), max(maxima))
 
 
+def check_16_bits(values: np.ndarray) -> None:
+    """Raise ValueError if integers whose white is taken for 65,535 are of 8 bits, which would be black."""
+    if 0 < values.max(initial=0) <= 255:
+        raise ValueError(f"integers up to {values.max():g}, which are black where 65,535 is white. Convert to 8 bits")
+
+
 def to_8_bits(values: np.ndarray, white: float) -> np.ndarray:
     """Scale pixel values so that ``white`` becomes 255; raises ValueError if most of them are outside."""
     if not np.isfinite(values).all():
@@ -22,5 +28,6 @@ def to_8_bits(values: np.ndarray, white: float) -> np.ndarray:
     # The second median is of what is not ground: most of a drawing on black is 0
     for middle in (np.median(values), np.median(values[values != 0]) if values.any() else 0):
         if not 0 <= middle <= white:
-            raise ValueError(f"pixel values around {middle:g}, outside 0 (black) to {white:g} (white)")
+            remedy = ". Divide by 255, or give uint8" if white == 1 < middle <= 255 else ""
+            raise ValueError(f"pixel values around {middle:g}, outside 0 (black) to {white:g} (white){remedy}")
     return (values * (255 / white)).clip(0, 255).round().astype(np.uint8)

@@ -99,7 +99,7 @@ def _content(file: Any) -> bytes:
 
 def _as_array(pixels: np.ndarray | Tensor) -> np.ndarray:
     if isinstance(pixels, Tensor):
-        pixels = pixels.detach().cpu()
+        pixels = pixels.detach().to_dense().cpu()
         return (pixels.float() if pixels.is_floating_point() and pixels.itemsize < 4 else pixels).numpy()
     return np.asarray(pixels)
 

@@ -63,7 +63,7 @@ class ExtraLosses(nn.Module):
     same.
 
     Args:
-        losses: The losses.
+        losses: The losses, or a single one.
         embedding_dim: D.
         num_classes: C.
 
@@ -71,11 +71,11 @@ class ExtraLosses(nn.Module):
         ValueError: If one cannot be called with embeddings and labels, or does not return a scalar.
     """
 
-    def __init__(self, losses: Sequence[ExtraLoss], embedding_dim: int, num_classes: int) -> None:
+    def __init__(self, losses: Sequence[ExtraLoss] | ExtraLoss, embedding_dim: int, num_classes: int) -> None:
         super().__init__()
         self.entries: dict[str, ExtraLoss] = {}
         seen: Counter[str] = Counter()
-        for entry in losses:
+        for entry in [losses] if isinstance(losses, ExtraLoss) else losses:
             name = getattr(entry.loss, "__name__", type(entry.loss).__name__)
             seen[name] += 1
             name = name if seen[name] == 1 else f"{name}_{seen[name]}"

@@ -1,6 +1,7 @@
 """``init_from``: a backbone that starts from the weights of a file, whatever wrote it."""
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from itertools import product
@@ -202,6 +203,8 @@ def _unpickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file can make torch raise anything
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if kind := re.search(r"GLOBAL (\S+) was not", str(error)):  # else torch says how to load it nevertheless
+            reason = kind[1]
         fault = f"It is damaged, or holds more than tensors and plain values ({reason})"
         remedy = "Save the network's state_dict() alone"
         raise SettingsError(expected(_SETTING, str(path), ACCEPTED, f"{fault}. {remedy}")) from error

@@ -11,18 +11,17 @@ from lightning.pytorch.cli import LRSchedulerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from arcface_pl.backbones.adapter import adapt
+from arcface_pl.backbones.adapter import adapt, example_images
 from arcface_pl.callbacks.outputs import ScoredBatch
 from arcface_pl.callbacks.run.compile import CompileMode
 from arcface_pl.callbacks.run.defaults import run_callbacks
-from arcface_pl.callbacks.run.freezing import Freeze, check_freezing
+from arcface_pl.callbacks.run.freezing import Freeze
 from arcface_pl.callbacks.run.private_apis import log_interval
 from arcface_pl.callbacks.run.resumed_settings import FINE_TUNING
 from arcface_pl.callbacks.tensorboard.writer import datamodule_of, split_name
 from arcface_pl.checkpoints.specs import spec_of
 from arcface_pl.data.protocol import check_names, fact, facts_of, images_and_labels, labelled, sizes_of
-from arcface_pl.errors import DataError, expected, printable
-from arcface_pl.functional.checks import check_count, check_number
+from arcface_pl.errors import DataError, printable
 from arcface_pl.heads import Head
 from arcface_pl.seeding import run_seed
 from arcface_pl.training.distillation import Distillation, read_teacher
@@ -37,6 +36,7 @@ from arcface_pl.training.hyperparameters import (
 )
 from arcface_pl.training.init_from import load_weights, local_path, unlike_order, unlike_pretraining
 from arcface_pl.training.loss_specs import restorable
+from arcface_pl.training.module_checks import check_pair, check_settings
 from arcface_pl.training.optimizers import OptimizerCallable, adam, build_optimizer
 from arcface_pl.training.schedules import configure_schedule
 from arcface_pl.training.scores import Scores
@@ -119,7 +119,7 @@ class ArcFaceModule(RestorableModule):
         teacher_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        _check_pair(backbone, head)
+        check_pair(backbone, head)
         backbone = adapt(backbone)
         self.backbone = backbone.to(memory_format=torch.channels_last) if channels_last else backbone
         self.head = head
@@ -139,27 +139,13 @@ class ArcFaceModule(RestorableModule):
         self.unfreeze_at_epoch = unfreeze_at_epoch
         self.backbone_lr_factor = backbone_lr_factor
         self.teacher, self.teacher_weight = None if teacher is None else str(teacher), teacher_weight
-        self._check()
-        given = extra_losses if isinstance(extra_losses, list) else [extra_losses] if extra_losses else []
-        self.extra_losses = ExtraLosses(given, head.embedding_dim, head.num_classes) if given else None
+        check_settings(self)
+        self.extra_losses = ExtraLosses(extra_losses, head.embedding_dim, head.num_classes) if extra_losses else None
         self.distillation: Distillation | None = None
         self.scores = nn.ModuleDict({split: Scores(split, head.num_classes) for split in ("val", "test")})
         self.data_facts: dict[str, Any] = {}
-        channels, size = (getattr(backbone, name, None) for name in ("in_channels", "image_size"))
-        if isinstance(channels, int) and isinstance(size, int):
-            self.example_input_array = torch.zeros(1, channels, size, size)
+        self.example_input_array = example_images(backbone)
         self._keep_settings()
-
-    def _check(self) -> None:
-        for name in ("head_lr", "backbone_lr_factor", "teacher_weight"):
-            if (value := getattr(self, name)) is not None:
-                check_number(name, value, low=0, low_open=True)
-        check_number("head_sample_rate", self.head_sample_rate, low=0, low_open=True, high=1, high_open=False)
-        if self.update_head_in_backward not in (False, True, "sgd"):
-            raise ValueError(expected("update_head_in_backward", self.update_head_in_backward, "true, false or sgd"))
-        if self.num_threads is not None:
-            check_count("num_threads", self.num_threads, low=1)
-        check_freezing(self)
 
     def _keep_settings(self) -> None:
         self.specs = {"backbone": spec_of(self.backbone), "head": spec_of(self.head)}
@@ -288,20 +274,3 @@ class ArcFaceModule(RestorableModule):
             self.log(key, metric, prog_bar=key.endswith("/accuracy"))
         for key, metric in scores.counts().items():
             self.log(key, metric, logger=False)  # for the closing table; a chart would be flat
-
-
-def _check_pair(backbone: nn.Module, head: Head) -> None:
-    for role, network, kind, accepted in (
-        ("backbone", backbone, nn.Module, "a torch.nn.Module"),
-        ("head", head, Head, "a head of arcface_pl.heads, or a subclass of Head"),
-    ):
-        name = type(network).__name__
-        if name == "OptimizedModule":  # its weights have other names, which no command would find in a checkpoint
-            remedy = f"Call {role}.compile(...) in place of torch.compile({role}, ...)"
-            raise ValueError(expected(role, f"{name}, which torch.compile returns", "the network itself", remedy))
-        if not isinstance(network, kind):
-            raise ValueError(expected(role, name, accepted))
-    width = getattr(backbone, "embedding_dim", head.embedding_dim)
-    if width != head.embedding_dim:
-        accepted = f"{width}, the width of the backbone's embeddings"
-        raise ValueError(expected("head.embedding_dim", head.embedding_dim, accepted))

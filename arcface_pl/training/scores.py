@@ -1,5 +1,7 @@
 """Metrics of one split: accuracy without and with the margin, loss and angles."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, SumMetric
@@ -39,6 +41,9 @@ class Scores(nn.Module):
             embeddings: (B, D).
             labels: (B,) integers in [0, C).
         """
+        state: Any = self.num_images.sum_value
+        if state.is_inference() and not torch.is_inference_mode_enabled():
+            self._leave_inference_mode()  # Trainer.validate was called before fit, which validates in another mode
         scores = head.score(embeddings, labels)
         labels = labels.long()
         target_angle, nearest_other_angle = _degrees(scores.target_cosine), _degrees(scores.nearest_other_cosine)
@@ -57,6 +62,13 @@ class Scores(nn.Module):
             "predicted_angle": _degrees(scores.predicted_cosine),
             "nearest_other_angle": nearest_other_angle,
         }
+
+    def _leave_inference_mode(self) -> None:
+        for metric in self.children():
+            assert isinstance(metric, Metric)
+            for name, state in metric.metric_state.items():
+                if isinstance(state, Tensor):
+                    setattr(metric, name, state.clone())
 
     def by_key(self) -> dict[str, Metric]:
         """Return the metrics by the key that each is logged under."""

@@ -61,6 +61,8 @@ def test_one_embedding_per_image_is_found(form: Callable[[Tensor], Any]) -> None
         (lambda found: found.sum(), r"returning \(\)"),
         (lambda found: found[:1], r"returning \(1, 6\) for images \(2, 1, 2, 2\)"),
         (lambda found: None, "returning NoneType"),
+        (lambda found: found.long(), "returning torch.int64"),
+        (lambda found: {"a": found, "b": found}, r"returning {a: \(2, 6\), b: \(2, 6\)}"),
     ],
 )
 def test_anything_else_is_refused_by_its_shape(form: Callable[[Tensor], Any], said: str) -> None:
@@ -73,6 +75,16 @@ def test_images_that_the_network_does_not_take_are_named() -> None:
         ValueError, match=r"^backbone: got 'Returns, which fails: .*; expected to take images \(2, 3, 2"
     ):
         embedding_width(Returns(lambda found: found), 3, 2)
+
+
+@pytest.mark.parametrize("kind", [ValueError, AttributeError, OSError, KeyError, RuntimeError])
+def test_whatever_a_network_raises_is_said_to_be_its_own(kind: type[Exception]) -> None:
+    class Raises(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise kind("batch\nof two")
+
+    with pytest.raises(ValueError, match=r"backbone: got [\"']Raises, which fails: .*batch.*of two"):
+        embedding_width(Raises(), 1, 2)
 
 
 def test_the_pass_leaves_no_trace_but_the_size_of_lazy_layers() -> None:

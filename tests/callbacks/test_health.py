@@ -95,6 +95,8 @@ def test_a_healthy_run_says_nothing(head: str) -> None:
     assert train(patterns(640, 1), patterns(80, 2), head=HEADS[head](16, CLASSES), epochs=4) == {}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_embeddings_opposite_to_their_class_name_the_extension() -> None:
     """The original loop's loss on noise: theta = pi is a minimum."""
     head = ArcFaceHead(16, CLASSES, extension="none")

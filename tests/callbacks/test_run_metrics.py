@@ -14,7 +14,7 @@ from PIL import Image
 
 from arcface_pl.callbacks.run.run_metrics import RunMetrics
 from arcface_pl.cli import main
-from arcface_pl.cli.report import flat
+from arcface_pl.cli.saved_config import flat
 
 FIT = [
     "fit", "--data.dataset", "digits", "--max_epochs", "1", "--limit_train_batches", "3", "--limit_val_batches", "1",

@@ -94,7 +94,7 @@ def test_the_file_reads_as_that_of_the_whole_head(world: int, tmp_path: Path) ->
 def test_no_process_has_the_whole_when_it_writes_or_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, dim = tmp_path / "last.ckpt", 1000
     head = whole_head(3001, dim)
-    monkeypatch.setattr("arcface_pl.heads.sharded._BLOCK_CELLS", 1 << 18)
+    monkeypatch.setattr("arcface_pl.heads.shard_rows._BLOCK_CELLS", 1 << 18)
     monkeypatch.setattr(reading, "LARGE", 1 << 20)
 
     def write(group: ThreadGroup) -> tuple[int, Tensor]:

@@ -18,6 +18,6 @@ def test_what_was_not_measured_is_printed_and_written() -> None:
     assert written["unseen"]["not_measured"] == [reason]
     assert "not_measured" not in written["held_out"]
     output = io.StringIO()
-    print_table(Console(file=output, width=200), "digits, test", sets)
+    print_table(Console(file=output, width=200), "digits", "test", sets)
     assert f"other classes: not measured: {reason}" in output.getvalue()
     assert "held-out classes: not measured" not in output.getvalue()

@@ -182,6 +182,7 @@ def test_their_arguments_are_in_the_help(flag: str, text: str, capsys: pytest.Ca
         (["--model", "guests.Module", "--model.extras", "1"], "model.extras: unknown; did you mean model.extra?"),
         (["--model", "guests.Module", "--model.extra", "x"], "model.extra: got x; expected float"),
         (["--model", "guests.Modules"], "model: got guests.Modules; expected the name or full path of a class"),
+        (["--model.backbone=guests.Nosuch"], "model.backbone: got guests.Nosuch; expected FastCNN, "),
         (["--data", "guests.Data", "--data.sizes", "1"], "data.sizes: unknown; did you mean data.size?"),
         (["--data", "guests.Data", "--data.size", "x"], "data.size: got x; expected int"),
     ],

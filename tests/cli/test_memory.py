@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from jsonargparse import Namespace
-from tiny_runs import TINY_FIT
+from PIL import Image
+from tiny_runs import TINY_FIT, save_model
 
-from arcface_pl import ArcFaceModule
+from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN
 from arcface_pl.cli import main
-from arcface_pl.cli.memory import is_out_of_memory, largest_of, too_large, too_large_in_run
+from arcface_pl.cli.memory import check_tool_memory, is_out_of_memory, largest_of, too_large, too_large_in_run
 
 
 def failed(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
@@ -85,3 +86,81 @@ def test_what_allocators_say_and_others_do_not() -> None:
         assert is_out_of_memory(caught.value), caught.value
     for other in (ValueError("batch_size: got 5"), RuntimeError("size mismatch"), KeyError("out of memory")):
         assert not is_out_of_memory(other)
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, a picture, and a gallery that has it."""
+    folder = tmp_path_factory.mktemp("used")
+    facts = {"class_names": [*"0123456789"], "normalization": ((0.2,), (0.4,)), "dataset_name": "digits"}
+    save_model(ArcFaceModule(FastCNN(16, width=4), ArcFaceHead(16, 10)), folder / "m.ckpt", **facts)
+    picture = Image.new("L", (64, 64), 255)
+    picture.paste(0, (30, 10, 36, 50))
+    (folder / "people" / "bar").mkdir(parents=True)
+    picture.save(folder / "people" / "bar" / "one.png")
+    with pytest.raises(SystemExit) as ended:
+        main(["recognize", "enroll", f"{folder}/m.ckpt", f"{folder}/people", "--gallery", f"{folder}/gallery"])
+    assert not ended.value.code
+    return folder
+
+
+def exhausted(*_: Any, **__: Any) -> None:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes.")
+
+
+PICTURE, DIGITS = "people/bar/one.png", "--data MNISTDataModule --data.dataset digits --data.eval_batch_size 99"
+BATCH, MODEL = "data.eval_batch_size: got 99; expected what", "MODEL: got 'm.ckpt'; expected weights that"
+IN_TOOLS = {
+    f"predict m.ckpt {PICTURE}": f"IMAGE: got '{PICTURE}'; expected pictures that",
+    f"embed m.ckpt {PICTURE}": f"IMAGE: got '{PICTURE}'; expected pictures that",
+    f"embed m.ckpt {DIGITS}": BATCH,
+    f"evaluate m.ckpt {DIGITS}": BATCH,
+    f"inspect m.ckpt {DIGITS}": BATCH,
+    f"recognize identify m.ckpt {PICTURE}": f"INPUT: got '{PICTURE}'; expected pictures that",
+    "recognize enroll m.ckpt people --gallery new": "INPUT: got 'people'; expected pictures that",
+    "export m.ckpt --images people --output m.onnx": "--images: got 'people'; expected pictures that",
+    "export m.ckpt --output m.onnx": MODEL,
+}
+
+
+@pytest.mark.parametrize("line", IN_TOOLS)
+def test_a_forward_pass_that_does_not_fit(
+    line: str, used: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(used)
+    monkeypatch.setattr(FastCNN, "forward", exhausted)
+    assert f"error: {IN_TOOLS[line]}" in refused(line, capsys)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [*(each for each in IN_TOOLS if "MODEL" not in each), "serve m.ckpt --port 0", "demo m.ckpt --port 0"],
+)
+def test_a_model_that_does_not_fit(
+    line: str, used: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(used)
+    monkeypatch.setattr(FastCNN, "__init__", exhausted)  # what reads the file takes it for the file's fault
+    assert f"error: {MODEL}" in refused(line, capsys)
+
+
+@pytest.mark.parametrize("line", [f"recognize identify m.ckpt {PICTURE}", "serve m.ckpt --port 0 --gallery gallery"])
+def test_a_gallery_that_does_not_fit(
+    line: str, used: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(used)
+    monkeypatch.setattr("arcface_pl.recognizer.gallery._directions", exhausted)
+    assert "error: --gallery: got 'gallery'; expected names that fit in memory" in refused(line, capsys)
+
+
+def refused(line: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2, said
+    assert "fit in memory, not 4 GiB" in said or "fits in memory, not 4 GiB" in said
+    return said
+
+
+def test_other_errors_of_tools_stay_what_they_are() -> None:
+    check_tool_memory(RuntimeError("size mismatch"))

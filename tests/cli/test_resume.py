@@ -11,8 +11,8 @@ from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.checkpoints.runs import MARK
 from arcface_pl.cli.config import read_config
 from arcface_pl.cli.layers import import_class, merge
-from arcface_pl.cli.report import first_line
 from arcface_pl.cli.resume import resumed_run, settings_of_checkpoint, settings_of_run
+from arcface_pl.cli.saved_config import first_line
 from arcface_pl.errors import CheckpointError
 
 

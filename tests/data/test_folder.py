@@ -407,14 +407,23 @@ class TestImages:
         assert plain.normalization == ((0.0,) * 3, (1.0,) * 3)
 
 
+SETTINGS: list[dict[str, Any]] = [{}, {"balance": True}, {"augment": False}, {"in_channels": 1}]
+
+
 @pytest.mark.timeout(120)
 class TestFromMemoryAndFromFiles:
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:
         return tree(tmp_path / "set", {"a": 31, "b": 12, "c": 7}, size=(24, 20))
 
-    @pytest.mark.parametrize("workers", [0, 2])
-    @pytest.mark.parametrize("settings", [{}, {"balance": True}, {"augment": False}, {"in_channels": 1}])
+    @pytest.mark.parametrize(
+        ("workers", "settings"),
+        [
+            *((0, settings) for settings in SETTINGS),
+            (2, SETTINGS[0]),
+            *(pytest.param(2, settings, marks=pytest.mark.slow) for settings in SETTINGS[1:]),  # starts processes
+        ],
+    )
     def test_batches_are_the_same_to_the_last_bit(self, root: Path, workers: int, settings: dict[str, Any]) -> None:
         memory, files = (
             made(root, resident=True, **settings),

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -29,6 +30,8 @@ def test_in_order_every_image_comes_once_and_as_it_is() -> None:
     images, labels = zip(*loader(10, 4), strict=True)
     assert torch.cat(labels).tolist() == list(range(10))
     assert torch.equal(torch.cat(images), data.images / 255)
+    for count in (1, 7, 8, 9):  # a share of the batches is taken of this number
+        assert len(loader(count, 4)) == math.ceil(count / 4)
 
 
 def test_types_shapes_and_memory_format() -> None:

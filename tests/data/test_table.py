@@ -130,6 +130,8 @@ FAULTS = {
     "two labels": ([*pictures(), ["a/00.png", "b"]], "path,label", "row 22: label of a/00.png: got 'b'.*row 2 has 'a'"),
     "no rows": ([], "path,label", "without rows"),
     "one class": (pictures("a"), "path,label", "got 'one class, a'"),
+    "other case": (pictures(), "Path;Label", "no column 'path'.; expected .* Path, Label. Name it .*path_column Path$"),
+    "nothing": ([], "", "without columns'; expected a header, then a row per image"),
     "no column": (pictures(), "path,class", "no column 'label'.*data.label_column"),
     "twice": (pictures("ab", 10, "x"), "path,label,label", "two columns 'label'"),
     "untrained": ([*pictures("ab", 9, "train"), ["c.png", "c", "val"]], "path,label,split", "row 20: label: got 'c'"),

@@ -61,6 +61,8 @@ def threshold_of_pairs(unit: torch.Tensor, labels: torch.Tensor) -> float:
     return tar_at_far(scores[genuine], scores[~genuine], 0.01, return_threshold=True)[1]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_classes_held_out_are_what_it_is_measured_on(tmp_path: Path) -> None:
     """Trained far enough that trained classes lie apart: a threshold that counts their pairs in is another one."""
     callback = ThresholdCalibration(far=0.01, num_images=5000)

@@ -23,7 +23,7 @@ from arcface_pl import ArcFaceHead, shard_head
 from arcface_pl.checkpoints.atomic import write_checkpoint
 from arcface_pl.checkpoints.plugin import DurableCheckpointIO
 from arcface_pl.checkpoints.streamed import streams
-from arcface_pl.heads import ShardedHead, ShardRows, sharded
+from arcface_pl.heads import ShardedHead, ShardRows, shard_rows
 
 
 def content(number: int) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def write(folder: Path, first: int, processes: int, rank: int, pids: list[int], 
 
 
 def main(folder: Path, processes: int) -> None:
-    sharded._BLOCK_CELLS = 1 << 14  # several blocks of each tensor
+    shard_rows._BLOCK_CELLS = 1 << 14  # several blocks of each tensor
     with tempfile.TemporaryDirectory() as stores:
         for attempt, line in enumerate(sys.stdin):
             pids: list[int] = []

@@ -6,6 +6,8 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +54,28 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """``finished(*words)``: have here what ``main(words)`` leaves in an empty folder; the same words train once."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def put(*words: str) -> None:
+        if words not in made:
+            made[words] = tmp_path_factory.mktemp("finished")
+            with chdir(made[words]):
+                main(list(words))
+        shutil.copytree(made[words], Path.cwd(), dirs_exist_ok=True)
+
+    return put
+
+
 OURS = {"config.yaml", "results.json", "checkpoints", "metrics.csv", "curves.png"}
 LOGGERS = ["false", "CSVLogger", "TensorBoardLogger", f"{__name__}.Elsewhere", "[CSVLogger, RunLogger]", "RunLogger"]
 
 
 @pytest.mark.parametrize("logger", LOGGERS)
-def test_a_second_run_leaves_the_first_as_it_was(logger: str) -> None:
-    main([*FIT, "--logger", logger])
+def test_a_second_run_leaves_the_first_as_it_was(logger: str, finished: Callable[..., None]) -> None:
+    finished(*FIT, "--logger", logger)
     before = contents(LOGS / "version_0")
     assert {path.name for path in (LOGS / "version_0").iterdir()} >= OURS
     assert not list(Path().glob("*.*")), "beside the run"
@@ -69,8 +86,8 @@ def test_a_second_run_leaves_the_first_as_it_was(logger: str) -> None:
 
 
 @pytest.mark.parametrize("logger", ["CSVLogger", "false", "RunLogger"])
-def test_a_resumed_run_continues_in_its_folder(logger: str) -> None:
-    main([*FIT, "--logger", logger])
+def test_a_resumed_run_continues_in_its_folder(logger: str, finished: Callable[..., None]) -> None:
+    finished(*FIT, "--logger", logger)
     main([*FIT, "--logger", logger])  # the newest, whose folder is the second
     rows = contents(LOGS / "version_1")[str(LOGS / "version_1/metrics.csv")]
     theirs = {name: each for name, each in contents(LOGS / "version_1").items() if "/csv" in name}
@@ -200,8 +217,8 @@ THEIRS = b"# a config of another program\nmodel: {head: {class_path: os.system}}
 
 
 @pytest.mark.parametrize("place", ["mine.ckpt", "checkpoints/last.ckpt", "project/checkpoints/epoch=3.ckpt"])
-def test_a_copied_checkpoint_is_resumed_in_a_new_folder(place: str) -> None:
-    main([*FIT, "--model.head.margin", "0.3", "--default_root_dir", "first", "--model.optimizer.lr", "0.001"])
+def test_a_copied_checkpoint_is_resumed_in_a_new_folder(place: str, finished: Callable[..., None]) -> None:
+    finished(*FIT, "--model.head.margin", "0.3", "--default_root_dir", "first", "--model.optimizer.lr", "0.001")
     copy = Path(place)
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy("first/lightning_logs/version_0/checkpoints/last.ckpt", copy)
@@ -224,8 +241,8 @@ def test_a_copied_checkpoint_is_resumed_in_a_new_folder(place: str) -> None:
     assert (copy.parent / "predictions-1.csv").is_file()
 
 
-def test_a_checkpoint_in_another_runs_folder_does_not_replace_that_runs(tmp_path: Path) -> None:
-    main(FIT)
+def test_a_checkpoint_in_another_runs_folder_does_not_replace_that_runs(finished: Callable[..., None]) -> None:
+    finished(*FIT)
     main([*FIT, "--seed_everything", "1"])
     shutil.copy(LOGS / "version_0/checkpoints/last.ckpt", LOGS / "version_1/checkpoints/other.ckpt")
     before = contents(LOGS / "version_1")
@@ -234,8 +251,8 @@ def test_a_checkpoint_in_another_runs_folder_does_not_replace_that_runs(tmp_path
     assert (LOGS / "version_2/results.json").is_file()
 
 
-def test_a_replaced_config_is_not_read_nor_replaced() -> None:
-    main(FIT)
+def test_a_replaced_config_is_not_read_nor_replaced(finished: Callable[..., None]) -> None:
+    finished(*FIT)
     config = LOGS / "version_0/config.yaml"
     config.write_bytes(THEIRS)
     before = contents(LOGS / "version_0")
@@ -244,8 +261,8 @@ def test_a_replaced_config_is_not_read_nor_replaced() -> None:
     assert (LOGS / "version_1/results.json").is_file()
 
 
-def test_a_moved_run_is_resumed_where_it_is() -> None:
-    main(FIT)
+def test_a_moved_run_is_resumed_where_it_is(finished: Callable[..., None]) -> None:
+    finished(*FIT)
     LOGS.rename("kept")
     Path("kept/version_0").rename("kept/good")
     main(["fit", "--ckpt_path", "kept/good/checkpoints/last.ckpt", "--max_epochs", "2"])

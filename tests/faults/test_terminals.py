@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.cells import cell_len
+from rich.console import Console
 
 from arcface_pl.cli import main
 from arcface_pl.cli.parser import cell
@@ -93,6 +94,17 @@ def fit(place: Path, *words: str, **environment: str) -> subprocess.CompletedPro
     return subprocess.run(
         [*program, *flags, *words], cwd=place, env=plain, capture_output=True, timeout=280, stdin=subprocess.DEVNULL
     )
+
+
+@pytest.mark.parametrize("columns", ["0", "00", ""])
+def test_a_terminal_without_columns_shows_the_tables(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers without a terminal set COLUMNS=0."""
+    monkeypatch.setenv("COLUMNS", columns)
+    with suppress(SystemExit):
+        main(["--version"])
+    shown = Console(file=io.StringIO())
+    shown.print("accuracy")
+    assert "accuracy" in shown.file.getvalue()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Five data modules that tell this package next to nothing, each in another way."""
+"""Six data modules that tell this package next to nothing, each in another way."""
 
 from typing import Any, NamedTuple
 
@@ -37,6 +37,20 @@ class Splits(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self.loader(2)
+
+
+class SeveralLoaders(Splits):
+    """Two loaders for each split that is measured, a long and a short one."""
+
+    def loader(self, seed: int) -> DataLoader:
+        return DataLoader(TensorDataset(*blobs(seed)), 16)
+
+    def test_dataloader(self) -> Any:
+        images, labels = blobs(2)
+        parts = slice(0, 70), slice(70, None)
+        return [DataLoader(TensorDataset(images[part], labels[part]), 16) for part in parts]
+
+    predict_dataloader = test_dataloader
 
 
 class DictBatches(Splits):

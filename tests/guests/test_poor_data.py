@@ -1,4 +1,4 @@
-"""Five data modules that tell nothing, from training to every command on their checkpoint."""
+"""Six data modules that tell nothing, from training to every command on their checkpoint."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from arcface_pl.cli import main
 
 # Loaders of a stranger's are measured as they are, which is said
 pytestmark = pytest.mark.filterwarnings("ignore:TrainingAccuracy, training images come from the data set")
-NAMES = ["DictBatches", "Int32Labels", "ListLabels", "BytesWithoutValidation", "OnlyTraining"]
+NAMES = ["DictBatches", "Int32Labels", "ListLabels", "BytesWithoutValidation", "OnlyTraining", "SeveralLoaders"]
 
 
 @pytest.fixture(autouse=True)
@@ -82,5 +82,5 @@ def test_a_plain_trainer_takes_it(name: str, make_trainer: Callable[..., L.Train
     names = ["north-west", "north-east", "south-west", "south-east"] if name == "ListLabels" else [*"0123"]
     assert module.data_facts["class_names"] == names
     if name != "OnlyTraining":
-        (scores,) = trainer.test(module, datamodule=data, verbose=False)
+        scores, *_ = trainer.test(module, datamodule=data, verbose=False)  # one for each loader
         assert 0 <= scores["test/accuracy"] <= 1

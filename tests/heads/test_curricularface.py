@@ -33,6 +33,14 @@ def test_curricular_t_follows_the_target_cosine_and_is_used_at_once() -> None:
     assert head.t.item() == pytest.approx(t, rel=1e-6)
 
 
+def test_the_average_moves_by_a_hundredth_as_in_the_paper() -> None:
+    embeddings, labels = batch()
+    head = CurricularFaceHead(8, 5)
+    theta = reference.target_theta(reference.cosines(embeddings, head.weight), labels)
+    head.loss(embeddings, labels)
+    assert head.t.item() == pytest.approx(0.01 * theta.cos().mean().item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("classes", [4, 40_000])
 def test_a_class_as_near_as_the_margin_is_not_a_hard_one(classes: int) -> None:
     """The paper re-weights above psi only; cosines of 1 and a margin of 0 make them equal to the bit."""

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arcface_pl.heads import HEADS, AngularHead
-from arcface_pl.heads.sharded import ShardedHead, shard_head
+from arcface_pl.heads import HEADS, AngularHead, ShardedHead, shard_head
 
 angular_heads = pytest.mark.parametrize("name", [name for name, head in HEADS.items() if issubclass(head, AngularHead)])
 

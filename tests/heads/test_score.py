@@ -6,8 +6,7 @@ from tiny_runs import Largest
 from torch import Tensor
 
 from arcface_pl.functional.terms import WHOLE_CELLS
-from arcface_pl.heads import HEADS, AngularHead, ArcFaceHead, Head, HeadScores, LinearHead
-from arcface_pl.heads.sharded import shard_head
+from arcface_pl.heads import HEADS, AngularHead, ArcFaceHead, Head, HeadScores, LinearHead, shard_head
 
 MANY, DIM, BATCH = 9_001, 16, 40
 assert MANY * BATCH > WHOLE_CELLS

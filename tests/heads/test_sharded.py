@@ -15,8 +15,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from arcface_pl.heads import HEADS, AngularHead
-from arcface_pl.heads.sharded import ShardedHead, shard_head
+from arcface_pl.heads import HEADS, AngularHead, ShardedHead, shard_head
 
 DIM, STEPS = 8, 10
 Case = tuple[str, int, dict[str, Any], str, torch.dtype]

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcface_pl.heads import HEADS, AngularHead
-from arcface_pl.heads.sharded import ShardedHead, shard_head
+from arcface_pl.heads import HEADS, AngularHead, ShardedHead, shard_head
 
 CLASSES, DIM = 200, 8
 

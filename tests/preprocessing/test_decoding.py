@@ -263,7 +263,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
         "text.png": "not an image",
         "page.eps": "not an image, or of an unknown kind",
         "missing.png": "there is no such file",
-        ".": "there is no such file",
+        ".": "a folder; expected a file",
     }
     for name, message in messages.items():
         with pytest.raises(ImageError, match=message) as caught:

@@ -1,6 +1,7 @@
 """One picture in every form: one answer."""
 
 import io
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from PIL import Image
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, Recognizer, SimpleCNN
 from arcface_pl.preprocessing import ImageError, Preprocessor
+from arcface_pl.recognizer.pictures import frame
 
 
 def make(folder: Path, channels: int = 1, style: str = "picture", white_level: float | None = None) -> Recognizer:
@@ -209,6 +211,24 @@ def test_what_cannot_be_read_is_an_error_in_its_place(place: int, tmp_path: Path
         with pytest.raises(ImageError, match=r"^images\[1\]: "):
             use([good, wrong, good])
     assert recognizer.names == ["ada"]
+
+
+EIGHT_BITS = np.full((28, 28), 200, np.uint8)
+REFUSED: dict[str, tuple[Any, str]] = {
+    "8 bits as uint16": (EIGHT_BITS.astype(np.uint16), "integers up to 200, which are black where 65,535 is white"),
+    "8 bits as mode I": (Image.fromarray(EIGHT_BITS).convert("I"), "integers up to 200, which are black where"),
+    "8 bits as floats": (EIGHT_BITS.astype(np.float32), "outside 0 \\(black\\) to 1 \\(white\\). Divide by 255"),
+    "an address": ("https://example.com/a.png", "^https://example.com/a.png: an address; expected a file"),
+    "a folder": (".", ": a folder; expected a file"),
+    "sparse": (torch.full((28, 28), 200.0).to_sparse(), "Divide by 255"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_be_read_as_another_picture_is_refused(name: str) -> None:
+    found = frame(REFUSED[name][0], Preprocessor(28, 1, (0.2,), (0.4,)))
+    assert isinstance(found, ImageError)
+    assert re.search(REFUSED[name][1], str(found))
 
 
 def test_a_blank_drawing_is_an_error_in_its_place(tmp_path: Path) -> None:

@@ -145,7 +145,11 @@ class Trap:
         ("empty.pt", {"epoch": 3}, "It holds no tensors by name"),
         ("nan.pt", {"conv1.weight": torch.full((4, 1, 5, 5), torch.nan)}, "expected finite weights"),
         ("trap.pt", {"conv1.weight": Trap()}, "holds more than tensors and plain values"),
-        ("whole.pth", nn.Linear(2, 2), "Save the network's state_dict() alone"),
+        (
+            "whole.pth",
+            nn.Linear(2, 2),
+            "values (torch.nn.modules.linear.Linear). Save the network's state_dict() alone",
+        ),
         ("torn.safetensors", b"torn", "It cannot be read"),
         ("torn.pth", b"torn", "It is damaged"),
         ("folder", "folder", "The folder has no model.safetensors"),

@@ -73,6 +73,20 @@ def test_logged_scores_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     assert logged["val/angle/target_mean"] == pytest.approx(torch.rad2deg(own).mean().item(), rel=1e-5)
 
 
+def test_validation_before_training_changes_nothing(tmp_path: Path) -> None:
+    """Trainer.validate leaves tensors of inference mode behind, which fit's validation may not write to."""
+    images, labels = make_batch(30)
+    scores = []
+    for first in (False, True):
+        module, trainer = make_module(), make_trainer(tmp_path, max_epochs=1)
+        if first:
+            trainer.validate(module, loader(images, labels, 30), verbose=False)
+        trainer.fit(module, loader(images, labels), loader(images, labels, 10))
+        scores.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+    assert scores[0] == scores[1]
+    assert scores[0]["val/num_images"] == 30
+
+
 def test_centers_have_a_rate_of_their_own(tmp_path: Path) -> None:
     images, labels = make_batch()
     module = make_module(optimizer=lambda params: torch.optim.SGD(params, lr=0.1), head_lr=0.7, lr_schedule=OneCycle)

@@ -53,7 +53,9 @@ class Freezing(L.Callback):
         until = f" until epoch {self.unfreeze_at_epoch}" if self.unfreeze_at_epoch is not None else ""
         count, total = (sum(each.numel() for each in some) for some in (self._weights, backbone.parameters()))
         statistics = "; statistics of batch normalization" if "batch_norm" in self.freeze else ""
-        pl_module.print(f"frozen{until}: {count:,} of the backbone's {total:,} parameters{statistics}")
+        is_new = count and getattr(pl_module, "init_from", None) is None
+        built = "; without model.init_from they stay as the network was built" if is_new else ""
+        pl_module.print(f"frozen{until}: {count:,} of the backbone's {total:,} parameters{statistics}{built}")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Freeze or thaw: a run resumed within an epoch does not start it."""

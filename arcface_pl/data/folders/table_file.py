@@ -59,8 +59,9 @@ def _csv_rows(table: Path, columns: Mapping[str, str]) -> Iterator[Row]:
     with table.open(encoding="utf-8-sig", newline="") as stream:
         first = stream.readline()
         headers = {each: next(csv.reader([first], delimiter=each, skipinitialspace=True), []) for each in _DELIMITERS}
-        delimiter = max(headers, key=lambda each: len({name.strip() for name in headers[each]} & {*columns.values()}))
-        header = [name.strip() for name in headers[delimiter]]
+        names = {each: [name.strip() for name in header] for each, header in headers.items()}
+        delimiter = max(names, key=lambda each: (len({*names[each]} & {*columns.values()}), len(names[each])))
+        header = names[delimiter]
         places = _places(table, header, columns)
         for values in (reader := csv.reader(stream, delimiter=delimiter, skipinitialspace=True)):
             if not values:
@@ -96,10 +97,13 @@ def _parquet_rows(table: Path, columns: Mapping[str, str]) -> Iterator[Row]:
 
 def _places(table: Path, header: list[str], columns: Mapping[str, str]) -> dict[str, int]:
     """Return the place of each column that the table has."""
+    if not any(header):
+        raise DataError(expected("data.table", f"{table} without columns", "a header, then a row per image"))
     for role, name in columns.items():
         if role in ("path", "label") and header.count(name) != 1:
             fault = f"no column {name!r}" if name not in header else f"two columns {name!r}"
-            remedy = f"Name it with data.{role}_column"
+            alike = [each for each in header if each.casefold() == name.casefold() != each]
+            remedy = " ".join([f"Name it with data.{role}_column", *alike[:1]])
             raise DataError(expected(f"data.table {table}", fault, f"one among its columns {listed(header)}", remedy))
     return {role: header.index(name) for role, name in columns.items() if name in header}
 
