@@ -81,14 +81,18 @@ def _print(rows: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
         # Folded, not cut: paths and names may differ at their ends only
         table = Table(*(Column(key.replace("_", " "), overflow="fold") for key in rows[0]))
         for row in rows:
-            table.add_row(*(cell(_cell(value)) for value in row.values()))
+            table.add_row(*(cell(_cell(name, value)) for name, value in row.items()))
         Console(emoji=False).print(table)
     for each in failed:
         message = printable(f"{each['file']}: {each['error']}")
         Console(stderr=True, emoji=False).print(message, markup=False, soft_wrap=True)
 
 
-def _cell(value: Any) -> str:
+def _cell(name: str, value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name == "cosine":
+        return f"{value:.4f}"  # as predict
     return f"{value:.6g}" if isinstance(value, float) else str(value)

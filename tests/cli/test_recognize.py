@@ -61,6 +61,13 @@ def test_enrol_identify_remove(workplace: Path, capsys: pytest.CaptureFixture) -
     assert json.loads(capsys.readouterr().out) == [{"name": "grace hopper", "images": 3}]
 
 
+def test_the_table_is_for_reading(capsys: pytest.CaptureFixture) -> None:
+    _print([{"name": "ada", "unknown": False, "cosine": 1.0}, {"name": None, "unknown": True, "cosine": 0.25}], [])
+    rows = [line.replace("\u2502", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["ada", "no", "1.0000"] in rows
+    assert ["yes", "0.2500"] in rows
+
+
 def test_pictures_patterns_and_tables_are_enrolled_as_folders_are(
     workplace: Path, capsys: pytest.CaptureFixture
 ) -> None:
