@@ -83,6 +83,8 @@ def _start_from(found: CheckpointFile, cli: ArcFaceCLI) -> Start:
         preprocessing = Preprocessor.from_data_facts(facts, in_channels=0, image_size=0)  # the sizes are in it
         if hasattr(cli.datamodule, "use_preprocessing"):
             cli.datamodule.use_preprocessing(preprocessing)  # whatever other images would suggest
+    if isinstance(cli.datamodule, ImageDataModule):
+        cli.datamodule.tell_trained_on(facts)
     run = resumed_run(found) if cli.command == "fit" else run_of(*found)
     trained_on = {name: found.content.get(name) for name in ("data", type(cli.datamodule).__qualname__)}
     return Start(found.path, run, trained_on, found.content.get("global_step"))

@@ -4,7 +4,7 @@ import copy
 import inspect
 import logging
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -119,6 +119,8 @@ class ImageDataModule(ImageFacts):
         self.held_out_classes = held_out_classes
         self._parts: Parts | None = None
         self._fingerprint = ""
+        self._counts: dict[str, list[int]] = {}
+        self._trained_on: Mapping[str, Any] = {}
         self._given: Collection[str] = ("test",)  # parts that are not split off by seed
         self._said: set[str] = set()
         self._normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -210,6 +212,7 @@ class ImageDataModule(ImageFacts):
         """Return what the batches of this run depend on; stored in its checkpoints."""
         return {
             "data": self._fingerprint,
+            "images": self._counts,
             "batch_size": self.batch_size,
             # None if unset, as in checkpoints from before the setting
             "images_per_class": self.images_per_class,
@@ -233,8 +236,18 @@ class ImageDataModule(ImageFacts):
         """
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return  # a trained model may be evaluated on anything
-        own_seed = self.seed is not None
-        check_batches_alike(state_dict, self.state_dict(), allow=self.allow_inexact_resume, own_seed=own_seed)
+        check_batches_alike(
+            state_dict,
+            self.state_dict(),
+            allow=self.allow_inexact_resume,
+            own_seed=self.seed is not None,
+            trained_on=self._trained_on,
+            present={"kwargs": self.hparams, "class_names": self.class_names},
+        )
+
+    def tell_trained_on(self, facts: Mapping[str, Any]) -> None:
+        """Take what a checkpoint has under "data", for :meth:`load_state_dict` to tell in what other data differ."""
+        self._trained_on = facts
 
     def _load_once(self) -> str:
         if self._parts is None:
@@ -246,6 +259,7 @@ class ImageDataModule(ImageFacts):
             self._try_transforms(parts.train)
             self._parts = parts
             self._fingerprint = f"{self.dataset_name} {self._parts.fingerprint}"
+            self._counts = parts.counts(self.num_classes)
             if self.can_train:
                 found = shortages(parts, watch_test=self.watch_test, given=self._given)
                 self.notices = [*found, *small_classes(parts.train, self.images_per_class)]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from arcface_pl.data.agreement import MOST_COUNTED
 from arcface_pl.data.classes import ClassSplit, take_classes
 from arcface_pl.data.folders.image_files import ImageFiles, Unreadable, report_unreadable
 from arcface_pl.data.labelled import LabelledImages, ReadImages
@@ -42,6 +43,14 @@ class Parts(NamedTuple):
     def to(self, device: torch.device) -> "Parts":
         """Move images in memory to a device."""
         return Parts(self.fingerprint, *(part.to(device) for part in self[1:]))
+
+    def counts(self, num_classes: int) -> dict[str, list[int]]:
+        """Count the images of each part, of few classes by class: what differs where fingerprints do."""
+        by_class = {"train": self.train, "val": self.val, "test": self.test} if num_classes <= MOST_COUNTED else {}
+        totals = {name: [len(part.labels)] for name, part in zip(self._fields[1:], self[1:], strict=True)}
+        return totals | {
+            name: torch.bincount(part.labels, minlength=num_classes).tolist() for name, part in by_class.items()
+        }
 
     def check_labels(self, num_classes: int, num_held_out: int) -> None:
         """Check that all labels are classes.

@@ -78,3 +78,15 @@ def test_forget_scores() -> None:
         "callbacks": {"b": {"steps": 1}},
         "lr_schedulers": [{"mode_worse": math.inf, "best": math.inf, "num_bad_epochs": 0}, {"gamma": 1}],
     }
+
+
+def test_a_refusal_names_what_chose_other_images(capsys: pytest.CaptureFixture) -> None:
+    main(FIT)
+    for change, said in (
+        ("--data.val_fraction=0.3", "data.val_fraction: the checkpoint has 0.1, this run 0.3. Restore"),
+        ("--data.seed=5", "exactly. data.seed: the checkpoint has 0, this run 5"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main([*RESUME[:-1], change])
+        assert said in capsys.readouterr().err
