@@ -140,7 +140,7 @@ LIGHTNING_CALLBACKS: dict[str, dict[str, str]] = {
     "GradientAccumulationScheduler": {"scheduling": "{0: 1, 1: 2}"},
     "LambdaCallback": {},
     "LearningRateMonitor": {"log_momentum": "true"},
-    "ModelCheckpoint": {"save_last": "true", "monitor": "val/accuracy"},
+    "ModelCheckpoint": {"save_last": "true", "monitor": "val/accuracy", "mode": "max"},
     "ModelSummary": {"max_depth": "2"},
     "OnExceptionCheckpoint": {"dirpath": "broken"},
     "ProgressBar": {},

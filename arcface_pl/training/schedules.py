@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, Timer
 from lightning.pytorch.utilities.types import LRSchedulerConfigType
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from arcface_pl.callbacks.run.private_apis import schedule_state, set_rates
+from arcface_pl.callbacks.run.private_apis import set_rates
 from arcface_pl.callbacks.run.refused import check_mode
 from arcface_pl.errors import SettingsError, expected
 from arcface_pl.functional.checks import check_number
@@ -47,8 +48,9 @@ class Schedule(LambdaLR):
         set_rates(self, [float(base) * self._factor_at(self.last_epoch) for base in self.base_lrs])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes from step to step; the length of the run comes from the present Trainer."""
-        return schedule_state(super().state_dict())
+        """Return what a LambdaLR's state has, none of our settings: the run's length comes from the present Trainer."""
+        state, bare = super().state_dict(), LambdaLR(SGD([torch.zeros(1)]), float).state_dict()
+        return {key: state[key] for key in bare}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at the same step, at the rate that the present length of the run gives it."""

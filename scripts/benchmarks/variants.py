@@ -79,6 +79,9 @@ def same_network(task: Task, precision: str = "32-true") -> Any:
     settings["model"]["head"]["init_args"]["extension"] = "monotone"
     settings["model"]["optimizer"]["init_args"]["fused"] = True
     settings["trainer"]["precision"] = precision
+    for callback in settings["trainer"]["callbacks"]:
+        if callback["class_path"] == "arcface_pl.callbacks.TrainingAccuracy":
+            callback["init_args"]["num_images"] = 1000  # not all 60,000, with the clock stopped
     return build(task, settings)
 
 

@@ -14,7 +14,6 @@ import torch.distributed as dist
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -42,13 +41,6 @@ def test_put_whole_numbers_first(monkeypatch: pytest.MonkeyPatch, text: str, val
 def test_log_interval(make_trainer: Make) -> None:
     assert private_apis.log_interval(make_trainer(log_every_n_steps=7)) == 7
     assert private_apis.log_interval(make_trainer(log_every_n_steps=0)) == 1
-
-
-def test_has_loss_scaler(make_trainer: Make) -> None:
-    trainer = make_trainer()
-    assert not private_apis.has_loss_scaler(trainer)
-    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
-    assert private_apis.has_loss_scaler(SimpleNamespace(precision_plugin=scaled))
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
@@ -170,17 +162,11 @@ def test_move_logger(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_set_rates_and_schedule_state() -> None:
+def test_set_rates() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = LambdaLR(optimizer, lambda step: 1.0)
     private_apis.set_rates(schedule, [0.25])
     assert schedule.get_last_lr() == [0.25] == [group["lr"] for group in optimizer.param_groups]
-    other = LambdaLR(optimizer, lambda step: 1.0)
-    for _ in range(3):
-        optimizer.step()
-        schedule.step()
-    other.load_state_dict(private_apis.schedule_state(schedule.state_dict()))
-    assert (other.last_epoch, other.get_last_lr()) == (3, [1.0])
 
 
 def test_every_reliance_has_its_test() -> None:

@@ -204,3 +204,19 @@ def test_a_schedule_by_time_has_the_rates_of_one_by_steps(tiny_module: Make, sch
             each.optimizer.step()
             each.step()
         assert by_time.get_last_lr() == pytest.approx(by_steps.get_last_lr(), abs=1e-12)
+
+
+def test_the_state_is_that_of_a_lambda_schedule_and_goes_on_at_the_same_rate() -> None:
+    def made(steps: int) -> tuple[torch.optim.Optimizer, Cosine]:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return optimizer, Cosine(optimizer, total_steps=steps)
+
+    optimizer, schedule = made(10)
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+    state = schedule.state_dict()
+    assert not {"total_steps", "given_steps", "warmup_fraction", "optimizer"} & state.keys()
+    _, same = made(10)
+    same.load_state_dict(state)
+    assert (same.last_epoch, same.get_last_lr()) == (3, schedule.get_last_lr())

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from arcface_pl.callbacks.run.private_apis import has_loss_scaler, log_interval, skip_fused_step
+from arcface_pl.callbacks.run.private_apis import log_interval, skip_fused_step
 from arcface_pl.errors import NonFiniteError
 
 
@@ -36,7 +36,7 @@ class NonFiniteGuard(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Check the gradients."""
-        self.check_gradients(optimizer, trainer.global_step, has_loss_scaler(trainer))
+        self.check_gradients(optimizer, trainer.global_step, trainer.precision == "16-mixed")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Raise at a logged step if any step was masked."""

@@ -29,11 +29,6 @@ def log_interval(trainer: Any) -> int:
     return trainer.log_every_n_steps or 1
 
 
-def has_loss_scaler(trainer: Any) -> bool:
-    """Whether the precision plugin scales losses. An argument of `MixedPrecision`, but no documented attribute."""
-    return getattr(trainer.precision_plugin, "scaler", None) is not None
-
-
 def skip_fused_step(optimizer: Any, skip: Tensor) -> bool:
     """Have a fused optimizer's next step change nothing where ``skip`` is true, as for torch's gradient scaler.
 
@@ -154,11 +149,6 @@ def set_rates(schedule: Any, rates: list[float]) -> None:
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
-
-
-def schedule_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Return what changes from step to step of a LambdaLR's state, which has all its attributes."""
-    return {key: state[key] for key in ("base_lrs", "last_epoch", "_step_count", "_last_lr", "lr_lambdas")}
 
 
 def num_hooks(module: nn.Module) -> int:
