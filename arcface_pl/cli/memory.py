@@ -99,8 +99,12 @@ def check_tool_memory(error: Exception) -> None:
         SettingsError: Names the argument to lower: a batch, pictures, a gallery, else the model.
     """
     raised: BaseException | None = error
+    seen: list[BaseException] = []  # what a constructor's error was made of is raised again, with that error as context
     while raised is not None and not is_out_of_memory(raised):
+        seen.append(raised)
         raised = raised.__cause__ or raised.__context__
+        if raised in seen:
+            return
     if raised is None:
         return
     frames = [frame for each in (error, raised) for frame, _ in walk_tb(each.__traceback__)]
