@@ -128,7 +128,7 @@ def _sets_of(model: TrainedModel, data: Any, split: str) -> dict[str, tuple[Any,
     batches: Any = data.test_dataloader() if split == "test" else []
     if split == "val" and fact(data, "num_val"):
         batches = data.val_dataloader()
-    if isinstance(batches, list | tuple | dict):  # several loaders, which are one set, as in `test`
+    if batches and isinstance(batches, list | tuple | dict):  # several loaders, which are one set, as in `test`
         batches = chain.from_iterable(batches.values() if isinstance(batches, dict) else batches)
     is_trained = bool(model.class_names) and list(data.class_names) == model.class_names
     sets = {"trained" if is_trained else "unseen": (batches, data.class_names)} if batches else {}
