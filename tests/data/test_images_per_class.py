@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from arcface_pl.data import Augmentation, BatchLoader, LabelledImages, MNISTDataModule
 from arcface_pl.data.folders.image_files import FileLoader, ImageFiles
 from arcface_pl.data.parts import small_classes
-from arcface_pl.data.split import grouped_order
+from arcface_pl.data.split import _without_repeats, grouped_order
 from arcface_pl.preprocessing import Preprocessor
 
 PLAIN = ((0.0,), (1.0,))
@@ -218,3 +218,9 @@ def test_resuming_with_another_number_is_refused(tmp_path: Path) -> None:
     run(tmp_path, 17)
     with pytest.raises(ValueError, match="images_per_class: the checkpoint has 4, this run None"):
         run(tmp_path, 20, images_per_class=None, checkpoint=tmp_path / "saved.ckpt")
+
+
+def test_a_group_that_had_to_wait_comes_first_in_the_next_batch() -> None:
+    classes, nobody_often = torch.tensor([0, 0, 1, 2, 3, 4]), torch.zeros(5, dtype=torch.bool)
+    order = _without_repeats(classes, torch.arange(6), nobody_often, [2, 2, 2])
+    assert order.tolist() == [0, 2, 1, 3, 4, 5]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from arcface_pl.data.protocol import check_loaders, complete, fact, images_and_labels
+from arcface_pl.data.protocol import check_loaders, complete, fact, facts_of, images_and_labels
 from arcface_pl.errors import DataError
 
 IMAGES = torch.rand(4, 3, 8, 8)
@@ -141,3 +141,10 @@ def test_the_first_batch_of_each_split_is_checked_before_training() -> None:
     data.test_dataloader = lambda: DataLoader(TensorDataset(IMAGES, LABELS + 1), batch_size=4)  # type: ignore[method-assign]
     with pytest.raises(DataError, match="labels of test_dataloader: got 3"):
         check_loaders(data, "test")
+
+
+def test_a_checkpoint_is_told_what_the_model_needs_without_its_data() -> None:
+    told = {"class_names": ["a", "b"], "normalization": ((0.1,), (0.3,)), "in_channels": 1, "image_size": 8}
+    found = facts_of(Data(**told))
+    assert {name: found[name] for name in told} == told
+    assert found["name"] == "Data"

@@ -114,8 +114,8 @@ def test_every_form_gives_the_answer_of_the_file(kind: str, inverted: bool, styl
         given[single].seek(0)
     rows = recognizer.embed(list(given.values()))
     given["file"].close()
-    assert all(row.equal(rows[0]) for row in rows)
-    torch.testing.assert_close(rows[:1], expected, rtol=0, atol=1e-6)
+    # In a batch the last bits may depend on the row: some kernels compute a product's last rows apart
+    torch.testing.assert_close(rows, expected.expand_as(rows), rtol=0, atol=1e-6)
 
 
 def test_bool_is_black_and_white(tmp_path: Path) -> None:

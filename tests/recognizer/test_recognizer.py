@@ -39,7 +39,8 @@ def test_two_pictures(recognizer: Recognizer, images: torch.Tensor) -> None:
     pair = recognizer.embed(images[:2], framed=True).double()
     expected = float(pair[0] @ pair[1])
     cosine, angle, same = recognizer.verify(images[:1], images[1:2], framed=True)
-    assert cosine == pytest.approx(expected, abs=1e-7)
+    # Batches of one and two may be rounded apart: two float32 vectors of length one, each by some eps = 1.2e-7
+    assert cosine == pytest.approx(expected, abs=1e-6)
     assert angle == pytest.approx(np.degrees(np.arccos(expected)), abs=1e-4)
     assert same is None  # nobody has measured a threshold
     assert recognizer.verify(images[:1], images[1:2], threshold=expected - 1e-3, framed=True).same is True
