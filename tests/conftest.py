@@ -94,12 +94,15 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def make_trainer(tmp_path: Path) -> "Callable[..., L.Trainer]":
-    """``make_trainer(**arguments)``: a CPU Trainer without logger, bar or checkpoints; its root is ``tmp_path``."""
+def make_trainer(in_folder: Path) -> "Callable[..., L.Trainer]":
+    """``make_trainer(**arguments)``: a CPU Trainer without logger, bar or checkpoints; its root is ``tmp_path``.
+
+    Run there, since runs that lie elsewhere are recorded in the current folder.
+    """
     import lightning as L
     from tiny_runs import QUIET
 
-    return lambda **arguments: L.Trainer(**{**QUIET, "default_root_dir": tmp_path, **arguments})
+    return lambda **arguments: L.Trainer(**{**QUIET, "default_root_dir": in_folder, **arguments})
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def _bound_waiting() -> None:
     from whatever else runs. The variable is read when torch is loaded, by processes that this one starts, too.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = "1000"
+        os.environ["GOMP_SPINCOUNT"] = "2000"
 
 
 def _perform(command: str, args: list[str]) -> None:

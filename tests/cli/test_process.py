@@ -67,7 +67,7 @@ def test_with_a_gpu_the_driver_goes_on_being_asked(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("given", "spins"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
 def test_waiting_threads_go_to_sleep_unless_the_user_has_a_say(given: dict[str, str], spins: str) -> None:
     code = "import os; from arcface_pl.cli import main; main(['--version']); print(os.environ.get('GOMP_SPINCOUNT'))"
@@ -91,7 +91,7 @@ def test_how_threads_wait_is_printed_and_saved_and_kept_from_no_resume(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    for number, spins in enumerate(("1000", "7")):
+    for number, spins in enumerate(("2000", "7")):
         monkeypatch.setenv("GOMP_SPINCOUNT", spins)
         main(["fit", *TINY_FIT, "--model.num_threads", "2"])
         assert f"2 thread(s), GOMP_SPINCOUNT={spins}" in capsys.readouterr().out

@@ -106,7 +106,7 @@ def test_a_gallery_that_another_process_is_changing_is_one_line(
 
 
 def test_a_missing_library_is_one_line_that_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert "uvicorn is not installed; pip install 'arcface_pl[demo]'" in fails(capsys, "best")
+    assert "uvicorn is not installed; pip install 'arcface_pl[demo]'" in fails(capsys, trained)
