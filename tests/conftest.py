@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     from arcface_pl import ArcFaceModule
 
+# Tests train in temporary folders, of which the folder they are started in keeps a record: `--ckpt_path last` would
+# then mean the run of a test.
+RECORD = Path(".arcface_pl_runs").absolute()
+
 # Each new Trainer reads the entry points of all installed packages; they stay the same while tests run. Lightning takes
 # this name when it is imported.
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
@@ -38,6 +42,15 @@ def pytest_configure(config: pytest.Config) -> None:
         ".*does not have many workers",  # tensors in memory need none
     ):
         config.addinivalue_line("filterwarnings", f"ignore:{message}")
+    if not hasattr(config, "workerinput"):
+        config.add_cleanup(functools.partial(_restore, RECORD, RECORD.read_bytes() if RECORD.is_file() else None))
+
+
+def _restore(file: Path, content: bytes | None) -> None:
+    if content is not None:
+        file.write_bytes(content)
+    else:
+        file.unlink(missing_ok=True)
 
 
 def pytest_collection(session: pytest.Session) -> None:
