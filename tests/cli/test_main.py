@@ -156,8 +156,11 @@ def test_evaluation_needs_a_checkpoint_and_an_unknown_command_is_named(capsys: p
 
 @pytest.mark.parametrize("words", [[], ["fit"], ["predict"], ["test"], ["validate"]])
 def test_help_fits_the_terminal_with_the_longer_name(
-    words: list[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "python").touch(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "arcface_pl", *words])
     monkeypatch.setattr(sys, "argv", ["/anywhere/arcface_pl/__main__.py", *words])
     with suppress(SystemExit):
         main([*words, "--help"])
