@@ -43,6 +43,7 @@ def draw_curves(rows: Iterable[Mapping[str, float]]) -> "Figure | None":
             style = {**SERIES[number % len(SERIES)], "marker": "o" if len(steps) < 2 else None}
             axes.plot(steps, values, label=key, markersize=4, **style)
         axes.set(xlabel="step", ylabel=PANELS[ending])
+        axes.locator_params(axis="x", integer=True)
         axes.legend(frameon=False, fontsize=9)
     return figure
 
