@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from arcface_pl import ArcFaceModule, SimpleCNN
 from arcface_pl.callbacks import HealthCheck, RunLogger
-from arcface_pl.callbacks.run.health import _guess
+from arcface_pl.callbacks.run.health import LABELS_AT_ONCE, _guess
 from arcface_pl.cli import main
 from arcface_pl.heads import HEADS, ArcFaceHead
 from arcface_pl.seeding import derive_seed
@@ -162,6 +162,18 @@ def test_a_class_that_never_appears_is_named_after_one_epoch() -> None:
     assert "classes" not in train((images[kept], labels[kept]), fast_dev_run=True)
     assert "classes" not in train((images[kept], labels[kept]), overfit_batches=1)
     assert "classes" not in train((images[kept], labels[kept]), max_steps=3)
+
+
+@pytest.mark.parametrize("batches", [LABELS_AT_ONCE - 1, LABELS_AT_ONCE, 2 * LABELS_AT_ONCE + 1])
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_class_of_one_batch_counts_wherever_in_the_epoch_that_is(batches: int, place: int) -> None:
+    images, _ = patterns(2 * batches, 1)
+    labels = torch.tensor([0, 2]).repeat(batches)
+    labels[2 * place % len(labels)] = 1
+    module = ArcFaceModule(SimpleCNN(16, image_size=8), ArcFaceHead(16, CLASSES))
+    check = Recorder()
+    L.Trainer(**{**QUIET, "max_epochs": 1}, callbacks=[check]).fit(module, loader(images, labels, batch_size=2))
+    assert check.messages["classes"].startswith("1 of 4 classes had no image in a whole epoch: 3.")
 
 
 def test_a_few_batches_are_not_said_to_be_no_better_than_guessing() -> None:

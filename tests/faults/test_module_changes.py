@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from arcface_pl import ArcFaceHead, ArcFaceModule, FastCNN, MNISTDataModule
 from arcface_pl.callbacks import RunCheckpoint
+from arcface_pl.callbacks.run import exact_resume
 from arcface_pl.callbacks.run.module_changes import ModuleChanges
 from arcface_pl.callbacks.run.trainer_changes import TrainerChanges
 from arcface_pl.checkpoints.reading import read_checkpoint
@@ -95,6 +96,19 @@ def fit(root: Path, callbacks: list[L.Callback], checkpoint: Path | None = None,
     trainer = L.Trainer(**{**QUIET, **limits, **arguments}, callbacks=callbacks)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return module
+
+
+def test_modules_are_compared_in_the_first_resumed_step_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    compare = exact_resume.lost
+    monkeypatch.setattr(
+        exact_resume, "lost", lambda module, state: steps.append(module.global_step) or compare(module, state)
+    )
+    save = SaveAt(3, tmp_path / "three.ckpt")
+    fit(tmp_path, [save])
+    assert not steps
+    fit(tmp_path, [], save.path)
+    assert steps == [3]
 
 
 def assert_equal(one: ArcFaceModule, other: ArcFaceModule) -> None:

@@ -157,7 +157,7 @@ class ExactResume(L.Callback):
         Raises:
             CheckpointError: Names each module that differs, with both.
         """
-        if found := lost(pl_module, self._restored):
+        if self._restored and (found := lost(pl_module, self._restored)):
             self._refuse_or_warn(trainer, [f"{each} (a callback changed it in training)" for each in found])
         self._restored = {}
 

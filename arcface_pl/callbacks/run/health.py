@@ -22,6 +22,7 @@ from arcface_pl.metrics.functional.cosine import unit_rows
 IN_A_ROW = 3  # bad readings before a warning: the first ones may be a start that the run recovers from
 LONG_IN_A_ROW = 10
 MAX_COMPARED = 256  # rows of a batch that are compared pairwise
+LABELS_AT_ONCE = 50  # batches whose classes are noted together: small operations cost more than their labels
 
 _SLOWER = "a lower learning rate (--model.optimizer.lr)"
 _WRONG_LABELS = f"Try {_SLOWER}, and check that the labels fit the images."
@@ -75,6 +76,7 @@ class HealthCheck(ScoredCallback):
         self._embeddings: Tensor | None = None
         self._hook: Any = None
         self._seen: Tensor | None = None
+        self._labels: list[Tensor] = []
         self._classes_checked = False
         self._num_batches = 0
         self._num_trained = 0
@@ -83,7 +85,7 @@ class HealthCheck(ScoredCallback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start to record which classes appear."""
         num_classes = None if self._classes_checked else num_classes_of(self, pl_module)
-        self._seen, self._num_batches = None, 0
+        self._seen, self._labels, self._num_batches = None, [], 0
         if num_classes is not None:
             # One entry more, for labels that the head has no class for
             self._seen = torch.zeros(num_classes + 1, dtype=torch.int32, device=pl_module.device)
@@ -114,8 +116,9 @@ class HealthCheck(ScoredCallback):
             warn_once(self, f"{got}. Its classes and angles are not checked")
             labels, self._seen = None, None
         if self._seen is not None and labels is not None:
-            outside = (labels < 0) | (labels >= len(self._seen) - 1)
-            self._seen[labels.long().masked_fill(outside, len(self._seen) - 1)] = 1
+            self._labels.append(labels)
+            if len(self._labels) == LABELS_AT_ONCE:
+                self._mark_seen(self._seen)
         if self._hook is None:
             return
         self._hook.remove()
@@ -126,6 +129,13 @@ class HealthCheck(ScoredCallback):
         # A compiled network may have bypassed the hook
         if embeddings is not None and labels is not None and len(labels) == len(embeddings) and loss is not None:
             self._read_step(trainer, pl_module, embeddings, labels, loss)
+
+    def _mark_seen(self, seen: Tensor) -> None:
+        if self._labels:
+            labels = torch.cat(self._labels).long()
+            outside = (labels < 0) | (labels >= len(seen) - 1)
+            seen[labels.masked_fill(outside, len(seen) - 1)] = 1
+            self._labels = []
 
     def _read_rates(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
@@ -153,6 +163,7 @@ class HealthCheck(ScoredCallback):
         """Name the classes without an image in a whole epoch, over all processes."""
         if self._seen is None or self._num_batches < _batches_per_pass(trainer):
             return
+        self._mark_seen(self._seen)
         seen = trainer.strategy.reduce(self._seen, reduce_op="sum").cpu()[:-1]
         self._classes_checked, self._seen = True, None
         missing = (seen == 0).nonzero().squeeze(1).tolist()

@@ -33,7 +33,7 @@ class RunProgressBar(TQDMProgressBar):
     def __init__(self, refresh_rate: int = 50) -> None:
         super().__init__(refresh_rate=refresh_rate)
         self._run: L.Trainer | None = None
-        self._loss: Tensor | None = None
+        self._outputs: Any = None
 
     @property
     def is_enabled(self) -> bool:
@@ -76,14 +76,15 @@ class RunProgressBar(TQDMProgressBar):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Update the bar if it is due."""
-        self._loss = loss_of(trainer, pl_module, outputs)
+        self._outputs = outputs.get("loss") if isinstance(outputs, dict) else outputs
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, int | str | float | dict]:
         """Return what is shown next to the bar: the loss, and what a module of the user's puts there."""
         metrics = super().get_metrics(trainer, pl_module)
         shown = {name: value for name, value in metrics.items() if name != "v_num" and not _has_column(name)}
-        return shown if self._loss is None else {"loss": f"{self._loss.item():.4f}", **shown}
+        loss = loss_of(trainer, pl_module, self._outputs)
+        return shown if loss is None else {"loss": f"{loss.item():.4f}", **shown}
 
 
 class EpochLines(L.Callback):
