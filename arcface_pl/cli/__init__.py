@@ -134,19 +134,26 @@ def _perform(command: str, args: list[str]) -> None:
 
 
 def _check_words(command: str, words: list[str]) -> None:
-    from arcface_pl.checkpoints.runs import check_asked
-    from arcface_pl.cli.command_line import parse_command_line
-    from arcface_pl.cli.config import read_config
+    from arcface_pl.checkpoints.find_checkpoint import find_named
+    from arcface_pl.checkpoints.runs import NAMES, check_asked
+    from arcface_pl.cli.command_line import last_value, parse_command_line
+    from arcface_pl.cli.config import BASE_CONFIG, read_config
 
     request = parse_command_line(command, words)
-    for path in request.configs:
-        read_config(path, command)
-    if request.ckpt_path is None and request.flags + request.configs and not request.helps:
+    settings, flags = request.over(read_config(BASE_CONFIG))
+    asked = request.ckpt_path
+    if request.helps:
+        return
+    if asked is None and command != "fit":
+        raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
+    if asked in NAMES:
+        find_named(asked, last_value(settings, flags, "trainer.default_root_dir"), "--ckpt_path")
+    elif asked is not None:
+        check_asked(str(asked), "--ckpt_path", folders=True)
+    elif request.flags + request.configs:
         from arcface_pl.cli.early_values import check_early
 
         check_early(request)
-    if request.ckpt_path is not None and not request.helps:
-        check_asked(request.ckpt_path, "--ckpt_path", folders=True)
 
 
 class _Folded(logging.Formatter):

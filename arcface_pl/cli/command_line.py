@@ -19,7 +19,7 @@ from arcface_pl.cli.config import (
     read_yaml,
     unknown,
 )
-from arcface_pl.cli.layers import each_setting, is_class, merge, same_class
+from arcface_pl.cli.layers import each_setting, is_class, merge, same_class, section_of
 from arcface_pl.errors import SettingsError, expected
 
 Flags = Sequence[tuple[str, str]]
@@ -99,6 +99,19 @@ class Request:
                 _forget_replaced(settings, name, text)
                 parsed.append((name, text))
         return settings, parsed
+
+
+def last_value(settings: dict[str, Any], flags: Flags, name: str) -> Any:
+    """Return the value of a setting before parsing: of the last flag, else of the config files.
+
+    Args:
+        settings: What `Request.over` returned.
+        flags: The same.
+        name: Full name, of a section's setting.
+    """
+    typed = [text for flag, text in flags if flag == name]
+    section, _, last = name.partition(".")
+    return typed[-1] if typed else section_of(settings, section).get(last)
 
 
 def _value(name: str, text: str) -> Any:

@@ -4,6 +4,7 @@ import ast
 import functools
 import operator
 import types
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,36 @@ def declared_type(path: str, argument: str) -> Any:
         return _type(*_annotation(module, name, argument))
     except (LookupError, OSError, SyntaxError):
         return None
+
+
+def is_defined(path: str) -> bool:
+    """Return whether there is such a name in a module of this package, lightning or torch."""
+    module, _, name = path.rpartition(".")
+    try:
+        return bool(_definition(module, name))
+    except LookupError:
+        return False
+
+
+def parameters(path: str) -> list[str] | None:
+    """Return the names of the arguments of a class, with those of the base classes that its ``**kwargs`` go to.
+
+    Args:
+        path: Dotted name of a class of this package, lightning or torch.
+
+    Returns:
+        The names in their order; None where any name is taken, or the class is not found.
+    """
+    module, _, name = path.rpartition(".")
+    found: dict[str, None] = {}
+    try:
+        for _, method in _constructors(module, name):
+            found |= dict.fromkeys(each.arg for each in _arguments(method))
+            if method.args.kwarg is None:
+                return [*found]
+    except (LookupError, OSError, SyntaxError):
+        pass
+    return None
 
 
 @cache
@@ -56,21 +87,34 @@ def _definition(module: str, name: str) -> tuple[str, ast.AST]:
     raise LookupError(name)
 
 
+def _constructors(module: str, name: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Yield the constructor of a class and those of its first base classes, each with the module whose names it has."""
+    while True:
+        module, node = _definition(module, name)
+        if not isinstance(node, ast.ClassDef) or node.decorator_list:
+            raise LookupError(name)
+        for method in node.body:
+            if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+                yield module, method
+        bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+        if not bases:
+            return
+        name = bases[0]
+
+
+def _arguments(method: ast.FunctionDef) -> list[ast.arg]:
+    """Return the arguments of a method after ``self``."""
+    return [*method.args.posonlyargs, *method.args.args, *method.args.kwonlyargs][1:]
+
+
 def _annotation(module: str, name: str, argument: str) -> tuple[str, ast.AST]:
     """Return the annotation of a constructor's argument, and the module whose names it has."""
-    module, node = _definition(module, name)
-    if not isinstance(node, ast.ClassDef) or node.decorator_list:
-        raise LookupError(name)
-    for method in node.body:
-        if isinstance(method, ast.FunctionDef) and method.name == "__init__":
-            for each in (*method.args.posonlyargs, *method.args.args, *method.args.kwonlyargs):
-                if each.arg == argument:
-                    return module, each.annotation or ast.Name("Any")
-            if method.args.kwarg is None:
-                raise LookupError(argument)
-    for base in node.bases:
-        if isinstance(base, ast.Name):
-            return _annotation(module, base.id, argument)
+    for place, method in _constructors(module, name):
+        for each in _arguments(method):
+            if each.arg == argument:
+                return place, each.annotation or ast.Name("Any")
+        if method.args.kwarg is None:
+            break
     raise LookupError(argument)
 
 

@@ -9,9 +9,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from arcface_pl.cli.command_line import Request
 from arcface_pl.cli.config import BASE_CONFIG, read_config
-from arcface_pl.cli.declared_types import declared_type
-from arcface_pl.cli.layers import MODULE, each_setting, is_class, merge
-from arcface_pl.cli.parser_errors import PARSER, explain
+from arcface_pl.cli.declared_types import declared_type, is_defined, parameters
+from arcface_pl.cli.layers import CLASS_KEYS, MODULE, each_setting, is_class, merge
+from arcface_pl.cli.parser_errors import PARSER, class_names, explain, unknown_option
 from arcface_pl.cli.values import (
     check_accelerator_name,
     check_class_nodes,
@@ -34,6 +34,12 @@ _ROOMS = {
     "model.lr_schedule": "arcface_pl.training.schedules",
     "trainer.logger": "arcface_pl.callbacks",
 }
+# Of these places, all there are unless another package brings its own
+_ALL_ROOMS = {
+    "model.head": ["arcface_pl.heads"],
+    "model.optimizer": ["torch.optim"],
+    "model.lr_schedule": ["arcface_pl.training.schedules", "torch.optim.lr_scheduler"],
+}
 
 
 def check_early(request: Request) -> None:
@@ -50,9 +56,15 @@ def check_early(request: Request) -> None:
     check_class_nodes(settings)
     defaults = dict(each_setting(base))
     typed = [(name, value) for name, value in each_setting(settings) if name not in defaults or value != defaults[name]]
-    types = {name: kind for name, value in [*typed, *flags] if (kind := _type_of(settings, name)) is not None}
-    if settings["model"].get("init_from") or "model.init_from" in dict(flags):  # may bring a backbone of another class
-        types = {name: kind for name, kind in types.items() if not name.startswith("model.backbone.")}
+    others = re.search(_OTHER_PACKAGES, " ".join(str(value) for _, value in [*typed, *flags]))
+    judged = dict([*typed, *flags])
+    if settings["model"].get("init_from") or "model.init_from" in judged:  # may bring a backbone of another class
+        judged = {name: value for name, value in judged.items() if not name.startswith("model.backbone.")}
+    for name, value in judged.items():
+        _check_argument(settings, name)
+        if not others:
+            _check_class_name(name, str(value))
+    types = {name: kind for name in judged if (kind := _type_of(settings, name)) is not None}
     parser = ArgumentParser(**PARSER)
     for name, kind in types.items():
         parser.add_argument(f"--{name}", type=kind)
@@ -73,9 +85,23 @@ def check_early(request: Request) -> None:
         trainer["devices"] = read_devices(trainer.devices)
     check_trainer_values({**settings["trainer"], **vars(trainer)})
     accelerator = dict(flags).get("trainer.accelerator", settings["trainer"].get("accelerator"))
-    others = re.search(_OTHER_PACKAGES, " ".join(str(value) for _, value in [*typed, *flags]))
     if not others and re.fullmatch("[a-z]+", str(accelerator)):  # not the name of a class
         check_accelerator_name(accelerator)
+
+
+def _check_class_name(place: str, name: str) -> None:
+    is_name = re.fullmatch("[A-Z][A-Za-z0-9]*", name) and name not in ("None", "Null", "NULL")
+    if place in _ALL_ROOMS and is_name and not any(is_defined(f"{room}.{name}") for room in _ALL_ROOMS[place]):
+        raise SettingsError(f"{place}: got {name}; expected {class_names(place)}")
+
+
+def _check_argument(settings: dict[str, Any], name: str) -> None:
+    place, _, argument = name.rstrip("+").rpartition(".")
+    # A schedule's may be those of its entry in Lightning's configuration, such as monitor
+    if place in _ROOMS and place != "model.lr_schedule" and argument not in CLASS_KEYS:
+        path = _class_at(settings, place)
+        if (known := parameters(path)) and argument not in known:
+            raise SettingsError(unknown_option(place, argument, path.rpartition(".")[2], known))
 
 
 def _is_judged(name: str, value: Any, types: dict[str, Any]) -> bool:
@@ -91,15 +117,18 @@ def _type_of(settings: dict[str, Any], name: str) -> Any:
     """Return the type of a setting; None if it is not plain, or its class not known."""
     if name == "seed_everything":
         return bool | int  # as LightningCLI has it
-    *way, last = name.split(".")
+    place, _, last = name.rpartition(".")
+    return declared_type(_class_at(settings, place), last)
+
+
+def _class_at(settings: dict[str, Any], place: str) -> str:
+    """Return the full path of the class that a setting chooses; without a module where that is not known."""
     node: Any = settings
-    for part in way:
+    for part in place.split("."):
         node = (node.get("init_args") or {}) if is_class(node) else node
         node = node.get(part) if isinstance(node, dict) else None
-    place = ".".join(way)
     path = node["class_path"] if is_class(node) else {"trainer": _TRAINER, "model": MODULE}.get(place, "")
-    path = path if "." in path else f"{_ROOMS.get(place, '')}.{path}"
-    return declared_type(path, last)
+    return path if "." in path else f"{_ROOMS.get(place, '')}.{path}"
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:

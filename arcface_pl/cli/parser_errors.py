@@ -1,7 +1,6 @@
 """jsonargparse as this package sets it up, and its reports as one line; imports no torch."""
 
 import re
-from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,7 +17,12 @@ PARSER: dict[str, Any] = {"exit_on_error": False, "parser_mode": "arcface_pl"}
 
 _CLASS_PROBLEM = r"^( *)- Problem with given class_path .*\n(?:\1 +.*\n?)*"
 
-_FACTORIES = {
+# Written out, so that a misspelled name need not wait for torch; tests/cli compares them with the registries
+_CLASSES = {
+    "model.backbone": "FastCNN, IResNet, MobileFaceNet, SimpleCNN, SmallResNet, TimmBackbone, TorchvisionBackbone, or "
+    "the full path of a class",
+    "model.head": "AdaFaceHead, ArcFaceHead, CombinedMarginHead, CosFaceHead, CurricularFaceHead, ElasticFaceHead, "
+    "LinearHead, MagFaceHead, NormalizedSoftmaxHead, SphereFaceHead, or the full path of a class",
     "model.optimizer": "an optimizer of torch.optim by name, such as AdamW, or the full path of a class",
     "model.lr_schedule": "Constant, Cosine, OneCycle, WarmUp, a schedule of torch.optim.lr_scheduler by name, such as "
     "StepLR, or the full path of a class",
@@ -34,7 +38,7 @@ def explain(message: str) -> str:
     name = ".".join(part for key in keys for part in key.split(".") if part != "init_args")
     classes = re.findall(r"class_path'?[ =:]+'([\w.]+)'", message)
     if (function := re.search("dot import path string: (.*)", message)) and "typing.Callable" in message:
-        return f"{name}: got {function[1]}; expected {_FACTORIES.get(name, 'the full path of a function')}"
+        return f"{name}: got {function[1]}; expected {_CLASSES.get(name, 'the full path of a function')}"
     if option := re.search(r"Option '([^']+)' is not accepted", message):
         return _unknown_option(name, option[1], next(filter(import_class, reversed(classes)), ""))
     if flag := re.search(r"argument --(\S+\.help): expected one argument", message):
@@ -63,32 +67,39 @@ def explain(message: str) -> str:
         null = ", or null" if accepted.endswith("null") else ""
         is_named = "class_path" in values[0] or "No module named" in innermost
         got = classes[-1] if classes and is_named else values[0].strip()
-        return f"{name}: got {got}; expected {_class_names(name)}{null}"
+        return f"{name}: got {got}; expected {class_names(name)}{null}"
     detail = plain_types(" ".join(line.strip() for line in message.splitlines()))
     return f"{name}: {detail}" if name and name not in detail else detail
 
 
-def _unknown_option(name: str, option: str, path: str) -> str:
+def _unknown_option(place: str, option: str, path: str) -> str:
     cls = import_class(path)
     parser = ArgumentParser(exit_on_error=False)
     names = parser.add_class_arguments(cls, "at", fail_untyped=False) if cls is not None else []
-    known = [each.removeprefix("at.") for each in names if each not in ("at.params", "at.optimizer", "at.last_epoch")]
+    return unknown_option(place, option, path.rpartition(".")[2], [each.removeprefix("at.") for each in names])
+
+
+def unknown_option(place: str, option: str, class_name: str, parameters: list[str]) -> str:
+    """Say that a class has no such argument, which it has, and which may have been meant.
+
+    Args:
+        place: Full name of the setting that chooses the class.
+        option: The argument that was given.
+        class_name: Its name, without the module.
+        parameters: Those of its constructor.
+    """
+    known = [each for each in parameters if each not in ("params", "optimizer", "last_epoch")]
     near = get_close_matches(option, known, n=1)
     last = meant_by(option).rpartition(".")[2]
     near = [last] if last in known else near
-    hint = f"; did you mean {name}.{near[0]}?" if near else ""
-    accepted = f" ({cls.__name__} accepts {', '.join(known)})" if cls is not None and known else ""
-    return f"{name}.{option}: unknown{hint}{accepted}"
+    hint = f"; did you mean {place}.{near[0]}?" if near else ""
+    accepted = f" ({class_name} accepts {', '.join(known)})" if known else ""
+    return f"{place}.{option}: unknown{hint}{accepted}"
 
 
-def _class_names(name: str) -> str:
-    if name in _FACTORIES:
-        return _FACTORIES[name]
-    from arcface_pl.backbones import BACKBONES  # and torch, for which a wrong number need not wait
-    from arcface_pl.heads import HEADS
-
-    names: Iterable[str] = {"model.head": [*HEADS], "model.backbone": [*BACKBONES]}.get(name, [])
-    return f"{', '.join(sorted(names))}, or the full path of a class" if names else "the name or full path of a class"
+def class_names(place: str) -> str:
+    """Return what a place where a class goes, such as model.head, accepts."""
+    return _CLASSES.get(place, "the name or full path of a class")
 
 
 def plain_types(text: str) -> str:

@@ -7,7 +7,7 @@ from arcface_pl.checkpoints.find_checkpoint import find_checkpoint
 from arcface_pl.checkpoints.network import is_known
 from arcface_pl.checkpoints.reading import CheckpointFile
 from arcface_pl.checkpoints.runs import NAMES
-from arcface_pl.cli.command_line import Flags, Request
+from arcface_pl.cli.command_line import Flags, Request, last_value
 from arcface_pl.cli.config import BASE_CONFIG, read_config
 from arcface_pl.cli.inputs import read_model
 from arcface_pl.cli.layers import merge, section_of
@@ -29,21 +29,19 @@ def merge_settings(request: Request) -> tuple[dict[str, Any], Flags, CheckpointF
     settings, flags = request.over(base)
     if request.helps:
         return settings, flags, None
-    root = _last(settings, flags, "trainer.default_root_dir")
+    root = last_value(settings, flags, "trainer.default_root_dir")
     if request.ckpt_path is not None:
         found = _find(command, request.ckpt_path, root)
         settings, flags = over_checkpoint(request, base, found)
-    elif command == "fit":
-        settings, flags = _over_initial_backbone(request, base, settings, flags)
     else:
-        raise SettingsError(f"--ckpt_path: {command} needs one; accepts a path, last, last-good or best")
-    teacher = _last(settings, flags, "model.teacher")
+        settings, flags = _over_initial_backbone(request, base, settings, flags)
+    teacher = last_value(settings, flags, "model.teacher")
     if command == "fit" and teacher in NAMES:  # a path, before this run is the newest
         path = find_checkpoint(teacher, root, option="model.teacher").path
         flags = _fix(settings, flags, "model.teacher", str(path))
-    precision = _last(settings, flags, "trainer.precision")
+    precision = last_value(settings, flags, "trainer.precision")
     if precision == "auto":
-        precision = choose_precision(_last(settings, flags, "trainer.accelerator"))
+        precision = choose_precision(last_value(settings, flags, "trainer.accelerator"))
     # The parser refuses "auto", also where a flag overrides it
     return settings, _fix(settings, flags, "trainer.precision", precision), found
 
@@ -79,11 +77,11 @@ def _over_initial_backbone(
     request: Request, base: dict[str, Any], settings: dict[str, Any], flags: Flags
 ) -> tuple[dict[str, Any], Flags]:
     """Resolve ``model.init_from``: a name becomes a path, and the backbone in a file of ours the one to begin with."""
-    source = _last(settings, flags, "model.init_from")
+    source = last_value(settings, flags, "model.init_from")
     if source in (None, "null"):
         return settings, flags
     if source in NAMES:
-        root = _last(settings, flags, "trainer.default_root_dir")
+        root = last_value(settings, flags, "trainer.default_root_dir")
         source = str(find_checkpoint(source, root, option="model.init_from").path)
     spec = description_of(source).get("backbone")
     if is_known("backbone", spec):
@@ -92,13 +90,6 @@ def _over_initial_backbone(
             node["init_args"].pop(name, None)
         settings, flags = request.over(merge(base, {"model": {"backbone": node}}))
     return settings, _fix(settings, flags, "model.init_from", source)
-
-
-def _last(settings: dict[str, Any], flags: Flags, name: str) -> Any:
-    """Return the value of a setting before parsing: of the last flag, else of the config files."""
-    typed = [text for flag, text in flags if flag == name]
-    section, _, last = name.partition(".")
-    return typed[-1] if typed else section_of(settings, section).get(last)
 
 
 def _fix(settings: dict[str, Any], flags: Flags, name: str, value: Any) -> Flags:

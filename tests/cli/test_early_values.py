@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import pytest
+import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
 from arcface_pl.backbones import BACKBONES
@@ -13,6 +14,7 @@ from arcface_pl.cli.config import BASE_CONFIG, dump_yaml, named_configs, read_co
 from arcface_pl.cli.declared_types import declared_type
 from arcface_pl.cli.early_values import check_early
 from arcface_pl.cli.layers import MODULE, each_setting
+from arcface_pl.cli.parser_errors import class_names
 from arcface_pl.cli.run_settings import merge_settings
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.cli.values import ACCELERATORS
@@ -85,6 +87,58 @@ def test_settings_of_other_classes() -> None:
     assert sum(early) > 0.9 * len(early)
 
 
+NAMED = {
+    "model.head": [*HEADS],
+    "model.optimizer": [name for name, each in vars(torch.optim).items() if inspect.isclass(each)],
+    "model.lr_schedule": ["OneCycle", "Cosine", "Constant", "WarmUp", *torch.optim.lr_scheduler.__all__],
+}
+
+
+@pytest.mark.parametrize("form", ["flag", "config"])
+@pytest.mark.parametrize("place", NAMED)
+def test_a_misspelled_class_is_refused_and_no_other(place: str, form: str) -> None:
+    for name in ("Nosuch", f"{NAMED[place][0]}s", NAMED[place][0].upper()):
+        assert check_alike(words_for(place, name, form))
+    for name in (*NAMED[place], "null", "my_package.Mine", "nosuch"):
+        assert not refusal(check_early, words_for(place, name, form))
+    assert not refusal(check_early, [*words_for(place, "Mine", form), "--trainer.callbacks+=my_package.Callback"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--model.head.margins 0.5",
+        "--model.head LinearHead --model.head.margin 0.5",
+        "--model.head CosFaceHead --model.head.sub_centres 2",
+        "--model.backbone.widths 3",
+        "--model.backbone SmallResNet --model.backbone.depth 3",
+        "--data.nosuch 1",
+        "--data ImageFolderDataModule --data.elastics 1",
+        "--data TableDataModule --data.root_dir x",
+        "--trainer.logger.nosuch 1",
+        "--trainer.logger.names x",
+        "--model.optimizer.lrr 1",
+        "--model.optimizer SGD --model.optimizer.betas [0.9,0.99]",
+        "--model.lr_schedule.warmup 0.1",
+        "--model.lr_schedule StepLR --model.lr_schedule.optimizer 1",
+        "--model.lr_schedule CosineAnnealingLR --model.lr_schedule.t_max 3",
+    ],
+)
+def test_an_argument_that_a_class_does_not_have(words: str) -> None:
+    check_alike(words.split())
+    assert "unknown" in refusal(whole, words.split())
+
+
+@pytest.mark.parametrize(("role", "cls"), [("head", cls) for cls in HEADS] + [("backbone", cls) for cls in BACKBONES])
+def test_any_class_says_what_it_accepts(role: str, cls: str) -> None:
+    assert check_alike([f"--model.{role}", cls, f"--model.{role}.nosuch=1"])
+
+
+@pytest.mark.parametrize(("place", "classes"), [("model.head", HEADS), ("model.backbone", BACKBONES)])
+def test_classes_are_listed_as_they_are_registered(place: str, classes: dict[str, type]) -> None:
+    assert class_names(place) == f"{', '.join(sorted(classes))}, or the full path of a class"
+
+
 WRONG = {
     "--devices x": "trainer.devices: got 'x'; expected 1 to 4096, a list of them, -1 or auto",
     "--devices 0,x": "trainer.devices: got '0,x'; expected 1 to 4096, a list of them, -1 or auto",
@@ -121,6 +175,7 @@ RIGHT = [
     "--data my_package.MyData --data.batch_size x",
     "--model my_package.MyModel --model.head_lr x",
     "--model.init_from best --model.backbone.depth x",
+    "--model.init_from best --model.backbone.nosuch 1",
     "--accelerator mine --model.backbone my_package.MyNet",
     "--trainer.callbacks+=EarlyStopping --trainer.callbacks.patience x",
     "--data.transform torchvision.transforms.v2.RandomErasing",

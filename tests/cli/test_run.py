@@ -108,7 +108,6 @@ def test_a_copied_checkpoint_has_its_results_next_to_it_and_replaces_none(traine
 @pytest.mark.parametrize(
     ("command", "flags", "message"),
     [
-        ("validate", [], "--ckpt_path: validate needs one"),
         ("predict", ["--limit_predict_batches", "0"], "trainer.limit_predict_batches: got 0"),
         ("test", ["--limit_test_batches", "0"], "trainer.limit_test_batches: got 0; expected images to test on"),
         ("validate", ["--data.val_fraction", "0"], "data.val_fraction: got 0; expected images to validate on"),
@@ -118,7 +117,7 @@ def test_an_evaluation_of_nothing_is_named(
     trained: Path, in_folder: Path, command: str, flags: list[str], message: str
 ) -> None:
     before = {path.name for path in trained.iterdir()}
-    checkpoint = ["--ckpt_path", str(trained / "checkpoints" / "best.ckpt")] if flags else []
+    checkpoint = ["--ckpt_path", str(trained / "checkpoints" / "best.ckpt")]
     with pytest.raises(SettingsError, match=message):
         run(command, [*checkpoint, *flags, *QUIET])
     assert {path.name for path in trained.iterdir()} == before
