@@ -6,12 +6,16 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
+import arcface_pl.callbacks
+import arcface_pl.data
 from arcface_pl.backbones import BACKBONES
+from arcface_pl.callbacks import RunLogger
 from arcface_pl.cli.command_line import parse_command_line
 from arcface_pl.cli.config import BASE_CONFIG, dump_yaml, named_configs, read_config
-from arcface_pl.cli.declared_types import declared_type
+from arcface_pl.cli.declared_types import declared_type, parameters
 from arcface_pl.cli.early_values import check_early
 from arcface_pl.cli.layers import MODULE, each_setting
 from arcface_pl.cli.parser_errors import class_names
@@ -197,6 +201,22 @@ def test_no_value_of_a_config_is_refused(name: str) -> None:
     ]
     words = [word for word in words if not word.startswith("--trainer.callbacks")]
     assert refusal(check_early, ["--config", name, *words]) == ""
+
+
+def test_arguments_are_those_that_the_parser_finds() -> None:
+    rooms = (arcface_pl.data, arcface_pl.backbones, arcface_pl.heads, arcface_pl.callbacks, torch.optim)
+    kinds = (L.LightningDataModule, torch.nn.Module, RunLogger, torch.optim.Optimizer)
+    classes = {
+        f"{room.__name__}.{name}": each
+        for room in rooms
+        for name, each in vars(room).items()
+        if inspect.isclass(each) and issubclass(each, kinds)
+    }
+    read = {path: parameters(path) for path in classes}
+    assert [path for path, names in read.items() if names is None] == ["arcface_pl.backbones.Backbone"]
+    for path in read.keys() - {"arcface_pl.backbones.Backbone"}:  # which has no constructor
+        found = ArgumentParser().add_class_arguments(classes[path], "at", fail_untyped=False)
+        assert read[path] == [name.removeprefix("at.") for name in found], path
 
 
 def test_types_are_those_that_the_classes_declare() -> None:
