@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from functools import reduce
 from typing import Any
 
@@ -34,7 +35,7 @@ _ROOMS = {
     "model.lr_schedule": "arcface_pl.training.schedules",
     "trainer.logger": "arcface_pl.callbacks",
 }
-# Of these places, all there are unless another package brings its own
+# Of these places, all there are unless another package, or the program that calls this one, brings its own
 _ALL_ROOMS = {
     "model.head": ["arcface_pl.heads"],
     "model.optimizer": ["torch.optim"],
@@ -91,7 +92,10 @@ def check_early(request: Request) -> None:
 
 def _check_class_name(place: str, name: str) -> None:
     is_name = re.fullmatch("[A-Z][A-Za-z0-9]*", name) and name not in ("None", "Null", "NULL")
-    if place in _ALL_ROOMS and is_name and not any(is_defined(f"{room}.{name}") for room in _ALL_ROOMS[place]):
+    if place not in _ALL_ROOMS or not is_name:
+        return
+    is_imported = any(name in getattr(module, "__dict__", ()) for module in [*sys.modules.values()])
+    if not is_imported and not any(is_defined(f"{room}.{name}") for room in _ALL_ROOMS[place]):
         raise SettingsError(f"{place}: got {name}; expected {class_names(place)}")
 
 

@@ -23,7 +23,7 @@ from arcface_pl.cli.run_settings import merge_settings
 from arcface_pl.cli.settings import ArcFaceCLI
 from arcface_pl.cli.values import ACCELERATORS
 from arcface_pl.errors import SettingsError
-from arcface_pl.heads import HEADS
+from arcface_pl.heads import HEADS, ArcFaceHead
 
 NONSENSE = ("no such thing", "1.5", "true", "-3", "[1, x]", "{a: 1}", "~", "yes", "1e3", ".inf", "2026-01-01", "0x1g")
 VALUES = {
@@ -106,6 +106,15 @@ def test_a_misspelled_class_is_refused_and_no_other(place: str, form: str) -> No
     for name in (*NAMED[place], "null", "my_package.Mine", "nosuch"):
         assert not refusal(check_early, words_for(place, name, form))
     assert not refusal(check_early, [*words_for(place, "Mine", form), "--trainer.callbacks+=my_package.Callback"])
+
+
+class HeadOfACaller(ArcFaceHead):
+    pass
+
+
+def test_a_class_of_the_program_that_calls_this_one_is_known_by_its_name() -> None:
+    words = ["--model.head", "HeadOfACaller", "--model.head.margin", "0.2"]
+    assert refusal(check_early, words) == refusal(whole, words) == ""
 
 
 @pytest.mark.parametrize(
