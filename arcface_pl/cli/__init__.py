@@ -153,7 +153,7 @@ def _check_words(command: str, words: list[str]) -> None:
     elif request.flags + request.configs:
         from arcface_pl.cli.early_values import check_early
 
-        check_early(request)
+        check_early(settings, flags)
 
 
 class _Folded(logging.Formatter):

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from arcface_pl.cli.command_line import Request
+from arcface_pl.cli.command_line import Flags
 from arcface_pl.cli.config import BASE_CONFIG, read_config
 from arcface_pl.cli.declared_types import declared_type, is_defined, parameters
 from arcface_pl.cli.layers import CLASS_KEYS, MODULE, each_setting, is_class, merge
@@ -43,19 +43,18 @@ _ALL_ROOMS = {
 }
 
 
-def check_early(request: Request) -> None:
+def check_early(settings: dict[str, Any], flags: Flags) -> None:
     """Refuse what the whole parser certainly would, in its words; it judges the rest.
 
     Args:
-        request: A command line without a checkpoint, whose settings would come first.
+        settings: What `Request.over` returned for base.yaml, without a checkpoint, whose settings would come first.
+        flags: The same.
 
     Raises:
         SettingsError: If a value is not of the plain type that its setting declares, or the Trainer has no use for it.
     """
-    base = read_config(BASE_CONFIG)
-    settings, flags = request.over(base)
     check_class_nodes(settings)
-    defaults = dict(each_setting(base))
+    defaults = dict(each_setting(read_config(BASE_CONFIG)))
     typed = [(name, value) for name, value in each_setting(settings) if name not in defaults or value != defaults[name]]
     others = re.search(_OTHER_PACKAGES, " ".join(str(value) for _, value in [*typed, *flags]))
     judged = dict([*typed, *flags])
